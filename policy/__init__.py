@@ -1,0 +1,1 @@
+"""The ground floor: what a prompt, a trajectory and a Janus policy are."""

@@ -1,0 +1,25 @@
+"""What is read off a next-token distribution: the log-prob of a token and the Shannon entropy.
+
+Shape legend: N = tokens, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def logprob_entropy(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-prob of each target and entropy (paper eq. 2) of each row, in nats, float32.
+
+    Computed in float32 whatever the logits are: bfloat16 entropies tie in large numbers and the
+    percentiles of the entropy partition break.
+    """
+    logprob_NV = torch.log_softmax(logits_NV.float(), dim=-1)
+    entropy_N = torch.special.entr(logprob_NV.exp()).sum(dim=-1)
+    return logprob_NV.gather(-1, target_N.long().unsqueeze(-1)).squeeze(-1), entropy_N
+
+
+def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance u + w (c - u), on logits or on anything linear before them."""
+    return unconditional + guidance_scale * (conditional - unconditional)

@@ -1,0 +1,146 @@
+"""The Janus policy as rollout and learner both use it: one object, the same arithmetic.
+
+It wraps transformers' ``JanusForConditionalGeneration`` and exposes the five things the system
+needs: embed, hidden states, text head, image head, decode.
+
+Shape legend: B = rows, L = positions, N = image tokens, D = hidden size, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import JanusForConditionalGeneration
+
+# What RL trains (paper section 6.1 and the authors' code): the language model with its head.
+TRAINED_PREFIXES = ("model.language_model.", "lm_head.")
+
+
+class JanusPolicy(nn.Module):
+    """A Janus model with its trained part (language model, text head) and the rest frozen.
+
+    Raises ``ValueError`` when the text head is tied to the embeddings: Janus-Pro is untied, and a
+    tied copy would train a different model without saying so.
+    """
+
+    def __init__(self, model: JanusForConditionalGeneration) -> None:
+        super().__init__()
+        if model.lm_head.weight is model.model.language_model.embed_tokens.weight:
+            raise ValueError("lm_head is tied to embed_tokens; set tie_word_embeddings to false")
+        self.model = model
+        self.eval()  # no dropout anywhere: rollout and learner must agree
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith(TRAINED_PREFIXES))
+
+    # Sizes
+
+    @property
+    def text_vocab_size(self) -> int:
+        """V of CoT tokens."""
+        return int(self.model.lm_head.out_features)
+
+    @property
+    def num_codes(self) -> int:
+        """V of image tokens: the size of the image codebook."""
+        return int(self.model.model.generation_head.vision_head.out_features)
+
+    @property
+    def image_grid(self) -> tuple[int, int]:
+        """Rows and columns of image tokens."""
+        rows, columns = self.model.model.vqmodel.quantize.quant_state_dims
+        return int(rows), int(columns)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """N, fixed for a model."""
+        rows, columns = self.image_grid
+        return rows * columns
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.lm_head.weight.dtype
+
+    # The five things
+
+    def embed(self, ids_BL: Tensor, is_image_BL: Tensor) -> Tensor:
+        """Input embeddings of rows that hold text ids and, where ``is_image_BL``, image ids."""
+        text_BLD = self.embed_text(ids_BL.masked_fill(is_image_BL, 0))
+        image_BLD = self.embed_image(ids_BL.masked_fill(~is_image_BL, 0))
+        return torch.where(is_image_BL.unsqueeze(-1), image_BLD, text_BLD)
+
+    def embed_text(self, ids_BL: Tensor) -> Tensor:
+        """Text embeddings, B L D."""
+        return self.model.model.language_model.embed_tokens(ids_BL)
+
+    def embed_image(self, ids_BL: Tensor) -> Tensor:
+        """Image-token embeddings through the generation aligner, B L D."""
+        return self.model.prepare_embeddings_for_image_generation(ids_BL)
+
+    def hidden_states(
+        self,
+        embeddings_BLD: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """Final hidden states, B L D.
+
+        ``attention_mask`` is B x (cached + L), 1 at real tokens; ``None`` means that padding, if
+        any, lies behind the real tokens, where causal attention never looks.
+        """
+        output = self.model.model.language_model(
+            inputs_embeds=embeddings_BLD,
+            attention_mask=attention_mask,
+            position_ids=position_ids_BL,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits over the text vocabulary."""
+        return self.model.lm_head(hidden)
+
+    def image_features(self, hidden: Tensor) -> Tensor:
+        """What the image head's last linear layer reads; the layers before it are not linear."""
+        head = self.model.model.generation_head
+        return head.activation_fn(head.proj_out(hidden))
+
+    def image_logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits over the image codebook."""
+        return self.model.model.generation_head.vision_head(self.image_features(hidden))
+
+    @torch.no_grad()
+    def decode(self, image_ids_BN: Tensor) -> NDArray[np.uint8]:
+        """Pixels of the image tokens: uint8 RGB, B H W 3, truncated as Janus does."""
+        pixels = self.model.decode_image_tokens(image_ids_BN)
+        scaled = ((pixels.float() + 1.0) * 127.5).clamp(0, 255)
+        return scaled.to(torch.uint8).cpu().numpy()
+
+    # Parts by name
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names (as in the checkpoint) and tensors of the trained part, in a fixed order."""
+        for name, parameter in self.model.named_parameters():
+            if name.startswith(TRAINED_PREFIXES):
+                yield name, parameter
+
+    def frozen_reference(self) -> JanusPolicy:
+        """A policy with its own frozen copy of the trained part; all else is shared with this one.
+
+        The reference keeps its own text embeddings, so that drift of the policy's embeddings shows
+        in the KL.
+        """
+        shared = {id(p): p for name, p in self.model.named_parameters() if not p.requires_grad}
+        reference = copy.deepcopy(self, memo=dict(shared))
+        return reference.requires_grad_(False)

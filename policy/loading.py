@@ -1,0 +1,81 @@
+"""Loading a Janus checkpoint folder, with one clear line for each way it can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from policy.encoding import PromptEncoder
+from policy.errors import UserError
+from policy.janus import JanusPolicy
+from policy.templates import template_named
+
+ARCHITECTURE = "JanusForConditionalGeneration"
+
+# Its bars would cut through our own progress line.
+transformers_logging.disable_progress_bar()
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse, without loading it, a folder that cannot be a Janus checkpoint.
+
+    Raises ``UserError`` for a missing folder or file, a wrong architecture, an unreadable
+    weight file.
+    """
+    if not path.is_dir():
+        raise UserError(f"checkpoint {path} does not exist")
+    for name in ("config.json", "tokenizer.json"):
+        if not (path / name).is_file():
+            raise UserError(f"checkpoint {path} has no {name}")
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except ValueError as error:
+        raise UserError(f"checkpoint {path}/config.json is not JSON: {error}") from None
+    architectures = config.get("architectures") or []
+    if ARCHITECTURE not in architectures:
+        raise UserError(f"checkpoint {path} is of architecture {architectures}, not {ARCHITECTURE}")
+    weight_files = sorted(path.glob("*.safetensors"))
+    if not weight_files:
+        raise UserError(f"checkpoint {path} has no *.safetensors file")
+    for file in weight_files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"checkpoint file {file} is corrupt: {error}") from None
+
+
+def load_policy(path: Path, dtype: torch.dtype = torch.float32) -> JanusPolicy:
+    """Load a folder in transformers' format; every key must be there and none besides."""
+    check_checkpoint(path)
+    loaded: Any = JanusForConditionalGeneration.from_pretrained(
+        path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    model, info = loaded
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, info[problem])):
+            raise UserError(
+                f"checkpoint {path}: {problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}"
+            )
+    try:
+        return JanusPolicy(model)
+    except ValueError as error:
+        raise UserError(f"checkpoint {path}: {error}") from None
+
+
+def load_encoder(path: Path, template: str, instruction: str | None = None) -> PromptEncoder:
+    """The checkpoint's tokenizer with a template of the registry.
+
+    The fast class is named outright: the Llama tokenizer classes of transformers 5 ignore the
+    byte-level pre-tokenizer that Janus's tokenizer.json asks for.
+    """
+    if not (path / "tokenizer.json").is_file():
+        raise UserError(f"checkpoint {path} has no tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    return PromptEncoder(tokenizer, template_named(template), instruction)

@@ -1,0 +1,75 @@
+"""Proof of arrival: what a worker answers after it has loaded a weight version.
+
+The checksum shows that the bytes arrived; the log-prob of a fixed probe shows that they are what
+the model now computes with (a stale cache or a tensor bound elsewhere passes the first alone).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from policy.encoding import SpecialIds
+from policy.janus import JanusPolicy
+from policy.scoring import score_trajectories
+from policy.sequences import TrajectoryBatch, collate
+from policy.types import Trajectory
+
+_PROBE_ROWS, _PROBE_COT_TOKENS, _PROBE_SEED = 2, 12, 20_26
+
+
+@dataclass(frozen=True)
+class WeightReceipt:
+    """A worker's answer to one push."""
+
+    weight_version: int
+    checksum: str  # of the buffers as received
+    probe_logprob: float  # mean over the probe's tokens, under the weights now served
+
+
+def probe_trajectories(policy: JanusPolicy, special: SpecialIds) -> list[Trajectory]:
+    """Fixed random token sequences, the same in every process that has the same model sizes."""
+    rng = np.random.Generator(np.random.Philox(_PROBE_SEED))
+    none = np.zeros(0, dtype=np.float32)
+
+    def text(count: int) -> np.ndarray:
+        return rng.integers(policy.text_vocab_size, size=count, dtype=np.int32)
+
+    return [
+        Trajectory(
+            prompt_id="probe",
+            index_in_group=index,
+            weight_version=0,
+            seed=_PROBE_SEED,
+            cot_prompt_ids=np.append(np.int32(special.bos), text(6)),
+            cot_ids=text(_PROBE_COT_TOKENS),
+            cot_logprobs=none,
+            cot_entropies=none,
+            cot_text="",
+            image_prompt_ids=np.concatenate(
+                [[np.int32(special.bos)], text(9), [np.int32(special.begin_of_image)]]
+            ),
+            image_ids=rng.integers(policy.num_codes, size=policy.num_image_tokens, dtype=np.int32),
+            image_logprobs_conditional=none,
+            image_entropies_conditional=none,
+            image_logprobs_guided=none,
+            image_entropies_guided=none,
+            image=np.zeros((0, 0, 3), dtype=np.uint8),
+        )
+        for index in range(_PROBE_ROWS)
+    ]
+
+
+def probe_batch(policy: JanusPolicy, special: SpecialIds) -> TrajectoryBatch:
+    """The probe as a batch on the policy's device."""
+    return collate(probe_trajectories(policy, special), special).to(policy.device)
+
+
+@torch.no_grad()
+def probe_logprob(policy: JanusPolicy, special: SpecialIds) -> float:
+    """Mean log-prob of the probe's tokens under the policy as it stands, in nats."""
+    batch = probe_batch(policy, special)
+    logprob_BT = score_trajectories(policy, batch).logprob_BT
+    return float(logprob_BT.double().sum() / batch.mask_BT.sum())

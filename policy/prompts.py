@@ -1,0 +1,87 @@
+"""Prompt files: JSON Lines, one prompt a row, in the format of the public training file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from policy.errors import UserError
+from policy.types import NumeracyItem, Prompt, SpatialInfo
+
+
+def load_prompts(path: Path) -> list[Prompt]:
+    """Read every row of ``path``.
+
+    A prompt's id is ``<file stem>:<line number>``. Blank lines are skipped. Any broken row raises
+    ``UserError`` with the file and the line, so that no bad row is ever trained on or lost.
+    """
+    if not path.is_file():
+        raise UserError(f"prompt file {path} does not exist")
+    prompts: list[Prompt] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                prompts.append(prompt_from_row(json.loads(line), f"{path.stem}:{number}"))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: not a JSON object: {error.msg}") from None
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{path}:{number}: {_reason(error)}") from None
+    if not prompts:
+        raise UserError(f"prompt file {path} holds no prompt")
+    return prompts
+
+
+def prompt_from_row(row: Any, prompt_id: str) -> Prompt:
+    """Build a ``Prompt`` from one parsed JSON object; raises KeyError, TypeError or ValueError."""
+    if not isinstance(row, dict):
+        raise TypeError("expected a JSON object")
+    text = _string(row["prompt"], "prompt")
+    if not text.strip():
+        raise ValueError("prompt is empty")
+    spatial = row.get("spatial_info")
+    if spatial is not None:
+        if not isinstance(spatial, dict):
+            raise TypeError("spatial_info must be an object")
+        spatial = SpatialInfo(
+            *(_string(spatial[key], f"spatial_info.{key}") for key in ("obj1", "obj2", "locality"))
+        )
+    return Prompt(
+        id=prompt_id,
+        text=text,
+        task_type=_string(row["task_type"], "task_type"),
+        nouns=_strings(row, "nouns"),
+        attr_nouns=_strings(row, "attr_nouns"),
+        spatial_info=spatial,
+        numeracy_info=tuple(_numeracy_item(item) for item in row.get("numeracy_info") or ()),
+    )
+
+
+def _numeracy_item(item: Any) -> NumeracyItem:
+    if not isinstance(item, dict):
+        raise TypeError("numeracy_info must be a list of objects")
+    number = item["num"]
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"numeracy_info.num must be a whole number of 1 or more, not {number!r}")
+    return NumeracyItem(_string(item["obj_name"], "numeracy_info.obj_name"), number)
+
+
+def _string(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{key} must be a string, not {type(value).__name__}")
+    return value
+
+
+def _strings(row: dict[str, Any], key: str) -> tuple[str, ...]:
+    values = row.get(key) or []
+    if not isinstance(values, list):
+        raise TypeError(f"{key} must be a list of strings")
+    return tuple(_string(value, key) for value in values)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"key {error.args[0]!r} is missing"
+    return str(error)

@@ -1,0 +1,91 @@
+"""Teacher-forced log-probs and entropies of trajectories under a policy.
+
+Rollout workers use it for the probe, the learner for training; they differ only in the kernel
+that turns hidden states into log-probs.
+
+Shape legend: B = trajectories, T = CoT columns then image columns, N = valid tokens, D = hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from policy.distribution import guide, logprob_entropy
+from policy.janus import JanusPolicy
+from policy.sequences import PhaseBatch, TrajectoryBatch
+
+
+class LogprobKernel(Protocol):
+    """Log-prob and entropy (nats, float32) of targets under a final linear layer."""
+
+    def __call__(
+        self, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def plain_kernel(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Full logits; fine for a probe, too large for training at real sizes."""
+    return logprob_entropy(torch.nn.functional.linear(hidden_ND, weight_VD, bias_V), target_N)
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Log-prob and entropy in nats of every token, B T, zero where the mask is false."""
+
+    logprob_BT: Tensor
+    entropy_BT: Tensor
+
+
+def score_trajectories(
+    policy: JanusPolicy,
+    batch: TrajectoryBatch,
+    temperature: float = 1.0,
+    guidance_scale: float | None = None,
+    kernel: LogprobKernel = plain_kernel,
+) -> TokenScores:
+    """Score both phases; gradients flow through the log-probs where the policy is trained.
+
+    ``guidance_scale`` scores image tokens under the guided distribution, at the cost of a second
+    forward pass; ``None`` scores them under the conditional one. Guidance is applied before the
+    last linear layer: being affine, it commutes with u + w (c - u).
+    """
+    cot_hidden_ND = _token_hidden(policy, batch.cot)
+    lm_head = policy.model.lm_head
+    cot = kernel(
+        cot_hidden_ND / temperature, lm_head.weight, batch.cot.target_BT[batch.cot.mask_BT], None
+    )
+    features_ND = policy.image_features(_token_hidden(policy, batch.image))
+    if guidance_scale is not None and guidance_scale != 1.0:
+        twin_ND = policy.image_features(_token_hidden(policy, batch.unconditional))
+        features_ND = guide(features_ND, twin_ND, guidance_scale)
+    head = policy.model.model.generation_head.vision_head
+    image = kernel(
+        features_ND / temperature,
+        head.weight,
+        batch.image.target_BT[batch.image.mask_BT],
+        None if head.bias is None else head.bias / temperature,
+    )
+    logprobs, entropies = (
+        torch.cat([_spread(a, batch.cot.mask_BT), _spread(b, batch.image.mask_BT)], dim=1)
+        for a, b in zip(cot, image, strict=True)
+    )
+    return TokenScores(logprobs, entropies)
+
+
+def _token_hidden(policy: JanusPolicy, phase: PhaseBatch) -> Tensor:
+    """Hidden states that predict the valid tokens, row by row: N D."""
+    hidden_BLD = policy.hidden_states(policy.embed(phase.ids_BL, phase.is_image_BL))
+    rows_B1 = torch.arange(len(phase.ids_BL), device=hidden_BLD.device).unsqueeze(1)
+    return hidden_BLD[rows_B1.expand_as(phase.source_BT)[phase.mask_BT],
+                      phase.source_BT[phase.mask_BT]]  # fmt: skip
+
+
+def _spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Put the valid tokens back into their rows."""
+    return torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, value_N)
