@@ -1,0 +1,1 @@
+"""Rollout: sampling groups of trajectories from a policy at a weight version."""

@@ -1,0 +1,59 @@
+"""Settings of rollout."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from rollout.engine import Sampling
+
+
+class RolloutConfig(BaseModel):
+    """How trajectories are sampled, by how many workers, and with what each of them runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: Literal["transformers"] = Field("transformers", description="What generates.")
+    workers: int = Field(1, ge=1, description="Rollout workers, each with its own policy.")
+    group_size: int = Field(8, description="G: trajectories per prompt.")
+    guidance_scale: float = Field(
+        1.0,
+        ge=0,
+        description="w: image tokens are drawn from u + w (c - u); 1 skips the unconditional pass.",
+    )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="Divides the logits of CoT and image tokens; recorded log-probs and entropies "
+        "are of the tempered distribution. There is no top-k and no top-p.",
+    )
+    max_cot_tokens: int = Field(
+        ge=1, description="Length at which a CoT is cut; one that is cut has no EOS."
+    )
+    batch_size: int = Field(64, ge=1, description="Trajectories a worker generates at once.")
+    threads: int = Field(1, ge=1, description="Compute threads of a worker.")
+    device: str = Field("cpu", description="Device of a worker's policy: cpu or cuda.")
+    cpus_per_worker: float = Field(1, ge=0, description="CPUs that Ray reserves for a worker.")
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray reserves for a worker.")
+    timeout_s: float = Field(
+        1800, gt=0, description="Seconds after which one generate call counts as failed."
+    )
+    load_timeout_s: float = Field(
+        600, gt=0, description="Seconds for a worker to start, and for it to load new weights."
+    )
+
+    @field_validator("group_size")
+    @classmethod
+    def _group_can_be_compared(cls, value: int) -> int:
+        if value < 2:
+            raise ValueError(
+                f"must be 2 or more, not {value}: an advantage compares a trajectory with the "
+                "others of its group"
+            )
+        return value
+
+    @property
+    def sampling(self) -> Sampling:
+        """What training samples from; evaluation may override parts of it."""
+        return Sampling(self.guidance_scale, self.temperature, self.max_cot_tokens)

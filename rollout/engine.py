@@ -1,0 +1,76 @@
+"""What every engine can do: generate groups, take new weights, say what it is.
+
+This module needs no torch, so that settings can be read before a process is tuned for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from policy.types import Group, Prompt
+
+if TYPE_CHECKING:
+    from policy.probe import WeightReceipt
+    from policy.weights import WeightBuckets
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The distribution that trajectories are drawn from."""
+
+    guidance_scale: float
+    temperature: float
+    max_cot_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.guidance_scale < 0 or self.temperature <= 0 or self.max_cot_tokens < 1:
+            raise ValueError(f"impossible sampling settings: {self}")
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt and the seeds of its group, one per trajectory, in group order."""
+
+    prompt: Prompt
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EngineIdentity:
+    """Who answers: enough to tell two workers apart and to see what arithmetic they use."""
+
+    engine: str
+    torch_version: str
+    transformers_version: str
+    dtype: str
+    device: str
+    host: str
+    pid: int
+    weight_version: int
+    num_parameters: int
+    num_trained_parameters: int
+    text_vocab_size: int
+    num_codes: int
+    image_grid: tuple[int, int]
+
+
+class Engine(Protocol):
+    """A policy that samples. Calls come one at a time."""
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
+    ) -> list[Group]:
+        """One group per request, in order; ``None`` samples as the settings say.
+
+        A trajectory depends on its prompt, its seed, the weights and ``sampling`` alone, to float
+        tolerance: never on the other requests.
+        """
+        ...
+
+    def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
+        """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot."""
+        ...
+
+    def identity(self) -> EngineIdentity: ...

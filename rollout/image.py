@@ -1,0 +1,79 @@
+"""Phase 2: sampling the image tokens of a batch, with classifier-free guidance.
+
+Shape legend: B = trajectories, N = image tokens, D = hidden size, V = image codebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from policy.distribution import guide, logprob_entropy
+from policy.encoding import SpecialIds, unconditional_twin
+from policy.janus import JanusPolicy
+from policy.types import FloatArray, IntArray
+from rollout.decoding import RowDecoder
+from rollout.engine import Sampling
+from rollout.sampling import Phase, draw_tokens, token_noise
+
+
+@dataclass(frozen=True)
+class ImageSamples:
+    """Image tokens B N and their records in nats, B N, under both distributions."""
+
+    ids: IntArray
+    logprobs_conditional: FloatArray
+    entropies_conditional: FloatArray
+    logprobs_guided: FloatArray
+    entropies_guided: FloatArray
+
+
+def sample_images(
+    policy: JanusPolicy,
+    special: SpecialIds,
+    prompts: Sequence[IntArray],
+    seeds: Sequence[int],
+    sampling: Sampling,
+) -> ImageSamples:
+    """Draw image tokens from softmax((u + w (c - u)) / temperature).
+
+    c are the logits of the prompt, u those of its unconditional twin, which is decoded as one more
+    row of the same length. At w = 1 there is no twin and both records are the same.
+    """
+    guided = sampling.guidance_scale != 1.0
+    rows = [*prompts, *(unconditional_twin(p, special) for p in prompts)] if guided else prompts
+    batch, count = len(prompts), policy.num_image_tokens
+    noise_BN = token_noise(seeds, Phase.IMAGE, count).to(policy.device)
+    ids_BN = torch.empty(batch, count, dtype=torch.long, device=policy.device)
+    # Log-prob and entropy, conditional; the same, guided.
+    records = torch.empty(4 if guided else 2, batch, count, device=policy.device)
+
+    decoder = RowDecoder(policy, rows, num_steps=count - 1)
+    hidden = decoder.prefill()
+    for n in range(count):
+        features = policy.image_features(hidden)
+        conditional_BV = _logits(policy, features[:batch], sampling.temperature)
+        sampled_BV = conditional_BV
+        if guided:
+            guided_BD = guide(features[:batch], features[batch:], sampling.guidance_scale)
+            sampled_BV = _logits(policy, guided_BD, sampling.temperature)
+        ids_B = draw_tokens(sampled_BV, noise_BN[:, n])
+        ids_BN[:, n] = ids_B
+        records[0, :, n], records[1, :, n] = logprob_entropy(conditional_BV, ids_B)
+        if guided:
+            records[2, :, n], records[3, :, n] = logprob_entropy(sampled_BV, ids_B)
+        if n < count - 1:
+            embedding_BD = policy.embed_image(ids_B.unsqueeze(1)).squeeze(1)
+            hidden = decoder.step(embedding_BD.repeat(2, 1) if guided else embedding_BD)
+
+    conditional, sampled = records[:2].cpu().numpy(), records[-2:].cpu().numpy()
+    return ImageSamples(ids_BN.int().cpu().numpy(), *conditional, *sampled)
+
+
+def _logits(policy: JanusPolicy, features_BD: Tensor, temperature: float) -> Tensor:
+    """Tempered float32 logits; guidance before this affine layer is guidance behind it."""
+    head = policy.model.model.generation_head.vision_head
+    return head(features_BD).float() / temperature

@@ -1,0 +1,47 @@
+"""Drawing tokens: one counter-based uniform per token, turned into a token by the inverse CDF.
+
+The noise of a token is fixed by (seed, phase, position), so neither batch mates, batch size nor
+worker can change it, and a token costs one uniform whatever the vocabulary.
+
+Shape legend: B = rows, T = tokens, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Phase(IntEnum):
+    """The two streams of noise of a trajectory."""
+
+    COT = 0
+    IMAGE = 1
+
+
+def token_noise(seeds: Sequence[int], phase: Phase, count: int) -> Tensor:
+    """Uniforms in [0, 1), B T, float64: row b is the Philox stream keyed (``seeds[b]``, phase).
+
+    Seeds are integers in [0, 2**64).
+    """
+    noise_BT = np.empty((len(seeds), count), dtype=np.float64)
+    for row, seed in zip(noise_BT, seeds, strict=True):
+        key = np.array([seed, phase], dtype=np.uint64)
+        np.random.Generator(np.random.Philox(key=key)).random(out=row)
+    return torch.from_numpy(noise_BT)
+
+
+def draw_tokens(logits_BV: Tensor, noise_B: Tensor) -> Tensor:
+    """The token at quantile ``noise_B`` of softmax(logits), B.
+
+    The CDF is summed in float64: in float32 the tail of a large vocabulary is lost.
+    """
+    cdf_BV = torch.softmax(logits_BV.float(), dim=-1).double().cumsum(dim=-1)
+    total_B = cdf_BV[:, -1]
+    # Below the total even after rounding: beyond it lies no token, only tokens of probability 0.
+    target_B = torch.minimum(noise_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
+    return torch.searchsorted(cdf_BV, target_B.unsqueeze(-1), right=True).squeeze(-1)

@@ -1,0 +1,68 @@
+"""The rollout worker: an engine behind a Ray actor.
+
+Failure policy. A worker holds nothing that cannot be rebuilt from the checkpoint and one push of
+weights. Whatever it raises reaches the caller as it is, and the worker goes on: a failed
+``generate`` has no effect, a refused ``load_weights`` leaves the old weights in place. A worker
+that dies is not restarted by Ray, because it would come back with the checkpoint's weights without
+anybody knowing; whoever owns the pool starts a new one and pushes the current weights first.
+Deadlines (``timeout_s``, ``load_timeout_s``) are kept by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from policy.runtime import tune_process
+from policy.types import Group
+from rollout.config import RolloutConfig
+from rollout.engine import Engine, EngineIdentity, GenerationRequest, Sampling
+
+if TYPE_CHECKING:  # these import torch, which waits for tune_process
+    from policy.probe import WeightReceipt
+    from policy.weights import WeightBuckets
+
+
+class RolloutWorker:
+    """Forwards to the engine that the settings name."""
+
+    def __init__(
+        self,
+        config: RolloutConfig,
+        checkpoint: str,
+        template: str,
+        instruction: str | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        tune_process(config.threads)
+        from rollout.transformers_engine import load_engine
+
+        self._engine: Engine = load_engine(config, Path(checkpoint), template, instruction, dtype)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
+    ) -> list[Group]:
+        return self._engine.generate(requests, sampling)
+
+    def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
+        return self._engine.load_weights(weights, weight_version)
+
+    def identity(self) -> EngineIdentity:
+        return self._engine.identity()
+
+
+def start_rollout_worker(
+    config: RolloutConfig,
+    checkpoint: str,
+    template: str,
+    instruction: str | None = None,
+    dtype: str = "float32",
+) -> Any:
+    """An actor handle on a ``RolloutWorker``; returns before the worker is ready."""
+    actor = ray.remote(RolloutWorker).options(
+        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=0
+    )
+    return actor.remote(config, checkpoint, template, instruction, dtype)
