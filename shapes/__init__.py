@@ -1,0 +1,1 @@
+"""A world of coloured shapes: the embedded default, with its model, data and rewards."""
