@@ -95,8 +95,9 @@ class JanusPolicy(nn.Module):
     ) -> Tensor:
         """Final hidden states, B L D.
 
-        ``attention_mask`` is B x (cached + L), 1 at real tokens; ``None`` means that padding, if
-        any, lies behind the real tokens, where causal attention never looks.
+        ``attention_mask`` is B x (cached + L), 1 at real tokens, or ready made and additive,
+        B x 1 x L x (cached + L); ``None`` means that padding, if any, lies behind the real tokens,
+        where causal attention never looks.
         """
         output = self.model.model.language_model(
             inputs_embeds=embeddings_BLD,

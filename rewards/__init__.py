@@ -1,0 +1,1 @@
+"""Rewards: anything that turns images and prompts into scores or failures."""

@@ -1,0 +1,88 @@
+"""From ``factory: module:Class`` to a reward, with one clear line for each way it can be wrong."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any, cast
+
+from policy.errors import UserError
+from rewards.config import RewardConfig
+from rewards.protocol import Reward
+
+
+def check_factory(config: RewardConfig) -> None:
+    """Refuse a reward that could not be built, without building it.
+
+    Imports the module, looks the class up and fits ``options`` to its signature; raises
+    ``UserError``. No model is loaded and no actor is needed.
+    """
+    factory = _resolve(config)
+    try:
+        inspect.signature(factory).bind(**config.options)
+    except TypeError as error:
+        raise _error(config, f"options do not fit {config.factory}: {error}") from None
+    if inspect.isclass(factory):
+        _check_score(config, factory)
+
+
+def build_reward(config: RewardConfig) -> Reward:
+    """Build the reward; raises ``UserError`` when ``check_factory`` would, or its class refuses."""
+    check_factory(config)
+    try:
+        reward = _resolve(config)(**config.options)
+    except Exception as error:
+        raise _error(config, f"{config.factory} cannot be built: {_describe(error)}") from error
+    _check_score(config, reward)
+    return cast(Reward, reward)
+
+
+def _resolve(config: RewardConfig) -> Callable[..., Any]:
+    module_name, class_name = config.factory.split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            suggestion = _nearest(module_name, _siblings(module_name))
+            raise _error(config, f"no module {module_name!r}{suggestion}") from None
+        reason = _describe(error)
+        raise _error(config, f"module {module_name!r} fails on import: {reason}") from error
+    factory = getattr(module, class_name, None)
+    if factory is None:
+        suggestion = _nearest(class_name, vars(module))
+        raise _error(config, f"module {module_name!r} has no {class_name!r}{suggestion}")
+    if not callable(factory):
+        raise _error(config, f"{config.factory} is not a class")
+    return cast(Callable[..., Any], factory)
+
+
+def _check_score(config: RewardConfig, reward: Any) -> None:
+    if not callable(getattr(reward, "score", None)):
+        raise _error(config, f"{config.factory} has no score() method")
+
+
+def _siblings(module_name: str) -> list[str]:
+    """Modules beside the one asked for."""
+    parent, _, _ = module_name.rpartition(".")
+    try:
+        paths = importlib.import_module(parent).__path__ if parent else None
+    except (ImportError, AttributeError):
+        return []
+    return [f"{parent}.{m.name}".lstrip(".") for m in pkgutil.iter_modules(paths)]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _error(config: RewardConfig, problem: str) -> UserError:
+    return UserError(f"reward {config.name!r}: {problem}")
