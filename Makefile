@@ -1,0 +1,35 @@
+# Two commands on a fresh machine: `make train` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= configs/shapes.yaml
+
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+train: $(VENV)/.installed  ## install if needed, train the embedded world, write a report
+	$(BIN)/eg-grpo train $(CONFIG) --new
+
+test: $(VENV)/.installed-test  ## ruff, type check and all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --durations=10
+
+test-fast: $(VENV)/.installed-test  ## the same without the slow tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow" --durations=10
+
+$(VENV)/.installed: pyproject.toml constraints.txt tools/install.sh
+	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh ".[test]"
+	@touch $@
+
+.PHONY: help train test test-fast

@@ -1,0 +1,1 @@
+"""Evaluation on fixed prompts: what the numbers mean and how sure they are."""

@@ -1,0 +1,104 @@
+"""Rewards of fixed prompts with standard errors that respect the grouping by prompt.
+
+Samples of one prompt are not independent draws of the prompt distribution, so the prompt is the
+unit: a set's mean is the mean of prompt means, its standard error their spread over sqrt(prompts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from policy.types import JsonDict, Prompt, RewardFailure, RewardResult, Score
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """One prompt's samples: the weighted total of each (None: failed) and each reward's results."""
+
+    prompt: Prompt
+    totals: tuple[float | None, ...]
+    results: Mapping[str, tuple[RewardResult, ...]]  # reward name -> one result per sample
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its standard error; the error of fewer than two values is NaN."""
+
+    mean: float
+    standard_error: float
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and standard error of independent values."""
+    if not values:
+        return Estimate(math.nan, math.nan)
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Estimate(mean, math.nan)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return Estimate(mean, math.sqrt(variance / len(values)))
+
+
+def paired_difference(
+    before: Sequence[float | None], after: Sequence[float | None]
+) -> tuple[Estimate, int]:
+    """Mean change over prompts that both evaluations scored, and how many those are."""
+    changes = [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
+    return estimate(changes), len(changes)
+
+
+def prompt_means(groups: Sequence[ScoredGroup]) -> list[float | None]:
+    """Mean total of each prompt's surviving samples; None where none survived."""
+    survivors = ([total for total in group.totals if total is not None] for group in groups)
+    return [math.fsum(totals) / len(totals) if totals else None for totals in survivors]
+
+
+def summarize(groups: Sequence[ScoredGroup]) -> JsonDict:
+    """One row of ``evaluations.jsonl``, without step and set: see the keys below.
+
+    ``reward/mean`` and ``reward/standard_error`` are of the weighted total; ``reward/<name>`` and
+    ``detail/<part>`` are means over surviving samples; NaN becomes null.
+    """
+    means = prompt_means(groups)
+    known = [mean for mean in means if mean is not None]
+    by_task: dict[str, list[float]] = defaultdict(list)
+    parts: dict[str, list[float]] = defaultdict(list)
+    for group, mean in zip(groups, means, strict=True):
+        if mean is not None:
+            by_task[group.prompt.task_type].append(mean)
+        for name, results in group.results.items():
+            for result in results:
+                if isinstance(result, Score):
+                    parts[f"reward/{name}"].append(result.value)
+                    for part, value in (result.detail or {}).items():
+                        parts[f"detail/{part}"].append(value)
+    overall = estimate(known)
+    totals = [total for group in groups for total in group.totals]
+    return {
+        "reward/mean": _finite(overall.mean),
+        "reward/standard_error": _finite(overall.standard_error),
+        **{key: _finite(estimate(values).mean) for key, values in sorted(parts.items())},
+        "by_task": {task: estimate(values).mean for task, values in sorted(by_task.items())},
+        "num_prompts": len(groups),
+        "num_samples": len(totals),
+        "num_failed": sum(total is None for total in totals),
+        "prompt_means": means,
+    }
+
+
+def failure_reasons(groups: Sequence[ScoredGroup]) -> dict[str, int]:
+    """How often each reward failed for each reason, as ``"<reward>: <reason>"``."""
+    reasons: dict[str, int] = defaultdict(int)
+    for group in groups:
+        for name, results in group.results.items():
+            for result in results:
+                if isinstance(result, RewardFailure):
+                    reasons[f"{name}: {result.reason}"] += 1
+    return dict(reasons)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,128 @@
+"""The command line: ``eg-grpo train | generate | doctor``, same as ``python -m orchestrator``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from policy.errors import UserError
+from policy.runtime import keep_freed_memory
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code.
+
+    0: done. 1: a worker failed. 2: bad input, said in one line before any actor started.
+    130: stopped by the user.
+    """
+    keep_freed_memory()
+    parsed = _parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except UserError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="eg-grpo",
+        description="Train autoregressive text-to-image models with EG-GRPO.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = commands.add_parser("train", help="train a policy as a configuration file describes")
+    _add_config(train)
+    group = train.add_mutually_exclusive_group()
+    group.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    group.add_argument(
+        "--new", action="store_true", help="if the run folder holds a run, take name-2, name-3, ..."
+    )
+    group.add_argument(
+        "--dry-run", action="store_true", help="check, print the resolved file, stop"
+    )
+    train.set_defaults(run=_train)
+
+    generate = commands.add_parser("generate", help="draw images for a prompt")
+    generate.add_argument("--model", type=Path, required=True, help="checkpoint folder")
+    generate.add_argument("--prompt", required=True, help="what to draw")
+    generate.add_argument("--n", type=int, default=8, help="how many images (default 8)")
+    generate.add_argument("--output", type=Path, default=Path("generated"), help="folder to write")
+    generate.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
+    for name, kind, text in (
+        ("--template", str, "prompt template"),
+        ("--guidance", float, "guidance scale w"),
+        ("--temperature", float, "sampling temperature"),
+        ("--max-cot-tokens", int, "length at which a CoT is cut"),
+    ):
+        generate.add_argument(name, type=kind, help=f"{text} (default: as the checkpoint says)")
+    generate.set_defaults(run=_generate)
+
+    doctor = commands.add_parser("doctor", help="check this machine and, if given, a configuration")
+    _add_config(doctor, optional=True)
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    parser.add_argument(
+        "config", type=Path, nargs="?" if optional else None, help="configuration file (YAML)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="e.g. learner.learning_rate=2e-6"
+    )
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from orchestrator.config import dump_config, load_config
+    from orchestrator.preflight import check_inputs, check_machine
+    from orchestrator.run_folder import free_name
+
+    config = load_config(parsed.config, parsed.overrides)
+    if parsed.dry_run:
+        check_machine(config, check_inputs(config).model_path)
+        print(dump_config(config), end="")
+        return 0
+    if parsed.new:
+        config = config.model_copy(update={"name": free_name(config.root, config.name)})
+
+    from learner.group import LearnerFailed
+    from orchestrator.pipeline import train
+    from orchestrator.report import write_report
+    from orchestrator.run import open_run
+    from orchestrator.waiting import WorkerFailed
+
+    try:
+        with open_run(config, parsed.resume) as run:
+            train(run)
+    except (WorkerFailed, LearnerFailed) as error:
+        _fail(str(error), 1)
+        hint = f"eg-grpo train {parsed.config} --resume"
+        return _fail(
+            f"the run is in {config.folder}; if it has a checkpoint, go on with: {hint}", 1
+        )
+    report = write_report(config.folder)
+    print(f"checkpoint: {run.last_saved}\nreport: {report}")
+    if run.interrupt.requested:
+        return _fail("stopped; go on with --resume, or start from the checkpoint (model.path)", 130)
+    return 0
+
+
+def _generate(parsed: argparse.Namespace) -> int:
+    from orchestrator.generate import generate
+
+    print(generate(parsed))
+    return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from orchestrator.doctor import examine
+
+    return examine(parsed.config, parsed.overrides)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"eg-grpo: {message}", file=sys.stderr)
+    return code

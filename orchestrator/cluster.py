@@ -1,0 +1,63 @@
+"""The Ray cluster a run lives on: a private one on loopback unless an address is given.
+
+Failure policy: a cluster that cannot be reached or started is a ``UserError`` before any actor
+exists; a private cluster ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from policy.errors import UserError
+
+
+@contextmanager
+def ray_cluster(
+    address: str | None = None, num_cpus: float = 2, object_store_mb: int = 512
+) -> Iterator[None]:
+    """Connect to ``address``, or start a private cluster that listens on loopback only.
+
+    ``num_cpus`` is bookkeeping: in the synchronous schedule roles take turns, so the sum of what
+    the actors ask for may exceed the cores there are.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        _make_private()
+    import ray  # reads the environment set above when it is imported
+
+    try:
+        if address is not None:
+            ray.init(address=address, logging_level=logging.WARNING)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(1, round(num_cpus + 0.499)),
+                object_store_memory=object_store_mb * 2**20,
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                _node_ip_address="127.0.0.1",
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = address or "a private cluster"
+        raise UserError(f"cluster.address: cannot start or reach Ray ({where}): {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _make_private() -> None:
+    """Loopback sockets only, and a token that other users of this machine do not know.
+
+    The token lives in the environment of this process and its children; Ray would otherwise
+    write one to the home folder, where a later cluster would find it and refuse its clients.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -1,0 +1,143 @@
+"""The pools of rollout and reward workers, as the pipeline sees them.
+
+Failure policy: a worker that dies, raises or is late stops the run with its name
+(``WorkerFailed``); the run goes on from its last checkpoint with ``--resume``. Work is dealt out
+by position alone, so that the same seed and layout give the same batches on every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import ray
+
+from evaluation.summary import ScoredGroup
+from orchestrator.config import RunConfig
+from orchestrator.preflight import Inputs
+from orchestrator.waiting import wait_all
+from policy.probe import WeightReceipt
+from policy.types import Prompt, RewardResult
+from rewards.combine import combine
+from rewards.config import RewardConfig
+from rewards.worker import RewardWorker
+from rollout.engine import EngineIdentity, GenerationRequest, Sampling
+from rollout.worker import start_rollout_worker
+
+
+@dataclass(frozen=True)
+class GroupRef:
+    """A group that lies in the object store; the driver holds the reference only."""
+
+    prompt: Prompt
+    ref: ray.ObjectRef
+
+
+class RolloutPool:
+    """Rollout workers that all serve the same weight version."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        self.config = config.rollout
+        self.workers = [
+            start_rollout_worker(
+                config.rollout,
+                str(inputs.model_path),
+                config.model.template,
+                inputs.instruction,
+                config.learner.dtype,
+            )
+            for _ in range(self.config.workers)
+        ]
+        self.names = [f"rollout worker {index}" for index in range(self.config.workers)]
+
+    def wait_ready(self, timeout_s: float) -> list[EngineIdentity]:
+        """Block until every worker has loaded its model."""
+        return wait_all([w.identity.remote() for w in self.workers], self.names, timeout_s)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
+    ) -> list[GroupRef]:
+        """Groups for the requests, in their order; returns when all are sampled.
+
+        Worker k of n takes requests k, k + n, k + 2n, ...
+        """
+        shares = [requests[index :: len(self.workers)] for index in range(len(self.workers))]
+        replies = [
+            # One object a group, so that each travels alone; a receipt makes them at least two.
+            worker.generate_groups.options(num_returns=len(share) + 1).remote(share, sampling)
+            for worker, share in zip(self.workers, shares, strict=True)
+            if share
+        ]
+        wait_all(
+            [reply[-1] for reply in replies], self.names[: len(replies)], self.config.timeout_s
+        )
+        groups: list[GroupRef] = [None] * len(requests)  # type: ignore[list-item]
+        for index, (share, reply) in enumerate(zip(shares, replies, strict=False)):
+            groups[index :: len(self.workers)] = [
+                GroupRef(request.prompt, ref)
+                for request, ref in zip(share, reply[:-1], strict=True)
+            ]
+        return groups
+
+    def load_weights(self, weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
+        """Have every worker load one version; returns their receipts in worker order."""
+        return wait_all(
+            [worker.load_weights.remote(weights, weight_version) for worker in self.workers],
+            self.names,
+            self.config.load_timeout_s,
+        )
+
+
+class RewardPools:
+    """One pool of workers for each reward."""
+
+    def __init__(self, configs: Sequence[RewardConfig]) -> None:
+        self.configs = configs
+        self.weights = {config.name: config.weight for config in configs}
+        self.pools = {
+            config.name: [
+                ray.remote(RewardWorker)
+                .options(num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker)
+                .remote(config)
+                for _ in range(config.workers)
+            ]
+            for config in configs
+        }
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Block until every worker has built its reward."""
+        for name, pool in self.pools.items():
+            names = [f"reward worker {name}/{index}" for index in range(len(pool))]
+            wait_all([worker.ready.remote() for worker in pool], names, timeout_s)
+
+    def score(self, groups: Sequence[GroupRef]) -> list[ScoredGroup]:
+        """Score every trajectory of the groups with every reward; order is kept."""
+        pending = {}
+        for config in self.configs:
+            pool = self.pools[config.name]
+            shares = [groups[index :: len(pool)] for index in range(len(pool))]
+            pending[config.name] = [
+                worker.score.remote(*(group.ref for group in share))
+                for worker, share in zip(pool, shares, strict=True)
+            ]
+        by_reward: dict[str, list[tuple[RewardResult, ...]]] = {}
+        for config in self.configs:
+            refs = pending[config.name]
+            names = [f"reward worker {config.name}/{index}" for index in range(len(refs))]
+            by_reward[config.name] = [()] * len(groups)
+            for index, share in enumerate(wait_all(refs, names, config.timeout_s)):
+                by_reward[config.name][index :: len(refs)] = [tuple(r) for r in share]
+        return [
+            self._scored(group, {name: results[place] for name, results in by_reward.items()})
+            for place, group in enumerate(groups)
+        ]
+
+    def _scored(
+        self, group: GroupRef, results: Mapping[str, tuple[RewardResult, ...]]
+    ) -> ScoredGroup:
+        return ScoredGroup(group.prompt, tuple(combine(results, self.weights)), dict(results))
+
+
+def describe(identity: EngineIdentity) -> str:
+    """One line for the log."""
+    return ", ".join(f"{key} {value}" for key, value in asdict(identity).items())

@@ -1,0 +1,116 @@
+"""Everything that can be known to be wrong before the first actor starts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config import RunConfig
+from policy.errors import UserError
+from policy.loading import check_checkpoint, load_encoder
+from policy.prompts import load_prompts
+from policy.types import Prompt
+from rewards.factory import check_factory
+
+SHARED_MEMORY = Path("/dev/shm")
+_WEIGHT_VERSIONS = 3  # two kept, one on its way
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the files of a configuration hold, read and found sound."""
+
+    model_path: Path
+    instruction: str | None
+    prompts: list[Prompt]
+    evaluation_sets: dict[str, list[Prompt]]
+
+
+def check_inputs(config: RunConfig) -> Inputs:
+    """Read and check every file that the configuration names; raises ``UserError``."""
+    model_path = model_folder(config.model.path)
+    check_checkpoint(model_path)
+    instruction = _instruction(config.model.instruction)
+    load_encoder(model_path, config.model.template, instruction)
+    for reward in config.rewards:
+        check_factory(reward)
+    return Inputs(
+        model_path=model_path,
+        instruction=instruction,
+        prompts=load_prompts(config.data.train),
+        evaluation_sets={name: load_prompts(p) for name, p in config.data.evaluation.items()},
+    )
+
+
+def check_machine(config: RunConfig, model_path: Path) -> None:
+    """Check ports and shared memory for a private cluster; raises ``UserError``."""
+    if port := config.learner.rendezvous_port:
+        check_port(port, "learner.rendezvous_port")
+    if config.cluster.address is not None:
+        return
+    needed = math.ceil(_object_bytes(config, model_path) / 2**20)
+    if needed > config.cluster.object_store_mb:
+        raise UserError(
+            f"cluster.object_store_mb: {config.cluster.object_store_mb} MiB cannot hold a step's"
+            f" trajectories and {_WEIGHT_VERSIONS} weight versions; set it to {needed} or more"
+        )
+    free = shutil.disk_usage(SHARED_MEMORY).free // 2**20 if SHARED_MEMORY.is_dir() else 0
+    if free < config.cluster.object_store_mb:
+        raise UserError(
+            f"cluster.object_store_mb: {config.cluster.object_store_mb} MiB asked for, but"
+            f" {SHARED_MEMORY} has {free} MiB free (in a container, raise --shm-size)"
+        )
+
+
+def check_port(port: int, key: str) -> None:
+    """Raise ``UserError`` when another process listens on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UserError(f"{key}: port {port} is taken by another process") from None
+
+
+def model_folder(path: Path) -> Path:
+    """A ``step-N`` checkpoint of a run holds the model in ``model/``; any other folder is one."""
+    inner = path / "model"
+    return (inner if (inner / "config.json").is_file() else path).absolute()
+
+
+def logical_cpus(config: RunConfig) -> float:
+    """What all actors together ask Ray for; at least the cores there are."""
+    asked = (
+        config.rollout.workers * config.rollout.cpus_per_worker
+        + config.learner.ranks * config.learner.cpus_per_rank
+        + sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
+    )
+    return max(asked, float(os.cpu_count() or 1))
+
+
+def _instruction(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"model.instruction: cannot read {path}: {error}") from None
+    if text.count("{}") != 1:
+        raise UserError(f"model.instruction: {path} must hold {{}} once, where the prompt goes")
+    return text
+
+
+def _object_bytes(config: RunConfig, model_path: Path) -> int:
+    weights = sum(file.stat().st_size for file in model_path.glob("*.safetensors"))
+    sizes = json.loads((model_path / "config.json").read_text()).get("vision_config", {})
+    pixels = 3 * int(sizes.get("image_size", 384)) ** 2
+    samples = max(
+        config.trajectories_per_step,
+        config.evaluation.prompts * config.evaluation.samples_per_prompt,
+    )
+    return _WEIGHT_VERSIONS * weights + samples * (pixels + 64 * 1024)

@@ -1,0 +1,121 @@
+"""The run folder: everything a run leaves behind, and the lock that keeps a second run out.
+
+``runs/<name>/``: ``config.yaml``, ``metrics.jsonl``, ``evaluations.jsonl``, ``samples/``,
+``checkpoints/step-N/``, ``report.html``, ``run.log``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+from policy.errors import UserError
+from policy.types import JsonDict
+
+
+class RunFolder:
+    """Owns one run's files; hold it open for the life of the run.
+
+    Raises ``UserError`` when the folder cannot be written, is in use by a living process, or
+    already holds a run that ``resume`` does not continue.
+    """
+
+    def __init__(self, path: Path, resume: bool = False) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (path / ".lock").open("a+")
+        except OSError as error:
+            raise UserError(f"run folder {path} cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"run folder {path} is in use by another process") from None
+        if not resume and self.rows("metrics.jsonl"):
+            self.close()
+            raise UserError(f"run folder {path} holds a run; choose another name or give --resume")
+        if resume and self.last_checkpoint() is None:
+            self.close()
+            raise UserError(f"run folder {path} has no checkpoint to resume from")
+        (path / "samples").mkdir(exist_ok=True)
+        (path / "checkpoints").mkdir(exist_ok=True)
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
+
+    # Rows
+
+    def append(self, name: str, row: JsonDict) -> None:
+        """Add one JSON object to a ``.jsonl`` file and flush it to the disk."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self, name: str) -> list[JsonDict]:
+        """All whole rows of a ``.jsonl`` file; a last line cut off by a crash is left out."""
+        file = self.path / name
+        if not file.is_file():
+            return []
+        lines = file.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def forget_after(self, step: int) -> None:
+        """Drop rows and checkpoints of steps that the history resumed from ``step`` never had."""
+        for name in ("metrics.jsonl", "evaluations.jsonl", "samples/records.jsonl"):
+            kept = [row for row in self.rows(name) if row["step"] <= step]
+            self._replace(name, kept)
+        for folder in self.checkpoints():
+            if checkpoint_step(folder) > step:
+                shutil.rmtree(folder)
+
+    def _replace(self, name: str, rows: Iterable[JsonDict]) -> None:
+        file = self.path / name
+        if not file.is_file():
+            return
+        fresh = file.with_suffix(".tmp")
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        fresh.write_text("".join(lines), encoding="utf-8")
+        fresh.replace(file)
+
+    # Checkpoints
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of ``step`` lies."""
+        return self.path / "checkpoints" / f"step-{step}"
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints by step; one without its manifest was cut off and does not count."""
+        folders = (self.path / "checkpoints").glob("step-*")
+        complete = [folder for folder in folders if (folder / "manifest.json").is_file()]
+        return sorted(complete, key=checkpoint_step)
+
+    def last_checkpoint(self) -> Path | None:
+        """The complete checkpoint of the highest step."""
+        return (self.checkpoints() or [None])[-1]
+
+    def keep_only(self, steps: set[int]) -> None:
+        """Delete the checkpoints of all other steps."""
+        for folder in (self.path / "checkpoints").glob("step-*"):
+            if checkpoint_step(folder) not in steps:
+                shutil.rmtree(folder)
+
+
+def checkpoint_step(folder: Path) -> int:
+    """N of a ``step-N`` folder."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def free_name(root: Path, name: str) -> str:
+    """``name`` if its run folder holds no run, else the first free one of ``name-2``, ..."""
+    candidate, number = name, 1
+    while (root / candidate / "metrics.jsonl").is_file():
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate

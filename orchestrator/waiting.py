@@ -1,0 +1,33 @@
+"""Every wait on another process has a deadline and says who was waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+
+class WorkerFailed(Exception):
+    """A worker died, raised, or did not answer in time; the message names it."""
+
+
+def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: float) -> list[Any]:
+    """The results in order, all within one deadline.
+
+    Raises ``WorkerFailed`` that names the first worker that failed or the one still silent.
+    """
+    deadline = time.monotonic() + timeout_s
+    results = []
+    for ref, name in zip(refs, names, strict=True):
+        try:
+            results.append(ray.get(ref, timeout=max(0.0, deadline - time.monotonic())))
+        except ray.exceptions.GetTimeoutError:
+            raise WorkerFailed(f"{name} did not answer within {timeout_s:g} s") from None
+        except ray.exceptions.RayTaskError as error:
+            raise WorkerFailed(f"{name} failed: {error.cause!r}") from error
+        except ray.exceptions.RayActorError as error:
+            reason = " ".join(str(error).split())
+            raise WorkerFailed(f"{name} died: {reason}") from error
+    return results

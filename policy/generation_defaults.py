@@ -1,0 +1,43 @@
+"""How a checkpoint wants to be sampled: ``eg_grpo.json`` beside its weights.
+
+Training writes it into every checkpoint, so that ``generate`` asks with the template the policy
+was trained with. A folder without the file gets the settings of the paper's runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from policy.errors import UserError
+
+FILE_NAME = "eg_grpo.json"
+
+
+class GenerationDefaults(BaseModel):
+    """Template and sampling of a checkpoint; the defaults are Janus-Pro's in the paper's runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    template: str = "janus-plain"
+    instruction: str | None = None
+    guidance_scale: float = Field(5.0, ge=0)
+    temperature: float = Field(1.0, gt=0)
+    max_cot_tokens: int = Field(1024, ge=1)
+
+
+def load_defaults(folder: Path) -> GenerationDefaults:
+    """Read ``eg_grpo.json``; raises ``UserError`` when it is there and broken."""
+    file = folder / FILE_NAME
+    if not file.is_file():
+        return GenerationDefaults()
+    try:
+        return GenerationDefaults.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+
+
+def save_defaults(folder: Path, defaults: GenerationDefaults) -> None:
+    """Write ``eg_grpo.json``."""
+    (folder / FILE_NAME).write_text(defaults.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,84 @@
+"""Every mistake in a configuration is one line that names its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.config import dump_config, load_config
+from orchestrator.resume import check_unchanged
+from policy.errors import UserError
+
+SHAPES = Path(__file__).parents[2] / "configs" / "shapes.yaml"
+
+
+def problem(overrides: list[str], path: Path = SHAPES) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_shipped_file_loads_and_its_dump_is_the_same_run(tmp_path: Path) -> None:
+    """dump(load(file)) loads to an equal configuration."""
+    config = load_config(SHAPES, [])
+    dumped = tmp_path / "config.yaml"
+    dumped.write_text(dump_config(config))
+    assert load_config(dumped, []) == config
+
+
+def test_overrides_reach_nested_keys_and_list_items() -> None:
+    """Dotted keys go through mappings and, by index, through lists; 2e-6 is a number."""
+    config = load_config(SHAPES, ["learner.learning_rate=2e-6", "rewards.1.weight=0.7", "steps=3"])
+    assert config.learner.learning_rate == 2e-6
+    assert [reward.weight for reward in config.rewards] == [0.4, 0.7, 0.2]
+    assert config.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["learner.learning_rte=1"],
+            "unknown key learner.learning_rte; did you mean learning_rate?",
+        ),
+        (["stepps=1"], "unknown key stepps; did you mean steps?"),
+        (["rewards.0.wieght=1"], "unknown key rewards.0.wieght; did you mean weight?"),
+        (["rollout.group_size=1"], "rollout.group_size: must be 2 or more"),
+        (["prompts_per_step=3"], "cannot be divided"),
+        (["steps=0"], "steps: Input should be greater than or equal to 1"),
+        (["evaluation.during=unseen"], "evaluation.during is 'unseen'"),
+        (["rewards.1.name=attributes"], "rewards: names must differ"),
+        (["rewards.9.name=x"], "'9' is no index of a list of 3"),
+        (["steps"], "override 'steps' is not of the form key=value"),
+        (["name=a/b"], "name: String should match pattern"),
+    ],
+)
+def test_each_mistake_names_its_key(overrides: list[str], expected: str) -> None:
+    """Unknown keys get the nearest name; impossible sizes say what is impossible."""
+    assert expected in problem(overrides)
+
+
+def test_missing_key_and_broken_files(tmp_path: Path) -> None:
+    """A missing key, a missing file and a file that is not YAML are told apart."""
+    tree = yaml.safe_load(SHAPES.read_text())
+    del tree["model"]
+    partial = tmp_path / "partial.yaml"
+    partial.write_text(yaml.safe_dump(tree))
+    assert "key model is missing" in problem([], partial)
+    assert "does not exist" in problem([], tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1,\nb")
+    assert "not YAML" in problem([], broken)
+
+
+def test_resume_refuses_changed_settings_by_name(tmp_path: Path) -> None:
+    """What changes the computation is refused, where it runs is not."""
+    saved = tmp_path / "config.yaml"
+    saved.write_text(dump_config(load_config(SHAPES, [])))
+    check_unchanged(load_config(SHAPES, ["cluster.object_store_mb=600"]), saved)
+    with pytest.raises(UserError, match=r"algorithm.kl_beta: .* started with 0.01, now it is 0.1"):
+        check_unchanged(load_config(SHAPES, ["algorithm.kl_beta=0.1"]), saved)

@@ -1,0 +1,118 @@
+"""The small parts of the pipeline, each by plain calls."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluation.summary import ScoredGroup
+from orchestrator.alarms import WINDOW, Alarms
+from orchestrator.interrupt import graceful_interrupt
+from orchestrator.metrics import reward_metrics, spreads, values_by_reward
+from orchestrator.progress import duration
+from orchestrator.prompts import derived_seed, step_prompts
+from orchestrator.publisher import check_receipt
+from orchestrator.waiting import WorkerFailed
+from policy.probe import WeightReceipt
+from policy.types import Prompt, RewardFailure, Score
+
+PROMPTS = [Prompt(id=f"p:{index}", text=str(index), task_type="color") for index in range(5)]
+HEALTHY = {"groups/trained": 2, "groups/failed": 0, "groups/zero_variance": 0, "grad_norm": 0.1}
+
+
+def test_every_epoch_visits_every_prompt_once() -> None:
+    """Batches of 2 over 5 prompts: ten batches are four epochs, each a permutation."""
+    flat = [p.id for step in range(10) for p in step_prompts(PROMPTS, 2, seed=3, step=step)]
+    epochs = [flat[start : start + 5] for start in range(0, 20, 5)]
+    assert all(sorted(epoch) == sorted(p.id for p in PROMPTS) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_batches_depend_on_seed_and_step_only() -> None:
+    """A resumed run computes the batch of step 7 without having seen steps 0..6."""
+    assert step_prompts(PROMPTS, 2, 3, 7) == step_prompts(PROMPTS, 2, 3, 7)
+    assert derived_seed("a", 1) != derived_seed("a", 2)
+    assert 0 <= derived_seed("a", 1) < 2**63
+
+
+def test_a_receipt_must_match_in_version_bytes_and_arithmetic() -> None:
+    """Each kind of mismatch stops the run and names the worker."""
+    expected = WeightReceipt(4, "aa", -3.25)
+    check_receipt("rollout worker 1", replace(expected, probe_logprob=-3.25001), expected, 1e-4)
+    for wrong, message in (
+        (replace(expected, weight_version=3), "rollout worker 1 serves weight version 3, not 4"),
+        (replace(expected, checksum="bb"), "rollout worker 1 received other weights"),
+        (replace(expected, probe_logprob=-3.2), "does not compute with it"),
+        (replace(expected, probe_logprob=float("nan")), "does not compute with it"),
+    ):
+        with pytest.raises(WorkerFailed, match=message):
+            check_receipt("rollout worker 1", wrong, expected, 1e-4)
+
+
+def test_alarms_name_what_stays_silent() -> None:
+    """Zero gradient, zero variance everywhere, dropped groups, flips, and nothing when healthy."""
+    assert Alarms().check(HEALTHY, {}) == []
+    assert "gradient is exactly zero" in Alarms().check(HEALTHY | {"grad_norm": 0.0}, {})[0]
+    assert "zero reward variance" in Alarms().check(HEALTHY | {"groups/zero_variance": 2}, {})[0]
+    assert "3 groups dropped" in Alarms().check(HEALTHY | {"groups/failed": 3}, {})[0]
+    assert "no group could be trained" in Alarms().check(HEALTHY | {"groups/trained": 0}, {})[0]
+    assert "reverses 25%" in Alarms().check(HEALTHY | {"bonus/flip_share": 0.25}, {})[0]
+
+
+def test_a_constant_reward_is_noticed_after_a_window() -> None:
+    """Equal within every step and over the window: alarm; one other value ends it."""
+    alarms = Alarms()
+    found = [alarms.check(HEALTHY, {"hps": (0.5, 0.5)}) for _ in range(WINDOW)]
+    assert found[:-1] == [[]] * (WINDOW - 1)
+    assert "reward hps has been 0.5 for 5 steps" in found[-1][0]
+    assert alarms.check(HEALTHY, {"hps": (0.5, 0.6)}) == []
+
+
+def test_failed_rewards_count_nowhere_but_in_their_own_row() -> None:
+    """A failure never enters a mean as 0."""
+    scored = [
+        ScoredGroup(
+            PROMPTS[0],
+            (1.0, None),
+            {"a": (Score(1.0, {"strict": 1.0}), RewardFailure("broken image"))},
+        ),
+        ScoredGroup(PROMPTS[1], (0.5, 0.5), {"a": (Score(0.5), Score(0.5))}),
+    ]
+    row = reward_metrics(scored, [None, [0.0, 0.0]])
+    assert row["reward/mean"] == pytest.approx(2 / 3)
+    assert row["reward/a"] == pytest.approx(2 / 3)
+    assert row["reward/strict"] == 1.0
+    assert (row["groups/trained"], row["groups/failed"], row["groups/zero_variance"]) == (1, 1, 1)
+    assert row["rewards/failed"] == 1
+    assert spreads(values_by_reward(scored)) == {"a": (0.5, 1.0)}
+
+
+def test_the_first_signal_asks_and_the_second_stops() -> None:
+    """One SIGINT lets the step finish; two raise KeyboardInterrupt; handlers come back."""
+    before = signal.getsignal(signal.SIGINT)
+    with graceful_interrupt() as interrupt:
+        assert not interrupt.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (185, "3 min 05 s"), (3720, "1 h 02 min")]
+)
+def test_durations_read_like_a_person_says_them(seconds: float, text: str) -> None:
+    """Seconds, minutes and hours."""
+    assert duration(seconds) == text
+
+
+def test_the_repository_has_the_files_it_promises() -> None:
+    """Licence and citation are there."""
+    root = Path(__file__).parents[2]
+    assert "Apache License" in (root / "LICENSE").read_text()
+    assert (root / "CITATION.cff").is_file()

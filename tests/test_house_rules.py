@@ -1,0 +1,70 @@
+"""The house rules that a reader relies on, held by a test."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("policy", "shapes", "rollout", "rewards", "learner", "evaluation", "orchestrator")
+MAY_IMPORT = {
+    "policy": set(),
+    "shapes": {"policy"},
+    "rollout": {"policy"},
+    "rewards": {"policy"},
+    "learner": {"policy"},
+    "evaluation": {"policy", "shapes", "rollout", "rewards", "learner"},
+    "orchestrator": {"policy", "shapes", "rollout", "rewards", "learner", "evaluation"},
+}
+FILES = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+
+
+def imported_packages(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_down(room: str) -> None:
+    """A room imports only rooms below it, and the four workshops never each other."""
+    for file in (ROOT / room).rglob("*.py"):
+        above = set(imported_packages(file)) & set(ROOMS) - MAY_IMPORT[room] - {room}
+        assert not above, f"{file.relative_to(ROOT)} imports {above}"
+
+
+def test_heavy_dependencies_stay_in_their_files() -> None:
+    """Ray only in worker.py, learner/group.py and orchestrator/; DeepSpeed only in learner/."""
+    for file in FILES:
+        place = file.relative_to(ROOT)
+        packages = set(imported_packages(file))
+        ray_allowed = (
+            place.name == "worker.py"
+            or place.parts[0] == "orchestrator"
+            or place == Path("learner/group.py")
+        )
+        assert "ray" not in packages or ray_allowed, place
+        # doctor only asks whether it imports
+        deepspeed_allowed = place.parts[0] == "learner" or place.name == "doctor.py"
+        assert "deepspeed" not in packages or deepspeed_allowed, place
+
+
+def test_files_stay_readable() -> None:
+    """No file over 500 lines, median at most 150."""
+    lengths = sorted(len(file.read_text(encoding="utf-8").splitlines()) for file in FILES)
+    assert lengths[-1] <= 500
+    assert lengths[len(lengths) // 2] <= 150
+
+
+@pytest.mark.parametrize("module", ["rewards.worker", "shapes.rewards"])
+def test_light_imports_do_not_load_torch(module: str) -> None:
+    """A reward worker of pixels alone stays small and starts fast: it never imports torch."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
