@@ -10,7 +10,6 @@ Nothing here imports torch: a reward that needs none starts quickly and stays sm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -29,8 +28,14 @@ class RewardWorker:
         keep_freed_memory()
         self._scorer = RewardScorer(build_reward(config), config.batch_size)
 
-    def score(self, groups: Sequence[Group]) -> list[list[RewardResult]]:
-        """One result per trajectory, grouped as the trajectories are."""
+    def ready(self) -> None:
+        """Answers once the reward is built."""
+
+    def score(self, *groups: Group) -> list[list[RewardResult]]:
+        """One result per trajectory, grouped as the trajectories are.
+
+        Groups are arguments of their own, so that references to them can be passed instead.
+        """
         results = iter(
             self._scorer.score(
                 [trajectory.image for group in groups for trajectory in group.trajectories],

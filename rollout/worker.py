@@ -47,6 +47,17 @@ class RolloutWorker:
     ) -> list[Group]:
         return self._engine.generate(requests, sampling)
 
+    def generate_groups(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
+    ) -> tuple[Group | int, ...]:
+        """The groups and then their number, for ``num_returns = len(requests) + 1``.
+
+        Each group becomes an object of its own in the store; who waits for the number waits for
+        all of them without fetching any.
+        """
+        groups = self.generate(requests, sampling)
+        return (*groups, len(groups))
+
     def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
         return self._engine.load_weights(weights, weight_version)
 
