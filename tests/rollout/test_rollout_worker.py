@@ -1,0 +1,68 @@
+"""The rollout worker as a real Ray actor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from tiny import PROMPTS, save_tiny_checkpoint, tiny_policy
+
+from policy.loading import load_encoder, load_policy
+from policy.probe import probe_logprob
+from policy.weights import checksum, pack
+from rollout.config import RolloutConfig
+from rollout.engine import GenerationRequest, Sampling
+from rollout.transformers_engine import TransformersEngine
+from rollout.worker import start_rollout_worker
+
+pytestmark = pytest.mark.cluster
+CONFIG = RolloutConfig(max_cot_tokens=8)
+REQUESTS = [GenerationRequest(prompt, (1, 2)) for prompt in PROMPTS[:2]]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def worker(ray_cluster: None, checkpoint: Path) -> Iterator[Any]:
+    actor = start_rollout_worker(CONFIG, str(checkpoint), "shapes")
+    yield actor
+    ray.kill(actor)
+
+
+def test_it_generates_what_an_engine_here_generates(worker: Any, checkpoint: Path) -> None:
+    """Crossing a process changes no token, and a group can be fetched as an object of its own."""
+    local = TransformersEngine(load_policy(checkpoint), load_encoder(checkpoint, "shapes"), CONFIG)
+    sampling = Sampling(2.0, 1.0, 8)
+    expected = local.generate(REQUESTS, sampling)
+    *groups, count = worker.generate_groups.options(num_returns=3).remote(REQUESTS, sampling)
+    assert ray.get(count) == 2
+    for found in (ray.get(groups), ray.get(worker.generate.remote(REQUESTS, sampling))):
+        for group, expected_group in zip(found, expected, strict=True):
+            assert group.prompt == expected_group.prompt
+            for a, b in zip(group.trajectories, expected_group.trajectories, strict=True):
+                assert np.array_equal(a.cot_ids, b.cot_ids)
+                assert np.array_equal(a.image_ids, b.image_ids)
+
+
+def test_it_proves_that_weights_arrived(worker: Any, checkpoint: Path) -> None:
+    """Checksum and probe of its receipt are those computed here; a refused push is survived."""
+    learner, special = load_policy(checkpoint), load_encoder(checkpoint, "shapes").special
+    other = dict(tiny_policy(seed=1).trained_parameters())
+    for name, parameter in learner.trained_parameters():
+        parameter.data.copy_(other[name])
+    weights = pack(learner.trained_parameters())
+    receipt = ray.get(worker.load_weights.remote(ray.put(weights), 3))
+    assert receipt.checksum == checksum(weights)
+    assert receipt.probe_logprob == pytest.approx(probe_logprob(learner, special), abs=1e-6)
+    broken = replace(weights, slots=weights.slots[1:])
+    with pytest.raises(ValueError, match="is missing"):
+        ray.get(worker.load_weights.remote(ray.put(broken), 4))
+    assert ray.get(worker.identity.remote()).weight_version == 3
