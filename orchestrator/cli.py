@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from orchestrator.cluster import private_environment
 from policy.errors import UserError
 from policy.runtime import keep_freed_memory
 
@@ -88,6 +90,8 @@ def _train(parsed: argparse.Namespace) -> int:
     if parsed.new:
         config = config.model_copy(update={"name": free_name(config.root, config.name)})
 
+    if config.cluster.address is None and "RAY_ADDRESS" not in os.environ:
+        private_environment()
     from learner.group import LearnerFailed
     from orchestrator.pipeline import train
     from orchestrator.report import write_report

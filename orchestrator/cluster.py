@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,8 +27,8 @@ def ray_cluster(
     """
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
-        _make_private()
-    import ray  # reads the environment set above when it is imported
+        private_environment()
+    import ray
 
     try:
         if address is not None:
@@ -50,12 +51,17 @@ def ray_cluster(
         ray.shutdown()
 
 
-def _make_private() -> None:
+def private_environment() -> None:
     """Loopback sockets only, and a token that other users of this machine do not know.
 
-    The token lives in the environment of this process and its children; Ray would otherwise
-    write one to the home folder, where a later cluster would find it and refuse its clients.
+    Ray reads these variables when it is first imported: call this before. The token lives in the
+    environment of this process and its children; Ray would otherwise write one to the home
+    folder, where a later cluster would find it and refuse its clients.
+
+    Raises ``RuntimeError`` when Ray was imported without them.
     """
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        raise RuntimeError("private_environment() must be called before ray is imported")
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:

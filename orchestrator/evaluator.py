@@ -46,13 +46,16 @@ class FixedEvaluation:
         Returns the mean reward of each set at the first guidance scale; a set of which every
         sample failed is absent.
         """
-        rewards = {}
+        rewards: dict[str, float] = {}
         for name in names if names is not None else self.sets:
             for sampling in self.samplings:
                 groups = self.rollout.generate(self._requests(name), sampling)
                 scored = self.rewards.score(groups)
-                row = {"step": step, "set": name, "guidance_scale": sampling.guidance_scale}
-                row |= summarize(scored)
+                row: JsonDict = {
+                    "step": step,
+                    "set": name,
+                    "guidance_scale": sampling.guidance_scale,
+                } | summarize(scored)
                 self.folder.append("evaluations.jsonl", row)
                 if sampling is self.samplings[0]:
                     self._keep_samples(step, name, groups, scored)

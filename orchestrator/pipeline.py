@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 
-from evaluation.summary import ScoredGroup
+from evaluation.summary import ScoredGroup, failure_reasons
 from learner.advantages import default_minimum_survivors, group_advantages
-from learner.group import TrainingGroup
+from learner.batch import TrainingGroup
 from orchestrator.metrics import Clock, reward_metrics, spreads, values_by_reward
 from orchestrator.pools import GroupRef
 from orchestrator.prompts import derived_seed, step_prompts
 from orchestrator.run import Run
+from orchestrator.waiting import WorkerFailed
 from policy.types import JsonDict
 from rollout.engine import GenerationRequest
 
@@ -34,7 +35,7 @@ def train(run: Run) -> None:
             scored = run.rewards.score(groups)
         advantages = [_advantages(run, group) for group in scored]
         with clock.stage("learn"):
-            learned = run.learner.update(_training_batch(groups, advantages))
+            learned = run.learner.update(_training_batch(groups, scored, advantages))
         with clock.stage("sync"):
             gap = run.publisher.publish(weight_version=step + 1)
 
@@ -69,10 +70,16 @@ def _advantages(run: Run, group: ScoredGroup) -> list[float | None] | None:
 
 
 def _training_batch(
-    groups: list[GroupRef], advantages: list[list[float | None] | None]
+    groups: list[GroupRef],
+    scored: list[ScoredGroup],
+    advantages: list[list[float | None] | None],
 ) -> list[TrainingGroup]:
-    return [
+    batch = [
         TrainingGroup(group.ref, tuple(values))
         for group, values in zip(groups, advantages, strict=True)
         if values is not None
     ]
+    if not batch:
+        reasons = ", ".join(f"{n} x {reason}" for reason, n in failure_reasons(scored).items())
+        raise WorkerFailed(f"no group of this step has enough scored trajectories: {reasons}")
+    return batch

@@ -17,10 +17,10 @@ from orchestrator.config import RunConfig
 from orchestrator.preflight import Inputs
 from orchestrator.waiting import wait_all
 from policy.probe import WeightReceipt
-from policy.types import Prompt, RewardResult
+from policy.types import Prompt, RewardResult, Score
 from rewards.combine import combine
 from rewards.config import RewardConfig
-from rewards.worker import RewardWorker
+from rewards.worker import start_reward_worker
 from rollout.engine import EngineIdentity, GenerationRequest, Sampling
 from rollout.worker import start_rollout_worker
 
@@ -95,12 +95,7 @@ class RewardPools:
         self.configs = configs
         self.weights = {config.name: config.weight for config in configs}
         self.pools = {
-            config.name: [
-                ray.remote(RewardWorker)
-                .options(num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker)
-                .remote(config)
-                for _ in range(config.workers)
-            ]
+            config.name: [start_reward_worker(config) for _ in range(config.workers)]
             for config in configs
         }
 
@@ -135,7 +130,9 @@ class RewardPools:
     def _scored(
         self, group: GroupRef, results: Mapping[str, tuple[RewardResult, ...]]
     ) -> ScoredGroup:
-        return ScoredGroup(group.prompt, tuple(combine(results, self.weights)), dict(results))
+        totals = combine(results, self.weights)
+        values = tuple(total.value if isinstance(total, Score) else None for total in totals)
+        return ScoredGroup(group.prompt, values, dict(results))
 
 
 def describe(identity: EngineIdentity) -> str:

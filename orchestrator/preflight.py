@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.config import RunConfig
 from policy.errors import UserError
+from policy.generation_defaults import GenerationDefaults
 from policy.loading import check_checkpoint, load_encoder
 from policy.prompts import load_prompts
 from policy.types import Prompt
@@ -29,6 +30,7 @@ class Inputs:
     instruction: str | None
     prompts: list[Prompt]
     evaluation_sets: dict[str, list[Prompt]]
+    generation_defaults: GenerationDefaults
 
 
 def check_inputs(config: RunConfig) -> Inputs:
@@ -44,6 +46,13 @@ def check_inputs(config: RunConfig) -> Inputs:
         instruction=instruction,
         prompts=load_prompts(config.data.train),
         evaluation_sets={name: load_prompts(p) for name, p in config.data.evaluation.items()},
+        generation_defaults=GenerationDefaults(
+            template=config.model.template,
+            instruction=instruction,
+            guidance_scale=config.rollout.guidance_scale,
+            temperature=config.rollout.temperature,
+            max_cot_tokens=config.rollout.max_cot_tokens,
+        ),
     )
 
 

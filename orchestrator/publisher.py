@@ -29,9 +29,13 @@ class WeightPublisher:
         Raises ``WorkerFailed`` that names the worker whose buffers or probe differ.
         """
         published = self.learner.publish()
-        self._kept = [*self._kept[-1:], published.weights]
-        expected = WeightReceipt(weight_version, published.checksum, published.probe_logprob)
-        receipts = self.rollout.load_weights(published.weights, weight_version)
+        self._kept = [*self._kept[-1:], published.buckets]
+        expected = published.receipt
+        if expected.weight_version != weight_version:
+            raise WorkerFailed(
+                f"the learner holds weight version {expected.weight_version}, not {weight_version}"
+            )
+        receipts = self.rollout.load_weights(published.buckets, weight_version)
         for name, receipt in zip(self.rollout.names, receipts, strict=True):
             check_receipt(name, receipt, expected, self.tolerance)
         return max(abs(r.probe_logprob - expected.probe_logprob) for r in receipts)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evaluation.summary import ScoredGroup
 from learner.group import LearnerGroup
+from learner.settings import LearnerSettings
 from orchestrator.alarms import Alarms
 from orchestrator.cluster import ray_cluster
 from orchestrator.config import RunConfig, dump_config
@@ -77,13 +78,7 @@ class Run:
     def save(self, step: int) -> None:
         """Write the checkpoint of ``step``; of the others only the best one stays."""
         path = self.folder.checkpoint(step)
-        defaults = {
-            "template": self.config.model.template,
-            "guidance_scale": self.config.rollout.guidance_scale,
-            "temperature": self.config.rollout.temperature,
-            "max_cot_tokens": self.config.rollout.max_cot_tokens,
-        }
-        self.learner.save(path, generation_defaults=defaults)
+        self.learner.save(path)
         self.last_saved = path
         self.folder.keep_only({step} | ({best["step"]} if (best := self._best()) else set()))
 
@@ -126,13 +121,15 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
             rollout = RolloutPool(config, inputs)
             rewards = RewardPools(config.rewards)
             learner = LearnerGroup(
-                config.learner,
-                config.algorithm,
-                model_path=inputs.model_path,
-                total_steps=config.steps,
-                guidance_scale=config.rollout.guidance_scale,
-                temperature=config.rollout.temperature,
-                seed=config.seed,
+                LearnerSettings(
+                    learner=config.learner,
+                    algorithm=config.algorithm,
+                    checkpoint=inputs.model_path,
+                    total_steps=config.steps,
+                    guidance_scale=config.rollout.guidance_scale,
+                    temperature=config.rollout.temperature,
+                    generation_defaults=inputs.generation_defaults,
+                )
             )
             try:
                 for identity in rollout.wait_ready(config.cluster.start_timeout_s):

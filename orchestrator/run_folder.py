@@ -98,7 +98,8 @@ class RunFolder:
 
     def last_checkpoint(self) -> Path | None:
         """The complete checkpoint of the highest step."""
-        return (self.checkpoints() or [None])[-1]
+        complete = self.checkpoints()
+        return complete[-1] if complete else None
 
     def keep_only(self, steps: set[int]) -> None:
         """Delete the checkpoints of all other steps."""

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator.cluster import private_environment
 from policy.runtime import tune_process
 
 tune_process()
+private_environment()
 
 
 @pytest.fixture(scope="session")

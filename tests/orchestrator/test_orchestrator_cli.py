@@ -1,0 +1,130 @@
+"""Bad input: one clear line on stderr and exit code 2, before any actor starts."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import ray
+
+from orchestrator.cli import main
+from orchestrator.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+SHAPES = str(ROOT / "configs" / "shapes.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str) -> str:
+    """The one line that a refused `train` prints."""
+    clusters_before = ray.is_initialized()
+    code = main(["train", SHAPES, f"root={tmp_path}", *overrides])
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert error.count("\n") == 1, error
+    assert error.startswith("eg-grpo: ")
+    assert "Traceback" not in error
+    assert ray.is_initialized() == clusters_before
+    return error
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("learner.learning_rte=1", "did you mean learning_rate?"),
+        ("rollout.group_size=1", "rollout.group_size"),
+        ("learner.micro_batch_size=48", "cannot be divided"),
+        ("model.path=no/such/folder", "checkpoint"),
+        ("model.template=shape", "unknown template 'shape'"),
+        ("data.train=no/such/file.jsonl", "no/such/file.jsonl does not exist"),
+        ("rewards.0.factory=shapes.rewards:Atributes", "did you mean 'Attributes'?"),
+        ("rewards.0.factory=shapes.reward:Attributes", "did you mean 'shapes.rewards'?"),
+        ("cluster.object_store_mb=80", "cluster.object_store_mb"),
+        ("cluster.object_store_mb=99000000", "cluster.object_store_mb"),
+    ],
+)
+def test_each_mistake_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, override: str, expected: str
+) -> None:
+    """The line names the key or file at fault."""
+    extra = ["prompts_per_step=4096"] if override == "cluster.object_store_mb=80" else []
+    assert expected in refused(capsys, tmp_path, override, *extra)
+
+
+def test_a_broken_prompt_row_is_named_by_file_and_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The second line of the file is no JSON: file:2."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a photo of a red circle", "task_type": "color"}\n{"prompt": \n')
+    assert f"{prompts}:2: " in refused(capsys, tmp_path, f"data.train={prompts}")
+
+
+def test_a_corrupt_checkpoint_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A weight file cut in half is not loaded."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for file in (ROOT / "shapes" / "checkpoint").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    assert f"{weights} is corrupt" in refused(capsys, tmp_path, f"model.path={folder}")
+
+
+def test_an_unwritable_run_folder_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The root lies below a file."""
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capsys, tmp_path, f"root={tmp_path}/file")
+
+
+def test_a_run_folder_in_use_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Another run holds the lock."""
+    folder = RunFolder(tmp_path / "shapes")
+    assert "is in use by another process" in refused(capsys, tmp_path)
+    folder.close()
+
+
+def test_a_taken_port_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Somebody listens on the port that the learner is told to meet at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        line = refused(capsys, tmp_path, f"learner.rendezvous_port={port}")
+    assert f"learner.rendezvous_port: port {port} is taken" in line
+
+
+def test_dry_run_prints_the_resolved_file_and_makes_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Overrides show in it, defaults are spelt out, and no run folder appears."""
+    assert main(["train", SHAPES, f"root={tmp_path}", "steps=3", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "steps: 3\n" in printed
+    assert "max_grad_norm: 1.0\n" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_generate_and_doctor_refuse_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and one line."""
+    assert main(["generate", "--model", "no/such", "--prompt", "a red circle"]) == 2
+    assert "no/such" in capsys.readouterr().err
+    assert main(["generate", "--model", "shapes/checkpoint", "--prompt", "x", "--n", "0"]) == 2
+    assert "--n must be 1 or more" in capsys.readouterr().err
+    assert main(["doctor", "no/such.yaml"]) == 2
+    assert "FAIL  configuration: " in capsys.readouterr().out
+
+
+def test_doctor_passes_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """The shipped configuration fits, and the batch arithmetic is said."""
+    assert main(["doctor", SHAPES]) == 0
+    printed = capsys.readouterr().out
+    assert "FAIL" not in printed
+    assert "16 prompts x 8 = 128 trajectories a step" in printed

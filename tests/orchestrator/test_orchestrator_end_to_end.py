@@ -1,0 +1,148 @@
+"""The whole pipeline as a user runs it: its own processes, its own Ray cluster, real workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from policy.types import JsonDict
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "steps=4 prompts_per_step=4 rollout.group_size=4 rollout.batch_size=8"
+    " learner.micro_batch_size=8"
+    " evaluation.prompts=4 evaluation.samples_per_prompt=2 evaluation.every=2 checkpoint.every=2"
+    " cluster.object_store_mb=128"
+).split()
+TIMED = ("time", "seconds/")
+METRICS = """step time reward/mean reward/std reward/attributes reward/structure reward/cleanliness
+    advantage/abs_mean entropy/cot/mean entropy/cot/std entropy/image/mean entropy/image/std kl/mean
+    ratio/mean ratio/clipped grad_norm learning_rate cot_length/mean staleness/mean weight_version
+    seconds/rollout seconds/reward seconds/learn seconds/sync seconds/step groups/trained
+    groups/failed probe/gap alarms""".split()
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+def command(root: Path, name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml",
+            f"root={root}", f"name={name}", *SMALL, *arguments]  # fmt: skip
+
+
+def train(root: Path, name: str, *arguments: str) -> Path:
+    """Run to the end; returns the run folder."""
+    done = subprocess.run(
+        command(root, name, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"report: {root / name / 'report.html'}" in done.stdout
+    return root / name
+
+
+def rows(run: Path, name: str = "metrics.jsonl") -> list[JsonDict]:
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+
+
+def untimed(run: Path) -> list[JsonDict]:
+    return [
+        {key: value for key, value in row.items() if not key.startswith(TIMED)} for row in rows(run)
+    ]
+
+
+def weights_digest(run: Path, step: int) -> str:
+    file = run / "checkpoints" / f"step-{step}" / "model" / "model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs"), "one")
+
+
+def test_a_run_leaves_everything_that_users_hold_on_to(finished: Path) -> None:
+    """Rows with every key, evaluations of both sets at start and end, pictures, checkpoints."""
+    metrics = rows(finished)
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4]
+    for row in metrics:
+        assert set(METRICS) <= row.keys()
+        assert row["weight_version"] == row["step"]
+        assert row["staleness/mean"] == 0
+        # Rollout and learner compute the same log-probs with other kernels and batches.
+        assert row["ratio/mean"] == pytest.approx(1, abs=1e-5)
+        assert row["probe/gap"] < 1e-5
+    evaluated = {(row["step"], row["set"]) for row in rows(finished, "evaluations.jsonl")}
+    assert {
+        (0, "seen"),
+        (0, "held_out"),
+        (2, "held_out"),
+        (4, "seen"),
+        (4, "held_out"),
+    } == evaluated
+    assert (finished / "samples" / "step-000004-seen.png").is_file()
+    assert (finished / "checkpoints" / "step-4" / "manifest.json").is_file()
+    assert (finished / "config.yaml").is_file()
+
+
+def test_generate_draws_from_a_trained_checkpoint(finished: Path, tmp_path: Path) -> None:
+    """A step folder is a model; template and sampling come with it."""
+    subprocess.run(
+        [sys.executable, "-m", "orchestrator", "generate", "--n", "3",
+         "--model", str(finished / "checkpoints" / "step-4"),
+         "--prompt", "a photo of a red circle", "--output", str(tmp_path / "out")],
+        cwd=ROOT, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert files == ["0.png", "1.png", "2.png", "cots.jsonl", "sheet.png"]
+    cots = [json.loads(line)["cot"] for line in (tmp_path / "out" / "cots.jsonl").open()]
+    assert any("circle" in cot for cot in cots)
+
+
+def test_the_same_seed_gives_the_same_run(finished: Path) -> None:
+    """Two runs of one layout: equal metrics, times aside, and equal weights to the last bit."""
+    again = train(finished.parent, "two")
+    assert untimed(again) == untimed(finished)
+    assert weights_digest(again, 4) == weights_digest(finished, 4)
+
+
+def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished: Path) -> None:
+    """Stopped by SIGINT after a step and resumed, a run ends where the uninterrupted one ended."""
+    root = finished.parent
+    process = subprocess.Popen(
+        command(root, "three"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    run, deadline = root / "three", time.monotonic() + 240
+    while not (run / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output[-3000:]
+    stopped = rows(run)[-1]["step"]
+    assert stopped < 4
+    assert f"checkpoint: {run / 'checkpoints' / f'step-{stopped}'}" in output
+    train(root, "three", "--resume")
+    assert untimed(run) == untimed(finished)
+    assert weights_digest(run, 4) == weights_digest(finished, 4)
+
+
+def test_the_guided_path_trains(tmp_path: Path) -> None:
+    """Guidance 2: samples are guided, and evaluation looks at guidance 1 as well."""
+    run = train(
+        tmp_path, "guided", "steps=2", "rollout.guidance_scale=2.0",
+        "evaluation.guidance_scales=[2.0, 1.0]", "algorithm.preset=as-paper",
+    )  # fmt: skip
+    metrics = rows(run)
+    # Conditional log-probs of guided samples: still the weights that sampled, so the ratio is 1.
+    assert all(row["ratio/mean"] == pytest.approx(1, abs=1e-5) for row in metrics)
+    assert all(row["lambda_b"] > 0 for row in metrics)
+    scales = [row["guidance_scale"] for row in rows(run, "evaluations.jsonl")]
+    assert set(scales) == {1.0, 2.0}
