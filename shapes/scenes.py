@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from numpy.random import Generator
 
 from shapes.request import LOCALITIES, TASKS, Request, holds
 from shapes.world import COLOURS, IMAGE_SIZE, LATTICE, NUMBERS, SEEN, SHAPES, SIZES, Kind
 
+T = TypeVar("T")
+
 TASK_SHARES = (0.10, 0.25, 0.40, 0.25)  # in the order of TASKS
 MIN_GAP = 2  # pixels between bounding boxes
+MAX_ITEMS = max(NUMBERS.values())
+_ERRORS = {
+    "object": ("extra",),
+    "color": ("extra", "missing"),
+    "spatial": ("relation", "extra", "missing"),
+    "numeracy": ("extra", "missing"),
+}
 _NUMBER_WORDS = {number: word for word, number in NUMBERS.items()}
 
 
@@ -55,7 +65,7 @@ def sample_request(rng: Generator, required: Sequence[Kind] | None = None) -> Re
     return Request(
         task,
         tuple(kinds),
-        locality=list(LOCALITIES)[rng.integers(len(LOCALITIES))] if task == "spatial" else None,
+        locality=_pick(rng, list(LOCALITIES)) if task == "spatial" else None,
         number=int(rng.choice(list(NUMBERS.values()))) if task == "numeracy" else 1,
     )
 
@@ -78,28 +88,27 @@ def sample_scene(request: Request, rng: Generator) -> Scene:
 
 
 def spoil(scene: Scene, rng: Generator) -> Scene:
-    """The scene with one thing wrong: a colour, a shape, the relation or the count.
+    """The scene with one thing wrong: the relation, or an item too many or too few.
 
-    It keeps the original request. Only seen kinds are put in.
+    It keeps the original request. Only seen kinds are put in. Colours and shapes stay right: seen
+    ones in the place of others would teach that what is asked for hardly matters, and the
+    held-out pairs would never be drawn.
     """
-    errors = ["colour", "shape"]
-    errors += {"spatial": ["relation"], "numeracy": ["count"]}.get(scene.request.task, [])
-    error = errors[rng.integers(len(errors))]
     items = list(scene.items)
+    error = _pick(rng, _ERRORS[scene.request.task])
     if error == "relation":
         first, second = items
         items = [replace(second, kind=first.kind), replace(first, kind=second.kind)]
-    elif error == "count":
-        more = _place(items[0].kind, items[0].size, items, rng) if len(items) < 4 else None
-        if more is not None and (len(items) == 2 or rng.random() < 0.5):
-            items.append(more)
-        else:
-            items.pop()
-    else:
-        old = items[rng.integers(len(items))].kind
-        used = {item.kind.colour for item in items}
-        kind = _pick(rng, [k for k in SEEN if _differs_in(k, old, error, used)])
-        items = [replace(item, kind=kind) if item.kind == old else item for item in items]
+        return Scene(scene.request, tuple(items))
+    more = None
+    if error == "extra":
+        same = scene.request.task == "numeracy"
+        kind, size = (items[0].kind, items[0].size) if same else (_pick(rng, SEEN), _pick_size(rng))
+        more = _place(kind, size, items, rng) if len(items) < MAX_ITEMS else None
+    if more is not None:
+        items.append(more)
+    elif len(items) > 1:
+        items.pop(int(rng.integers(len(items))))
     return Scene(scene.request, tuple(items))
 
 
@@ -126,12 +135,12 @@ def vocabulary() -> list[str]:
     return sorted({word for sentence in sentences for word in sentence.split()})
 
 
-def _pick(rng: Generator, kinds: Sequence[Kind]) -> Kind:
-    return kinds[int(rng.integers(len(kinds)))]
+def _pick(rng: Generator, choices: Sequence[T]) -> T:
+    return choices[int(rng.integers(len(choices)))]
 
 
 def _pick_size(rng: Generator) -> str:
-    return list(SIZES)[rng.integers(len(SIZES))]
+    return _pick(rng, list(SIZES))
 
 
 def _place(kind: Kind, size: str, items: Sequence[Item], rng: Generator) -> Item | None:
@@ -157,12 +166,6 @@ def _as_asked(request: Request, items: Sequence[Item]) -> bool:
         return True
     (x1, y1), (x2, y2) = (item.centre for item in items)
     return holds(request.locality, x1 - x2, y1 - y2)
-
-
-def _differs_in(kind: Kind, old: Kind, what: str, used_colours: set[str]) -> bool:
-    if what == "colour":
-        return kind.shape == old.shape and kind.colour not in used_colours
-    return kind.colour == old.colour and kind.shape != old.shape
 
 
 def _place_words(item: Item) -> str:

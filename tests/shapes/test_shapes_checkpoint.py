@@ -1,0 +1,134 @@
+"""The shipped checkpoint is what its card says, and the machinery that builds it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import JanusForConditionalGeneration
+
+from policy.encoding import PromptEncoder
+from policy.janus import JanusPolicy
+from policy.prompts import load_prompts
+from policy.templates import template_named
+from shapes.codes import add_grain, code_table
+from shapes.decoder import train_decoder
+from shapes.examples import collate, make_example
+from shapes.measure import CHECKPOINT, load_checkpoint, measure_decoder, measure_samples
+from shapes.model import build_model, build_tokenizer
+from shapes.policy_training import train_policy
+from shapes.prompts import DATA
+from shapes.sampling import sample
+from shapes.scenes import describe, sample_request, sample_scene
+from shapes.world import HELD_OUT, SEEN
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[JanusPolicy, PromptEncoder]:
+    return load_checkpoint(CHECKPOINT)
+
+
+def test_checkpoint_loads_completely() -> None:
+    """No missing or unexpected keys, untied heads, unit codebook rows, at most 4 MB."""
+    loaded: Any = JanusForConditionalGeneration.from_pretrained(
+        CHECKPOINT, output_loading_info=True
+    )
+    model, info = loaded
+    assert not any(info.values()), info
+    assert model.lm_head.weight is not model.model.language_model.embed_tokens.weight
+    norms = model.model.vqmodel.quantize.embedding.weight.norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    assert sum(file.stat().st_size for file in CHECKPOINT.iterdir()) <= 4_000_000
+
+
+def test_words_survive_the_tokenizer(loaded: tuple[JanusPolicy, PromptEncoder]) -> None:
+    """Prompts and CoTs round-trip exactly, without an unknown word, whatever they name."""
+    _, encoder = loaded
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        scene = sample_scene(sample_request(rng, (*SEEN, *HELD_OUT)), rng)
+        cot = describe(scene)
+        ids = np.array(encoder.tokenizer.encode(cot), np.int32)
+        assert encoder.cot_text(ids) == cot
+        prompt = scene.request.prompt()
+        used = [*encoder.cot_prompt_ids(prompt), *encoder.image_prompt_ids(prompt, cot)]
+        assert encoder.tokenizer.unk_token_id not in used
+
+
+def test_decoder_draws_what_codes_say(loaded: tuple[JanusPolicy, PromptEncoder]) -> None:
+    """Coded and decoded ground truth, held-out pairs included, is strictly right."""
+    assert measure_decoder(loaded[0], count=48, seed=2)["strict"] == 1.0
+
+
+def test_checkpoint_draws_as_its_card_says(loaded: tuple[JanusPolicy, PromptEncoder]) -> None:
+    """A small sample has the reward and the entropies for which the world was made."""
+    prompts = load_prompts(DATA / "seen.jsonl")[:16]
+    figures = measure_samples(*loaded, prompts, samples=4, guidance_scale=1.0, seed=3)
+    assert 0.4 < figures["reward"] < 0.85
+    assert figures["reward std within prompts"] > 0.1
+    assert 0.3 < figures["image entropy"] < 0.5
+    assert figures["image entropy std"] > 0.15
+
+
+@torch.no_grad()
+def test_sampling_agrees_with_teacher_forcing(loaded: tuple[JanusPolicy, PromptEncoder]) -> None:
+    """Entropies recorded with cache and left padding equal those of one unpadded pass."""
+    policy, encoder = loaded
+    prompts = load_prompts(DATA / "seen.jsonl")[:4]
+    drawn = sample(policy, encoder, prompts, 2.0, torch.Generator().manual_seed(0))
+    for row, prompt in enumerate(prompts):
+        image_prompt = encoder.image_prompt_ids(prompt, drawn.cots[row])
+        rows = collate([image_prompt], [drawn.image_ids_BN[row]], encoder.special.pad, True)
+        hidden_BLD = policy.hidden_states(policy.embed(rows.ids_BL, rows.is_image_BL)[:, :-1])
+        logits_NV = policy.image_logits(hidden_BLD[rows.predicted_BL[:, 1:]])
+        entropy_N = torch.distributions.Categorical(logits=logits_NV).entropy()
+        np.testing.assert_allclose(drawn.image_entropies_BN[row], entropy_N.numpy(), atol=1e-4)
+
+
+def test_unseen_codes_are_sums_of_seen_parts() -> None:
+    """In the image head, red square edge - red cross edge = blue square edge - blue cross edge.
+
+    So the logit of a code that pretraining never showed follows from those that it did.
+    """
+    torch.manual_seed(0)
+    table, rows = code_table(), build_model(build_tokenizer()).model.generation_head.vision_head
+
+    def row(colour: int, pattern: int) -> torch.Tensor:
+        found = (table.colour_K == colour) & (table.pattern_K == pattern) & (table.shade_K == 0)
+        return rows.weight[int(np.flatnonzero(found)[0])]
+
+    torch.testing.assert_close(row(0, 3) - row(0, 5), row(2, 3) - row(2, 5))
+
+
+def test_pretraining_learns_and_leaves_the_tables_alone(tmp_path: Path) -> None:
+    """A few steps lower both losses; the laid-out tables and the vision tower do not move."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    encoder = PromptEncoder(tokenizer, template_named("shapes"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    lines: list[str] = []
+    train_policy(JanusPolicy(model), encoder, 6, 0, lambda _, text: lines.append(text), scenes=64)
+    train_decoder(model.model.vqmodel, 12, 0, lambda _, text: lines.append(text), scenes=64)
+    losses = [float(line.split()[2].rstrip(",")) for line in lines]
+    assert losses[5] < losses[0]
+    assert losses[17] < losses[6]
+    moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert not any("vision_" in name or "generation_embeddings" in name for name in moved)
+    assert "lm_head.weight" in moved
+    model.save_pretrained(tmp_path)
+    assert JanusForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_examples_are_reproducible_and_end() -> None:
+    """The same seed gives the same example; CoTs end with EOS; grain never changes the looks."""
+    encoder = PromptEncoder(build_tokenizer(), template_named("shapes"))
+    one, same = (make_example(encoder, 0.5, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(one.cot_ids, same.cot_ids)
+    assert np.array_equal(one.looks, same.looks)
+    assert one.cot_ids[-1] == encoder.special.eos
+    assert one.image_prompt_ids[-1] == encoder.special.begin_of_image
+    assert add_grain(one.looks, np.random.default_rng(0)).shape == (64,)
