@@ -1,0 +1,118 @@
+"""Guards around a reward: every way it can fail is a ``RewardFailure``, and only for its image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from policy.types import Prompt, RewardFailure, RewardResult, Score
+from rewards.scoring import RewardScorer
+
+PROMPT = Prompt(id="p:1", text="a red circle", task_type="color")
+
+
+def image(value: int) -> NDArray[np.uint8]:
+    return np.full((2, 2, 3), value, dtype=np.uint8)
+
+
+class Brightness:
+    """Mean pixel; raises for any batch that holds a black image, and notes its batch sizes."""
+
+    def __init__(self) -> None:
+        self.batch_sizes: list[int] = []
+
+    def score(
+        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
+    ) -> list[RewardResult]:
+        self.batch_sizes.append(len(images))
+        if any(not picture.any() for picture in images):
+            raise RuntimeError("a black image")
+        return [Score(float(picture.mean())) for picture in images]
+
+
+class Returns:
+    """Returns what it was given, for any image."""
+
+    def __init__(self, results: Any) -> None:
+        self.results = results
+
+    def score(self, images: Sequence[Any], prompts: Sequence[Prompt]) -> Any:
+        return self.results
+
+
+def score(reward: Any, values: Sequence[int], batch_size: int = 64) -> list[RewardResult]:
+    return RewardScorer(reward, batch_size).score(
+        [image(v) for v in values], [PROMPT] * len(values)
+    )
+
+
+@given(
+    values=st.lists(st.integers(min_value=0, max_value=3), max_size=12),
+    batch_size=st.integers(min_value=1, max_value=5),
+)
+def test_a_bad_image_fails_alone(values: list[int], batch_size: int) -> None:
+    """Whatever the batches, the images that make ``score`` raise fail and no others do."""
+    results = score(Brightness(), values, batch_size)
+    for value, result in zip(values, results, strict=True):
+        expected = Score(float(value)) if value else RewardFailure("RuntimeError: a black image")
+        assert result == expected
+
+
+def test_images_are_scored_in_batches() -> None:
+    """Seven images at batch size three are three calls."""
+    reward = Brightness()
+    score(reward, [1] * 7, batch_size=3)
+    assert reward.batch_sizes == [3, 3, 1]
+
+
+def test_only_the_batch_that_raised_is_repeated() -> None:
+    """The batch with a black image is scored again one by one, the other is not."""
+    reward = Brightness()
+    score(reward, [1, 1, 1, 0], batch_size=2)
+    assert reward.batch_sizes == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        ([Score(float("nan"))], "score is nan"),
+        ([Score(float("inf"))], "score is inf"),
+        ([Score(float("-inf"))], "score is -inf"),
+        ([Score(None)], "score is of type NoneType, not a number"),  # type: ignore[arg-type]
+        ([Score("0.5")], "score is of type str, not a number"),  # type: ignore[arg-type]
+        ([0.5], "returned float, not Score or RewardFailure"),
+        ([None], "returned NoneType, not Score or RewardFailure"),
+        ([], "ValueError: 0 results for 1 images"),
+        ([Score(1.0), Score(1.0)], "ValueError: 2 results for 1 images"),
+        (None, "TypeError: 'NoneType' object is not iterable"),
+    ],
+)
+def test_what_is_no_score_is_a_failure_with_its_reason(returned: Any, reason: str) -> None:
+    """Never a number: not 0, not NaN."""
+    assert score(Returns(returned), [1]) == [RewardFailure(reason)]
+
+
+@pytest.mark.parametrize("value", [1, 0.25, np.float32(0.25), np.int64(3), 0.0, -2.0])
+def test_any_finite_number_is_a_score(value: Any) -> None:
+    """Zero and negative scores are scores; NumPy numbers become floats; detail is kept."""
+    (result,) = score(Returns([Score(value, {"part": 1.0})]), [1])
+    assert result == Score(float(value), {"part": 1.0})
+    assert type(result.value) is float
+
+
+def test_a_failure_that_the_reward_reports_is_passed_on() -> None:
+    """With its own reason."""
+    assert score(Returns([RewardFailure("too dark")]), [1]) == [RewardFailure("too dark")]
+
+
+def test_nothing_to_score_calls_nothing() -> None:
+    """No image, no result, no call."""
+    reward = Brightness()
+    assert score(reward, []) == []
+    assert reward.batch_sizes == []
