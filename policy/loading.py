@@ -37,13 +37,12 @@ def check_checkpoint(path: Path) -> None:
         config = json.loads((path / "config.json").read_text())
     except ValueError as error:
         raise UserError(f"checkpoint {path}/config.json is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"checkpoint {path}/config.json is not a JSON object")
     architectures = config.get("architectures") or []
     if ARCHITECTURE not in architectures:
         raise UserError(f"checkpoint {path} is of architecture {architectures}, not {ARCHITECTURE}")
-    weight_files = sorted(path.glob("*.safetensors"))
-    if not weight_files:
-        raise UserError(f"checkpoint {path} has no *.safetensors file")
-    for file in weight_files:
+    for file in _weight_files(path):
         try:
             with safe_open(file, framework="pt") as tensors:
                 tensors.keys()
@@ -54,9 +53,19 @@ def check_checkpoint(path: Path) -> None:
 def load_policy(path: Path, dtype: torch.dtype = torch.float32) -> JanusPolicy:
     """Load a folder in transformers' format; every key must be there and none besides."""
     check_checkpoint(path)
-    loaded: Any = JanusForConditionalGeneration.from_pretrained(
-        path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what it would warn of is an error below
+    try:
+        loaded: Any = JanusForConditionalGeneration.from_pretrained(
+            path,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     model, info = loaded
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(str, info[problem])):
@@ -67,6 +76,24 @@ def load_policy(path: Path, dtype: torch.dtype = torch.float32) -> JanusPolicy:
         return JanusPolicy(model)
     except ValueError as error:
         raise UserError(f"checkpoint {path}: {error}") from None
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files that hold the weights; all that an index names must be there."""
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        files = sorted(path.glob("*.safetensors"))
+        if not files:
+            raise UserError(f"checkpoint {path} has no *.safetensors file")
+        return files
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"checkpoint index {index} is not a weight index") from None
+    for name in names:
+        if not (path / name).is_file():
+            raise UserError(f"checkpoint {path} has no {name}, which its index names")
+    return [path / name for name in names]
 
 
 def load_encoder(path: Path, template: str, instruction: str | None = None) -> PromptEncoder:

@@ -19,7 +19,7 @@ def load_prompts(path: Path) -> list[Prompt]:
     if not path.is_file():
         raise UserError(f"prompt file {path} does not exist")
     prompts: list[Prompt] = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:  # decoded row by row, so that a bad byte has a line number
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -55,13 +55,17 @@ def prompt_from_row(row: Any, prompt_id: str) -> Prompt:
         nouns=_strings(row, "nouns"),
         attr_nouns=_strings(row, "attr_nouns"),
         spatial_info=spatial,
-        numeracy_info=tuple(_numeracy_item(item) for item in row.get("numeracy_info") or ()),
+        numeracy_info=_numeracy(row.get("numeracy_info") or []),
     )
 
 
-def _numeracy_item(item: Any) -> NumeracyItem:
-    if not isinstance(item, dict):
+def _numeracy(items: Any) -> tuple[NumeracyItem, ...]:
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise TypeError("numeracy_info must be a list of objects")
+    return tuple(_numeracy_item(item) for item in items)
+
+
+def _numeracy_item(item: dict[str, Any]) -> NumeracyItem:
     number = item["num"]
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(f"numeracy_info.num must be a whole number of 1 or more, not {number!r}")

@@ -1,0 +1,108 @@
+"""Weights on the wire: what is packed is what is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_policy
+from torch import Tensor
+
+from policy.weights import WeightBuckets, checksum, load_into, pack, unpack
+
+
+def tensors(dtype: torch.dtype = torch.float32) -> list[tuple[str, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (3, 4), "b": (5,), "c": (2, 2, 2), "d": ()}
+    return [(n, torch.randn(s, generator=generator).to(dtype)) for n, s in shapes.items()]
+
+
+def read_only(weights: WeightBuckets) -> WeightBuckets:
+    for bucket in weights.buckets:
+        bucket.flags.writeable = False
+    return weights
+
+
+@given(
+    bucket_bytes=st.integers(min_value=1, max_value=200),
+    dtypes=st.lists(
+        st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), min_size=4, max_size=4
+    ),
+)
+def test_pack_and_unpack_are_inverse(bucket_bytes: int, dtypes: list[torch.dtype]) -> None:
+    """For any bucket size and any mix of dtypes: names, order, shapes, dtypes and every bit."""
+    named = [(name, tensor.to(d)) for (name, tensor), d in zip(tensors(), dtypes, strict=True)]
+    weights = read_only(pack(named, bucket_bytes))
+    found = list(unpack(weights))
+    assert [name for name, _ in found] == [name for name, _ in named]
+    for (name, ours), (_, theirs) in zip(found, named, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs), name
+    assert weights.num_bytes == sum(t.numel() * t.element_size() for _, t in named)
+
+
+def test_buckets_keep_to_their_size() -> None:
+    """A bucket holds at most the bytes asked for, or a single larger tensor."""
+    weights = pack(tensors(), bucket_bytes=40)
+    assert [bucket.nbytes for bucket in weights.buckets] == [48, 20, 36]
+    assert [slot.bucket for slot in weights.slots] == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_load_into_gives_every_bit(dtype: torch.dtype) -> None:
+    """From read-only buffers, as the object store hands them out, into live parameters."""
+    source, target = tiny_policy(seed=1).to(dtype), tiny_policy(seed=2).to(dtype)
+    load_into(target.trained_parameters(), read_only(pack(source.trained_parameters(), 4096)))
+    for (name, ours), (_, theirs) in zip(
+        target.trained_parameters(), source.trained_parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+
+
+def test_later_changes_of_the_source_do_not_travel() -> None:
+    """Packing copies: a learner may go on training while workers fetch."""
+    ((name, tensor), *_) = tensors()
+    weights = pack([(name, tensor)])
+    before = checksum(weights)
+    tensor.zero_()
+    assert checksum(weights) == before
+
+
+def test_the_checksum_sees_every_change() -> None:
+    """One bit of one bucket, a name, a shape, a dtype; equal weights have equal checksums."""
+    weights = pack(tensors())
+    same = pack(tensors())
+    assert checksum(weights) == checksum(same)
+    same.buckets[0].view(np.uint8)[3] ^= 1
+    renamed, reshaped, retyped = (
+        replace(weights, slots=(replace(weights.slots[0], **change), *weights.slots[1:]))
+        for change in ({"name": "x"}, {"shape": (4, 3)}, {"dtype": "int32"})
+    )
+    sums = {checksum(w) for w in (weights, same, renamed, reshaped, retyped)}
+    assert len(sums) == 5
+
+
+def test_an_empty_tensor_is_refused() -> None:
+    """A ZeRO-3 shard that nobody gathered has no element."""
+    with pytest.raises(ValueError, match="b is empty"):
+        pack([("a", torch.ones(2)), ("b", torch.ones(0))])
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ([("a", torch.ones(2))], "b is missing"),
+        ([("a", torch.ones(2)), ("b", torch.ones(3)), ("c", torch.ones(1))], "c is unknown"),
+        ([("a", torch.ones(2)), ("b", torch.ones(1, 3))], r"b has shape \(1, 3\), not \(3,\)"),
+    ],
+)
+def test_a_wrong_push_changes_nothing(named: list[tuple[str, Tensor]], message: str) -> None:
+    """Not even the tensors that would have fitted."""
+    parameters = [("a", torch.zeros(2)), ("b", torch.zeros(3))]
+    with pytest.raises(ValueError, match=message):
+        load_into(parameters, pack(named))
+    assert not any(tensor.any() for _, tensor in parameters)
