@@ -4,8 +4,8 @@
     python benchmarks/overhead.py head      # at V = 102,400 and 16,384, hidden 4,096, 600 tokens
 
 Both methods run in one process and take turns, so that the machine's moods meet both; a ratio is
-the median over pairs, in CPU time of one thread, with a bootstrap interval. The GRPO baseline computes no entropies. The paper
-reports +1.35 % of a whole training step (table 5).
+the median over pairs, in CPU time of one thread, with a bootstrap interval. The GRPO baseline
+computes no entropies. The paper reports +1.35 % of a whole training step (table 5).
 """
 
 from __future__ import annotations
