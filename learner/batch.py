@@ -1,0 +1,176 @@
+"""From scored groups to the tensors of a micro-batch, and how a batch is cut over ranks.
+
+The cuts are deterministic, and none of them matters for the gradient: the loss is normalised by
+the counts of the whole batch. Shape legend: B = trajectories, T = CoT columns then image columns.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learner.advantages import has_variance
+from policy.encoding import SpecialIds
+from policy.sequences import TrajectoryBatch, collate
+from policy.types import FloatArray, Group, Trajectory
+
+
+@dataclass(frozen=True)
+class TrainingGroup:
+    """One prompt's group and the advantage of each member (eq. 4).
+
+    ``group`` is a ``Group``, or a Ray ``ObjectRef`` of one that the ranks fetch themselves. An
+    advantage of ``None`` marks a failed trajectory, which is left out.
+    """
+
+    group: Any
+    advantages: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class GroupSlice:
+    """The members of one group that one rank trains on."""
+
+    source: TrainingGroup
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScoredTrajectory:
+    """A trajectory with what the loss needs to know of its group."""
+
+    trajectory: Trajectory
+    advantage: float
+    group_has_variance: bool
+
+
+def split_over_ranks(batch: Sequence[TrainingGroup], ranks: int) -> list[list[GroupSlice]]:
+    """Contiguous shares of nearly equal numbers of surviving trajectories."""
+    survivors = [
+        (group_index, index)
+        for group_index, group in enumerate(batch)
+        for index, advantage in enumerate(group.advantages)
+        if advantage is not None
+    ]
+    bounds = [len(survivors) * rank // ranks for rank in range(ranks + 1)]
+    shares = []
+    for start, stop in itertools.pairwise(bounds):
+        members: dict[int, list[int]] = {}
+        for group_index, index in survivors[start:stop]:
+            members.setdefault(group_index, []).append(index)
+        shares.append(
+            [GroupSlice(batch[group], tuple(indices)) for group, indices in members.items()]
+        )
+    return shares
+
+
+def scored_trajectories(slices: Sequence[GroupSlice]) -> list[ScoredTrajectory]:
+    """Flatten a rank's share; every ``group`` must be a ``Group`` by now.
+
+    Raises ValueError when a group and its advantages differ in length.
+    """
+    flat = []
+    for part in slices:
+        group, advantages = part.source.group, part.source.advantages
+        if not isinstance(group, Group) or len(group.trajectories) != len(advantages):
+            raise ValueError(f"{len(advantages)} advantages do not fit {type(group).__name__}")
+        varied = has_variance(advantages)
+        for index in part.indices:
+            advantage = advantages[index]
+            if advantage is None:
+                raise ValueError(f"{group.prompt.id}: trajectory {index} has no advantage")
+            flat.append(ScoredTrajectory(group.trajectories[index], advantage, varied))
+    return flat
+
+
+def cut_micro_batches(
+    trajectories: Sequence[ScoredTrajectory], size: int
+) -> list[list[ScoredTrajectory]]:
+    """Rows of similar length together, so that little is padding; ties keep their order."""
+    ordered = sorted(
+        trajectories,
+        key=lambda item: (len(item.trajectory.image_prompt_ids), len(item.trajectory.cot_ids)),
+    )
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The tensors of one forward and backward pass."""
+
+    tokens: TrajectoryBatch
+    advantage_B: Tensor
+    has_variance_B: Tensor
+    is_stale_B: Tensor  # sampled by older weights than those trained
+    recorded_logprob_BT: Tensor  # at rollout, under the trained distribution; 0 outside the mask
+    recorded_entropy_BT: Tensor  # likewise, in nats
+
+    @property
+    def mask_BT(self) -> Tensor:
+        """Valid tokens of either kind."""
+        return self.tokens.mask_BT
+
+    @property
+    def cot_mask_BT(self) -> Tensor:
+        """Valid CoT tokens in the layout of all columns."""
+        cot = self.tokens.cot.mask_BT
+        return torch.cat([cot, torch.zeros_like(self.tokens.image.mask_BT)], dim=1)
+
+    @property
+    def image_mask_BT(self) -> Tensor:
+        """Valid image tokens in the layout of all columns."""
+        image = self.tokens.image.mask_BT
+        return torch.cat([torch.zeros_like(self.tokens.cot.mask_BT), image], dim=1)
+
+
+def micro_batch(
+    scored: Sequence[ScoredTrajectory],
+    special: SpecialIds,
+    weight_version: int,
+    guided: bool,
+    device: torch.device,
+) -> MicroBatch:
+    """Lay scored trajectories out as tensors on ``device``."""
+    trajectories = [item.trajectory for item in scored]
+    tokens = collate(trajectories, special)
+    cot_mask, image_mask = tokens.cot.mask_BT, tokens.image.mask_BT
+    logprob_BT = _recorded(
+        [t.cot_logprobs for t in trajectories],
+        [t.image_logprobs_guided if guided else t.image_logprobs_conditional for t in trajectories],
+        (cot_mask, image_mask),
+    )
+    entropy_BT = _recorded(
+        [t.cot_entropies for t in trajectories],
+        [
+            t.image_entropies_guided if guided else t.image_entropies_conditional
+            for t in trajectories
+        ],
+        (cot_mask, image_mask),
+    )
+    return MicroBatch(
+        tokens=tokens.to(device),
+        advantage_B=torch.tensor([item.advantage for item in scored], device=device),
+        has_variance_B=torch.tensor([item.group_has_variance for item in scored], device=device),
+        is_stale_B=torch.tensor(
+            [t.weight_version != weight_version for t in trajectories], device=device
+        ),
+        recorded_logprob_BT=logprob_BT.to(device),
+        recorded_entropy_BT=entropy_BT.to(device),
+    )
+
+
+def _recorded(
+    cot: Sequence[FloatArray], image: Sequence[FloatArray], masks: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Recorded values in the layout of all columns."""
+    columns = []
+    for values, mask_BT in zip((cot, image), masks, strict=True):
+        flat_N = torch.from_numpy(np.concatenate(values).astype(np.float32))
+        columns.append(torch.zeros(mask_BT.shape).masked_scatter(mask_BT, flat_N))
+    return torch.cat(columns, dim=1)

@@ -1,0 +1,131 @@
+"""What a learner checkpoint folder holds, and the proof that it is whole.
+
+    manifest.json   written last, by rename: sizes of the run it belongs to, SHA-256 of every file
+    state/          DeepSpeed's files: trained weights, optimizer (unpickled only after the proof)
+    rng/            one file per rank
+    model/          an ordinary checkpoint folder: generate from it, or start another run from it
+
+A folder without manifest was not finished and is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from policy.errors import UserError
+from policy.janus import JanusPolicy
+
+MANIFEST = "manifest.json"
+MODEL, STATE, RNG = "model", "state", "rng"
+_TOKENIZER_SUFFIXES = (".json", ".jinja", ".txt", ".model")
+
+
+class Manifest(BaseModel):
+    """The contents of ``manifest.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    weight_version: int  # updates since the run began
+    world_size: int
+    zero_stage: int
+    dtype: str
+    reference: str  # checksum of the KL reference's trained part
+    files: dict[str, str] = {}  # path relative to the folder -> SHA-256
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Hash every file in the folder and seal it."""
+    files = {
+        file.relative_to(folder).as_posix(): _sha256(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
+    }
+    sealed = manifest.model_copy(update={"files": files})
+    temporary = folder / f".{MANIFEST}"
+    with temporary.open("w") as stream:
+        stream.write(sealed.model_dump_json(indent=1))
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(folder / MANIFEST)
+
+
+def verified_manifest(folder: Path) -> Manifest:
+    """Read the manifest and check every file against it, before anything else is opened.
+
+    Raises ``UserError`` that names the first file that is missing or was changed.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise UserError(
+            f"checkpoint {folder} has no {MANIFEST}: it does not exist or was not finished"
+        )
+    try:
+        manifest = Manifest.model_validate(json.loads(file.read_text()))
+    except (ValueError, ValidationError) as error:
+        raise UserError(f"checkpoint file {file} is corrupt: {_first_line(error)}") from None
+    for name, digest in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"checkpoint file {path} is missing")
+        if _sha256(path) != digest:
+            raise UserError(f"checkpoint file {path} is corrupt: its SHA-256 is not the manifest's")
+    return manifest
+
+
+def check_resumable(folder: Path, found: Manifest, expected: Manifest) -> None:
+    """Refuse a sound checkpoint of another kind of run; raises ``UserError``."""
+    for name in ("zero_stage", "dtype"):
+        ours, theirs = getattr(expected, name), getattr(found, name)
+        if ours != theirs:
+            raise UserError(f"checkpoint {folder} was written with {name} {theirs}, not {ours}")
+    if found.reference != expected.reference:
+        raise UserError(f"checkpoint {folder} was trained against another KL reference")
+    if found.zero_stage > 0 and found.world_size != expected.world_size:
+        raise UserError(
+            f"checkpoint {folder} was written by {found.world_size} learner ranks, not "
+            f"{expected.world_size}: at zero_stage {found.zero_stage} its optimizer state cannot "
+            f"be split anew; set learner.ranks to {found.world_size}, or start from {MODEL}/ in it"
+        )
+
+
+def export_model(
+    folder: Path, source: Path, reference: JanusPolicy, trained: Iterable[tuple[str, Tensor]]
+) -> None:
+    """Write a checkpoint folder in transformers' format.
+
+    The frozen part comes from the reference, which is never sharded; tokenizer files from the
+    ``source`` folder.
+    """
+    state = reference.model.state_dict()
+    for name, tensor in trained:
+        if name not in state or state[name].shape != tensor.shape:
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} is not in the model")
+        state[name] = tensor
+    reference.model.save_pretrained(folder, state_dict=state)
+    for file in sorted(source.iterdir()):
+        is_index = file.name.endswith(".index.json")
+        if (
+            file.suffix in _TOKENIZER_SUFFIXES
+            and not is_index
+            and not (folder / file.name).exists()
+        ):
+            shutil.copyfile(file, folder / file.name)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).splitlines()[:3])

@@ -1,0 +1,139 @@
+"""Settings of the algorithm and of the learner, checked before any process starts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from learner.bonus import CAP_FACTOR, Aggregation
+from learner.kl import KlEstimator
+from learner.objective import ObjectiveSettings
+from learner.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
+
+PRESETS: dict[str, dict[str, str]] = {
+    "as-code": {"bonus": "capped", "aggregation": "token-mean"},
+    "as-paper": {"bonus": "budget", "aggregation": "sequence-mean"},
+}
+
+
+class AlgorithmConfig(BaseModel):
+    """EG-GRPO and its ablations; the defaults are the authors' code."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["as-code", "as-paper"] = Field(
+        "as-code",
+        description="fills in bonus and aggregation where they are not given: as-code is capped "
+        "and token-mean, as-paper is budget and sequence-mean",
+    )
+    modalities: Modalities = Field(
+        "both", description="tokens that entropy guides; none is plain GRPO"
+    )
+    bonus: Literal["capped", "budget", "budget-exact", "none"] = Field(
+        "capped", description="rule of the high set's bonus; none keeps the low mask alone"
+    )
+    cap_factor: float = Field(
+        CAP_FACTOR, gt=0, description="capped: bonus = factor * min(|advantage|, entropy)"
+    )
+    kappa: float = Field(
+        1.0, ge=0, description="budget rules: 1 spends exactly what the low set saves"
+    )
+    low_quantile: float = Field(LOW_QUANTILE, ge=0, le=1, description="low set: h under this")
+    high_quantile: float = Field(HIGH_QUANTILE, ge=0, le=1, description="high set: h over this")
+    kl_beta: float = Field(0.01, ge=0, description="weight of the KL term")
+    kl_estimator: KlEstimator = Field("k3", description="estimator of the KL term")
+    aggregation: Aggregation = Field("token-mean", description="how token losses are averaged")
+    aggregation_constant: float = Field(
+        1.0, gt=0, description="tokens that constant aggregation divides each trajectory by"
+    )
+    clip_low: float = Field(0.2, gt=0, lt=1, description="stale rollouts: ratio >= 1 - this")
+    clip_high: float = Field(0.2, gt=0, description="stale rollouts: ratio <= 1 + this")
+    importance_cap: float | None = Field(
+        None,
+        gt=0,
+        description="truncated importance sampling of fresh trajectories: cap of exp(learner - "
+        "rollout log-prob); null switches it off",
+    )
+    trained_distribution: Literal["conditional", "guided"] = Field(
+        "conditional",
+        description="distribution of image tokens whose log-probs and entropies are trained on; "
+        "guided costs a second forward pass",
+    )
+    minimum_survivors: int | None = Field(
+        None, ge=2, description="scored trajectories a group needs; null is half the group"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        preset = values.get("preset", "as-code")
+        return {**PRESETS.get(preset, {}), **values} if isinstance(preset, str) else values
+
+    @model_validator(mode="after")
+    def _check_quantiles(self) -> Self:
+        if self.low_quantile > self.high_quantile:
+            raise ValueError("low_quantile must not exceed high_quantile")
+        return self
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the bonus needs a lambda of the whole batch before the first backward pass."""
+        return self.modalities != "none" and self.bonus in ("budget", "budget-exact")
+
+    def objective(self) -> ObjectiveSettings:
+        """The part that the loss needs. No bonus is a capped one of factor 0."""
+        return ObjectiveSettings(
+            modalities=self.modalities,
+            low_quantile=self.low_quantile,
+            high_quantile=self.high_quantile,
+            bonus="capped" if self.bonus == "none" else self.bonus,
+            cap_factor=0.0 if self.bonus == "none" else self.cap_factor,
+            aggregation=self.aggregation,
+            aggregation_constant=self.aggregation_constant,
+            kl_coefficient=self.kl_beta,
+            kl_estimator=self.kl_estimator,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+        )
+
+
+class LearnerConfig(BaseModel):
+    """The learner group: its ranks, its optimizer, its deadlines."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ranks: int = Field(1, ge=1, description="learner processes; data-parallel")
+    micro_batch_size: int = Field(8, ge=1, description="trajectories per forward pass of a rank")
+    learning_rate: float = Field(1e-6, gt=0, description="peak learning rate of AdamW")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's averages")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up; the first is not 0")
+    schedule: Literal["linear", "constant"] = Field(
+        "linear", description="after the warm-up: linear to 0 at the end of the run, or constant"
+    )
+    max_grad_norm: float = Field(1.0, gt=0, description="global gradient norm is clipped at this")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the weights; bfloat16 keeps float32 master weights"
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where ranks compute")
+    threads: int = Field(1, ge=1, description="compute threads of a rank")
+    cpus_per_rank: float = Field(1.0, ge=0, description="CPUs that Ray sets aside for a rank")
+    gpus_per_rank: float = Field(0.0, ge=0, description="GPUs that Ray sets aside for a rank")
+    rendezvous_port: int = Field(
+        0, ge=0, le=65535, description="where ranks find each other; 0 takes a free port"
+    )
+    start_timeout_s: float = Field(600.0, gt=0, description="deadline of start-up, seconds")
+    timeout_s: float = Field(1800.0, gt=0, description="deadline of any one call, seconds")
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        if self.dtype == "bfloat16" and self.zero_stage == 0:
+            # DeepSpeed would add micro-batches up in bfloat16 there.
+            raise ValueError("dtype bfloat16 needs zero_stage 1 or more")
+        if (self.device == "cuda") != (self.gpus_per_rank > 0):
+            raise ValueError("device cuda and gpus_per_rank > 0 go together")
+        return self

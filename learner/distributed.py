@@ -1,0 +1,123 @@
+"""The ranks' common ground: process group, DeepSpeed's settings, exchange, gathered parameters.
+
+Failure policy: a collective whose peer died or does not come raises within the group's timeout;
+the group is then beyond use, and its owner tears all ranks down.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from learner.config import LearnerConfig
+from learner.settings import Place
+
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+
+GATHER_BYTES = 512 * 2**20  # of full parameters alive at a time while sharded ones are collected
+
+T = TypeVar("T")
+
+
+def join(place: Place, config: LearnerConfig) -> torch.device:
+    """Enter the process group, unless this process is in one already; returns the rank's device."""
+    # PyTorch deprecates what DeepSpeed calls, once a step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    local_rank = 0 if torch.cuda.device_count() <= 1 else place.rank % torch.cuda.device_count()
+    if not dist.is_initialized():
+        os.environ.update(
+            RANK=str(place.rank),
+            LOCAL_RANK=str(local_rank),
+            WORLD_SIZE=str(place.world_size),
+            MASTER_ADDR=place.address,
+            MASTER_PORT=str(place.port),
+        )
+        if place.one_machine:
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        if config.device == "cpu":
+            # An optional shared-memory transport that would be compiled on the spot.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(
+            dist_backend="gloo" if config.device == "cpu" else "nccl",
+            timeout=timedelta(seconds=config.timeout_s),
+            verbose=False,
+        )
+    if config.device == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any]:
+    """DeepSpeed's JSON configuration.
+
+    Batch sizes are formal: the learner sets accumulation boundaries itself and normalises the
+    loss by the whole batch. At ZeRO 0 it clips by itself too, as DeepSpeed keeps the norm secret.
+    """
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": config.max_grad_norm if config.zero_stage > 0 else 0.0,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": 50_000_000,
+            "allgather_bucket_size": 50_000_000,
+        },
+    }
+    if config.zero_stage == 3:
+        # Norms and biases stay whole: a gather each would cost more than they weigh.
+        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 10 * hidden_size
+    if config.dtype == "bfloat16":
+        settings["bf16"] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
+
+
+def exchange(value: T) -> list[T]:
+    """Every rank's value, in order of rank, on every rank."""
+    if dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def gathered(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
+    """Full tensors of parameters, sharded or not; every rank must exhaust it.
+
+    Sharded ones are collected in groups of bounded size and copied to the CPU.
+    """
+    for part in _groups(parameters):
+        if not any(hasattr(parameter, "ds_id") for _, parameter in part):
+            yield from ((name, parameter.detach()) for name, parameter in part)
+            continue
+        with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
+            full = [(name, parameter.detach().cpu().clone()) for name, parameter in part]
+        yield from full
+
+
+def _groups(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    part: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in parameters:
+        count = getattr(parameter, "ds_numel", parameter.numel())
+        if part and size + count * parameter.element_size() > GATHER_BYTES:
+            yield part
+            part, size = [], 0
+        part.append((name, parameter))
+        size += count * parameter.element_size()
+    if part:
+        yield part

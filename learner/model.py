@@ -1,0 +1,148 @@
+"""The trained policy inside DeepSpeed, and its frozen reference outside.
+
+Shape legend: B = trajectories, T = CoT columns then image columns.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from learner.config import LearnerConfig
+from learner.distributed import deepspeed_settings, gathered
+from learner.scoring import ScoringModule, entropy_kernel, logprob_kernel
+from policy.encoding import SpecialIds
+from policy.janus import JanusPolicy
+from policy.probe import probe_batch
+from policy.scoring import plain_kernel
+from policy.sequences import TrajectoryBatch
+
+_TAG = "deepspeed"
+
+
+class TrainedModel:
+    """Scores, gradients, optimizer steps and state of one rank's share of the model."""
+
+    def __init__(
+        self,
+        policy: JanusPolicy,
+        special: SpecialIds,
+        config: LearnerConfig,
+        guidance_scale: float | None,
+        temperature: float,
+        device: torch.device,
+    ) -> None:
+        """``guidance_scale`` None trains the conditional distribution of image tokens."""
+        self._config = config
+        self._distribution = guidance_scale, temperature
+        self.device = device
+        policy.to(device)
+        # Built while every parameter is still whole, of which ZeRO-3 leaves nothing to share.
+        if config.zero_stage == 3:
+            self.reference = copy.deepcopy(policy).requires_grad_(False)
+        else:
+            self.reference = policy.frozen_reference()
+        self._reference_scoring = ScoringModule(self.reference)
+        self._probe = probe_batch(policy, special)
+        trained = [parameter for _, parameter in policy.trained_parameters()]
+        optimizer = torch.optim.AdamW(
+            trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self._engine: Any = deepspeed.initialize(
+            model=ScoringModule(policy),
+            optimizer=optimizer,
+            config=deepspeed_settings(config, policy.model.lm_head.in_features),
+            dist_init_required=False,
+        )[0]
+
+    # Forward
+
+    def scores(self, batch: TrajectoryBatch, with_entropy: bool) -> tuple[Tensor, Tensor]:
+        """(logprob_BT with gradient, entropy_BT, NaN unless asked for), in nats."""
+        kernel = entropy_kernel if with_entropy else logprob_kernel
+        return self._engine(batch, kernel, *self._distribution)
+
+    @torch.no_grad()
+    def entropies(self, batch: TrajectoryBatch | None) -> Tensor:
+        """entropy_BT in nats under the weights as they stand.
+
+        ``None`` stands in for a batch on a rank that has none left: collectives must match.
+        """
+        return self.scores(batch or self._probe, with_entropy=True)[1]
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: TrajectoryBatch) -> Tensor:
+        """logprob_BT of the same tokens under the frozen reference."""
+        return self._reference_scoring(batch, logprob_kernel, *self._distribution)[0]
+
+    @torch.no_grad()
+    def probe_logprob(self) -> float:
+        """``policy.probe.probe_logprob`` of the live weights, sharded or not."""
+        batch = self._probe
+        logprob_BT, _ = self._engine(batch, plain_kernel)
+        return float(logprob_BT.double().sum() / batch.mask_BT.sum())
+
+    # Backward
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add a micro-batch's gradients; ``last`` reduces the sum over ranks.
+
+        DeepSpeed averages over ranks what is a sum here.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+
+    def backward_nothing(self, last: bool) -> None:
+        """Stand in for a micro-batch on a rank that has none left: collectives must match."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        logprob_BT, _ = self.scores(self._probe, with_entropy=False)
+        self._engine.backward(logprob_BT.sum() * 0.0, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update, clear; returns the global gradient norm before clipping."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        grad_norm = None
+        if self._config.zero_stage == 0:
+            trained = [parameter for _, parameter in self._policy.trained_parameters()]
+            grad_norm = torch.nn.utils.clip_grad_norm_(trained, self._config.max_grad_norm)
+        self._engine.step()
+        if grad_norm is None:
+            grad_norm = self._engine.get_global_grad_norm()
+        return float(grad_norm)
+
+    # State
+
+    @property
+    def _policy(self) -> JanusPolicy:
+        return self._engine.module.policy
+
+    def trained_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Full tensors of the trained part; every rank must exhaust it."""
+        return gathered(self._policy.trained_parameters())
+
+    def save_state(self, folder: Path) -> None:
+        """Write trained weights and optimizer; every rank must call it."""
+        self._engine.save_checkpoint(
+            str(folder), tag=_TAG, save_latest=False, exclude_frozen_parameters=True
+        )
+        if dist.get_rank() == 0:
+            for script in folder.glob("*.py"):  # conversion tools that DeepSpeed adds
+                script.unlink()
+
+    def load_state(self, folder: Path) -> None:
+        """Read what ``save_state`` wrote. It unpickles: verify the files first."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+        if path is None:
+            raise RuntimeError(f"DeepSpeed found no state in {folder}")
+
+    def close(self) -> None:
+        """Release what DeepSpeed holds globally."""
+        self._engine.destroy()

@@ -1,0 +1,35 @@
+"""What a learner rank is built from; light enough for every process to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from learner.config import AlgorithmConfig, LearnerConfig
+from policy.generation_defaults import GenerationDefaults
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """What all ranks have in common."""
+
+    learner: LearnerConfig
+    algorithm: AlgorithmConfig
+    checkpoint: Path  # folder that training starts from, and the KL reference
+    total_steps: int  # updates of the run, for the schedule
+    guidance_scale: float = 1.0  # of the rollouts; matters when the guided distribution is trained
+    temperature: float = 1.0  # of the rollouts; the trained distribution is the tempered one
+    generation_defaults: GenerationDefaults = field(  # go into every checkpoint
+        default_factory=GenerationDefaults
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank stands in its group, and where the group meets."""
+
+    rank: int
+    world_size: int
+    address: str  # of rank 0
+    port: int
+    one_machine: bool = True

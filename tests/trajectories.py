@@ -1,0 +1,121 @@
+"""Groups of random trajectories whose records are exactly those of a given policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from tiny import tiny_tokenizer
+
+from policy.encoding import SpecialIds, special_ids
+from policy.janus import JanusPolicy
+from policy.scoring import TokenScores, score_trajectories
+from policy.sequences import collate
+from policy.types import Group, Prompt, Trajectory
+
+TINY_SPECIAL: SpecialIds = special_ids(tiny_tokenizer())
+
+
+def random_groups(
+    policy: JanusPolicy,
+    cot_lengths: Sequence[Sequence[int]],
+    seed: int = 0,
+    weight_version: int = 0,
+    guidance_scale: float = 1.0,
+    special: SpecialIds = TINY_SPECIAL,
+) -> list[Group]:
+    """One group per row of ``cot_lengths``, one trajectory per entry, of prompts of 5 to 9 tokens.
+
+    Tokens are uniformly random; log-probs and entropies are what ``policy`` gives them, the guided
+    ones under ``guidance_scale``.
+    """
+    rng = np.random.Generator(np.random.Philox(seed))
+    groups = []
+    for number, lengths in enumerate(cot_lengths):
+        prompt = Prompt(id=f"random:{number}", text="a red circle", task_type="color")
+        prompt_ids = _text(rng, policy, special, int(rng.integers(5, 10)))
+        bare = [
+            _trajectory(rng, policy, special, prompt_ids, prompt.id, index, count)
+            for index, count in enumerate(lengths)
+        ]
+        fresh = [replace(item, weight_version=weight_version) for item in bare]
+        groups.append(Group(prompt, tuple(_recorded(fresh, policy, special, guidance_scale))))
+    return groups
+
+
+def _text(
+    rng: np.random.Generator, policy: JanusPolicy, special: SpecialIds, count: int
+) -> np.ndarray:
+    ids = rng.integers(len(TINY_SPECIAL.__dict__), policy.text_vocab_size, size=count)
+    return np.append(special.bos, ids).astype(np.int32)
+
+
+def _trajectory(
+    rng: np.random.Generator,
+    policy: JanusPolicy,
+    special: SpecialIds,
+    prompt_ids: np.ndarray,
+    prompt_id: str,
+    index: int,
+    cot_length: int,
+) -> Trajectory:
+    none = np.zeros(0, dtype=np.float32)
+    cot_ids = _text(rng, policy, special, cot_length)[1:]
+    if cot_length:
+        cot_ids[-1] = special.eos
+    return Trajectory(
+        prompt_id=prompt_id,
+        index_in_group=index,
+        weight_version=0,
+        seed=index,
+        cot_prompt_ids=prompt_ids,
+        cot_ids=cot_ids,
+        cot_logprobs=none,
+        cot_entropies=none,
+        cot_text="",
+        image_prompt_ids=np.concatenate(
+            [prompt_ids, cot_ids[:-1], [special.begin_of_image]]
+        ).astype(np.int32),
+        image_ids=rng.integers(policy.num_codes, size=policy.num_image_tokens, dtype=np.int32),
+        image_logprobs_conditional=none,
+        image_entropies_conditional=none,
+        image_logprobs_guided=none,
+        image_entropies_guided=none,
+        image=np.zeros((4, 4, 3), dtype=np.uint8),
+    )
+
+
+@torch.no_grad()
+def _recorded(
+    trajectories: Sequence[Trajectory],
+    policy: JanusPolicy,
+    special: SpecialIds,
+    guidance_scale: float,
+) -> list[Trajectory]:
+    batch = collate(trajectories, special)
+    conditional = score_trajectories(policy, batch)
+    guided = score_trajectories(policy, batch, guidance_scale=guidance_scale)
+    longest = batch.cot.mask_BT.shape[1]
+
+    def rows(scores: TokenScores, row: int, cot: bool) -> tuple[np.ndarray, np.ndarray]:
+        columns = slice(0, len(trajectories[row].cot_ids)) if cot else slice(longest, None)
+        return scores.logprob_BT[row, columns].numpy(), scores.entropy_BT[row, columns].numpy()
+
+    recorded = []
+    for row, item in enumerate(trajectories):
+        cot, image = rows(conditional, row, cot=True), rows(conditional, row, cot=False)
+        guided_image = rows(guided, row, cot=False)
+        recorded.append(
+            replace(
+                item,
+                cot_logprobs=cot[0],
+                cot_entropies=cot[1],
+                image_logprobs_conditional=image[0],
+                image_entropies_conditional=image[1],
+                image_logprobs_guided=guided_image[0],
+                image_entropies_guided=guided_image[1],
+            )
+        )
+    return recorded
