@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from tiny import PROMPTS, tiny_encoder, tiny_policy
+from torch import Tensor
 
 from policy.encoding import unconditional_twin
 from policy.scoring import score_trajectories
@@ -18,6 +20,7 @@ from rollout.config import RolloutConfig
 from rollout.cot import sample_cots
 from rollout.engine import GenerationRequest, Sampling
 from rollout.image import sample_images
+from rollout.sampling import Phase, draw_tokens, token_noise
 from rollout.transformers_engine import TransformersEngine
 
 CAP = 20
@@ -159,6 +162,22 @@ def test_recorded_prompts_are_those_that_were_read() -> None:
         assert (
             trajectory.cot_prompt_ids.tolist() == encoder.cot_prompt_ids(PROMPTS[prompt]).tolist()
         )
+
+
+@torch.no_grad()
+def test_each_phase_draws_from_its_own_noise() -> None:
+    """First tokens are the quantiles of the seed's COT and IMAGE streams, which differ."""
+    policy = tiny_policy()
+
+    def first(prompt: np.ndarray, head: Callable[[Tensor], Tensor], phase: Phase, seed: int) -> int:
+        ids = torch.from_numpy(prompt).long().unsqueeze(0)
+        logits = head(policy.hidden_states(policy.embed_text(ids))[:, -1])
+        return int(draw_tokens(logits, token_noise([seed], phase, 1)[:, 0]))
+
+    for t in sample():
+        cot = first(t.cot_prompt_ids, policy.text_logits, Phase.COT, t.seed)
+        image = first(t.image_prompt_ids, policy.image_logits, Phase.IMAGE, t.seed)
+        assert (cot, image) == (t.cot_ids[0], t.image_ids[0])
 
 
 def test_without_guidance_both_records_are_one() -> None:
