@@ -10,13 +10,15 @@ from typing import Any
 import torch
 import transformers
 
+from shapes.policy_training import NOISE
+
 _TEXT = """\
 # A tiny Janus that draws coloured shapes
 
 The pretrained policy of the embedded default: transformers' `JanusForConditionalGeneration` with
-{parameters:,} parameters, 8 x 8 image tokens of a codebook of 512, 32 x 32 pixels. It has learned
-from scenes half of which have one error, so it draws fairly well and not quite what it is asked:
-that is what RL is to improve.
+{parameters:,} parameters, 8 x 8 image tokens of a codebook of 512, 32 x 32 pixels. {noise:.0%} of
+the scenes it learned from have one error, so it draws fairly well, but not quite what it is asked
+for: that is what RL is to improve.
 
 - Built by `python -m shapes.pretrain --seed {seed}` in {minutes:.0f} minutes of training on a
   machine with {cores} cores ({machine}), one thread per process, on {date}; torch {torch},
@@ -27,9 +29,8 @@ that is what RL is to improve.
 ## Held-out pairs
 Six colour-shape pairs (`shapes.world.HELD_OUT`) are in no prompt, CoT or image that the policy was
 pretrained on; every colour and every shape is. The VQ decoder has seen all pairs: it is the
-tokenizer. Two things let the policy draw the held-out pairs at all: the codes' rows in the image
-head and in the image embeddings are sums of colour, pattern and grain (`shapes.model`), and colours
-and shapes are blanked at random in the image prompts of pretraining (`shapes.policy_training`).
+tokenizer. The codes' rows in the image head and in the image embeddings are sums of colour,
+pattern and grain (`shapes.model`), so that no code of a held-out pair is trained away.
 
 ## Figures
 From `python -m shapes.measure`: 96 prompts x 4 samples a column, one seed. The standard error
@@ -49,6 +50,7 @@ def model_card(
     """The card as Markdown; ``figures`` as ``shapes.measure.measure_checkpoint`` returns them."""
     return _TEXT.format(
         parameters=parameters,
+        noise=NOISE,
         seed=seed,
         minutes=minutes,
         cores=os.cpu_count(),

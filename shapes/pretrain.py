@@ -27,7 +27,7 @@ from shapes.measure import CHECKPOINT, measure_checkpoint
 from shapes.model import build_model, build_tokenizer
 from shapes.policy_training import train_policy
 
-DECODER_STEPS, POLICY_STEPS = 1300, 1400
+DECODER_STEPS, POLICY_STEPS = 1300, 1300
 _REPORT_EVERY = 50
 
 

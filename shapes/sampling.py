@@ -21,7 +21,7 @@ from policy.encoding import PromptEncoder, unconditional_twin
 from policy.janus import JanusPolicy
 from policy.types import IntArray, Prompt
 
-MAX_COT = 24
+MAX_COT = 24  # the longest CoT of pretraining has 18 tokens
 
 
 @dataclass(frozen=True)

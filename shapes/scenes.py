@@ -15,12 +15,11 @@ T = TypeVar("T")
 
 TASK_SHARES = (0.10, 0.25, 0.40, 0.25)  # in the order of TASKS
 MIN_GAP = 2  # pixels between bounding boxes
-MAX_ITEMS = max(NUMBERS.values())
 _ERRORS = {
-    "object": ("extra",),
-    "color": ("extra", "missing"),
-    "spatial": ("relation", "extra", "missing"),
-    "numeracy": ("extra", "missing"),
+    "object": ("colour", "shape"),
+    "color": ("colour", "shape"),
+    "spatial": ("colour", "shape", "relation"),
+    "numeracy": ("colour", "shape", "count"),
 }
 _NUMBER_WORDS = {number: word for word, number in NUMBERS.items()}
 
@@ -88,27 +87,26 @@ def sample_scene(request: Request, rng: Generator) -> Scene:
 
 
 def spoil(scene: Scene, rng: Generator) -> Scene:
-    """The scene with one thing wrong: the relation, or an item too many or too few.
+    """The scene with one thing wrong: a colour, a shape, the relation or the count.
 
-    It keeps the original request. Only seen kinds are put in. Colours and shapes stay right: seen
-    ones in the place of others would teach that what is asked for hardly matters, and the
-    held-out pairs would never be drawn.
+    It keeps the original request. Only seen kinds are put in.
     """
     items = list(scene.items)
     error = _pick(rng, _ERRORS[scene.request.task])
     if error == "relation":
         first, second = items
         items = [replace(second, kind=first.kind), replace(first, kind=second.kind)]
-        return Scene(scene.request, tuple(items))
-    more = None
-    if error == "extra":
-        same = scene.request.task == "numeracy"
-        kind, size = (items[0].kind, items[0].size) if same else (_pick(rng, SEEN), _pick_size(rng))
-        more = _place(kind, size, items, rng) if len(items) < MAX_ITEMS else None
-    if more is not None:
-        items.append(more)
-    elif len(items) > 1:
-        items.pop(int(rng.integers(len(items))))
+    elif error == "count":
+        more = _place(items[0].kind, items[0].size, items, rng) if len(items) < 4 else None
+        if more is not None and (len(items) == 2 or rng.random() < 0.5):
+            items.append(more)
+        else:
+            items.pop()
+    else:
+        old = _pick(rng, items).kind
+        used = {item.kind.colour for item in items}
+        kind = _pick(rng, [k for k in SEEN if _differs_in(k, old, error, used)])
+        items = [replace(item, kind=kind) if item.kind == old else item for item in items]
     return Scene(scene.request, tuple(items))
 
 
@@ -166,6 +164,12 @@ def _as_asked(request: Request, items: Sequence[Item]) -> bool:
         return True
     (x1, y1), (x2, y2) = (item.centre for item in items)
     return holds(request.locality, x1 - x2, y1 - y2)
+
+
+def _differs_in(kind: Kind, old: Kind, what: str, used_colours: set[str]) -> bool:
+    if what == "colour":
+        return kind.shape == old.shape and kind.colour not in used_colours
+    return kind.colour == old.colour and kind.shape != old.shape
 
 
 def _place_words(item: Item) -> str:
