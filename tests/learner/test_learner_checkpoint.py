@@ -1,0 +1,144 @@
+"""Checkpoints: resumed training is the same training, and damaged files are refused unopened."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from learner.batch import TrainingGroup, split_over_ranks
+from learner.checkpoint import Manifest, check_resumable, verified_manifest
+from policy.errors import UserError
+from policy.loading import load_policy
+from policy.types import Group
+from policy.weights import unpack
+
+
+def whole(batch, version=0):
+    renewed = [
+        TrainingGroup(
+            Group(
+                item.group.prompt,
+                tuple(replace(t, weight_version=version) for t in item.group.trajectories),
+            ),
+            item.advantages,
+        )
+        for item in batch
+    ]
+    return split_over_ranks(renewed, 1)[0]
+
+
+@pytest.fixture
+def saved(make_rank, batch, tmp_path):
+    rank = make_rank()
+    rank.update(whole(batch))
+    rank.save(tmp_path / "step-1")
+    return tmp_path / "step-1"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [dict(), dict(zero_stage=1), dict(zero_stage=2), dict(zero_stage=1, dtype="bfloat16")],
+    ids=str,
+)
+def test_resumed_training_is_bitwise_the_uninterrupted_one(make_rank, batch, tmp_path, settings):
+    """Two updates, checkpoint, two more: rows and weights equal those after a restart."""
+    rank = make_rank(warmup_steps=3, **settings)
+    for version in range(2):
+        rank.update(whole(batch, version))
+    rank.save(tmp_path)
+    rows = [rank.update(whole(batch, version)) for version in (2, 3)]
+    resumed = make_rank(warmup_steps=3, **settings)
+    resumed.load(tmp_path)
+    assert resumed.weight_version == 2
+    assert [resumed.update(whole(batch, version)) for version in (2, 3)] == rows
+    assert resumed.publish()[0] == rank.publish()[0]
+
+
+def test_the_model_folder_is_a_checkpoint_of_its_own(make_rank, batch, saved):
+    """model/ loads as any Janus checkpoint, and holds the trained weights, frozen parts too."""
+    exported = load_policy(saved / "model")
+    resumed = make_rank()
+    resumed.load(saved)
+    trained = dict(unpack(resumed.publish()[1]))
+    for name, tensor in exported.model.named_parameters():
+        if name in trained:
+            assert torch.equal(tensor, trained[name]), name
+    assert (saved / "model" / "tokenizer.json").is_file()
+
+
+def test_training_can_start_from_the_model_folder(saved, batch, free_port):
+    """A warm start: version 0, and the KL reference is the exported policy."""
+    from learner.config import AlgorithmConfig, LearnerConfig
+    from learner.rank import LearnerRank
+    from learner.settings import LearnerSettings, Place
+
+    settings = LearnerSettings(LearnerConfig(), AlgorithmConfig(), saved / "model", total_steps=2)
+    rank = LearnerRank(settings, Place(0, 1, "127.0.0.1", free_port))
+    assert rank.update(whole(batch))["kl/mean"] == 0.0
+    rank.close()
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def test_every_changed_or_missing_file_is_named(saved):
+    """One flipped byte or one absent file, whichever it is, and the error says which."""
+    for file in files_of(saved):
+        content = file.read_bytes()
+        file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        with pytest.raises(UserError, match=f"{file}.*corrupt"):
+            verified_manifest(saved)
+        file.unlink()
+        with pytest.raises(UserError, match=file.name):
+            verified_manifest(saved)
+        file.write_bytes(content)
+    verified_manifest(saved)
+
+
+class Trap:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_damaged_files_are_never_unpickled(make_rank, saved, tmp_path):
+    """A pickle that came in behind the manifest's back is refused unread."""
+    mark = tmp_path / "unpickled"
+    state = next(file for file in files_of(saved / "state") if file.suffix == ".pt")
+    state.write_bytes(pickle.dumps(Trap(mark)))
+    with pytest.raises(UserError, match=state.name):
+        make_rank().load(saved)
+    assert not mark.exists()
+    pickle.loads(state.read_bytes())
+    assert mark.exists()  # the trap works
+
+
+def test_an_unfinished_checkpoint_is_refused(make_rank, saved):
+    (saved / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        make_rank().load(saved)
+
+
+def test_a_checkpoint_of_another_run_is_refused(make_rank, batch, saved, checkpoint):
+    """Another ZeRO stage, data type, reference, or (where state is sharded) number of ranks."""
+    with pytest.raises(UserError, match="zero_stage 0, not 1"):
+        make_rank(zero_stage=1).load(saved)
+    ours = Manifest(weight_version=0, world_size=2, zero_stage=2, dtype="float32", reference="a")
+    for change, reason in (
+        ({"dtype": "bfloat16"}, "dtype bfloat16, not float32"),
+        ({"reference": "b"}, "another KL reference"),
+        ({"world_size": 4}, "4 learner ranks, not 2"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            check_resumable(saved, ours.model_copy(update=change), ours)
+    unsharded = ours.model_copy(update={"zero_stage": 0})
+    check_resumable(saved, unsharded.model_copy(update={"world_size": 4}), unsharded)

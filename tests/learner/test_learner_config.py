@@ -1,0 +1,78 @@
+"""Settings and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from learner.config import AlgorithmConfig, LearnerConfig
+from learner.schedule import learning_rate
+
+
+def test_presets_fill_in_bonus_and_aggregation():
+    """The two presets are the authors' code and the paper; the code is the default."""
+    code, paper = AlgorithmConfig(), AlgorithmConfig(preset="as-paper")
+    assert (code.bonus, code.aggregation) == ("capped", "token-mean")
+    assert (paper.bonus, paper.aggregation) == ("budget", "sequence-mean")
+
+
+def test_explicit_fields_override_the_preset():
+    config = AlgorithmConfig(preset="as-paper", bonus="budget-exact")
+    assert (config.bonus, config.aggregation) == ("budget-exact", "sequence-mean")
+
+
+def test_dumped_settings_load_to_the_same_settings():
+    """A resolved file says what ran, whatever the presets become."""
+    config = AlgorithmConfig(preset="as-paper", aggregation="constant")
+    assert AlgorithmConfig(**config.model_dump()) == config
+
+
+def test_no_bonus_keeps_the_low_mask():
+    objective = AlgorithmConfig(bonus="none").objective()
+    assert (objective.bonus, objective.cap_factor, objective.modalities) == ("capped", 0.0, "both")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (dict(low_quantile=0.6), "low_quantile"),
+        (dict(preset="as-you-like"), "preset"),
+        (dict(kl_betta=0.1), "kl_betta"),
+    ],
+)
+def test_impossible_algorithms_are_refused(settings, reason):
+    with pytest.raises(ValidationError, match=reason):
+        AlgorithmConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (dict(dtype="bfloat16"), "zero_stage 1"),
+        (dict(device="cuda"), "gpus_per_rank"),
+        (dict(gpus_per_rank=1), "device cuda"),
+        (dict(zero_stage=4), "zero_stage"),
+    ],
+)
+def test_impossible_learners_are_refused(settings, reason):
+    with pytest.raises(ValidationError, match=reason):
+        LearnerConfig(**settings)
+
+
+def test_linear_schedule_wastes_no_update():
+    """Warm-up starts above 0 and decay would reach 0 right after the last update."""
+    config = LearnerConfig(learning_rate=1.0, warmup_steps=2)
+    rates = [learning_rate(config, step, total_steps=6) for step in range(7)]
+    assert rates == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_authors_schedule_is_the_default():
+    """No warm-up, linear from the peak."""
+    config = LearnerConfig(learning_rate=1.0)
+    assert [learning_rate(config, step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_constant_schedule_stays_at_the_peak():
+    config = LearnerConfig(learning_rate=2.0, warmup_steps=4, schedule="constant")
+    rates = [learning_rate(config, step, total_steps=6) for step in range(6)]
+    assert rates == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]

@@ -1,0 +1,85 @@
+"""The learner group on a real Ray cluster."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from learner.config import AlgorithmConfig, LearnerConfig
+from learner.settings import LearnerSettings
+from policy.errors import UserError
+from policy.probe import probe_logprob
+from policy.weights import checksum, load_into
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def group(ray_cluster, checkpoint):
+    from learner.group import LearnerGroup
+
+    learner = LearnerConfig(
+        ranks=2, learning_rate=1e-2, micro_batch_size=3, cpus_per_rank=0.5, timeout_s=60
+    )
+    group = LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, total_steps=10))
+    group.start()
+    yield group
+    group.shutdown()
+
+
+def test_a_group_trains_publishes_resumes_and_dies_by_name(
+    group, make_rank, checkpoint, batch, tmp_path
+):
+    """One group's life, in one test because its start costs more than all the rest.
+
+    Groups in the object store train as local ones on one rank; a damaged checkpoint is refused
+    and the group goes on; published weights outlive the learner; a killed rank is named.
+    """
+    import ray
+    from trajectories import TINY_SPECIAL
+
+    from learner.batch import TrainingGroup, split_over_ranks
+    from learner.group import LearnerRankDied
+    from policy.loading import load_policy
+
+    row = group.update([TrainingGroup(ray.put(item.group), item.advantages) for item in batch])
+    single = make_rank(micro_batch_size=8)
+    expected = single.update(split_over_ranks(batch, 1)[0])
+    assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    with pytest.raises(ValueError, match="no trajectory"):
+        group.update([TrainingGroup(batch[0].group, (None,) * 4)])
+
+    group.save(tmp_path)
+    with pytest.raises(UserError, match="nowhere"):
+        group.load(tmp_path / "nowhere")
+    group.load(tmp_path)
+    assert group.weight_version == 1
+
+    published = group.publish()
+    assert published.receipt.weight_version == 1
+    assert published.receipt.probe_logprob == group.probe()
+
+    ray.kill(group._workers[1])
+    start = time.monotonic()
+    with pytest.raises(LearnerRankDied, match="rank 1"):
+        group.update(batch)
+    assert time.monotonic() - start < 60
+    group.shutdown()
+
+    buckets = ray.get(published.buckets, timeout=10)
+    assert checksum(buckets) == published.receipt.checksum
+    fresh = load_policy(checkpoint)
+    load_into(fresh.trained_parameters(), buckets)
+    assert probe_logprob(fresh, TINY_SPECIAL) == published.receipt.probe_logprob
+
+
+def test_a_silent_rank_is_named_within_the_deadline(ray_cluster, checkpoint):
+    """Ranks that cannot be placed on the cluster do not hang the start."""
+    from learner.group import LearnerGroup, LearnerTimeout
+
+    learner = LearnerConfig(ranks=2, cpus_per_rank=10_000, start_timeout_s=2)
+    group = LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, total_steps=1))
+    with pytest.raises(LearnerTimeout, match="rank 0, 1"):
+        group.start()
+    group.shutdown()

@@ -1,0 +1,267 @@
+"""One learner rank, in this process: the update, what it leaves alone, what it publishes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from trajectories import TINY_SPECIAL, random_groups
+
+from learner.batch import TrainingGroup, scored_trajectories, split_over_ranks
+from policy.distribution import logprob_entropy
+from policy.loading import load_policy
+from policy.probe import probe_logprob
+from policy.types import Group
+from policy.weights import load_into, unpack
+
+VARIANTS = {
+    "as-code": dict(),
+    "as-paper": dict(preset="as-paper"),
+    "budget-exact": dict(bonus="budget-exact"),
+    "low mask alone": dict(bonus="none"),
+    "constant": dict(aggregation="constant", aggregation_constant=20.0),
+    "GRPO": dict(modalities="none"),
+    "guided": dict(trained_distribution="guided"),
+}
+
+
+def whole(batch):
+    return split_over_ranks(batch, 1)[0]
+
+
+def weights(rank):
+    return dict(unpack(rank.publish()[1]))
+
+
+def initial(checkpoint):
+    return {n: p.detach().clone() for n, p in load_policy(checkpoint).trained_parameters()}
+
+
+def distance(some, others, start):
+    """L2 distance of two results, relative to the way they went from the start.
+
+    Per element AdamW's first step is the sign of the gradient, which rounding turns where the
+    gradient is 0 but for rounding.
+    """
+    apart = sum((some[name] - others[name]).square().sum() for name in start)
+    gone = sum((some[name] - start[name]).square().sum() for name in start)
+    assert gone > 0
+    return float((apart / gone).sqrt())
+
+
+def at_version(batch, version):
+    """The same batch, as if sampled by the weights of another version."""
+    return [
+        TrainingGroup(
+            Group(
+                item.group.prompt,
+                tuple(replace(t, weight_version=version) for t in item.group.trajectories),
+            ),
+            item.advantages,
+        )
+        for item in batch
+    ]
+
+
+def grpo_gradient_by_hand(checkpoint, batch):
+    """d/dw of -mean over tokens of A_i log p(token), token by token, without the learner's code."""
+    policy = load_policy(checkpoint)
+    total, tokens = 0.0, 0
+    for item in scored_trajectories(whole(batch)):
+        t = item.trajectory
+        for prompt, ids, is_image in (
+            (t.cot_prompt_ids, t.cot_ids, False),
+            (t.image_prompt_ids, t.image_ids, True),
+        ):
+            if len(ids) == 0:
+                continue
+            read = torch.tensor([*prompt, *ids[:-1]])[None]
+            kind = torch.tensor([False] * len(prompt) + [is_image] * (len(ids) - 1))[None]
+            hidden = policy.hidden_states(policy.embed(read, kind))[0, -len(ids) :]
+            logits = policy.image_logits(hidden) if is_image else policy.text_logits(hidden)
+            total = total - item.advantage * logprob_entropy(logits, torch.tensor(ids))[0].sum()
+            tokens += len(ids)
+    (total / tokens).backward()
+    return policy
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_plain_grpo_is_the_hand_written_gradient(make_rank, checkpoint, batch, zero_stage):
+    """modalities none and beta 0: the step is AdamW on the hand-written gradient, clipped at 1; the
+    gradient norm reported is torch's, at every stage."""
+    rank = make_rank(dict(modalities="none", kl_beta=0.0), zero_stage=zero_stage)
+    row = rank.update(whole(batch))
+    by_hand = grpo_gradient_by_hand(checkpoint, batch)
+    parameters = [p for _, p in by_hand.trained_parameters()]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    assert norm > 1.0  # clipping takes part
+    torch.optim.AdamW(parameters, lr=row["learning_rate"], weight_decay=0.0).step()
+    assert row["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+    expected = {name: p.detach() for name, p in by_hand.trained_parameters()}
+    assert distance(weights(rank), expected, initial(checkpoint)) < 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_micro_batch_size_does_not_matter(make_rank, checkpoint, batch, variant):
+    """Rows of unequal lengths, an empty CoT among them, in one micro-batch or in seven."""
+    ranks = [
+        make_rank(VARIANTS[variant], guidance_scale=3.0, micro_batch_size=size) for size in (8, 1)
+    ]
+    rows = [rank.update(whole(batch)) for rank in ranks]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-5, abs=1e-5, nan_ok=True)
+    assert distance(*map(weights, ranks), initial(checkpoint)) < 1e-3
+
+
+def test_stale_rollouts_do_not_depend_on_micro_batches_either(make_rank, checkpoint, batch):
+    """With h of a no-grad pass and the clipped surrogate for stale trajectories only."""
+    mixed = [*at_version(batch[:1], 0), *at_version(batch[1:], 1)]
+    results = []
+    for size in (8, 2):
+        rank = make_rank(dict(preset="as-paper"), micro_batch_size=size)
+        rank.update(whole(batch))
+        results.append((rank.update(whole(mixed)), weights(rank)))
+    (row, some), (other_row, others) = results
+    assert row == pytest.approx(other_row, rel=1e-3, abs=1e-5)
+    assert row["ratio/clipped"] > 0
+    assert row["staleness/mean"] == pytest.approx(3 / 7)
+    assert distance(some, others, initial(checkpoint)) < 1e-2
+
+
+def test_same_inputs_give_bitwise_equal_weights(make_rank, batch):
+    """Two ranks from one checkpoint, three updates each."""
+    results = []
+    for _ in range(2):
+        rank = make_rank(micro_batch_size=3)
+        rows = [rank.update(whole(at_version(batch, version))) for version in range(3)]
+        results.append((rows, rank.publish()[0]))
+    assert results[0] == results[1]
+
+
+def test_fresh_rollouts_have_ratio_one(make_rank, batch):
+    """Staleness 0: what rollout recorded is what the learner computes, up to rounding."""
+    row = make_rank(micro_batch_size=3).update(whole(batch))
+    assert row["ratio/mean"] == pytest.approx(1.0, abs=1e-6)
+    assert row["ratio/clipped"] == 0.0
+    assert row["staleness/mean"] == 0.0
+    assert row["kl/mean"] == 0.0
+
+
+def test_fresh_and_stale_surrogates_agree_at_ratio_one(make_rank, checkpoint, batch):
+    """The weights of version 1 are those of version 0 when the first update had no gradient."""
+    still = [TrainingGroup(item.group, (0.0,) * 4) for item in batch]
+    results = []
+    for version in (0, 1):
+        rank = make_rank(micro_batch_size=8)
+        rank.update(whole(still))
+        rank.update(whole(at_version(batch, version)))
+        results.append(weights(rank))
+    assert distance(*results, initial(checkpoint)) < 1e-3
+
+
+def test_recorded_and_recomputed_entropies_give_one_lambda(make_rank, batch):
+    """lambda_B of fresh rollouts is that of a pass under the same weights."""
+    still = [TrainingGroup(item.group, (0.0,) * 4) for item in batch]
+    lambdas = []
+    for version in (1, 0):  # recorded, recomputed
+        rank = make_rank(dict(preset="as-paper"))
+        rank.update(whole(still))
+        lambdas.append(rank.update(whole(at_version(batch, version)))["lambda_b"])
+    assert lambdas[0] == pytest.approx(lambdas[1], rel=1e-5)
+    assert lambdas[0] > 0
+
+
+def test_guided_training_follows_the_guided_distribution(make_rank, checkpoint):
+    """Recorded guided log-probs are the learner's, so that the ratio is 1 there too."""
+    groups = random_groups(load_policy(checkpoint), [[3, 5]], guidance_scale=3.0)
+    guided = [TrainingGroup(groups[0], (1.0, -1.0))]
+    rank = make_rank(dict(trained_distribution="guided"), guidance_scale=3.0)
+    assert rank.update(whole(guided))["ratio/mean"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_importance_cap_scales_what_the_engine_overstated(make_rank, checkpoint, batch):
+    """Where rollout recorded log-probs lower by log 4, a cap of 2 doubles the surrogate."""
+
+    def gradient(shift, cap):
+        shifted = [
+            TrainingGroup(
+                Group(
+                    item.group.prompt,
+                    tuple(
+                        replace(
+                            t,
+                            cot_logprobs=t.cot_logprobs - shift,
+                            image_logprobs_conditional=t.image_logprobs_conditional - shift,
+                        )
+                        for t in item.group.trajectories
+                    ),
+                ),
+                item.advantages,
+            )
+            for item in batch
+        ]
+        algorithm = dict(modalities="none", kl_beta=0.0, importance_cap=cap)
+        return make_rank(algorithm).update(whole(shifted))["grad_norm"]
+
+    plain = gradient(0.0, None)
+    assert gradient(1.3862944, 2.0) == pytest.approx(2.0 * plain, rel=1e-4)
+    assert gradient(1.3862944, 100.0) == pytest.approx(4.0 * plain, rel=1e-4)
+
+
+def test_frozen_parts_and_reference_never_change(make_rank, checkpoint, batch):
+    """Only the language model with its head moves; the KL reference keeps its own copy."""
+    rank = make_rank(dict(kl_beta=1.0))
+    for version in range(2):
+        row = rank.update(whole(at_version(batch, version)))
+    assert row["kl/mean"] > 0
+    source = dict(load_policy(checkpoint).model.named_parameters())
+    live = dict(rank._model._policy.model.named_parameters())
+    reference = dict(rank._model.reference.model.named_parameters())
+    for name, tensor in source.items():
+        assert torch.equal(reference[name], tensor), name
+        trained = name.startswith(("model.language_model.", "lm_head."))
+        assert trained or torch.equal(live[name], tensor), name
+    assert not torch.equal(live["lm_head.weight"], source["lm_head.weight"])
+
+
+@pytest.mark.parametrize("settings", [dict(), dict(zero_stage=1, dtype="bfloat16")])
+def test_published_weights_are_the_live_ones(make_rank, checkpoint, batch, settings):
+    """Bit for bit, and a fresh policy that loads them answers the probe as the learner does."""
+    rank = make_rank(**settings)
+    rank.update(whole(batch))
+    receipt, buckets = rank.publish()
+    live = dict(rank._model._policy.trained_parameters())
+    published = dict(unpack(buckets))
+    assert published.keys() == live.keys()
+    assert all(torch.equal(published[name], live[name]) for name in live)
+    fresh = load_policy(checkpoint, rank._model._policy.dtype)
+    load_into(fresh.trained_parameters(), buckets)
+    assert probe_logprob(fresh, TINY_SPECIAL) == receipt.probe_logprob == rank.probe()
+    assert receipt.weight_version == 1
+
+
+def test_groups_without_variance_leave_the_weights_alone(make_rank, checkpoint, batch):
+    """All advantages 0 at the reference: gradient 0, and AdamW of it changes nothing."""
+    rank = make_rank()
+    row = rank.update(whole([TrainingGroup(item.group, (0.0,) * 4) for item in batch]))
+    assert row["grad_norm"] == 0.0
+    assert row["loss"] == 0.0
+    start = initial(checkpoint)
+    assert all(torch.equal(tensor, start[name]) for name, tensor in weights(rank).items())
+
+
+def test_bad_batches_are_refused(make_rank, batch):
+    """Nothing to train on, or trajectories from the future."""
+    rank = make_rank()
+    with pytest.raises(ValueError, match="no trajectory"):
+        rank.update([])
+    with pytest.raises(ValueError, match="weights 3"):
+        rank.update(whole(at_version(batch, 3)))
+    assert rank.weight_version == 0
+
+
+def test_a_gradient_that_is_no_number_stops_the_learner(make_rank, batch):
+    """A NaN advantage would otherwise destroy the weights without a word."""
+    rank = make_rank()
+    with pytest.raises(FloatingPointError, match="update 0"):
+        rank.update(whole([TrainingGroup(batch[0].group, (float("nan"), 1.0, 0.0, 1.0))]))

@@ -1,0 +1,105 @@
+"""Two real ranks, at every ZeRO stage, train as one does."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+from rank_processes import Scenario, run_ranks
+
+from learner.batch import TrainingGroup, split_over_ranks
+from policy.loading import load_policy
+from policy.types import Group
+from policy.weights import unpack
+
+
+def another_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def stale_and_fresh(batch, version):
+    """The first group of version 0, the others of ``version``."""
+    return [
+        item
+        if index == 0
+        else TrainingGroup(
+            Group(
+                item.group.prompt,
+                tuple(replace(t, weight_version=version) for t in item.group.trajectories),
+            ),
+            item.advantages,
+        )
+        for index, item in enumerate(batch)
+    ]
+
+
+def alone(make_rank, batches, learner, algorithm):
+    rank = make_rank(algorithm, **{**learner, "micro_batch_size": 8, "zero_stage": 0})
+    rows = [rank.update(split_over_ranks(batch, 1)[0]) for batch in batches]
+    receipt, buckets = rank.publish()
+    rows[-1]["probe"] = receipt.probe_logprob
+    return dict(unpack(buckets)), rows
+
+
+def compare(together, single, start):
+    (some, rows), (others, single_rows) = together, single
+    for row, expected in zip(rows, single_rows, strict=True):
+        assert row == pytest.approx(expected, rel=2e-3, abs=1e-4)
+    assert some.keys() == others.keys()
+    assert all(tensor.numel() > 0 for tensor in some.values())
+    apart = sum((some[name] - others[name]).square().sum() for name in start)
+    gone = sum((others[name] - start[name]).square().sum() for name in start)
+    assert float((apart / gone).sqrt()) < 1e-2
+
+
+LEARNER = dict(learning_rate=1e-2)
+
+
+def scenarios(batch, stages):
+    """Micro-batches of 3 leave rank 1 with as many as rank 0; of 1 and all in one group of four
+    survivors less, one rank runs out first."""
+    two = [batch, stale_and_fresh(batch, 1)]
+    few = [[batch[0]]]  # three survivors over two ranks
+    found = []
+    for stage in stages:
+        learner = LEARNER | {"zero_stage": stage, "micro_batch_size": 3}
+        found.append(Scenario(f"two-{stage}", two, learner))
+        found.append(Scenario(f"few-{stage}", few, learner | {"micro_batch_size": 1}))
+        found.append(Scenario(f"paper-{stage}", two, learner, dict(preset="as-paper")))
+    return found
+
+
+@pytest.fixture
+def check(make_rank, checkpoint, batch, tmp_path):
+    def check(stages):
+        start = {n: p.detach().clone() for n, p in load_policy(checkpoint).trained_parameters()}
+        singles = {}
+        wanted = scenarios(batch, stages)
+        together = run_ranks(wanted, checkpoint, tmp_path, another_port())
+        for scenario in wanted:
+            kind = scenario.name.split("-")[0]
+            if kind not in singles:
+                singles[kind] = alone(
+                    make_rank, scenario.batches, dict(LEARNER), scenario.algorithm
+                )
+            compare(together[scenario.name], singles[kind], start)
+            exported = load_policy(tmp_path / f"{scenario.name}-checkpoint" / "model")
+            published = together[scenario.name][0]
+            assert all(p.equal(published[n]) for n, p in exported.trained_parameters())
+
+    return check
+
+
+def test_two_ranks_train_as_one_at_zero_0_to_2(check):
+    """Unequal lengths and shares, fresh and stale rollouts, both presets: rows and weights are
+    those of one rank that sees the whole batch at once."""
+    check([0, 1, 2])
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_at_zero_3(check):
+    """The same with sharded parameters: what is published and exported is whole."""
+    check([3])

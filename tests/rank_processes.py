@@ -1,0 +1,76 @@
+"""Several real learner ranks in processes of their own, without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing
+from safetensors.torch import load_file, save_file
+
+from learner.batch import TrainingGroup, split_over_ranks
+from learner.config import AlgorithmConfig, LearnerConfig
+from learner.settings import LearnerSettings, Place
+from policy.runtime import tune_process
+from policy.weights import unpack
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One training from the checkpoint: every batch is one update."""
+
+    name: str
+    batches: Sequence[Sequence[TrainingGroup]]
+    learner: dict[str, Any] = field(default_factory=dict)
+    algorithm: dict[str, Any] = field(default_factory=dict)
+
+
+def run_ranks(
+    scenarios: Sequence[Scenario], checkpoint: Path, folder: Path, port: int, ranks: int = 2
+) -> dict[str, tuple[dict[str, torch.Tensor], list[dict[str, float]]]]:
+    """Run the scenarios one after another; final weights and metrics rows of each."""
+    torch.multiprocessing.spawn(
+        _rank_process, (ranks, scenarios, checkpoint, folder, port), nprocs=ranks
+    )
+    return {
+        s.name: (
+            load_file(folder / f"{s.name}.safetensors"),
+            json.loads((folder / f"{s.name}.json").read_text()),
+        )
+        for s in scenarios
+    }
+
+
+def _rank_process(
+    index: int,
+    ranks: int,
+    scenarios: Sequence[Scenario],
+    checkpoint: Path,
+    folder: Path,
+    port: int,
+) -> None:
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    tune_process()
+    from learner.rank import LearnerRank
+
+    for scenario in scenarios:
+        settings = LearnerSettings(
+            learner=LearnerConfig(ranks=ranks, timeout_s=60, **scenario.learner),
+            algorithm=AlgorithmConfig(**scenario.algorithm),
+            checkpoint=checkpoint,
+            total_steps=10,
+        )
+        rank = LearnerRank(settings, Place(index, ranks, "127.0.0.1", port))
+        rows = [rank.update(split_over_ranks(batch, ranks)[index]) for batch in scenario.batches]
+        receipt, buckets = rank.publish()
+        rows[-1]["probe"] = receipt.probe_logprob
+        rank.save(folder / f"{scenario.name}-checkpoint")
+        if buckets is not None:
+            weights = {name: tensor.clone() for name, tensor in unpack(buckets)}
+            save_file(weights, folder / f"{scenario.name}.safetensors")
+            (folder / f"{scenario.name}.json").write_text(json.dumps(rows))
+        rank.close()
