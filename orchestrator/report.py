@@ -6,7 +6,6 @@ an error. Prompts and CoTs are a model's words and reach the page escaped.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from orchestrator.charts import Series, error_bar_chart, line_chart, stacked_cha
 from orchestrator.comparison import change_table, compare, evaluated_sets
 from orchestrator.gallery import galleries
 from orchestrator.progress import duration
+from orchestrator.run_folder import read_rows
 from policy.errors import UserError
 from policy.types import JsonDict
 
@@ -104,14 +104,6 @@ def write_report(run_folder: Path) -> Path:
     fresh.write_text(page, encoding="utf-8")
     fresh.replace(report)
     return report
-
-
-def read_rows(file: Path) -> list[JsonDict]:
-    """All whole rows of a ``.jsonl`` file, none if it is not there."""
-    if not file.is_file():
-        return []
-    whole_lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in whole_lines if line]
 
 
 def _alarms(metrics: Sequence[JsonDict]) -> list[JsonDict]:

@@ -59,12 +59,8 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def rows(self, name: str) -> list[JsonDict]:
-        """All whole rows of a ``.jsonl`` file; a last line cut off by a crash is left out."""
-        file = self.path / name
-        if not file.is_file():
-            return []
-        lines = file.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        """See ``read_rows``."""
+        return read_rows(self.path / name)
 
     def forget_after(self, step: int) -> None:
         """Drop rows and checkpoints of steps that the history resumed from ``step`` never had."""
@@ -106,6 +102,14 @@ class RunFolder:
         for folder in (self.path / "checkpoints").glob("step-*"):
             if checkpoint_step(folder) not in steps:
                 shutil.rmtree(folder)
+
+
+def read_rows(file: Path) -> list[JsonDict]:
+    """All whole rows of a ``.jsonl`` file; a last line cut off by a crash is left out."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
 
 
 def checkpoint_step(folder: Path) -> int:

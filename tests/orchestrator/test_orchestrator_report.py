@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw
 from orchestrator.charts import Series, line_chart, moving_average, thin
 from orchestrator.comparison import change_table, compare, evaluated_sets
 from orchestrator.gallery import spaced
-from orchestrator.report import read_rows, write_report
+from orchestrator.report import write_report
+from orchestrator.run_folder import read_rows
 from orchestrator.sheets import save_png
 from policy.errors import UserError
 from policy.types import JsonDict
