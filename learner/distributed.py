@@ -61,7 +61,7 @@ def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any
     """DeepSpeed's JSON configuration.
 
     Batch sizes are formal: the learner sets accumulation boundaries itself and normalises the
-    loss by the whole batch. At ZeRO 0 it clips by itself too, as DeepSpeed keeps the norm secret.
+    loss by the whole batch. At ZeRO 0 it clips by itself too, as DeepSpeed reports no norm there.
     """
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,

@@ -46,7 +46,7 @@ from policy.loading import load_policy
 from policy.probe import WeightReceipt
 from policy.weights import WeightBuckets, checksum, pack
 
-# The loss's names beside those of a metrics row. kl/mean is the mean of k3: a divergence only for
+# The loss's names and a metrics row's. kl/mean is the mean of k3: a divergence only for
 # fresh trajectories whose tokens were sampled from the trained distribution.
 _ROW_NAMES = {
     "kl/k3": "kl/mean",

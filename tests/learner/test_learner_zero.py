@@ -47,22 +47,22 @@ def alone(make_rank, batches, learner, algorithm):
 def compare(together, single, start):
     (some, rows), (others, single_rows) = together, single
     for row, expected in zip(rows, single_rows, strict=True):
-        assert row == pytest.approx(expected, rel=2e-3, abs=1e-4)
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert some.keys() == others.keys()
     assert all(tensor.numel() > 0 for tensor in some.values())
     apart = sum((some[name] - others[name]).square().sum() for name in start)
     gone = sum((others[name] - start[name]).square().sum() for name in start)
-    assert float((apart / gone).sqrt()) < 1e-2
+    assert float((apart / gone).sqrt()) < 1e-3
 
 
 LEARNER = dict(learning_rate=1e-2)
 
 
 def scenarios(batch, stages):
-    """Micro-batches of 3 leave rank 1 with as many as rank 0; of 1 and all in one group of four
-    survivors less, one rank runs out first."""
+    """``two``: shares of 3 and 4, so that one rank needs a second micro-batch and the other none.
+    ``few``: three survivors in micro-batches of one. ``paper``: a lambda over both ranks."""
     two = [batch, stale_and_fresh(batch, 1)]
-    few = [[batch[0]]]  # three survivors over two ranks
+    few = [[batch[0]]]
     found = []
     for stage in stages:
         learner = LEARNER | {"zero_stage": stage, "micro_batch_size": 3}
