@@ -1,0 +1,1 @@
+"""The learner: from scored trajectories to an update of the language model."""

@@ -1,0 +1,266 @@
+"""Log-probs and entropies of a linear head, walked in blocks of the vocabulary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from learner.kernels import COLUMN_UNIT, SCRATCH_BYTES, linear_logprob_entropy
+from policy.distribution import guide, logprob_entropy
+
+PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
+# Kept blocks follow from the scratch: none, some, all of the 7 blocks of 128 columns below.
+SCRATCHES = [0, 5 * 128 * 4 * 20, SCRATCH_BYTES]
+VOCABULARY = 6 * COLUMN_UNIT + 37
+
+
+def head(
+    tokens: int = 20, vocabulary: int = VOCABULARY, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, weight, targets (first and last id among them) and bias."""
+    generator = torch.Generator().manual_seed(tokens + vocabulary)
+    hidden_ND = torch.randn(tokens, 16, generator=generator)
+    weight_VD = torch.randn(vocabulary, 16, generator=generator)
+    bias_V = torch.randn(vocabulary, generator=generator)
+    target_N = torch.randint(vocabulary, (tokens,), generator=generator)
+    target_N[:1], target_N[-1:] = 0, vocabulary - 1
+    return hidden_ND.to(dtype), weight_VD.to(dtype), target_N, bias_V.to(dtype)
+
+
+def plain(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The definition, in float64 and with full logits."""
+    bias = None if bias_V is None else bias_V.double()
+    logits_NV = torch.nn.functional.linear(hidden_ND.double(), weight_VD.double(), bias)
+    logprob_NV = logits_NV.log_softmax(-1)
+    entropy_N = -(logprob_NV.exp() * logprob_NV).sum(-1)
+    return logprob_NV.gather(1, target_N[:, None])[:, 0], entropy_N
+
+
+def gradients(function: Any, tensors: list[Tensor], target_N: Tensor, **options: Any) -> list[Any]:
+    """Gradients of a sum of log-probs weighed unequally, for those tensors that require one."""
+    hidden_ND, weight_VD, bias_V = tensors
+    logprob_N, _ = function(hidden_ND, weight_VD, target_N, bias_V, **options)
+    weight_N = torch.linspace(-1.0, 2.0, len(target_N), dtype=logprob_N.dtype)
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    return list(torch.autograd.grad((weight_N * logprob_N).sum(), wanted))
+
+
+@pytest.mark.parametrize("scratch_bytes", SCRATCHES)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_values_are_those_of_the_definition(scratch_bytes: int, with_bias: bool) -> None:
+    """Log-probs and entropies to float32 accuracy, for any number of blocks."""
+    hidden_ND, weight_VD, target_N, bias_V = head()
+    bias = bias_V if with_bias else None
+    expected = plain(hidden_ND, weight_VD, target_N, bias)
+    logprob_N, entropy_N = linear_logprob_entropy(
+        hidden_ND, weight_VD, target_N, bias, scratch_bytes=scratch_bytes
+    )
+    assert entropy_N is not None
+    assert logprob_N.dtype == entropy_N.dtype == torch.float32
+    torch.testing.assert_close(logprob_N.double(), expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy_N.double(), expected[1], rtol=1e-5, atol=1e-5)
+    logprob_only_N, none = linear_logprob_entropy(
+        hidden_ND, weight_VD, target_N, bias, with_entropy=False, scratch_bytes=scratch_bytes
+    )
+    assert none is None
+    torch.testing.assert_close(logprob_only_N, logprob_N, rtol=0, atol=1e-6)
+
+
+def test_agrees_with_the_plain_function_of_policy() -> None:
+    """Rollout and learner read the same numbers off a distribution."""
+    hidden_ND, weight_VD, target_N, _ = head()
+    expected = logprob_entropy(hidden_ND @ weight_VD.T, target_N)
+    torch.testing.assert_close(
+        linear_logprob_entropy(hidden_ND, weight_VD, target_N), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("scratch_bytes", SCRATCHES)
+@pytest.mark.parametrize(
+    "trained", ["hwb", "hw", "h", "w", "b", "hb"], ids=lambda letters: f"trained={letters}"
+)
+def test_gradients_are_exact(scratch_bytes: int, trained: str) -> None:
+    """Relative error of each gradient under 1e-5 against autograd through full float64 logits,
+    whichever of hidden, weight and bias is trained and whichever blocks were kept."""
+    hidden_ND, weight_VD, target_N, bias_V = head()
+    tensors = [hidden_ND, weight_VD, bias_V]
+    for letter, tensor in zip("hwb", tensors, strict=True):
+        tensor.requires_grad_(letter in trained)
+    got = gradients(linear_logprob_entropy, tensors, target_N, scratch_bytes=scratch_bytes)
+    for one, other in zip(got, gradients(plain, tensors, target_N), strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+@pytest.mark.parametrize("frozen_head", [True, False])
+def test_gradcheck(frozen_head: bool) -> None:
+    """Finite differences in float64, over two blocks of which none is kept."""
+    hidden_ND, weight_VD, target_N, bias_V = head(3, COLUMN_UNIT + 2, torch.float64)
+    hidden_ND.requires_grad_()
+    weight_VD.requires_grad_(not frozen_head)
+    bias_V.requires_grad_(not frozen_head)
+
+    def logprob(*tensors: Tensor) -> Tensor:
+        hidden, weight, bias = tensors
+        return linear_logprob_entropy(hidden, weight, target_N, bias, scratch_bytes=0)[0]
+
+    assert torch.autograd.gradcheck(logprob, (hidden_ND, weight_VD, bias_V), fast_mode=True)
+
+
+@pytest.mark.parametrize("scratch_bytes", SCRATCHES)
+def test_graph_can_be_used_twice(scratch_bytes: int) -> None:
+    """Kept blocks survive a backward pass with a retained graph."""
+    hidden_ND, weight_VD, target_N, _ = head()
+    hidden_ND.requires_grad_()
+    weight_VD.requires_grad_()
+    total = linear_logprob_entropy(hidden_ND, weight_VD, target_N, scratch_bytes=scratch_bytes)[0]
+    first = torch.autograd.grad(total.sum(), (hidden_ND, weight_VD), retain_graph=True)
+    second = torch.autograd.grad(total.sum(), (hidden_ND, weight_VD))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_entropy_carries_no_gradient() -> None:
+    """No gradient flows through h, and nothing is recorded where gradients are off."""
+    hidden_ND, weight_VD, target_N, _ = head()
+    hidden_ND.requires_grad_()
+    logprob_N, entropy_N = linear_logprob_entropy(hidden_ND, weight_VD, target_N)
+    assert entropy_N is not None
+    assert logprob_N.requires_grad
+    assert not entropy_N.requires_grad
+    with torch.no_grad():
+        assert not linear_logprob_entropy(hidden_ND, weight_VD, target_N)[0].requires_grad
+
+
+@PROPERTY
+@given(
+    tokens=st.integers(0, 5),
+    vocabulary=st.sampled_from([1, 2, 127, 128, 129, 300]),
+    scale=st.sampled_from([0.0, 1.0, 40.0]),
+    shift=st.sampled_from([-1e3, 0.0, 1e3]),
+    scratch_bytes=st.sampled_from([0, 2000, SCRATCH_BYTES]),
+)
+def test_extremes(
+    tokens: int, vocabulary: int, scale: float, shift: float, scratch_bytes: int
+) -> None:
+    """No token, one id, uniform and certain distributions, a maximum that moves between blocks,
+    logits of any offset: finite, log-probs <= 0, entropies within [0, log V]."""
+    hidden_ND, weight_VD, target_N, bias_V = head(tokens, vocabulary)
+    bias_V = bias_V + shift
+    hidden_ND = (scale * hidden_ND).requires_grad_()
+    weight_VD.requires_grad_()
+    logprob_N, entropy_N = linear_logprob_entropy(
+        hidden_ND, weight_VD, target_N, bias_V, scratch_bytes=scratch_bytes
+    )
+    assert entropy_N is not None
+    logprob_N.sum().backward()
+    expected = plain(hidden_ND, weight_VD, target_N, bias_V)
+    torch.testing.assert_close(logprob_N.double(), expected[0], rtol=1e-5, atol=2e-3)
+    torch.testing.assert_close(entropy_N.double(), expected[1], rtol=1e-3, atol=2e-3)
+    assert (logprob_N <= 1e-3).all()
+    assert (entropy_N >= 0).all()
+    assert (entropy_N <= torch.tensor(float(vocabulary)).log() + 1e-5).all()
+    assert hidden_ND.grad is not None
+    assert weight_VD.grad is not None
+    assert hidden_ND.grad.isfinite().all()
+    assert weight_VD.grad.isfinite().all()
+
+
+def test_guided_distribution_needs_no_kernel_of_its_own() -> None:
+    """Log-probs, entropies and gradients of the logits u + w (c - u) are those of the guided hidden
+    states, with the bias counted once."""
+    conditional_ND, weight_VD, target_N, bias_V = head()
+    unconditional_ND = conditional_ND.flip(0)
+    results = []
+    for through_logits in (True, False):
+        pair = (
+            conditional_ND.double().requires_grad_(),
+            unconditional_ND.double().requires_grad_(),
+        )
+        weight, bias = weight_VD.double(), bias_V.double()
+        if through_logits:
+            logits_NV = guide(pair[0] @ weight.T + bias, pair[1] @ weight.T + bias, 5.0)
+            logprob_NV = logits_NV.log_softmax(-1)
+            logprob_N = logprob_NV.gather(1, target_N[:, None])[:, 0]
+            entropy_N = -(logprob_NV.exp() * logprob_NV).sum(-1).detach()
+        else:
+            logprob_N, entropy = linear_logprob_entropy(
+                guide(pair[0], pair[1], 5.0), weight, target_N, bias
+            )
+            assert entropy is not None
+            entropy_N = entropy
+        results.append([logprob_N, entropy_N, *torch.autograd.grad(logprob_N.sum(), pair)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("frozen_head", [True, False])
+def test_bfloat16_inputs_are_summed_in_float32(frozen_head: bool) -> None:
+    """Of bfloat16 numbers the log-probs and entropies are exact to float32 accuracy (bfloat16
+    logits would be off by 0.03); gradients come in bfloat16."""
+    hidden_ND, weight_VD, target_N, bias_V = head(dtype=torch.bfloat16)
+    hidden_ND.requires_grad_()
+    weight_VD.requires_grad_(not frozen_head)
+    expected = plain(hidden_ND, weight_VD, target_N, bias_V)
+    logprob_N, entropy_N = linear_logprob_entropy(hidden_ND, weight_VD, target_N, bias_V)
+    assert entropy_N is not None
+    torch.testing.assert_close(logprob_N.double(), expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy_N.double(), expected[1], rtol=1e-5, atol=1e-5)
+    tensors = [hidden_ND, weight_VD, bias_V]
+    for one, other in zip(
+        gradients(linear_logprob_entropy, tensors, target_N),
+        gradients(plain, tensors, target_N),
+        strict=True,
+    ):
+        assert one.dtype == torch.bfloat16
+        assert (one.double() - other).norm() <= 0.01 * other.norm()
+
+
+def test_bad_input_is_refused() -> None:
+    """A target outside the vocabulary would otherwise get the log-prob of a logit 0."""
+    hidden_ND, weight_VD, target_N, _ = head()
+    for bad in (-1, VOCABULARY):
+        target_N[3] = bad
+        with pytest.raises(IndexError, match=str(VOCABULARY)):
+            linear_logprob_entropy(hidden_ND, weight_VD, target_N)
+    with pytest.raises(ValueError, match="bfloat16"):
+        linear_logprob_entropy(hidden_ND.bfloat16(), weight_VD, target_N.clamp(0, 1))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest tensor that any operation inside produced."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.untyped_storage().nbytes() // 4)
+        return out
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_logits_of_all_tokens_never_exist(trained: bool) -> None:
+    """With little scratch no operation, forward or backward, makes anything of the logits' size
+    but the weight and its gradient (V D elements)."""
+    tokens = 200
+    hidden_ND, weight_VD, target_N, bias_V = head(tokens)
+    hidden_ND.requires_grad_()
+    weight_VD.requires_grad_(trained)
+    with LargestTensor() as largest:
+        logprob_N, _ = linear_logprob_entropy(
+            hidden_ND, weight_VD, target_N, bias_V, scratch_bytes=0
+        )
+        logprob_N.sum().backward()
+    assert largest.elements == max(tokens * COLUMN_UNIT, weight_VD.numel())
+    assert largest.elements < tokens * VOCABULARY / 4
