@@ -1,0 +1,49 @@
+"""Group-relative advantages (eq. 4). Plain Python and NumPy in float64: they are few."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+STD_EPSILON = 1e-4  # of the authors' trainer; keeps nearly equal rewards from exploding
+
+
+def default_minimum_survivors(group_size: int) -> int:
+    """Half the group, rounded up, and never under 2 (one trajectory has no relative advantage)."""
+    return max(2, math.ceil(group_size / 2))
+
+
+def group_advantages(
+    rewards: Sequence[float | None], minimum_survivors: int
+) -> list[float | None] | None:
+    """A_i = (r_i - mean) / (std + 1e-4) over one prompt's group (eq. 4), std unbiased.
+
+    ``None`` marks a failed trajectory: it takes no part in mean and std and stays ``None``.
+    Returns ``None`` when fewer than ``minimum_survivors`` trajectories survive: the group is
+    dropped. Equal rewards give exactly 0.0, where rounding in the mean would leave a residue that
+    Adam amplifies to a full step.
+
+    Raises ValueError when ``minimum_survivors`` is under 2 or a reward is not finite.
+    """
+    if minimum_survivors < 2:
+        raise ValueError(f"minimum_survivors must be at least 2, not {minimum_survivors}")
+    survivors = np.array([reward for reward in rewards if reward is not None], dtype=np.float64)
+    if not np.isfinite(survivors).all():
+        raise ValueError(f"rewards must be finite; a failed one is None: {list(rewards)}")
+    if len(survivors) < minimum_survivors:
+        return None
+    if np.ptp(survivors) == 0.0:
+        return [None if reward is None else 0.0 for reward in rewards]
+    mean, scale = float(survivors.mean()), float(survivors.std(ddof=1)) + STD_EPSILON
+    return [None if reward is None else (float(reward) - mean) / scale for reward in rewards]
+
+
+def has_variance(advantages: Sequence[float | None]) -> bool:
+    """Whether the rewards behind a group's advantages differed; only such groups get a bonus.
+
+    A trajectory of advantage 0 inside a group that has variance (its reward is the mean) is not
+    the same as a group without any: hence per group, not per trajectory.
+    """
+    return any(advantage is not None and advantage != 0.0 for advantage in advantages)
