@@ -1,0 +1,44 @@
+"""Per-token estimators of the divergence from the frozen reference, by name.
+
+With d = reference log-prob - policy log-prob of the sampled token. What matters for training is the
+gradient of each as a loss term, for tokens drawn from the policy:
+k1: zero in expectation (it penalises nothing; a metric only). k2: that of KL(policy || reference).
+k3: that of KL(reference || policy); the paper's term. For other tokens (guided or stale samples)
+none of the three averages to a divergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+KlEstimator = Literal["k1", "k2", "k3"]
+
+
+def k1(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
+    """-d: unbiased for KL(policy || reference), of either sign."""
+    return logprob - reference_logprob
+
+
+def k2(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
+    """d^2 / 2: never negative, biased."""
+    return 0.5 * (reference_logprob - logprob).square()
+
+
+def k3(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
+    """exp(d) - d - 1: never negative and unbiased for KL(policy || reference); eq. 10's KL.
+
+    Through expm1, since exp(d) - 1 loses every digit of the small d of early training.
+    """
+    log_ratio = reference_logprob - logprob
+    return torch.expm1(log_ratio) - log_ratio
+
+
+KL_ESTIMATORS: Mapping[KlEstimator, Callable[[Tensor, Tensor], Tensor]] = {
+    "k1": k1,
+    "k2": k2,
+    "k3": k3,
+}
