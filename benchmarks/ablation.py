@@ -28,7 +28,7 @@ from evaluation.summary import paired_difference
 
 ROOT = Path(__file__).parent.parent
 SEEDS = (0, 1, 2)
-STEPS = {1.0: 60, 2.0: 30}  # with guidance 2 the methods separate within 20 steps
+STEPS = {1.0: 50, 2.0: 25}  # with guidance 2 the methods separate within 20 steps
 METHODS = {
     "GRPO": ("algorithm.modalities=none",),
     "EG-GRPO (as-code)": ("algorithm.preset=as-code",),
@@ -64,7 +64,7 @@ class Cell:
             sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", *resume,
             f"root={root}", f"name={self.name}", f"seed={self.seed}",
             f"steps={STEPS[self.guidance]}", f"rollout.guidance_scale={self.guidance}",
-            "rollout.workers=1", "evaluation.every=1000", "evaluation.prompts=96",
+            "rollout.workers=1", "evaluation.every=1000", "evaluation.prompts=64",
             f"evaluation.guidance_scales={sorted({1.0, self.guidance})}",
             *METHODS[self.method],
         ]  # fmt: skip
@@ -125,7 +125,7 @@ def table(root: Path) -> str:
         "",
         "`python benchmarks/ablation.py run --jobs 2`, then `python benchmarks/ablation.py table`.",
         f"Machine: {platform.machine()}, CPU only, 2 cores. Table of {date.today()}.",
-        "Fixed evaluation after training, 96 prompts x 4 samples a set; reward is the weighted",
+        "Fixed evaluation after training, 64 prompts x 4 samples a set; reward is the weighted",
         "total. Values are means over seeds ± the half-width of the 95 % interval (Student's t).",
         "The last column pairs each method with GRPO of the same seed, prompt by prompt.",
     ]
