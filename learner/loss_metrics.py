@@ -32,20 +32,21 @@ def token_metrics(
 ) -> Metrics:
     """Means over valid tokens, but for those that say otherwise.
 
-    kl/k3 is no divergence under guided or stale samples (see ``learner.kl``). bonus/flip_share is
-    the part of the high tokens of negative trajectories whose advantage the bonus turned positive.
-    bonus/high_mean is over high tokens, advantage/abs_mean over trajectories that have tokens.
+    kl/mean is the mean of k3, which is no divergence under guided or stale samples (see
+    ``learner.kl``). bonus/flip_share is the part of the high tokens of negative trajectories whose
+    advantage the bonus turned positive. bonus/mean is over high tokens, advantage/abs_mean over
+    trajectories that have tokens.
     """
     over_BT = (ratio_BT > 1.0 + clip_high) & (token_advantage_BT > 0.0)
     under_BT = (ratio_BT < 1.0 - clip_low) & (token_advantage_BT < 0.0)
     negative_high_BT = high_BT & (advantage_B < 0.0)[:, None]
     return {
-        "kl/k3": _mean(k3_BT, mask_BT),
+        "kl/mean": _mean(k3_BT, mask_BT),
         "ratio/mean": _mean(ratio_BT, mask_BT),
         "ratio/clipped": _mean(over_BT | under_BT, mask_BT),
-        "partition/low": _mean(low_BT, mask_BT),
-        "partition/high": _mean(high_BT, mask_BT),
-        "bonus/high_mean": _mean(bonus_BT, high_BT),
+        "tokens/low_fraction": _mean(low_BT, mask_BT),
+        "tokens/high_fraction": _mean(high_BT, mask_BT),
+        "bonus/mean": _mean(bonus_BT, high_BT),
         "bonus/flip_share": _mean(token_advantage_BT > 0.0, negative_high_BT),
         "advantage/abs_mean": _mean(advantage_B.abs(), mask_BT.any(dim=1)),
     }

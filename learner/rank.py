@@ -46,15 +46,6 @@ from policy.loading import load_policy
 from policy.probe import WeightReceipt
 from policy.weights import WeightBuckets, checksum, pack
 
-# The loss's names and a metrics row's. kl/mean is the mean of k3: a divergence only for
-# fresh trajectories whose tokens were sampled from the trained distribution.
-_ROW_NAMES = {
-    "kl/k3": "kl/mean",
-    "partition/low": "tokens/low_fraction",
-    "partition/high": "tokens/high_fraction",
-    "bonus/high_mean": "bonus/mean",
-}
-
 
 class LearnerRank:
     """One rank of a data-parallel learner. ``weight_version`` counts the updates of the run."""
@@ -181,7 +172,6 @@ class LearnerRank:
         share = {name: value.cpu() for name, value in add_metrics(parts).items()}
         shares = exchange((share, loss_sum))
         row = finish_metrics(add_metrics(metrics for metrics, _ in shares))
-        row = {_ROW_NAMES.get(name, name): value for name, value in row.items()}
         return row | {"loss": sum(loss for _, loss in shares)}
 
     # Weights

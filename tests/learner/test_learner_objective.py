@@ -404,13 +404,13 @@ def test_metrics_literal() -> None:
     squares = 0.01 + 0.04 + 0.16 + 0.64 + 0.09 + 0.36
     assert metrics == pytest.approx(
         {
-            "kl/k3": 0.0,
+            "kl/mean": 0.0,
             "ratio/mean": (1 + 0.5 + 1 + 3 + 0.5 + 1) / 6,
             # the negative middle token at 0.5, and the flipped token, positive now, at 3
             "ratio/clipped": 2 / 6,
-            "partition/low": 2 / 6,
-            "partition/high": 3 / 6,
-            "bonus/high_mean": (0.4 + 0.8 + 0.6) / 3,
+            "tokens/low_fraction": 2 / 6,
+            "tokens/high_fraction": 3 / 6,
+            "bonus/mean": (0.4 + 0.8 + 0.6) / 3,
             "bonus/flip_share": 1 / 2,
             "advantage/abs_mean": 0.75,
             "entropy/cot/mean": math.nan,
