@@ -102,16 +102,24 @@ def _train(parsed: argparse.Namespace) -> int:
         with open_run(config, parsed.resume) as run:
             train(run)
     except (WorkerFailed, LearnerFailed) as error:
-        _fail(str(error), 1)
-        hint = f"eg-grpo train {parsed.config} --resume"
-        return _fail(
-            f"the run is in {config.folder}; if it has a checkpoint, go on with: {hint}", 1
-        )
+        return _fail(f"{error} ({_way_on(config.folder)})", 1)
+    except KeyboardInterrupt:
+        return _fail(f"stopped at once ({_way_on(config.folder)})", 130)
     report = write_report(config.folder)
     print(f"checkpoint: {run.last_saved}\nreport: {report}")
     if run.interrupt.requested:
-        return _fail("stopped; go on with --resume, or start from the checkpoint (model.path)", 130)
+        return _fail(f"stopped ({_way_on(config.folder)})", 130)
     return 0
+
+
+def _way_on(folder: Path) -> str:
+    """What is left of a run that did not end, and what to do with it."""
+    from orchestrator.run_folder import complete_checkpoints
+
+    checkpoints = complete_checkpoints(folder)
+    if not checkpoints:
+        return f"{folder} has no checkpoint yet; start afresh with --new"
+    return f"the last checkpoint is {checkpoints[-1]}; go on with --resume"
 
 
 def _generate(parsed: argparse.Namespace) -> int:

@@ -42,8 +42,9 @@ def train(run: Run) -> None:
         row: JsonDict = {"step": step + 1, "time": time.time(), "weight_version": step + 1}
         row |= reward_metrics(scored, advantages) | learned | {"probe/gap": gap}
         row["alarms"] = run.alarms.check(row, spreads(values_by_reward(scored)))
-        run.commit(row, clock, groups, scored)
+        run.commit(row, clock)
         if run.interrupt.requested:
+            run.save(step + 1)
             break
 
 

@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from learner.checkpoint import verified_manifest
 from orchestrator.config import RunConfig
 from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults
@@ -36,6 +37,8 @@ class Inputs:
 def check_inputs(config: RunConfig) -> Inputs:
     """Read and check every file that the configuration names; raises ``UserError``."""
     model_path = model_folder(config.model.path)
+    if model_path != config.model.path.absolute():
+        verified_manifest(config.model.path)
     check_checkpoint(model_path)
     instruction = _instruction(config.model.instruction)
     load_encoder(model_path, config.model.template, instruction)

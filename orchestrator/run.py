@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.summary import ScoredGroup
+from learner.checkpoint import verified_manifest
 from learner.group import LearnerGroup
 from learner.settings import LearnerSettings
 from orchestrator.alarms import Alarms
@@ -18,7 +18,7 @@ from orchestrator.config import RunConfig, dump_config
 from orchestrator.evaluator import FixedEvaluation
 from orchestrator.interrupt import Interrupt, graceful_interrupt
 from orchestrator.metrics import Clock
-from orchestrator.pools import GroupRef, RewardPools, RolloutPool, describe
+from orchestrator.pools import RewardPools, RolloutPool, describe
 from orchestrator.preflight import check_inputs, check_machine, logical_cpus
 from orchestrator.progress import Progress
 from orchestrator.publisher import WeightPublisher
@@ -52,9 +52,7 @@ class Run:
         for name, reward in self.evaluation.run(step).items():
             self.progress.note(f"step {step}: reward on {name} prompts {reward:.4f}")
 
-    def commit(
-        self, row: JsonDict, clock: Clock, groups: Sequence[GroupRef], scored: Sequence[ScoredGroup]
-    ) -> None:
+    def commit(self, row: JsonDict, clock: Clock) -> None:
         """Evaluate, record and save what is due after a step; the row is on disk before it."""
         step, config = row["step"], self.config
         last = step == config.steps
@@ -70,14 +68,17 @@ class Run:
         row |= clock.row()
         self.folder.append("metrics.jsonl", row)
         for alarm in row["alarms"]:
-            log.warning("step %d: ALARM: %s", step, alarm)
+            log.warning("step %d: %s", step, alarm)
+            self.progress.note(f"step {step}: ALARM: {alarm}")
         self.progress.step(row)
-        if last or improved or step % config.checkpoint.every == 0 or self.interrupt.requested:
+        if last or improved or step % config.checkpoint.every == 0:
             self.save(step)
 
     def save(self, step: int) -> None:
-        """Write the checkpoint of ``step``; of the others only the best one stays."""
+        """Write the checkpoint of ``step``, if it is not there; of others only the best stays."""
         path = self.folder.checkpoint(step)
+        if path == self.last_saved:
+            return
         self.learner.save(path)
         self.last_saved = path
         self.folder.keep_only({step} | ({best["step"]} if (best := self._best()) else set()))
@@ -106,6 +107,7 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
     try:
         checkpoint = folder.last_checkpoint() if resume else None
         if checkpoint is not None:
+            verified_manifest(checkpoint)
             check_unchanged(config, folder.path / "config.yaml")
             folder.forget_after(checkpoint_step(checkpoint))
         (folder.path / "config.yaml").write_text(dump_config(config))

@@ -38,10 +38,10 @@ class RunFolder:
             raise UserError(f"run folder {path} is in use by another process") from None
         if not resume and self.rows("metrics.jsonl"):
             self.close()
-            raise UserError(f"run folder {path} holds a run; choose another name or give --resume")
+            raise UserError(f"run folder {path} holds a run; give --resume to go on, or --new")
         if resume and self.last_checkpoint() is None:
             self.close()
-            raise UserError(f"run folder {path} has no checkpoint to resume from")
+            raise UserError(f"run folder {path} has no checkpoint to resume from; give --new")
         (path / "samples").mkdir(exist_ok=True)
         (path / "checkpoints").mkdir(exist_ok=True)
 
@@ -87,10 +87,8 @@ class RunFolder:
         return self.path / "checkpoints" / f"step-{step}"
 
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints by step; one without its manifest was cut off and does not count."""
-        folders = (self.path / "checkpoints").glob("step-*")
-        complete = [folder for folder in folders if (folder / "manifest.json").is_file()]
-        return sorted(complete, key=checkpoint_step)
+        """See ``complete_checkpoints``."""
+        return complete_checkpoints(self.path)
 
     def last_checkpoint(self) -> Path | None:
         """The complete checkpoint of the highest step."""
@@ -110,6 +108,13 @@ def read_rows(file: Path) -> list[JsonDict]:
         return []
     lines = file.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
+
+
+def complete_checkpoints(run_folder: Path) -> list[Path]:
+    """Checkpoints by step; one without its manifest was cut off and does not count."""
+    folders = (run_folder / "checkpoints").glob("step-*")
+    complete = [folder for folder in folders if (folder / "manifest.json").is_file()]
+    return sorted(complete, key=checkpoint_step)
 
 
 def checkpoint_step(folder: Path) -> int:
