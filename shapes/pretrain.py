@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 from policy.encoding import PromptEncoder
+from policy.generation_defaults import GenerationDefaults, save_defaults
 from policy.janus import JanusPolicy
 from policy.runtime import tune_process
 from policy.templates import template_named
@@ -26,8 +27,10 @@ from shapes.decoder import train_decoder
 from shapes.measure import CHECKPOINT, measure_checkpoint
 from shapes.model import build_model, build_tokenizer
 from shapes.policy_training import train_policy
+from shapes.sampling import MAX_COT
 
 DECODER_STEPS, POLICY_STEPS = 1300, 1300
+SAMPLING = GenerationDefaults(template="shapes", guidance_scale=1.0, max_cot_tokens=MAX_COT)
 _REPORT_EVERY = 50
 
 
@@ -53,6 +56,7 @@ def pretrain(output: Path, seed: int, decoder_steps: int, policy_steps: int) -> 
         model.model.vqmodel.load_state_dict(load_file(decoder_file))
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
+    save_defaults(output, SAMPLING)
     return model.num_parameters()
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from policy.encoding import PromptEncoder
+from policy.generation_defaults import load_defaults
 from policy.janus import JanusPolicy
 from policy.prompts import load_prompts
 from policy.templates import template_named
@@ -20,6 +21,7 @@ from shapes.examples import collate, make_example
 from shapes.measure import CHECKPOINT, load_checkpoint, measure_decoder, measure_samples
 from shapes.model import build_model, build_tokenizer
 from shapes.policy_training import train_policy
+from shapes.pretrain import SAMPLING
 from shapes.prompts import DATA
 from shapes.sampling import sample
 from shapes.scenes import describe, sample_request, sample_scene
@@ -42,6 +44,11 @@ def test_checkpoint_loads_completely() -> None:
     norms = model.model.vqmodel.quantize.embedding.weight.norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
     assert sum(file.stat().st_size for file in CHECKPOINT.iterdir()) <= 4_000_000
+
+
+def test_checkpoint_says_how_to_sample_it() -> None:
+    """The file beside the weights names the template and limits that pretraining used."""
+    assert load_defaults(CHECKPOINT) == SAMPLING
 
 
 def test_words_survive_the_tokenizer(loaded: tuple[JanusPolicy, PromptEncoder]) -> None:
