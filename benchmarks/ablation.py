@@ -74,7 +74,8 @@ class Cell:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def finished(self, root: Path) -> bool:
-        return any(row["step"] == STEPS[self.guidance] for row in self.evaluations(root))
+        last = root / self.name / "checkpoints" / f"step-{STEPS[self.guidance]}"
+        return (last / "manifest.json").is_file()  # written after the last evaluation
 
 
 def cells() -> list[Cell]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+EQUAL_WITHIN = 1e-12  # relative; the same total, summed from other parts, differs by rounding
 STD_EPSILON = 1e-4  # of the authors' trainer; keeps nearly equal rewards from exploding
 
 
@@ -34,7 +35,7 @@ def group_advantages(
         raise ValueError(f"rewards must be finite; a failed one is None: {list(rewards)}")
     if len(survivors) < minimum_survivors:
         return None
-    if np.ptp(survivors) == 0.0:
+    if np.ptp(survivors) <= EQUAL_WITHIN * np.abs(survivors).max():
         return [None if reward is None else 0.0 for reward in rewards]
     mean, scale = float(survivors.mean()), float(survivors.std(ddof=1)) + STD_EPSILON
     return [None if reward is None else (float(reward) - mean) / scale for reward in rewards]

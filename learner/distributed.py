@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -43,6 +44,7 @@ def join(place: Place, config: LearnerConfig) -> torch.device:
         )
         if place.one_machine:
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+            _meet_on_loopback(place, config)
         if config.device == "cpu":
             # An optional shared-memory transport that would be compiled on the spot.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -55,6 +57,27 @@ def join(place: Place, config: LearnerConfig) -> torch.device:
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def _meet_on_loopback(place: Place, config: LearnerConfig) -> None:
+    """Make the process group ourselves: torch's own rendezvous listens on every interface."""
+    timeout = timedelta(seconds=config.timeout_s)
+    listener = None
+    if place.rank == 0:
+        listener = socket.create_server((place.address, place.port))
+    store = dist.TCPStore(
+        place.address,
+        place.port,
+        place.world_size,
+        is_master=place.rank == 0,
+        timeout=timeout,
+        # The store takes the descriptor over and closes it.
+        master_listen_fd=None if listener is None else listener.detach(),
+    )
+    backend = "gloo" if config.device == "cpu" else "nccl"
+    dist.init_process_group(
+        backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout
+    )
 
 
 def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any]:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from policy.distribution import wide_product
+
 SCRATCH_BYTES = 64 * 2**20
 WORKING_SHARE = 32  # a block is this part of the scratch; two are alive at a time
 COLUMN_UNIT = 128  # blocks are multiples of this: odd widths cost a quarter of the speed (MKL)
@@ -209,7 +211,7 @@ def _logits(
     stop: int,
 ) -> Tensor:
     dtype = torch.promote_types(hidden_ND.dtype, torch.float32)
-    logits_NK = _product(hidden_ND, weight_VD[start:stop].T, dtype)
+    logits_NK = wide_product(hidden_ND, weight_VD[start:stop].T, dtype)
     if bias_V is not None:
         logits_NK.add_(bias_V[start:stop])
     return logits_NK
@@ -221,18 +223,9 @@ def _columns_of_targets(column_N: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return column_N[:, None].clamp(0, width - 1), inside_N1
 
 
-def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """left @ right with sums and result in ``dtype``; 16-bit logits would be off by 0.03."""
-    if left.dtype == dtype:
-        return left @ right
-    if left.is_cuda:
-        return torch.mm(left, right, out_dtype=dtype)
-    return left.to(dtype) @ right.to(dtype)
-
-
 def _add_product_(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total += left @ right, with sums in the type of ``total``."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     else:
-        total.add_(_product(left, right, total.dtype))
+        total.add_(wide_product(left, right, total.dtype))

@@ -27,11 +27,9 @@ class Alarms:
         trajectories; rewards of which all failed are absent.
         """
         found = []
-        if row["groups/trained"] == 0:
-            found.append("no group could be trained in this step")
-        elif not row["grad_norm"]:
+        if not row["grad_norm"]:
             found.append("the gradient is exactly zero")
-        if row["groups/trained"] and row["groups/zero_variance"] == row["groups/trained"]:
+        if row["groups/zero_variance"] == row["groups/trained"]:
             found.append("every group has zero reward variance: nothing to learn from")
         if row["groups/failed"]:
             found.append(f"{row['groups/failed']} groups dropped: too many failed rewards")

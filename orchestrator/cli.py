@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from orchestrator.cluster import private_environment
+from orchestrator.cluster import cluster_address, private_environment
 from policy.errors import UserError
 from policy.runtime import keep_freed_memory
 
@@ -19,7 +18,14 @@ def main(arguments: list[str] | None = None) -> int:
     130: stopped by the user.
     """
     keep_freed_memory()
-    parsed = _parser().parse_args(arguments)
+    # Flags and key=value overrides may come in any order, which subparsers alone do not allow.
+    parser = _parser()
+    parsed, leftovers = parser.parse_known_args(arguments)
+    overrides = [word for word in leftovers if "=" in word and not word.startswith("-")]
+    if len(overrides) < len(leftovers) or (overrides and not hasattr(parsed, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(leftovers)}")
+    if overrides:
+        parsed.overrides += overrides
     try:
         return int(parsed.run(parsed))
     except UserError as error:
@@ -90,11 +96,11 @@ def _train(parsed: argparse.Namespace) -> int:
     if parsed.new:
         config = config.model_copy(update={"name": free_name(config.root, config.name)})
 
-    if config.cluster.address is None and "RAY_ADDRESS" not in os.environ:
+    if cluster_address(config.cluster.address) is None:
         private_environment()
     from learner.group import LearnerFailed
     from orchestrator.pipeline import train
-    from orchestrator.report import write_report
+    from orchestrator.report import headlines, write_report
     from orchestrator.run import open_run
     from orchestrator.waiting import WorkerFailed
 
@@ -106,8 +112,10 @@ def _train(parsed: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return _fail(f"stopped at once ({_way_on(config.folder)})", 130)
     report = write_report(config.folder)
+    for line in headlines(config.folder):
+        print(line)
     print(f"checkpoint: {run.last_saved}\nreport: {report}")
-    if run.interrupt.requested:
+    if run.interrupt.requested and not run.finished:
         return _fail(f"stopped ({_way_on(config.folder)})", 130)
     return 0
 
@@ -119,7 +127,8 @@ def _way_on(folder: Path) -> str:
     checkpoints = complete_checkpoints(folder)
     if not checkpoints:
         return f"{folder} has no checkpoint yet; start afresh with --new"
-    return f"the last checkpoint is {checkpoints[-1]}; go on with --resume"
+    command = f"eg-grpo train {folder / 'config.yaml'} --resume"
+    return f"the last checkpoint is {checkpoints[-1]}; go on with: {command}"
 
 
 def _generate(parsed: argparse.Namespace) -> int:

@@ -16,6 +16,11 @@ from contextlib import contextmanager
 from policy.errors import UserError
 
 
+def cluster_address(configured: str | None) -> str | None:
+    """The existing cluster to use: as configured, or as ``ray job submit`` says; else None."""
+    return configured or os.environ.get("RAY_ADDRESS")
+
+
 @contextmanager
 def ray_cluster(
     address: str | None = None, num_cpus: float = 2, object_store_mb: int = 512
@@ -25,7 +30,7 @@ def ray_cluster(
     ``num_cpus`` is bookkeeping: in the synchronous schedule roles take turns, so the sum of what
     the actors ask for may exceed the cores there are.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(address)
     if address is None:
         private_environment()
     import ray

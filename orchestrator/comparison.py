@@ -99,6 +99,15 @@ def compare(label: str, rows: Sequence[JsonDict]) -> Comparison:
     )
 
 
+def headline(comparison: Comparison) -> str:
+    """``reward on seen prompts: 0.705 -> 0.858, +0.153 +- 0.013 (384 samples)``."""
+    c = comparison
+    text = f"reward on {c.label} prompts: {c.before:.3f}"
+    if c.difference is not None:
+        text += f" -> {c.after:.3f}, {c.difference.mean:+.3f} +- {c.difference.standard_error:.3f}"
+    return f"{text} ({c.num_samples} samples; the error is the standard error of the change)"
+
+
 def change_table(sets: dict[str, list[JsonDict]]) -> list[TableRow]:
     """Means of the total, of each reward and its details, and of each task, for all sets."""
     pairs = [(_means(rows[0]), _means(rows[-1]) if len(rows) > 1 else {}) for rows in sets.values()]

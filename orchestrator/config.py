@@ -85,7 +85,7 @@ class RunConfig(Settings):
     steps: int = Field(ge=1, description="optimizer steps, one batch each")
     prompts_per_step: int = Field(ge=1, description="prompt groups per optimizer step")
     probe_tolerance: float = Field(
-        default=1e-4, gt=0, description="nats by which a worker's probe may differ"
+        default=1e-5, gt=0, description="nats by which a worker's probe may differ"
     )
     model: ModelConfig
     data: DataConfig
@@ -102,6 +102,8 @@ class RunConfig(Settings):
         names = [reward.name for reward in self.rewards]
         if len(set(names)) < len(names):
             raise ValueError(f"rewards: names must differ, found {', '.join(names)}")
+        if reserved := {"mean", "std", "group_std"} & set(names):
+            raise ValueError(f"rewards: {reserved.pop()} is the name of a metric of the total")
         batch, share = self.trajectories_per_step, self.learner.ranks
         if batch % (share * self.learner.micro_batch_size):
             raise ValueError(
@@ -136,11 +138,17 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"configuration file {path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"configuration file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping of settings")
     for override in overrides:
+        if override.startswith("algorithm.preset="):
+            # A resolved file spells out what its own preset stood for; the new one replaces it.
+            for key in ("bonus", "aggregation"):
+                (tree.get("algorithm") or {}).pop(key, None)
         _apply(tree, override)
     try:
         config = RunConfig.model_validate(tree)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from PIL import Image
+from pydantic import ValidationError
 
 from orchestrator.preflight import model_folder
 from orchestrator.prompts import derived_seed
@@ -62,4 +63,9 @@ def _with_flags(defaults: GenerationDefaults, parsed: argparse.Namespace) -> Gen
         "max_cot_tokens": parsed.max_cot_tokens,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    return defaults.model_copy(update=given)
+    try:
+        return GenerationDefaults(**(defaults.model_dump() | given))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        flag = str(problem["loc"][0]).replace("guidance_scale", "guidance").replace("_", "-")
+        raise UserError(f"--{flag}: {problem['msg']}") from None

@@ -44,7 +44,7 @@ def reward_metrics(
     for name, values in values_by_reward(scored).items():
         row[f"reward/{name}"] = _mean(values)
     for part, values in _details(scored).items():
-        row[f"reward/{part}"] = _mean(values)
+        row[f"detail/{part}"] = _mean(values)
     spreads = [_std([t for t in group.totals if t is not None]) for group in scored]
     row["reward/group_std"] = _mean([spread for spread in spreads if spread is not None])
     trained = [group for group in advantages if group is not None]
@@ -79,6 +79,14 @@ def _details(scored: Sequence[ScoredGroup]) -> dict[str, list[float]]:
                     for part, value in (result.detail or {}).items():
                         parts[part].append(value)
     return dict(sorted(parts.items()))
+
+
+def without_nan(row: JsonDict) -> JsonDict:
+    """The row with null for the mean of nothing, which JSON has no NaN for."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in row.items()
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learner.checkpoint import verified_manifest
+from orchestrator.cluster import cluster_address
 from orchestrator.config import RunConfig
 from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults
@@ -63,7 +64,7 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
     """Check ports and shared memory for a private cluster; raises ``UserError``."""
     if port := config.learner.rendezvous_port:
         check_port(port, "learner.rendezvous_port")
-    if config.cluster.address is not None:
+    if cluster_address(config.cluster.address) is not None:
         return
     needed = math.ceil(_object_bytes(config, model_path) / 2**20)
     if needed > config.cluster.object_store_mb:

@@ -15,7 +15,7 @@ import yaml
 from markupsafe import Markup
 
 from orchestrator.charts import Series, error_bar_chart, line_chart, stacked_chart
-from orchestrator.comparison import change_table, compare, evaluated_sets
+from orchestrator.comparison import change_table, compare, evaluated_sets, headline
 from orchestrator.gallery import galleries
 from orchestrator.progress import duration
 from orchestrator.run_folder import read_rows
@@ -24,6 +24,7 @@ from policy.types import JsonDict
 
 _SHORT_COT = 140  # characters of a longer CoT that show before it is opened
 _STAGES = ("rollout", "reward", "learn", "sync", "evaluate")
+_EACH = ("reward/", "detail/")
 _NOT_REWARDS = ("reward/mean", "reward/std", "reward/group_std")
 
 # title, what it shows, and its lines: metrics key -> label
@@ -106,6 +107,12 @@ def write_report(run_folder: Path) -> Path:
     return report
 
 
+def headlines(run_folder: Path) -> list[str]:
+    """One line for each fixed set, as the command line ends with."""
+    sets = evaluated_sets(read_rows(run_folder / "evaluations.jsonl"))
+    return [headline(compare(label, rows)) for label, rows in sets.items()]
+
+
 def _alarms(metrics: Sequence[JsonDict]) -> list[JsonDict]:
     """Each alarm once, with how often and when it was raised, the most frequent first."""
     steps: dict[str, list[int]] = {}
@@ -137,8 +144,8 @@ def _charts(
     if evaluated:
         text = "same prompts and seeds at every step; plus and minus one standard error"
         charts.append(("Reward on fixed prompts", text, Markup(error_bar_chart(evaluated))))
-    keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("reward/"))
-    each = {key: key.removeprefix("reward/") for key in keys if key not in _NOT_REWARDS}
+    keys = dict.fromkeys(key for row in metrics for key in row if key.startswith(_EACH))
+    each = {key: key.partition("/")[2] for key in keys if key not in _NOT_REWARDS}
     lines = [
         ("Reward in training", "weighted total, mean of a step", {"reward/mean": "total"}),
         ("Each reward in training", "with details of rewards; unweighted, mean of a step", each),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from orchestrator.cluster import ray_cluster
 from orchestrator.config import RunConfig, dump_config
 from orchestrator.evaluator import FixedEvaluation
 from orchestrator.interrupt import Interrupt, graceful_interrupt
-from orchestrator.metrics import Clock
+from orchestrator.metrics import Clock, without_nan
 from orchestrator.pools import RewardPools, RolloutPool, describe
 from orchestrator.preflight import check_inputs, check_machine, logical_cpus
 from orchestrator.progress import Progress
@@ -47,55 +46,45 @@ class Run:
     interrupt: Interrupt
     last_saved: Path | None = None
 
-    def evaluate(self, step: int) -> None:
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is in a checkpoint."""
+        return self.last_saved == self.folder.checkpoint(self.config.steps)
+
+    def evaluate(self, step: int) -> dict[str, float]:
         """Evaluate every fixed set, as at the start and the end of a run."""
-        for name, reward in self.evaluation.run(step).items():
+        rewards = self.evaluation.run(step)
+        for name, reward in rewards.items():
             self.progress.note(f"step {step}: reward on {name} prompts {reward:.4f}")
+        return rewards
 
     def commit(self, row: JsonDict, clock: Clock) -> None:
         """Evaluate, record and save what is due after a step; the row is on disk before it."""
         step, config = row["step"], self.config
-        last = step == config.steps
-        improved = False
+        last, during = step == config.steps, config.evaluation.during
         with clock.stage("evaluate"):
             if last:
-                self.evaluate(step)
+                row[f"evaluation/{during}"] = self.evaluate(step).get(during)
             elif step % config.evaluation.every == 0 and config.data.evaluation:
-                during = config.evaluation.during
-                rewards = self.evaluation.run(step, [during])
-                row[f"evaluation/{during}"] = rewards.get(during)
-                improved = self._is_best(step, rewards.get(during))
+                row[f"evaluation/{during}"] = self.evaluation.run(step, [during]).get(during)
         row |= clock.row()
-        self.folder.append("metrics.jsonl", row)
+        self.folder.append("metrics.jsonl", without_nan(row))
         for alarm in row["alarms"]:
             log.warning("step %d: %s", step, alarm)
             self.progress.note(f"step {step}: ALARM: {alarm}")
         self.progress.step(row)
-        if last or improved or step % config.checkpoint.every == 0:
+        reward = row.get(f"evaluation/{during}")
+        if last or step % config.checkpoint.every == 0 or self.folder.is_better(during, reward):
             self.save(step)
+            self.folder.note_best(during, step, reward)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of ``step``, if it is not there; of others only the best stays."""
         path = self.folder.checkpoint(step)
-        if path == self.last_saved:
-            return
-        self.learner.save(path)
-        self.last_saved = path
-        self.folder.keep_only({step} | ({best["step"]} if (best := self._best()) else set()))
-
-    def _is_best(self, step: int, reward: float | None) -> bool:
-        best = self._best()
-        if reward is None or (best is not None and reward <= best["reward/mean"]):
-            return False
-        row = {"step": step, "set": self.config.evaluation.during, "reward/mean": reward}
-        (self.folder.path / "checkpoints" / "best.json").write_text(json.dumps(row) + "\n")
-        return True
-
-    def _best(self) -> JsonDict | None:
-        file = self.folder.path / "checkpoints" / "best.json"
-        best = json.loads(file.read_text()) if file.is_file() else None
-        # A best step that the resumed history has not reached does not exist.
-        return best if best is not None and self.folder.checkpoint(best["step"]).is_dir() else None
+        if path != self.last_saved:
+            self.learner.save(path)
+            self.last_saved = path
+            self.folder.keep_only({step})
 
 
 @contextmanager
@@ -109,15 +98,14 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
         if checkpoint is not None:
             verified_manifest(checkpoint)
             check_unchanged(config, folder.path / "config.yaml")
-            folder.forget_after(checkpoint_step(checkpoint))
         (folder.path / "config.yaml").write_text(dump_config(config))
         _log_to(folder.path / "run.log")
         progress = Progress(config)
         with (
-            graceful_interrupt() as interrupt,
             ray_cluster(
                 config.cluster.address, logical_cpus(config), config.cluster.object_store_mb
             ),
+            graceful_interrupt() as interrupt,  # after Ray, which installs handlers of its own
         ):
             progress.note(f"run folder {folder.path}")
             rollout = RolloutPool(config, inputs)
@@ -140,6 +128,7 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
                 learner.start()
                 if checkpoint is not None:
                     learner.load(checkpoint)
+                folder.forget_after(-1 if checkpoint is None else checkpoint_step(checkpoint))
                 yield Run(
                     config=config,
                     folder=folder,

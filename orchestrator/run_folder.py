@@ -27,6 +27,8 @@ class RunFolder:
 
     def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
+        if resume and not path.is_dir():
+            raise UserError(f"run folder {path} does not exist: nothing to resume")
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / ".lock").open("a+")
@@ -54,7 +56,7 @@ class RunFolder:
     def append(self, name: str, row: JsonDict) -> None:
         """Add one JSON object to a ``.jsonl`` file and flush it to the disk."""
         with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -67,8 +69,9 @@ class RunFolder:
         for name in ("metrics.jsonl", "evaluations.jsonl", "samples/records.jsonl"):
             kept = [row for row in self.rows(name) if row["step"] <= step]
             self._replace(name, kept)
-        for folder in self.checkpoints():
-            if checkpoint_step(folder) > step:
+        whole = self.checkpoints()
+        for folder in (self.path / "checkpoints").glob("step-*"):
+            if checkpoint_step(folder) > step or folder not in whole:
                 shutil.rmtree(folder)
 
     def _replace(self, name: str, rows: Iterable[JsonDict]) -> None:
@@ -96,10 +99,42 @@ class RunFolder:
         return complete[-1] if complete else None
 
     def keep_only(self, steps: set[int]) -> None:
-        """Delete the checkpoints of all other steps."""
+        """Delete the checkpoints of all other steps but the best one."""
+        best = self._best()
+        kept = steps if best is None else steps | {best["step"]}
         for folder in (self.path / "checkpoints").glob("step-*"):
-            if checkpoint_step(folder) not in steps:
+            if checkpoint_step(folder) not in kept:
                 shutil.rmtree(folder)
+
+    # The best checkpoint
+
+    def is_better(self, evaluation_set: str, reward: float | None) -> bool:
+        """Whether ``reward`` beats the best checkpoint's on the same fixed set."""
+        best = self._best()
+        if reward is None:
+            return False
+        return best is None or best["set"] != evaluation_set or reward > best["reward/mean"]
+
+    def note_best(self, evaluation_set: str, step: int, reward: float | None) -> None:
+        """Remember the checkpoint of ``step``, already written, if it is the best so far."""
+        if not self.is_better(evaluation_set, reward):
+            return
+        row = {"step": step, "set": evaluation_set, "reward/mean": reward}
+        fresh = self._best_file.with_suffix(".tmp")
+        fresh.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        fresh.replace(self._best_file)
+        self.keep_only({step})
+
+    @property
+    def _best_file(self) -> Path:
+        return self.path / "checkpoints" / "best.json"
+
+    def _best(self) -> JsonDict | None:
+        """The best complete checkpoint; one that the resumed history never reached is none."""
+        if not self._best_file.is_file():
+            return None
+        best: JsonDict = json.loads(self._best_file.read_text(encoding="utf-8"))
+        return best if self.checkpoint(best["step"]) in self.checkpoints() else None
 
 
 def read_rows(file: Path) -> list[JsonDict]:
@@ -123,9 +158,9 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def free_name(root: Path, name: str) -> str:
-    """``name`` if its run folder holds no run, else the first free one of ``name-2``, ..."""
+    """``name`` if no run ever began in its folder, else the first free one of ``name-2``, ..."""
     candidate, number = name, 1
-    while (root / candidate / "metrics.jsonl").is_file():
+    while (root / candidate / ".lock").is_file():
         number += 1
         candidate = f"{name}-{number}"
     return candidate

@@ -8,6 +8,8 @@ from typing import Any
 
 import ray
 
+from policy.errors import UserError
+
 
 class WorkerFailed(Exception):
     """A worker died, raised, or did not answer in time; the message names it."""
@@ -26,8 +28,13 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
         except ray.exceptions.GetTimeoutError:
             raise WorkerFailed(f"{name} did not answer within {timeout_s:g} s") from None
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
             raise WorkerFailed(f"{name} failed: {error.cause!r}") from error
         except ray.exceptions.RayActorError as error:
             reason = " ".join(str(error).split())
             raise WorkerFailed(f"{name} died: {reason}") from error
+        except ray.exceptions.RayError as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise WorkerFailed(f"the answer of {name} is lost: {reason}") from error
     return results

@@ -6,7 +6,7 @@ Shape legend: N = tokens, V = vocabulary.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def logprob_entropy(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -18,6 +18,24 @@ def logprob_entropy(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor
     logprob_NV = torch.log_softmax(logits_NV.float(), dim=-1)
     entropy_N = torch.special.entr(logprob_NV.exp()).sum(dim=-1)
     return logprob_NV.gather(-1, target_N.long().unsqueeze(-1)).squeeze(-1), entropy_N
+
+
+def head_logits(hidden: Tensor, head: nn.Linear) -> Tensor:
+    """float32 logits of a head of any float type; rollout and learner must round alike."""
+    flat_ND = hidden.reshape(-1, hidden.shape[-1])
+    logits_NV = wide_product(flat_ND, head.weight.T, torch.float32)
+    if head.bias is not None:
+        logits_NV = logits_NV + head.bias
+    return logits_NV.view(*hidden.shape[:-1], -1)
+
+
+def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """left @ right with sums and result in ``dtype``; 16-bit logits would be off by 0.03."""
+    if left.dtype == dtype:
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=dtype)
+    return left.to(dtype) @ right.to(dtype)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:

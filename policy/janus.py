@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration
 
+from policy.distribution import head_logits
+
 # What RL trains (paper section 6.1 and the authors' code): the language model with its head.
 TRAINED_PREFIXES = ("model.language_model.", "lm_head.")
 
@@ -109,8 +111,8 @@ class JanusPolicy(nn.Module):
         return output.last_hidden_state
 
     def text_logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits over the text vocabulary."""
-        return self.model.lm_head(hidden)
+        """Next-token logits over the text vocabulary, float32."""
+        return head_logits(hidden, self.model.lm_head)
 
     def image_features(self, hidden: Tensor) -> Tensor:
         """What the image head's last linear layer reads; the layers before it are not linear."""
@@ -118,8 +120,10 @@ class JanusPolicy(nn.Module):
         return head.activation_fn(head.proj_out(hidden))
 
     def image_logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits over the image codebook."""
-        return self.model.model.generation_head.vision_head(self.image_features(hidden))
+        """Next-token logits over the image codebook, float32."""
+        return head_logits(
+            self.image_features(hidden), self.model.model.generation_head.vision_head
+        )
 
     @torch.no_grad()
     def decode(self, image_ids_BN: Tensor) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from policy.encoding import PromptEncoder
@@ -26,7 +26,7 @@ def check_checkpoint(path: Path) -> None:
     """Refuse, without loading it, a folder that cannot be a Janus checkpoint.
 
     Raises ``UserError`` for a missing folder or file, a wrong architecture, an unreadable
-    weight file.
+    weight file, a missing or misshapen tensor.
     """
     if not path.is_dir():
         raise UserError(f"checkpoint {path} does not exist")
@@ -42,12 +42,15 @@ def check_checkpoint(path: Path) -> None:
     architectures = config.get("architectures") or []
     if ARCHITECTURE not in architectures:
         raise UserError(f"checkpoint {path} is of architecture {architectures}, not {ARCHITECTURE}")
+    shapes: dict[str, list[int]] = {}
     for file in _weight_files(path):
         try:
             with safe_open(file, framework="pt") as tensors:
-                tensors.keys()
+                for key in tensors.keys():  # noqa: SIM118  (no dict: it cannot be iterated)
+                    shapes[key] = tensors.get_slice(key).get_shape()
         except (SafetensorError, OSError) as error:
             raise UserError(f"checkpoint file {file} is corrupt: {error}") from None
+    _check_tensors(path, shapes)
 
 
 def load_policy(path: Path, dtype: torch.dtype = torch.float32) -> JanusPolicy:
@@ -76,6 +79,25 @@ def load_policy(path: Path, dtype: torch.dtype = torch.float32) -> JanusPolicy:
         return JanusPolicy(model)
     except ValueError as error:
         raise UserError(f"checkpoint {path}: {error}") from None
+
+
+def _check_tensors(path: Path, shapes: dict[str, list[int]]) -> None:
+    """Compare names and shapes with those of the model that the configuration describes."""
+    with torch.device("meta"):
+        model = JanusForConditionalGeneration(JanusConfig.from_pretrained(path))
+    expected = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    for key in sorted(shapes.keys() & expected.keys()):
+        if shapes[key] != expected[key]:
+            raise UserError(
+                f"checkpoint {path}: {key} has shape {shapes[key]}, not {expected[key]} as its"
+                " config.json says"
+            )
+    missing, unknown = expected.keys() - shapes.keys(), shapes.keys() - expected.keys()
+    if missing == {"lm_head.weight"} and model.config.tie_word_embeddings:
+        return  # said better when the model is built
+    # transformers renames the keys of older files while it loads them, and checks them then.
+    if missing and not unknown:
+        raise UserError(f"checkpoint {path}: missing keys: {len(missing)}, first {min(missing)}")
 
 
 def _weight_files(path: Path) -> list[Path]:

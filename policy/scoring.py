@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from policy.distribution import guide, logprob_entropy
+from policy.distribution import guide, logprob_entropy, wide_product
 from policy.janus import JanusPolicy
 from policy.sequences import PhaseBatch, TrajectoryBatch
 
@@ -31,7 +31,8 @@ def plain_kernel(
     hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Full logits; fine for a probe, too large for training at real sizes."""
-    return logprob_entropy(torch.nn.functional.linear(hidden_ND, weight_VD, bias_V), target_N)
+    logits_NV = wide_product(hidden_ND, weight_VD.T, torch.float32)
+    return logprob_entropy(logits_NV if bias_V is None else logits_NV + bias_V, target_N)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The reward worker: one reward behind a Ray actor.
 
-Failure policy. A worker keeps no state between calls, so Ray may restart it at will. What a reward
-does wrong to an image comes back as that image's ``RewardFailure``; ``score`` itself does not
-raise. A worker that dies or misses ``timeout_s`` surfaces at the caller, who may send the same
-groups to another worker. A reward that cannot be built kills the actor in its constructor, with the
-``UserError`` as cause; ``rewards.factory.check_factory`` finds most such cases before.
+Failure policy. A worker keeps no state between calls. What a reward does wrong to an image comes
+back as that image's ``RewardFailure``; ``score`` itself does not raise. A worker that dies or
+misses ``timeout_s`` surfaces at the caller, which stops the run with its name. A reward that
+cannot be built kills the actor in its constructor, with the ``UserError`` as cause;
+``rewards.factory.check_factory`` finds most such cases before.
 Nothing here imports torch: a reward that needs none starts quickly and stays small.
 """
 
@@ -48,6 +48,6 @@ class RewardWorker:
 def start_reward_worker(config: RewardConfig) -> Any:
     """An actor handle on a ``RewardWorker``; returns before the worker is ready."""
     actor = ray.remote(RewardWorker).options(
-        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=-1
+        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=0
     )
     return actor.remote(config)

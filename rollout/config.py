@@ -33,14 +33,14 @@ class RolloutConfig(BaseModel):
     )
     batch_size: int = Field(64, ge=1, description="Trajectories a worker generates at once.")
     threads: int = Field(1, ge=1, description="Compute threads of a worker.")
-    device: str = Field("cpu", description="Device of a worker's policy: cpu or cuda.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Device of a worker's policy.")
     cpus_per_worker: float = Field(1, ge=0, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray reserves for a worker.")
     timeout_s: float = Field(
         1800, gt=0, description="Seconds after which one generate call counts as failed."
     )
     load_timeout_s: float = Field(
-        600, gt=0, description="Seconds for a worker to start, and for it to load new weights."
+        600, gt=0, description="Seconds for a worker to load new weights."
     )
 
     @field_validator("group_size")

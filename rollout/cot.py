@@ -53,7 +53,7 @@ def sample_cots(
     decoder.select_rows(source_B.to(device))
     running_R = torch.ones(len(prompts), dtype=torch.bool, device=device)
     for t in range(cap):
-        logits_RV = policy.text_logits(hidden_RD).float() / sampling.temperature
+        logits_RV = policy.text_logits(hidden_RD) / sampling.temperature
         ids_R = draw_tokens(logits_RV, noise_BT[trajectory_R, t])
         logprob_R, entropy_R = logprob_entropy(logits_RV, ids_R)
         # A finished row goes on to no purpose; what it writes lies behind its EOS and is cut off.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policy.distribution import guide, logprob_entropy
+from policy.distribution import guide, head_logits, logprob_entropy
 from policy.encoding import SpecialIds, unconditional_twin
 from policy.janus import JanusPolicy
 from policy.types import FloatArray, IntArray
@@ -75,5 +75,4 @@ def sample_images(
 
 def _logits(policy: JanusPolicy, features_BD: Tensor, temperature: float) -> Tensor:
     """Tempered float32 logits; guidance before this affine layer is guidance behind it."""
-    head = policy.model.model.generation_head.vision_head
-    return head(features_BD).float() / temperature
+    return head_logits(features_BD, policy.model.model.generation_head.vision_head) / temperature

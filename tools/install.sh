@@ -12,7 +12,7 @@ CPU_INDEX=https://download.pytorch.org/whl/cpu
     echo "install: Python 3.11 or newer is needed; set PYTHON=..." >&2
     exit 2
 }
-[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" || {
+"$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV" || {
     echo "install: cannot make $VENV; on Debian and Ubuntu: apt-get install python3-venv" >&2
     exit 2
 }

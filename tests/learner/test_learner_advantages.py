@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.advantages import default_minimum_survivors, group_advantages, has_variance
+from learner.advantages import (
+    EQUAL_WITHIN,
+    default_minimum_survivors,
+    group_advantages,
+    has_variance,
+)
 
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 REWARD = st.floats(-10.0, 10.0, allow_subnormal=False)
@@ -80,7 +85,13 @@ def test_permutation_equivariance_and_zero_mean(rewards: list[float], seed: int)
         np.array(permuted, float), np.array(advantages, float)[order], atol=1e-9
     )
     assert abs(float(np.sum(np.array(advantages, float)))) < 1e-9
-    assert has_variance(advantages) == (len(set(rewards)) > 1)
+    rounding = EQUAL_WITHIN * max(abs(reward) for reward in rewards)
+    assert has_variance(advantages) == (max(rewards) - min(rewards) > rounding)
+
+
+def test_rewards_that_differ_by_rounding_are_equal() -> None:
+    """0.1 + 0.2 and 0.3 are one reward: no residue for Adam to amplify, and no bonus."""
+    assert group_advantages([0.1 + 0.2, 0.3, 0.3], 2) == [0.0, 0.0, 0.0]
 
 
 def test_mean_reward_is_not_absence_of_variance() -> None:

@@ -112,12 +112,28 @@ def test_dry_run_prints_the_resolved_file_and_makes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_flags_and_overrides_come_in_any_order(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As people type them: an override behind a flag is an override, an unknown flag is not."""
+    assert (
+        main(["train", SHAPES, "--dry-run", f"root={tmp_path}", "learner.learning_rate=2e-4"]) == 0
+    )
+    assert "learning_rate: 0.0002\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", SHAPES, "--dryrun"])
+    assert "unrecognized arguments: --dryrun" in capsys.readouterr().err
+
+
 def test_generate_and_doctor_refuse_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and one line."""
     assert main(["generate", "--model", "no/such", "--prompt", "a red circle"]) == 2
     assert "no/such" in capsys.readouterr().err
     assert main(["generate", "--model", "shapes/checkpoint", "--prompt", "x", "--n", "0"]) == 2
     assert "--n must be 1 or more" in capsys.readouterr().err
+    model = ["generate", "--model", "shapes/checkpoint", "--prompt", "x"]
+    assert main([*model, "--guidance", "-1"]) == 2
+    assert "--guidance: " in capsys.readouterr().err
     assert main(["doctor", "no/such.yaml"]) == 2
     assert "FAIL  configuration: " in capsys.readouterr().out
 

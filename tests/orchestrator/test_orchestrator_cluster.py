@@ -10,9 +10,11 @@ import psutil
 import pytest
 import ray
 
+from learner.group import LearnerGroup
+from learner.settings import LearnerSettings
 from orchestrator.config import RunConfig, load_config
 from orchestrator.pools import RewardPools, RolloutPool
-from orchestrator.preflight import check_inputs
+from orchestrator.preflight import check_inputs, model_folder
 from orchestrator.waiting import WorkerFailed, wait_all
 from rollout.engine import GenerationRequest
 
@@ -27,8 +29,12 @@ def config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     return load_config(ROOT / "configs" / "shapes.yaml", ["rollout.group_size=2"])
 
 
-def test_a_private_cluster_listens_on_loopback_only() -> None:
-    """No socket of any process that Ray started accepts connections from another machine."""
+def test_a_run_listens_on_loopback_only(config: RunConfig) -> None:
+    """No socket of Ray or of a started learner group accepts connections from outside."""
+    learner = LearnerGroup(
+        LearnerSettings(config.learner, config.algorithm, model_folder(config.model.path), 1)
+    )
+    learner.start()
     listening = [
         connection.laddr.ip
         for process in psutil.Process().children(recursive=True)
@@ -36,6 +42,7 @@ def test_a_private_cluster_listens_on_loopback_only() -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
     assert listening, "Ray listens somewhere"
+    learner.shutdown()
     loopback = ("127.", "::ffff:127.", "::1")
     assert [address for address in listening if not address.startswith(loopback)] == []
 

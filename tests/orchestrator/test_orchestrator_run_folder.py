@@ -75,3 +75,29 @@ def test_resuming_forgets_what_the_surviving_history_never_had(tmp_path: Path) -
     assert folder.checkpoints() == [folder.checkpoint(2)]
     folder.keep_only({2})
     assert not folder.checkpoint(11).exists()
+
+
+def test_the_best_checkpoint_survives_and_only_a_written_one_is_best(tmp_path: Path) -> None:
+    """Best by the fixed set and last are kept; a cut-off save or another set is never the best."""
+    folder = RunFolder(tmp_path / "run")
+    for step, reward in ((1, 0.5), (2, 0.7), (3, 0.6)):
+        finished_checkpoint(folder, step)
+        folder.keep_only({step})
+        folder.note_best("held_out", step, reward)
+    assert [path.name for path in folder.checkpoints()] == ["step-2", "step-3"]
+    assert not folder.is_better("held_out", 0.7)
+    assert not folder.is_better("held_out", None)
+    assert folder.is_better("seen", 0.1)
+
+    (folder.checkpoint(2) / "manifest.json").unlink()  # killed while it was written again
+    assert folder.is_better("held_out", 0.1)
+    folder.forget_after(3)
+    assert [path.name for path in folder.checkpoints()] == ["step-3"]
+    assert not folder.checkpoint(2).exists()
+
+
+def test_resume_of_a_run_that_never_was_makes_no_folder(tmp_path: Path) -> None:
+    """A misspelt name leaves nothing behind."""
+    with pytest.raises(UserError, match="does not exist"):
+        RunFolder(tmp_path / "mispelt", resume=True)
+    assert not list(tmp_path.iterdir())
