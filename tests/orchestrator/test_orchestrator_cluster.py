@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,9 @@ from learner.settings import LearnerSettings
 from orchestrator.config import RunConfig, load_config
 from orchestrator.pools import RewardPools, RolloutPool
 from orchestrator.preflight import check_inputs, model_folder
+from orchestrator.publisher import WeightPublisher
 from orchestrator.waiting import WorkerFailed, wait_all
+from policy.probe import WeightReceipt
 from rollout.engine import GenerationRequest
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +68,38 @@ def test_a_silent_worker_is_named() -> None:
     with pytest.raises(WorkerFailed, match=r"reward worker hps/0 did not answer within 0.5 s"):
         wait_all([sleeper.sleep.remote()], ["reward worker hps/0"], timeout_s=0.5)
     ray.kill(sleeper)
+
+
+def test_weights_corrupted_on_the_way_stop_the_run(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sound push is proved by every worker; one flipped number in the buckets is noticed."""
+    inputs = check_inputs(config)
+    rollout = RolloutPool(config, inputs)
+    learner = LearnerGroup(
+        LearnerSettings(config.learner, config.algorithm, inputs.model_path, total_steps=1)
+    )
+    learner.start()
+    publisher = WeightPublisher(learner, rollout, config.probe_tolerance)
+    assert publisher.publish(weight_version=0) < config.probe_tolerance
+    with pytest.raises(WorkerFailed, match="the learner holds weight version 0, not 1"):
+        publisher.publish(weight_version=1)
+
+    load_weights = rollout.load_weights
+
+    def corrupted(weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
+        sound = ray.get(weights)
+        first = sound.buckets[0].copy()
+        first[0] += 1
+        broken = replace(sound, buckets=(first, *sound.buckets[1:]))
+        return load_weights(ray.put(broken), weight_version)
+
+    monkeypatch.setattr(rollout, "load_weights", corrupted)
+    with pytest.raises(WorkerFailed, match="rollout worker 0 received other weights"):
+        publisher.publish(weight_version=0)
+    learner.shutdown()
+    for worker in rollout.workers:
+        ray.kill(worker)
 
 
 def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConfig) -> None:

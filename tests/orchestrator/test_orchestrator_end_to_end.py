@@ -63,6 +63,16 @@ def weights_digest(run: Path, step: int) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def seen_means(run: Path, step: int) -> list[float]:
+    """Mean rewards of the seen prompts at guidance 1."""
+    (row,) = (
+        row
+        for row in rows(run, "evaluations.jsonl")
+        if (row["step"], row["set"], row["guidance_scale"]) == (step, "seen", 1.0)
+    )
+    return row["prompt_means"]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("runs"), "one")
@@ -134,12 +144,15 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished:
     assert weights_digest(run, 4) == weights_digest(finished, 4)
 
 
-def test_the_guided_path_trains(tmp_path: Path) -> None:
-    """Guidance 2: samples are guided, and evaluation looks at guidance 1 as well."""
+def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) -> None:
+    """From a checkpoint of another run, at guidance 2; evaluation looks at guidance 1 as well."""
     run = train(
         tmp_path, "guided", "steps=2", "rollout.guidance_scale=2.0",
         "evaluation.guidance_scales=[2.0, 1.0]", "algorithm.preset=as-paper",
+        f"model.path={finished / 'checkpoints' / 'step-4'}",
     )  # fmt: skip
+    # The weights are those the first run ended with: the same prompts and seeds give the same.
+    assert seen_means(run, step=0) == seen_means(finished, step=4)
     metrics = rows(run)
     # Conditional log-probs of guided samples: still the weights that sampled, so the ratio is 1.
     assert all(row["ratio/mean"] == pytest.approx(1, abs=1e-5) for row in metrics)
