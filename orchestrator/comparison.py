@@ -100,12 +100,13 @@ def compare(label: str, rows: Sequence[JsonDict]) -> Comparison:
 
 
 def headline(comparison: Comparison) -> str:
-    """``reward on seen prompts: 0.705 -> 0.858, +0.153 +- 0.013 (384 samples)``."""
+    """``reward on seen prompts: 0.705 -> 0.858, +0.153 ± 0.014 (standard error), 384 samples``."""
     c = comparison
     text = f"reward on {c.label} prompts: {c.before:.3f}"
     if c.difference is not None:
-        text += f" -> {c.after:.3f}, {c.difference.mean:+.3f} +- {c.difference.standard_error:.3f}"
-    return f"{text} ({c.num_samples} samples; the error is the standard error of the change)"
+        error = c.difference.standard_error
+        text += f" -> {c.after:.3f}, {c.difference.mean:+.3f} ± {error:.3f} (standard error)"
+    return f"{text}, {c.num_samples} samples"
 
 
 def change_table(sets: dict[str, list[JsonDict]]) -> list[TableRow]:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from orchestrator.charts import Series, line_chart, moving_average, thin
-from orchestrator.comparison import change_table, compare, evaluated_sets
+from orchestrator.comparison import change_table, compare, evaluated_sets, headline
 from orchestrator.gallery import spaced
 from orchestrator.report import write_report
 from orchestrator.run_folder import read_rows
@@ -377,3 +377,15 @@ def test_rows_cut_off_by_a_crash_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"step": 1}\n\n{"step": 2}\n{"st')
     assert read_rows(tmp_path / "rows.jsonl") == [{"step": 1}, {"step": 2}]
     assert read_rows(tmp_path / "none.jsonl") == []
+
+
+def test_the_headline_of_the_command_line() -> None:
+    """Prompt means 0.2, 0.4 become 0.5, 0.9: +0.4 with standard error 0.1; one row has none."""
+    rows = [
+        {"step": step, "prompt_means": means, "num_samples": 8, "num_failed": 0}
+        for step, means in ((0, [0.2, 0.4]), (5, [0.5, 0.9]))
+    ]
+    assert headline(compare("seen", rows)) == (
+        "reward on seen prompts: 0.300 -> 0.700, +0.400 ± 0.100 (standard error), 8 samples"
+    )
+    assert headline(compare("seen", rows[:1])) == "reward on seen prompts: 0.300, 8 samples"
