@@ -1,4 +1,4 @@
-"""The command line: ``eg-grpo train | generate | doctor``, same as ``python -m orchestrator``."""
+"""``eg-grpo train | generate | export | doctor``, same as ``python -m orchestrator``."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     generate = commands.add_parser("generate", help="draw images for a prompt")
-    generate.add_argument("--model", type=Path, required=True, help="checkpoint folder")
+    generate.add_argument("--model", required=True, help="checkpoint folder, or Hub id[@revision]")
     generate.add_argument("--prompt", required=True, help="what to draw")
     generate.add_argument("--n", type=int, default=8, help="how many images (default 8)")
     generate.add_argument("--output", type=Path, default=Path("generated"), help="folder to write")
@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     ):
         generate.add_argument(name, type=kind, help=f"{text} (default: as the checkpoint says)")
     generate.set_defaults(run=_generate)
+
+    export = commands.add_parser("export", help="write a checkpoint's model for other programs")
+    export.add_argument("checkpoint", type=Path, help="step-N folder of a run")
+    export.add_argument("output", type=Path, help="folder to write; must not exist or be empty")
+    export.set_defaults(run=_export)
 
     doctor = commands.add_parser("doctor", help="check this machine and, if given, a configuration")
     _add_config(doctor, optional=True)
@@ -135,6 +140,13 @@ def _generate(parsed: argparse.Namespace) -> int:
     from orchestrator.generate import generate
 
     print(generate(parsed))
+    return 0
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from orchestrator.export import export
+
+    print(export(parsed.checkpoint, parsed.output))
     return 0
 
 

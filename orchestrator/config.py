@@ -28,7 +28,10 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """The Janus checkpoint a run starts from."""
 
-    path: Path = Field(description="checkpoint folder, or a step-N folder of an earlier run")
+    path: str = Field(
+        min_length=1,
+        description="checkpoint folder, step-N folder of an earlier run, or Hub id[@revision]",
+    )
     template: str = Field(description="prompt template by name (policy/templates.py)")
     instruction: Path | None = Field(
         default=None, description="file with the CoT instruction; {} stands for the prompt"

@@ -14,6 +14,7 @@ from orchestrator.prompts import derived_seed
 from orchestrator.sheets import Tile, contact_sheet, save_png
 from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults, load_defaults
+from policy.hub import checkpoint_folder
 from policy.runtime import tune_process
 from policy.types import Prompt
 
@@ -27,7 +28,7 @@ def generate(parsed: argparse.Namespace) -> Path:
     from rollout.engine import GenerationRequest
     from rollout.transformers_engine import load_engine
 
-    folder = model_folder(parsed.model)
+    folder = model_folder(checkpoint_folder(parsed.model))
     defaults = _with_flags(load_defaults(folder), parsed)
     config = RolloutConfig(
         guidance_scale=defaults.guidance_scale,

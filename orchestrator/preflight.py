@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -15,7 +14,8 @@ from orchestrator.cluster import cluster_address
 from orchestrator.config import RunConfig
 from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults
-from policy.loading import check_checkpoint, load_encoder
+from policy.hub import checkpoint_folder
+from policy.loading import check_checkpoint, image_size, load_encoder, weight_bytes
 from policy.prompts import load_prompts
 from policy.types import Prompt
 from rewards.factory import check_factory
@@ -37,9 +37,10 @@ class Inputs:
 
 def check_inputs(config: RunConfig) -> Inputs:
     """Read and check every file that the configuration names; raises ``UserError``."""
-    model_path = model_folder(config.model.path)
-    if model_path != config.model.path.absolute():
-        verified_manifest(config.model.path)
+    given = checkpoint_folder(config.model.path)
+    model_path = model_folder(given)
+    if model_path != given.absolute():
+        verified_manifest(given)
     check_checkpoint(model_path)
     instruction = _instruction(config.model.instruction)
     load_encoder(model_path, config.model.template, instruction)
@@ -119,11 +120,9 @@ def _instruction(path: Path | None) -> str | None:
 
 
 def _object_bytes(config: RunConfig, model_path: Path) -> int:
-    weights = sum(file.stat().st_size for file in model_path.glob("*.safetensors"))
-    sizes = json.loads((model_path / "config.json").read_text()).get("vision_config", {})
-    pixels = 3 * int(sizes.get("image_size", 384)) ** 2
+    pixels = 3 * image_size(model_path) ** 2
     samples = max(
         config.trajectories_per_step,
         config.evaluation.prompts * config.evaluation.samples_per_prompt,
     )
-    return _WEIGHT_VERSIONS * weights + samples * (pixels + 64 * 1024)
+    return _WEIGHT_VERSIONS * weight_bytes(model_path) + samples * (pixels + 64 * 1024)

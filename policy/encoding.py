@@ -49,8 +49,8 @@ class PromptEncoder:
         return np.append(ids, np.int32(self.special.begin_of_image))
 
     def cot_text(self, cot_ids: IntArray) -> str:
-        """The CoT as text, without EOS."""
-        return str(self.tokenizer.decode(cot_ids.tolist(), skip_special_tokens=True)).strip()
+        """The CoT as text, without EOS; a leading space stays, as in the paper's runs."""
+        return str(self.tokenizer.decode(cot_ids.tolist(), skip_special_tokens=True))
 
     def _ids(self, text: str) -> IntArray:
         ids = self.tokenizer.encode(text, add_special_tokens=False)

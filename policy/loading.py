@@ -1,4 +1,8 @@
-"""Loading a Janus checkpoint folder, with one clear line for each way it can be wrong."""
+"""Loading a Janus checkpoint of either format, with one clear line for each way it can be wrong.
+
+A checkpoint is a folder in the format of transformers (deepseek-community/Janus-Pro-*, and what
+this project writes) or in the original one (deepseek-ai/Janus-Pro-*), or the Hub's id of one.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    JanusConfig,
+    JanusForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
-from policy.encoding import PromptEncoder
+from policy import original_config
+from policy.encoding import PromptEncoder, special_ids
 from policy.errors import UserError
+from policy.hub import checkpoint_folder
 from policy.janus import JanusPolicy
+from policy.original_weights import translated_tensors
 from policy.templates import template_named
+from policy.tokenizer import load_tokenizer
+from policy.weight_files import read_tensors, weight_files
 
 ARCHITECTURE = "JanusForConditionalGeneration"
 
@@ -22,48 +36,67 @@ ARCHITECTURE = "JanusForConditionalGeneration"
 transformers_logging.disable_progress_bar()
 
 
-def check_checkpoint(path: Path) -> None:
-    """Refuse, without loading it, a folder that cannot be a Janus checkpoint.
+def check_checkpoint(checkpoint: Path | str) -> None:
+    """Refuse, without loading it, what cannot be a Janus checkpoint.
 
     Raises ``UserError`` for a missing folder or file, a wrong architecture, an unreadable
     weight file, a missing or misshapen tensor.
     """
-    if not path.is_dir():
-        raise UserError(f"checkpoint {path} does not exist")
+    folder = checkpoint_folder(checkpoint)
+    config = read_config(folder)
+    original = _is_original(folder)
+    shapes = read_tensors(weight_files(folder, pickled=original), shapes_only=True)
+    if original:
+        shapes = _translated(folder, shapes)
+    _check_tensors(folder, config, shapes, may_be_renamed=not original)
+
+
+def read_config(folder: Path) -> JanusConfig:
+    """The configuration of a checkpoint folder of either format, as transformers has it."""
+    if not folder.is_dir():
+        raise UserError(f"checkpoint {folder} does not exist")
     for name in ("config.json", "tokenizer.json"):
-        if not (path / name).is_file():
-            raise UserError(f"checkpoint {path} has no {name}")
+        if not (folder / name).is_file():
+            raise UserError(f"checkpoint {folder} has no {name}")
+    if not _is_original(folder):
+        return JanusConfig.from_pretrained(folder)
     try:
-        config = json.loads((path / "config.json").read_text())
+        return original_config.translated_config(_config_json(folder))
     except ValueError as error:
-        raise UserError(f"checkpoint {path}/config.json is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"checkpoint {path}/config.json is not a JSON object")
-    architectures = config.get("architectures") or []
-    if ARCHITECTURE not in architectures:
-        raise UserError(f"checkpoint {path} is of architecture {architectures}, not {ARCHITECTURE}")
-    shapes: dict[str, list[int]] = {}
-    for file in _weight_files(path):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118  (no dict: it cannot be iterated)
-                    shapes[key] = tensors.get_slice(key).get_shape()
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"checkpoint file {file} is corrupt: {error}") from None
-    _check_tensors(path, shapes)
+        raise UserError(f"checkpoint {folder}/config.json: {error}") from None
 
 
-def load_policy(path: Path, dtype: torch.dtype = torch.float32) -> JanusPolicy:
-    """Load a folder in transformers' format; every key must be there and none besides."""
-    check_checkpoint(path)
+def image_size(folder: Path) -> int:
+    """Height and width of the images of a checkpoint folder, in pixels."""
+    vision: Any = read_config(folder).vision_config
+    return int(vision.image_size)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Size of the weight files of a checkpoint folder."""
+    files = weight_files(folder, pickled=_is_original(folder))
+    return sum(file.stat().st_size for file in files)
+
+
+def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> JanusPolicy:
+    """Load a checkpoint; every key must be there and none besides."""
+    folder = checkpoint_folder(checkpoint)
+    check_checkpoint(folder)
+    source: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
+    if original := _is_original(folder):
+        tensors = read_tensors(weight_files(folder, pickled=True))
+        source = {
+            "pretrained_model_name_or_path": None,
+            "config": read_config(folder),
+            "state_dict": _translated(folder, tensors),
+        }
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would warn of is an error below
     try:
         loaded: Any = JanusForConditionalGeneration.from_pretrained(
-            path,
+            **source,
             dtype=dtype,
             local_files_only=True,
-            use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
@@ -73,58 +106,91 @@ def load_policy(path: Path, dtype: torch.dtype = torch.float32) -> JanusPolicy:
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(str, info[problem])):
             raise UserError(
-                f"checkpoint {path}: {problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}"
+                f"checkpoint {folder}: {problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}"
             )
+    if original:
+        _name_tokens(model, load_tokenizer(folder))
     try:
         return JanusPolicy(model)
     except ValueError as error:
-        raise UserError(f"checkpoint {path}: {error}") from None
+        raise UserError(f"checkpoint {folder}: {error}") from None
 
 
-def _check_tensors(path: Path, shapes: dict[str, list[int]]) -> None:
+def load_encoder(
+    checkpoint: Path | str, template: str, instruction: str | None = None
+) -> PromptEncoder:
+    """The checkpoint's tokenizer with a template of the registry."""
+    folder = checkpoint_folder(checkpoint)
+    return PromptEncoder(load_tokenizer(folder), template_named(template), instruction)
+
+
+def _is_original(folder: Path) -> bool:
+    """Whether the folder is in the original format; ``UserError`` when it is in neither."""
+    architectures = _config_json(folder).get("architectures") or []
+    if ARCHITECTURE not in architectures and original_config.ARCHITECTURE not in architectures:
+        raise UserError(
+            f"checkpoint {folder} is of architecture {architectures}, not {ARCHITECTURE} or"
+            f" {original_config.ARCHITECTURE}"
+        )
+    return ARCHITECTURE not in architectures
+
+
+def _config_json(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"checkpoint {folder}/config.json is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"checkpoint {folder}/config.json is not a JSON object")
+    return config
+
+
+def _translated(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        return translated_tensors(tensors)
+    except ValueError as error:
+        raise UserError(f"checkpoint {folder}: {error}") from None
+
+
+def _check_tensors(
+    folder: Path, config: JanusConfig, found: dict[str, Tensor], may_be_renamed: bool
+) -> None:
     """Compare names and shapes with those of the model that the configuration describes."""
     with torch.device("meta"):
-        model = JanusForConditionalGeneration(JanusConfig.from_pretrained(path))
-    expected = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
-    for key in sorted(shapes.keys() & expected.keys()):
-        if shapes[key] != expected[key]:
+        model = JanusForConditionalGeneration(config)
+    expected = model.state_dict()
+    for key in sorted(found.keys() & expected.keys()):
+        if found[key].shape != expected[key].shape:
             raise UserError(
-                f"checkpoint {path}: {key} has shape {shapes[key]}, not {expected[key]} as its"
-                " config.json says"
+                f"checkpoint {folder}: {key} has shape {list(found[key].shape)}, not"
+                f" {list(expected[key].shape)} as its config.json says"
             )
-    missing, unknown = expected.keys() - shapes.keys(), shapes.keys() - expected.keys()
-    if missing == {"lm_head.weight"} and model.config.tie_word_embeddings:
+    missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if missing == {"lm_head.weight"} and config.tie_word_embeddings:
         return  # said better when the model is built
-    # transformers renames the keys of older files while it loads them, and checks them then.
-    if missing and not unknown:
-        raise UserError(f"checkpoint {path}: missing keys: {len(missing)}, first {min(missing)}")
+    if may_be_renamed and unknown:
+        # transformers renames the keys of older files while it loads them, and checks them then.
+        return
+    for problem, keys in (("missing", missing), ("unexpected", unknown)):
+        if keys:
+            raise UserError(f"checkpoint {folder}: {problem} keys: {len(keys)}, first {min(keys)}")
 
 
-def _weight_files(path: Path) -> list[Path]:
-    """The files that hold the weights; all that an index names must be there."""
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        files = sorted(path.glob("*.safetensors"))
-        if not files:
-            raise UserError(f"checkpoint {path} has no *.safetensors file")
-        return files
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"checkpoint index {index} is not a weight index") from None
-    for name in names:
-        if not (path / name).is_file():
-            raise UserError(f"checkpoint {path} has no {name}, which its index names")
-    return [path / name for name in names]
+def _name_tokens(model: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write into the configuration what the original one leaves to the tokenizer.
 
-
-def load_encoder(path: Path, template: str, instruction: str | None = None) -> PromptEncoder:
-    """The checkpoint's tokenizer with a template of the registry.
-
-    The fast class is named outright: the Llama tokenizer classes of transformers 5 ignore the
-    byte-level pre-tokenizer that Janus's tokenizer.json asks for.
+    This project asks the tokenizer; transformers' own ``generate`` on an exported checkpoint
+    reads the configuration.
     """
-    if not (path / "tokenizer.json").is_file():
-        raise UserError(f"checkpoint {path} has no tokenizer.json")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
-    return PromptEncoder(tokenizer, template_named(template), instruction)
+    special = special_ids(tokenizer)
+    model.config.image_token_id = tokenizer.get_vocab().get(
+        "<image_placeholder>", model.config.image_token_id
+    )
+    text_config = model.config.get_text_config()
+    text_config.bos_token_id, text_config.eos_token_id = special.bos, special.eos
+    model.generation_config = GenerationConfig(
+        bos_token_id=special.bos,
+        eos_token_id=special.eos,
+        pad_token_id=special.pad,
+        generation_kwargs={"boi_token_id": special.begin_of_image},
+    )

@@ -19,21 +19,27 @@ _SYSTEM = (
 
 @dataclass(frozen=True)
 class Template:
-    """Two format strings; ``{instruction}`` is the CoT instruction filled with the prompt."""
+    """How a message becomes the text of a turn, and what the message of each phase is.
+
+    The messages are stripped and the texts end where the assistant begins, as in the chat format
+    of Janus (janus/utils/conversation.py and models/processing_vlm.py of its repository).
+    """
 
     name: str
-    cot_format: str
-    image_format: str
-    default_instruction: str
+    turn: str  # {message}
+    system: str  # goes before the turn of phase 1
+    image_message: str  # {prompt} and {cot}
+    default_instruction: str  # {} stands for the prompt
 
     def cot_prompt(self, prompt: str, instruction: str | None = None) -> str:
         """Text of phase 1, up to where the CoT begins."""
-        filled = (instruction or self.default_instruction).replace("{}", prompt).strip()
-        return self.cot_format.format(instruction=filled)
+        message = (instruction or self.default_instruction).replace("{}", prompt)
+        return self.system + self.turn.format(message=message.strip())
 
     def image_prompt(self, prompt: str, cot: str) -> str:
         """Text of phase 2, up to where ``<begin_of_image>`` follows."""
-        return self.image_format.format(prompt=prompt, cot=cot)
+        message = self.image_message.format(prompt=prompt, cot=cot)
+        return self.turn.format(message=message.strip())
 
 
 _DEFAULT_INSTRUCTION = """\
@@ -47,20 +53,23 @@ TEMPLATES = {
     for template in (
         Template(
             name="janus-plain",  # role names as plain words, as in the paper's runs
-            cot_format=_SYSTEM + "\n\nUser: {instruction}\n\nAssistant:",
-            image_format="User: {prompt}. {cot}\n\nAssistant:",
+            turn="User: {message}\n\nAssistant:",
+            system=_SYSTEM + "\n\n",
+            image_message="{prompt}. {cot}",
             default_instruction=_DEFAULT_INSTRUCTION,
         ),
         Template(
             name="janus-special",  # the role tokens Janus-Pro was tuned with
-            cot_format=_SYSTEM + "\n\n<|User|>: {instruction}\n\n<|Assistant|>:",
-            image_format="<|User|>: {prompt}. {cot}\n\n<|Assistant|>:",
+            turn="<|User|>: {message}\n\n<|Assistant|>:",
+            system=_SYSTEM + "\n\n",
+            image_message="{prompt}. {cot}",
             default_instruction=_DEFAULT_INSTRUCTION,
         ),
         Template(
             name="shapes",  # words and punctuation apart, as its word-level tokenizer wants them
-            cot_format="<|User|> : {instruction} <|Assistant|> :",
-            image_format="<|User|> : {prompt} . {cot} <|Assistant|> :",
+            turn="<|User|> : {message} <|Assistant|> :",
+            system="",
+            image_message="{prompt} . {cot}",
             default_instruction='visualize : " {} "',
         ),
     )

@@ -1,0 +1,48 @@
+"""The tokenizer of a checkpoint, proved at load to do what its tokenizer.json says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from policy.encoding import BEGIN_OF_IMAGE, special_ids
+from policy.errors import UserError
+
+# Spaces, digits, line ends, quotes, role markers and letters outside ASCII, as prompts have them.
+_PROBES = (
+    "User: a photo of 2 red cats.\n\nAssistant:",
+    '<|User|>: "naïve"  café,\n1. left of\n\n<|Assistant|>:',
+)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load tokenizer.json; raises ``UserError`` when it is missing, broken or not a Janus one.
+
+    The fast class is named outright: the Llama tokenizer classes of transformers 5 ignore the
+    byte-level pre-tokenizer that Janus's tokenizer.json asks for. What that would do unnoticed,
+    here or in a later version, is refused: probes must become the ids that the file alone gives.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise UserError(f"checkpoint {folder} has no tokenizer.json")
+    try:
+        alone = Tokenizer.from_file(str(file))
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the Rust library raises nothing more specific
+        reason = " ".join(str(error).split())
+        raise UserError(f"checkpoint file {file} cannot be read: {reason}") from None
+    try:
+        special = special_ids(tokenizer)
+    except UserError as error:
+        raise UserError(f"checkpoint {folder}: {error}") from None
+    probes = {text: alone.encode(text, add_special_tokens=False).ids for text in _PROBES}
+    probes[BEGIN_OF_IMAGE] = [special.begin_of_image]
+    for text, ids in probes.items():
+        if tokenizer.encode(text, add_special_tokens=False) != ids:
+            raise UserError(
+                f"checkpoint {folder}: the tokenizer makes other ids of {text!r} than its"
+                " tokenizer.json says"
+            )
+    return tokenizer

@@ -1,0 +1,86 @@
+"""The weight files of a checkpoint folder: which they are, and what tensors they hold.
+
+Nothing here unpickles objects: safetensors, or ``torch.load`` with ``weights_only``.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from policy.errors import UserError
+
+SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+
+
+def weight_files(folder: Path, pickled: bool = False) -> list[Path]:
+    """The files that hold the weights: safetensors, or if allowed and there are none, *.bin.
+
+    Raises ``UserError`` when there is none, or when one that an index names is missing.
+    """
+    for name in (SAFETENSORS, PICKLED) if pickled else (SAFETENSORS,):
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _indexed(folder, index)
+        stem, suffix = name.split(".")
+        found = sorted(folder.glob(f"{stem}*.{suffix}" if name == PICKLED else f"*.{suffix}"))
+        if found:
+            return found
+    wanted = f"*.safetensors or {PICKLED}" if pickled else "*.safetensors"
+    raise UserError(f"checkpoint {folder} has no {wanted} file")
+
+
+def read_tensors(files: list[Path], shapes_only: bool = False) -> dict[str, Tensor]:
+    """All tensors by key, mapped from disk where the format allows it.
+
+    With ``shapes_only`` they are on the meta device and no weight is read. Raises ``UserError``
+    for a file that cannot be read or holds anything but tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        read = _read_safetensors if file.suffix == ".safetensors" else _read_pickled
+        try:
+            tensors |= read(file, shapes_only)
+        except (SafetensorError, OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"checkpoint file {file} is corrupt: {reason}") from None
+    return tensors
+
+
+def _read_safetensors(file: Path, shapes_only: bool) -> dict[str, Tensor]:
+    with safe_open(file, framework="pt") as stored:
+        keys = list(stored.keys())
+        if shapes_only:
+            return {k: torch.empty(stored.get_slice(k).get_shape(), device="meta") for k in keys}
+        return {key: stored.get_tensor(key) for key in keys}
+
+
+def _read_pickled(file: Path, shapes_only: bool) -> dict[str, Tensor]:
+    options: dict[str, Any] = {
+        "map_location": "meta" if shapes_only else "cpu",
+        "weights_only": True,
+    }
+    try:
+        state = torch.load(file, mmap=True, **options)
+    except RuntimeError:  # written before torch 1.6: not a zip file, which alone can be mapped
+        state = torch.load(file, mmap=False, **options)
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"checkpoint file {file} does not hold tensors by name")
+    return state
+
+
+def _indexed(folder: Path, index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"checkpoint index {index} is not a weight index") from None
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"checkpoint {folder} has no {name}, which its index names")
+    return [folder / name for name in names]
