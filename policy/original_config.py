@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
@@ -125,9 +126,8 @@ def translated_config(original: Mapping[str, Any]) -> JanusConfig:
             f" gen_aligner_config.params.n_embed = {gen_aligner.n_embed}"
         )
     image_size = config.vision_config.params.image_size
-    language = config.language_config.model_dump()
     return JanusConfig(
-        text_config=LlamaConfig(**{k: v for k, v in language.items() if k not in _BOOKKEEPING}),
+        text_config=_llama(config.language_config),
         vision_config=JanusVisionConfig(
             **tower,
             image_size=image_size,
@@ -145,6 +145,14 @@ def translated_config(original: Mapping[str, Any]) -> JanusConfig:
         ),
         tie_word_embeddings=False,
     )
+
+
+def _llama(language: _Language) -> LlamaConfig:
+    settings = {k: v for k, v in language.model_dump().items() if k not in _BOOKKEEPING}
+    try:
+        return LlamaConfig(**settings)
+    except StrictDataclassError as error:
+        raise ValueError(f"language_config: {error.__cause__ or error}") from None
 
 
 def _known(table: dict[str, dict[str, Any]], key: str, name: str) -> dict[str, Any]:
