@@ -15,7 +15,7 @@ from learner.group import LearnerGroup
 from learner.settings import LearnerSettings
 from orchestrator.config import RunConfig, load_config
 from orchestrator.pools import RewardPools, RolloutPool
-from orchestrator.preflight import check_inputs, model_folder
+from orchestrator.preflight import check_inputs
 from orchestrator.publisher import WeightPublisher
 from orchestrator.waiting import WorkerFailed, wait_all
 from policy.probe import WeightReceipt
@@ -35,7 +35,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 def test_a_run_listens_on_loopback_only(config: RunConfig) -> None:
     """No socket of Ray or of a started learner group accepts connections from outside."""
     learner = LearnerGroup(
-        LearnerSettings(config.learner, config.algorithm, model_folder(config.model.path), 1)
+        LearnerSettings(config.learner, config.algorithm, check_inputs(config).model_path, 1)
     )
     learner.start()
     listening = [
