@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import tiny_policy, tiny_tokenizer
 from torch import Tensor
+
+from policy.original_config import IMAGE_TOKENIZERS, VISION_TOWERS
 
 Shape = tuple[int, ...]
 TOWERS = {
@@ -261,6 +264,16 @@ _BACK = (  # transformers -> original, in order
     (".mid.block_2.", ".mid.2."),
     (".block.", ".res."),
 )  # fmt: skip
+
+
+def name_tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The format names its parts; the real ones are too large to write in a test."""
+    tower = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, patch_size=4)
+    monkeypatch.setitem(VISION_TOWERS, "tiny_tower", tower)
+    coder = dict(
+        base_channels=32, channel_multiplier=[1, 1, 1], latent_channels=32, num_res_blocks=0
+    )
+    monkeypatch.setitem(IMAGE_TOKENIZERS, "tiny_coder", coder)
 
 
 def as_original(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from original_janus import name_tiny_parts, save_original
 
 from orchestrator.cli import main
 from orchestrator.run_folder import RunFolder
@@ -40,7 +41,8 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str)
         ("learner.learning_rte=1", "did you mean learning_rate?"),
         ("rollout.group_size=1", "rollout.group_size"),
         ("learner.micro_batch_size=48", "cannot be divided"),
-        ("model.path=no/such/folder", "checkpoint"),
+        ("model.path=no/such/folder", "no/such/folder does not exist"),
+        ("model.path=no/such@v1", "checkpoint no/such@v1 does not exist: no such folder, nothing"),
         ("model.template=shape", "unknown template 'shape'"),
         ("data.train=no/such/file.jsonl", "no/such/file.jsonl does not exist"),
         ("rewards.0.factory=shapes.rewards:Atributes", "did you mean 'Attributes'?"),
@@ -111,6 +113,20 @@ def test_dry_run_prints_the_resolved_file_and_makes_nothing(
     assert "steps: 3\n" in printed
     assert "max_grad_norm: 1.0\n" in printed
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_in_the_original_format_is_checked_like_any_other(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files, shapes and sizes are read before any actor starts."""
+    name_tiny_parts(monkeypatch)
+    folder = save_original(tmp_path / "janus", "bin")
+    arguments = ["train", SHAPES, "--dry-run", f"root={tmp_path}", f"model.path={folder}"]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    (folder / "pytorch_model.bin").write_bytes(b"x" * 64)
+    assert main(arguments) == 2
+    assert "pytorch_model.bin is corrupt" in capsys.readouterr().err
 
 
 def test_flags_and_overrides_come_in_any_order(

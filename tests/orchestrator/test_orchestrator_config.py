@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from orchestrator.config import dump_config, load_config
+from orchestrator.preflight import check_inputs
 from orchestrator.resume import check_unchanged
 from policy.errors import UserError
 
@@ -38,6 +39,31 @@ def test_overrides_reach_nested_keys_and_list_items() -> None:
     assert config.steps == 3
 
 
+def test_a_model_may_be_a_hub_id(tmp_path: Path) -> None:
+    """It stays as written, revision and all, through dump and load."""
+    config = load_config(SHAPES, ["model.path=deepseek-community/Janus-Pro-1B@main"])
+    assert config.model.path == "deepseek-community/Janus-Pro-1B@main"
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "config.yaml", []) == config
+
+
+def test_an_instruction_file_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authors' form works: {} once, several lines, a space at the end. Others are refused."""
+    monkeypatch.chdir(SHAPES.parent.parent)
+    file = tmp_path / "instruction.txt"
+    config = load_config(SHAPES, [f"model.instruction={file}"])
+    text = 'Draw this: "{}"\n1. Include every object\nOutput it directly: '
+    file.write_text(text)
+    inputs = check_inputs(config)
+    assert inputs.instruction == inputs.generation_defaults.instruction == text
+    for wrong in ("no place", "{} twice {}"):
+        file.write_text(wrong)
+        with pytest.raises(UserError, match=r"instruction\.txt must hold \{\} once"):
+            check_inputs(config)
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -54,6 +80,7 @@ def test_overrides_reach_nested_keys_and_list_items() -> None:
         (["rewards.1.name=attributes"], "rewards: names must differ"),
         (["rewards.9.name=x"], "'9' is no index of a list of 3"),
         (["steps"], "override 'steps' is not of the form key=value"),
+        (["model.path="], "model.path: Input should be a valid string"),
         (["name=a/b"], "name: String should match pattern"),
     ],
 )

@@ -15,6 +15,7 @@ from original_janus import (
     JANUS_PRO_7B,
     TINY,
     as_original,
+    name_tiny_parts,
     original_shapes,
     save_original,
     write_weights,
@@ -24,7 +25,7 @@ from transformers import JanusForConditionalGeneration
 
 from policy.errors import UserError
 from policy.loading import check_checkpoint, image_size, load_encoder, load_policy, weight_bytes
-from policy.original_config import IMAGE_TOKENIZERS, VISION_TOWERS, translated_config
+from policy.original_config import translated_config
 from policy.original_weights import translated_names, translated_tensors
 
 FORMATS = ("bin", "bin-shards", "safetensors", "safetensors-shards")
@@ -32,13 +33,7 @@ FORMATS = ("bin", "bin-shards", "safetensors", "safetensors-shards")
 
 @pytest.fixture(autouse=True)
 def _tiny_parts_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The format names its parts; the real ones are too large to write in a test."""
-    tower = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, patch_size=4)
-    monkeypatch.setitem(VISION_TOWERS, "tiny_tower", tower)
-    coder = dict(
-        base_channels=32, channel_multiplier=[1, 1, 1], latent_channels=32, num_res_blocks=0
-    )
-    monkeypatch.setitem(IMAGE_TOKENIZERS, "tiny_coder", coder)
+    name_tiny_parts(monkeypatch)
 
 
 # Real size, shapes only
