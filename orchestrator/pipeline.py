@@ -34,7 +34,7 @@ def train(run: Run) -> None:
         with clock.stage("reward"):
             scored = run.rewards.score(groups)
         advantages = [_advantages(run, group) for group in scored]
-        with clock.stage("learn"):
+        with clock.stage("learn"), run.rollout.asleep():
             learned = run.learner.update(_training_batch(groups, scored, advantages))
         with clock.stage("sync"):
             gap = run.publisher.publish(weight_version=step + 1)

@@ -7,8 +7,10 @@ by position alone, so that the same seed and layout give the same batches on eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import ray
 
@@ -79,13 +81,22 @@ class RolloutPool:
             ]
         return groups
 
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Have every worker sleep meanwhile, if the settings say so."""
+        if not self.config.sleep_while_learning:
+            yield
+            return
+        self._all([worker.sleep.remote() for worker in self.workers])
+        yield
+        self._all([worker.wake.remote() for worker in self.workers])
+
     def load_weights(self, weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
         """Have every worker load one version; returns their receipts in worker order."""
-        return wait_all(
-            [worker.load_weights.remote(weights, weight_version) for worker in self.workers],
-            self.names,
-            self.config.load_timeout_s,
-        )
+        return self._all([w.load_weights.remote(weights, weight_version) for w in self.workers])
+
+    def _all(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
+        return wait_all(refs, self.names, self.config.load_timeout_s)
 
 
 class RewardPools:

@@ -36,11 +36,15 @@ class RolloutConfig(BaseModel):
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of a worker's policy.")
     cpus_per_worker: float = Field(1, ge=0, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray reserves for a worker.")
+    sleep_while_learning: bool = Field(
+        False,
+        description="Free the workers' GPU memory during the update, for roles that share a GPU.",
+    )
     timeout_s: float = Field(
         1800, gt=0, description="Seconds after which one generate call counts as failed."
     )
     load_timeout_s: float = Field(
-        600, gt=0, description="Seconds for a worker to load new weights."
+        600, gt=0, description="Seconds for a worker to load new weights, to sleep or to wake."
     )
 
     @field_validator("group_size")

@@ -73,4 +73,15 @@ class Engine(Protocol):
         """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot."""
         ...
 
+    def sleep(self) -> None:
+        """Free the accelerator's memory until ``wake``; no other call may come in between.
+
+        For roles that share one GPU by turns. Where nothing can be freed it does nothing.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Be as before ``sleep``, weight version included."""
+        ...
+
     def identity(self) -> EngineIdentity: ...

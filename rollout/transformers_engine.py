@@ -76,6 +76,15 @@ class TransformersEngine:
             probe_logprob(self._policy, self._encoder.special),
         )
 
+    def sleep(self) -> None:
+        """Move the policy to host memory; on CPU it is there already."""
+        self._policy.to("cpu")
+        if self._config.device == "cuda":
+            torch.cuda.empty_cache()  # else the allocator keeps for this process what it freed
+
+    def wake(self) -> None:
+        self._policy.to(self._config.device)
+
     def identity(self) -> EngineIdentity:
         policy = self._policy
         return EngineIdentity(

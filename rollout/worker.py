@@ -61,6 +61,12 @@ class RolloutWorker:
     def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
         return self._engine.load_weights(weights, weight_version)
 
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    def wake(self) -> None:
+        self._engine.wake()
+
     def identity(self) -> EngineIdentity:
         return self._engine.identity()
 

@@ -104,10 +104,14 @@ def test_weights_corrupted_on_the_way_stop_the_run(
 
 def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConfig) -> None:
     """Three requests over two workers come back in order, scored; then one worker is killed."""
+    asleep = config.rollout.model_copy(update={"sleep_while_learning": True})
+    config = config.model_copy(update={"rollout": asleep})
     inputs = check_inputs(config)
     rollout, rewards = RolloutPool(config, inputs), RewardPools(config.rewards)
     rollout.wait_ready(120)
     rewards.wait_ready(120)
+    with rollout.asleep():
+        pass
     requests = [GenerationRequest(prompt, (7, 8)) for prompt in inputs.prompts[:3]]
     groups = rollout.generate(requests)
     assert [ray.get(group.ref).prompt for group in groups] == inputs.prompts[:3]
@@ -118,4 +122,6 @@ def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConf
     ray.kill(rollout.workers[1])
     with pytest.raises(WorkerFailed, match="rollout worker 1 died"):
         rollout.generate(requests)
+    with pytest.raises(WorkerFailed, match="rollout worker 1 died"), rollout.asleep():
+        pytest.fail("a dead worker does not sleep")
     ray.kill(rollout.workers[0])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from tiny import PROMPTS, save_tiny_checkpoint, tiny_policy
+from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 
 from policy.loading import load_encoder, load_policy
 from policy.probe import probe_logprob
@@ -66,3 +66,28 @@ def test_it_proves_that_weights_arrived(worker: Any, checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="is missing"):
         ray.get(worker.load_weights.remote(ray.put(broken), 4))
     assert ray.get(worker.identity.remote()).weight_version == 3
+
+
+def test_it_wakes_up_as_it_fell_asleep(worker: Any) -> None:
+    """Sleep and wake change neither the weight version nor a trajectory."""
+    before = ray.get([worker.identity.remote(), worker.generate.remote(REQUESTS)])
+    ray.get(worker.sleep.remote())
+    ray.get(worker.wake.remote())
+    after = ray.get([worker.identity.remote(), worker.generate.remote(REQUESTS)])
+    assert after[0] == before[0]
+    for a, b in zip(after[1], before[1], strict=True):
+        for ours, theirs in zip(a.trajectories, b.trajectories, strict=True):
+            assert np.array_equal(ours.image_logprobs_guided, theirs.image_logprobs_guided)
+
+
+def test_sleeping_leaves_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policy is in host memory between sleep and wake, and on its device otherwise."""
+    policy, moves = tiny_policy(), []
+    monkeypatch.setattr(policy, "to", moves.append)
+    engine = TransformersEngine(
+        policy, tiny_encoder(), CONFIG.model_copy(update={"device": "cuda"})
+    )
+    engine.sleep()
+    assert moves == ["cpu"]
+    engine.wake()
+    assert moves == ["cpu", "cuda"]
