@@ -107,8 +107,16 @@ def run(root: Path, jobs: int) -> int:
         print(f"{cell.name}: {'done' if code == 0 else f'failed, see {log.name}'}", flush=True)
         return code
 
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         return sum(code != 0 for code in pool.map(one, waiting))
+    except KeyboardInterrupt:
+        # The runs got the signal too and save their last step; no further cell may start.
+        pool.shutdown(cancel_futures=True)
+        print("stopped; the same command goes on from here")
+        return 1
+    finally:
+        pool.shutdown()
 
 
 def interval(values: list[float]) -> str:

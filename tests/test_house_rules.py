@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from house import ROOMS, imported_packages
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("policy", "shapes", "rollout", "rewards", "learner", "evaluation", "orchestrator")
 MAY_IMPORT = {
     "policy": set(),
     "shapes": {"policy"},
@@ -22,14 +20,6 @@ MAY_IMPORT = {
     "orchestrator": {"policy", "shapes", "rollout", "rewards", "learner", "evaluation"},
 }
 FILES = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
-
-
-def imported_packages(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.module.split(".")[0]
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -11,9 +11,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from house import ROOMS, imported_packages
+from PIL import Image
 
-from policy.types import JsonDict
+from orchestrator.cli import main
+from policy.templates import template_named
+from policy.types import JsonDict, Prompt
+from rollout.config import RolloutConfig
+from rollout.engine import GenerationRequest
+from rollout.transformers_engine import load_engine
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -114,6 +122,25 @@ def test_generate_draws_from_a_trained_checkpoint(finished: Path, tmp_path: Path
     assert files == ["0.png", "1.png", "2.png", "cots.jsonl", "sheet.png"]
     cots = [json.loads(line)["cot"] for line in (tmp_path / "out" / "cots.jsonl").open()]
     assert any("circle" in cot for cot in cots)
+
+
+def test_transformers_alone_draws_what_our_engine_draws(finished: Path, tmp_path: Path) -> None:
+    """Trained, exported, loaded and drawn from by a script that imports nothing of this project."""
+    script, out = ROOT / "examples" / "draw_with_transformers.py", tmp_path / "out"
+    assert set(imported_packages(script)) & set(ROOMS) == set()
+    assert main(["export", str(finished / "checkpoints" / "step-4"), str(out)]) == 0
+    # So cold that sampling takes the likeliest token, as the script does.
+    sampling = RolloutConfig(guidance_scale=2.0, temperature=1e-5, max_cot_tokens=24)
+    prompt = Prompt(id="one", text="a photo of a red circle", task_type="attribute")
+    (group,) = load_engine(sampling, out, "shapes").generate([GenerationRequest(prompt, (0,))])
+    (ours,) = group.trajectories
+    text = template_named("shapes").image_prompt(prompt.text, ours.cot_text)
+    subprocess.run(
+        [sys.executable, script, out, text, "--guidance", "2", "--greedy", "--output", "drawn.png"],
+        cwd=tmp_path, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    theirs = np.asarray(Image.open(tmp_path / "drawn.png")).astype(int)
+    assert np.abs(theirs - ours.image.astype(int)).max() <= 1
 
 
 def test_the_same_seed_gives_the_same_run(finished: Path) -> None:
