@@ -104,7 +104,8 @@ def run(root: Path, jobs: int) -> int:
             code = subprocess.run(
                 cell.command(root), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False
             ).returncode
-        print(f"{cell.name}: {'done' if code == 0 else f'failed, see {log.name}'}", flush=True)
+        ending = {0: "done", 130: "stopped"}.get(code, f"failed, see {log.name}")
+        print(f"{cell.name}: {ending}", flush=True)
         return code
 
     pool = ThreadPoolExecutor(jobs)
