@@ -4,6 +4,8 @@
     state/          DeepSpeed's files: trained weights, optimizer (unpickled only after the proof)
     rng/            one file per rank
     model/          an ordinary checkpoint folder: generate from it, or start another run from it
+    adapter/        of a LoRA run: what peft loads on the run's base. model/ is merged even so, that
+                    whoever reads a checkpoint need not know of adapters, nor have the base
 
 A folder without manifest was not finished and is refused.
 """
@@ -20,12 +22,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
+from transformers import JanusForConditionalGeneration
 
+from learner.config import LoraConfig
 from policy.errors import UserError
-from policy.janus import JanusPolicy
 
 MANIFEST = "manifest.json"
-MODEL, STATE, RNG = "model", "state", "rng"
+MODEL, ADAPTER, STATE, RNG = "model", "adapter", "state", "rng"
 _TOKENIZER_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 
 
@@ -39,7 +42,8 @@ class Manifest(BaseModel):
     world_size: int
     zero_stage: int
     dtype: str
-    reference: str  # checksum of the KL reference's trained part
+    reference: str  # digest of the KL reference's trained part
+    lora: LoraConfig | None = None
     files: dict[str, str] = {}  # path relative to the folder -> SHA-256
 
 
@@ -84,10 +88,12 @@ def verified_manifest(folder: Path) -> Manifest:
 
 def check_resumable(folder: Path, found: Manifest, expected: Manifest) -> None:
     """Refuse a sound checkpoint of another kind of run; raises ``UserError``."""
-    for name in ("zero_stage", "dtype"):
+    for name in ("zero_stage", "dtype", "lora"):
         ours, theirs = getattr(expected, name), getattr(found, name)
         if ours != theirs:
-            raise UserError(f"checkpoint {folder} was written with {name} {theirs}, not {ours}")
+            raise UserError(
+                f"checkpoint {folder} was written with {name} {_shown(theirs)}, not {_shown(ours)}"
+            )
     if found.reference != expected.reference:
         raise UserError(f"checkpoint {folder} was trained against another KL reference")
     if found.zero_stage > 0 and found.world_size != expected.world_size:
@@ -99,19 +105,22 @@ def check_resumable(folder: Path, found: Manifest, expected: Manifest) -> None:
 
 
 def export_model(
-    folder: Path, source: Path, reference: JanusPolicy, trained: Iterable[tuple[str, Tensor]]
+    folder: Path,
+    source: Path,
+    shell: JanusForConditionalGeneration,
+    tensors: Iterable[tuple[str, Tensor]],
 ) -> None:
     """Write a checkpoint folder in transformers' format.
 
-    The frozen part comes from the reference, which is never sharded; tokenizer files from the
-    ``source`` folder.
+    ``shell`` is the model without weights, ``tensors`` are all of them; tokenizer files come from
+    the ``source`` folder. Raises ValueError for a tensor too many, too few or of another shape.
     """
-    state = reference.model.state_dict()
-    for name, tensor in trained:
-        if name not in state or state[name].shape != tensor.shape:
-            raise ValueError(f"{name} of shape {tuple(tensor.shape)} is not in the model")
-        state[name] = tensor
-    reference.model.save_pretrained(folder, state_dict=state)
+    state = {name: tensor.cpu() for name, tensor in tensors}
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    expected = {name: tensor.shape for name, tensor in shell.state_dict().items()}
+    if wrong := sorted(name for name, _ in shapes.items() ^ expected.items()):
+        raise ValueError(f"{len(wrong)} tensors do not fit the model, the first is {wrong[0]}")
+    shell.save_pretrained(folder, state_dict=state)
     for file in sorted(source.iterdir()):
         is_index = file.name.endswith(".index.json")
         if (
@@ -120,6 +129,10 @@ def export_model(
             and not (folder / file.name).exists()
         ):
             shutil.copyfile(file, folder / file.name)
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 def _sha256(path: Path) -> str:

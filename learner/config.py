@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -100,6 +100,29 @@ class AlgorithmConfig(BaseModel):
         )
 
 
+LoraTarget = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+]
+
+
+class LoraConfig(BaseModel):
+    """A low-rank adapter on the language model; everything else is frozen, heads included."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(16, ge=1, description="rank of every adapted layer's update")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+    target_modules: tuple[LoraTarget, ...] = Field(
+        get_args(LoraTarget),
+        min_length=1,
+        description="linear layers of every decoder layer that are adapted",
+    )
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
 class LearnerConfig(BaseModel):
     """The learner group: its ranks, its optimizer, its deadlines."""
 
@@ -119,6 +142,18 @@ class LearnerConfig(BaseModel):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights; bfloat16 keeps float32 master weights"
     )
+    lora: LoraConfig | None = Field(
+        None, description="train a low-rank adapter; null trains the whole language model"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="keep one activation a decoder layer and compute the rest twice"
+    )
+    offload_optimizer: bool = Field(
+        False, description="master weights and AdamW in CPU memory; needs zero_stage 1 or more"
+    )
+    offload_parameters: bool = Field(
+        False, description="weights in CPU memory while they are not needed; zero_stage 3 alone"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where ranks compute")
     threads: int = Field(1, ge=1, description="compute threads of a rank")
     cpus_per_rank: float = Field(1.0, ge=0, description="CPUs that Ray sets aside for a rank")
@@ -134,6 +169,10 @@ class LearnerConfig(BaseModel):
         if self.dtype == "bfloat16" and self.zero_stage == 0:
             # DeepSpeed would add micro-batches up in bfloat16 there.
             raise ValueError("dtype bfloat16 needs zero_stage 1 or more")
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage 1 or more")
+        if self.offload_parameters and self.zero_stage < 3:
+            raise ValueError("offload_parameters needs zero_stage 3")
         if (self.device == "cuda") != (self.gpus_per_rank > 0):
             raise ValueError("device cuda and gpus_per_rank > 0 go together")
         return self

@@ -101,6 +101,13 @@ def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any
     if config.zero_stage == 3:
         # Norms and biases stay whole: a gather each would cost more than they weigh.
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 10 * hidden_size
+    in_cpu_memory = {"device": "cpu", "pin_memory": config.device == "cuda"}
+    if config.offload_optimizer:
+        settings["zero_optimization"]["offload_optimizer"] = in_cpu_memory
+        # DeepSpeed's own AdamW for the CPU is compiled on the spot; torch has a fused one.
+        settings["zero_force_ds_cpu_optimizer"] = False
+    if config.offload_parameters:
+        settings["zero_optimization"]["offload_param"] = in_cpu_memory
     if config.dtype == "bfloat16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}

@@ -7,8 +7,8 @@ Shape legend: B = trajectories, T = CoT columns then image columns.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ from policy.errors import UserError
 from policy.generation_defaults import save_defaults
 from policy.loading import load_policy
 from policy.probe import WeightReceipt
-from policy.weights import WeightBuckets, checksum, pack
+from policy.weights import WeightBuckets, checksum, pack, tensors_digest
 
 
 class LearnerRank:
@@ -55,18 +55,16 @@ class LearnerRank:
         self._settings = settings
         self._algorithm = settings.algorithm
         self._place = place
-        config = settings.learner
-        device = join(place, config)
-        policy = load_policy(settings.checkpoint, getattr(torch, config.dtype))
+        device = join(place, settings.learner)
+        policy = load_policy(settings.checkpoint, getattr(torch, settings.learner.dtype))
         self._special = special_ids(
             PreTrainedTokenizerFast.from_pretrained(settings.checkpoint, local_files_only=True)
         )
         self._vocab_sizes = policy.text_vocab_size, policy.num_codes
         self._guided = self._algorithm.trained_distribution == "guided"
-        guidance_scale = settings.guidance_scale if self._guided else None
-        self._model = TrainedModel(
-            policy, self._special, config, guidance_scale, settings.temperature, device
-        )
+        # Before DeepSpeed may shard it; rank 0 writes and checks manifests.
+        self._reference = tensors_digest(policy.trained_parameters()) if place.rank == 0 else ""
+        self._model = TrainedModel(policy, self._special, settings, device)
         self.weight_version = 0
 
     # The update
@@ -89,13 +87,15 @@ class LearnerRank:
                 self._model.backward_nothing(last)
                 continue
             batch = batches[index]
+            # First, so that nothing comes between the training pass and its backward pass.
+            reference_BT = self._model.reference_logprobs(batch.tokens)
             logprob_BT, entropy_BT = self._model.scores(batch.tokens, self._entropy_from_training)
             if self._entropy_from_training:
                 entropies[index] = self._normalised(entropy_BT, batch)
             loss, metrics = micro_batch_loss(
                 batch,
                 logprob_BT,
-                self._model.reference_logprobs(batch.tokens),
+                reference_BT,
                 entropies[index],
                 self._algorithm,
                 size.counts,
@@ -183,8 +183,7 @@ class LearnerRank:
         """
         probe_logprob = self.probe()
         if self._place.rank > 0:
-            for _ in self._model.trained_tensors():
-                pass
+            deque(self._model.trained_tensors(), maxlen=0)
             return WeightReceipt(self.weight_version, "", probe_logprob), None
         buckets = pack(self._model.trained_tensors())
         return WeightReceipt(self.weight_version, checksum(buckets), probe_logprob), buckets
@@ -207,19 +206,25 @@ class LearnerRank:
         exchange(None)
         self._model.save_state(folder / checkpoint.STATE)
         save_file({"cpu": torch.get_rng_state()}, self._rng_file(folder))
-        trained = self._model.trained_tensors()
-        if self._place.rank > 0:
-            for _ in trained:
-                pass
-        else:
-            checkpoint.export_model(
-                folder / checkpoint.MODEL, self._settings.checkpoint, self._model.reference, trained
-            )
-            save_defaults(folder / checkpoint.MODEL, self._settings.generation_defaults)
+        self._write_model(folder)
         exchange(None)
         if self._place.rank == 0:
             checkpoint.write_manifest(folder, self._manifest())
         exchange(None)
+
+    def _write_model(self, folder: Path) -> None:
+        """model/ and, if one is trained, adapter/; every rank must call it."""
+        tensors, adapter = self._model.model_tensors(), self._model.adapter
+        if self._place.rank > 0:
+            deque(tensors, maxlen=0)
+        else:
+            model = folder / checkpoint.MODEL
+            checkpoint.export_model(model, self._settings.checkpoint, self._model.shell(), tensors)
+            save_defaults(model, self._settings.generation_defaults)
+        if adapter is not None:
+            own = dict(adapter.tensors())
+            if self._place.rank == 0:
+                adapter.write(folder / checkpoint.ADAPTER, own)
 
     def load(self, folder: Path) -> None:
         """Resume from a checkpoint of this run; every rank must call it.
@@ -253,12 +258,9 @@ class LearnerRank:
             world_size=self._place.world_size,
             zero_stage=config.zero_stage,
             dtype=config.dtype,
-            reference=self._reference_checksum,
+            reference=self._reference,
+            lora=config.lora,
         )
-
-    @cached_property
-    def _reference_checksum(self) -> str:
-        return checksum(pack(self._model.reference.trained_parameters()))
 
     def close(self) -> None:
         """Release what DeepSpeed holds globally; the process group stays."""

@@ -17,6 +17,7 @@ class LearnerSettings:
     algorithm: AlgorithmConfig
     checkpoint: Path  # folder that training starts from, and the KL reference
     total_steps: int  # updates of the run, for the schedule
+    seed: int = 0  # of an adapter's first weights
     guidance_scale: float = 1.0  # of the rollouts; matters when the guided distribution is trained
     temperature: float = 1.0  # of the rollouts; the trained distribution is the tempered one
     generation_defaults: GenerationDefaults = field(  # go into every checkpoint

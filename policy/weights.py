@@ -83,6 +83,14 @@ def checksum(weights: WeightBuckets) -> str:
     return digest.hexdigest()
 
 
+def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A digest of named tensors, one at a time in memory, as a short hex string."""
+    digest = hashlib.blake2b(digest_size=16)
+    for item in tensors:
+        digest.update(checksum(pack([item])).encode())
+    return digest.hexdigest()
+
+
 @torch.no_grad()
 def load_into(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
     """Copy the buckets into live parameters of the same names and shapes.

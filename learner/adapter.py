@@ -1,0 +1,126 @@
+"""LoRA (arXiv 2106.09685) on the policy's language model: y = (W + scale B A) x with W frozen.
+
+peft makes the layers and defines the files. This module adds what a learner needs beside them:
+the adapter switched off, which is the KL reference, and merged weights under the checkpoint's own
+names, which rollout workers serve. Merged weights are copies, one layer at a time; the live ones
+are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from learner.config import LoraConfig
+from learner.distributed import gathered
+from policy.janus import JanusPolicy
+
+_NAME = "default"  # peft's, and part of its parameters' names
+_BASE, _DOWN, _UP = ".base_layer.weight", f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
+
+
+class Adapter:
+    """The adapter of one policy. While it is there, its parameters alone have gradients."""
+
+    def __init__(self, policy: JanusPolicy, config: LoraConfig, base: Path, seed: int) -> None:
+        """Put it into ``policy``; B starts at 0, A is random by ``seed``.
+
+        ``base`` is the checkpoint that the adapter's files name as the one they belong to.
+        """
+        import peft  # here, so that full training does without
+        from peft.tuners.lora import LoraLayer
+
+        self._policy = policy
+        self._scale = config.scale
+        self._peft_config = peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by the rank, no more
+            # The vision model's attention has layers of the same names.
+            target_modules=r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\."
+            + f"({'|'.join(config.target_modules)})",
+            base_model_name_or_path=str(base),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            peft.inject_adapter_in_model(self._peft_config, policy.model, _NAME)
+        policy.eval()
+        self._layers: list[Any] = [m for m in policy.modules() if isinstance(m, LoraLayer)]
+
+    # Other arithmetic
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The base alone. Not by peft's switch, which turns gradients off as well."""
+        with self._forward(lambda layer: layer.base_layer.__call__):
+            yield
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """What rollout workers compute: in 16 bits merging rounds, and so does the adapter.
+
+        For forward passes without gradient.
+        """
+        with self._forward(lambda layer: partial(self._merged_linear, layer)):
+            yield
+
+    @contextmanager
+    def _forward(self, of_layer: Callable[[Any], Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        for layer in self._layers:
+            layer.forward = of_layer(layer)
+        try:
+            yield
+        finally:
+            for layer in self._layers:
+                del layer.forward
+
+    def _merged_linear(self, layer: Any, x: Tensor) -> Tensor:
+        base, down, up = layer.base_layer, layer.lora_A[_NAME], layer.lora_B[_NAME]
+        return functional.linear(
+            x, merge(base.weight, down.weight, up.weight, self._scale), base.bias
+        )
+
+    # Tensors; every rank must exhaust these
+
+    def merged_tensors(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], device: torch.device
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Full tensors of the policy's parameters under the names of the checkpoint, merged.
+
+        Merging happens on ``device``, as it does in ``merged``.
+        """
+        named = list(parameters)
+        factors = dict(gathered(item for item in named if item[0].endswith((_DOWN, _UP))))
+        for name, tensor in gathered(item for item in named if item[0] not in factors):
+            stem = name.removesuffix(_BASE)
+            if stem == name:
+                yield name, tensor
+                continue
+            matrices = (m.to(device) for m in (tensor, factors[stem + _DOWN], factors[stem + _UP]))
+            yield f"{stem}.weight", merge(*matrices, self._scale)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The adapter's own, under the names of peft's files."""
+        trained = (item for item in self._policy.model.named_parameters() if item[1].requires_grad)
+        for name, tensor in gathered(trained):
+            yield f"base_model.model.{name.replace(f'.{_NAME}.', '.')}", tensor
+
+    def write(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        """Write what ``peft.PeftModel.from_pretrained`` reads: weights and configuration."""
+        folder.mkdir(exist_ok=True)
+        contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, folder / "adapter_model.safetensors", {"format": "pt"})
+        self._peft_config.save_pretrained(str(folder))
+
+
+@torch.no_grad()
+def merge(base: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """W + scale B A in W's type, computed in float32; equal to W where B is 0."""
+    return torch.addmm(base.float(), up.float(), down.float(), alpha=scale).to(base.dtype)
