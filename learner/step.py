@@ -18,6 +18,7 @@ from learner.config import AlgorithmConfig
 from learner.loss_metrics import Metrics
 from learner.objective import BatchCounts, LossBatch, eg_grpo_loss, truncated_importance_weight
 from learner.partition import partition_by_modality
+from policy.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -132,14 +133,30 @@ def micro_batch_loss(
 
 
 def trajectory_metrics(scored: Sequence[ScoredTrajectory], weight_version: int) -> Metrics:
-    """Metrics that need no forward pass, over trajectories."""
+    """Metrics that need no forward pass, over trajectories.
+
+    Those of guidance are over image tokens and in nats, guided minus conditional as recorded: 0
+    without guidance.
+    """
     trajectories = [item.trajectory for item in scored]
     return {
+        "guidance/logprob_gap": _gap(
+            [(t.image_logprobs_guided, t.image_logprobs_conditional) for t in trajectories]
+        ),
+        "guidance/entropy_gap": _gap(
+            [(t.image_entropies_guided, t.image_entropies_conditional) for t in trajectories]
+        ),
         "cot_length/mean": mean_metric(torch.tensor([len(t.cot_ids) for t in trajectories])),
         "staleness/mean": mean_metric(
             torch.tensor([weight_version - t.weight_version for t in trajectories])
         ),
     }
+
+
+def _gap(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> Tensor:
+    """Of one quantity, guided minus conditional; a rank may have no trajectory."""
+    gaps = [torch.from_numpy(guided - conditional) for guided, conditional in pairs]
+    return mean_metric(torch.cat(gaps) if gaps else torch.zeros(0))
 
 
 def mean_metric(value_N: Tensor) -> Tensor:

@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write a checkpoint's model for other programs")
     export.add_argument("checkpoint", type=Path, help="step-N folder of a run")
     export.add_argument("output", type=Path, help="folder to write; must not exist or be empty")
+    export.add_argument(
+        "--adapter", action="store_true", help="of a LoRA run: peft's adapter, not the merged model"
+    )
     export.set_defaults(run=_export)
 
     doctor = commands.add_parser("doctor", help="check this machine and, if given, a configuration")
@@ -146,7 +149,7 @@ def _generate(parsed: argparse.Namespace) -> int:
 def _export(parsed: argparse.Namespace) -> int:
     from orchestrator.export import export
 
-    print(export(parsed.checkpoint, parsed.output))
+    print(export(parsed.checkpoint, parsed.output, parsed.adapter))
     return 0
 
 

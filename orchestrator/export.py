@@ -1,4 +1,4 @@
-"""``eg-grpo export``: the model of a checkpoint as a folder that transformers loads by itself."""
+"""``eg-grpo export``: a checkpoint's model for transformers, or its LoRA adapter for peft."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import os
 import shutil
 from pathlib import Path
 
-from learner.checkpoint import MODEL, verified_manifest
+from learner.checkpoint import ADAPTER, MODEL, verified_manifest
 from policy.errors import UserError
 
 
-def export(checkpoint: Path, output: Path) -> Path:
+def export(checkpoint: Path, output: Path, adapter: bool = False) -> Path:
     """Copy the model of a ``step-N`` folder to ``output``, which appears whole or not at all.
 
-    What the checkpoint's manifest does not vouch for is not copied. Raises ``UserError`` when the
+    The model of a LoRA run is merged; ``adapter`` takes the adapter alone. What the checkpoint's manifest does not vouch for is not copied. Raises ``UserError`` when the
     checkpoint is damaged, or ``output`` is not empty or cannot be written.
     """
     files = [Path(name) for name in verified_manifest(checkpoint).files]
-    files = [file for file in files if file.parts[0] == MODEL]
+    part = ADAPTER if adapter else MODEL
+    files = [file for file in files if file.parts[0] == part]
     if not files:
-        raise UserError(f"checkpoint {checkpoint} holds no {MODEL}/ folder")
+        hint = ": the run had no learner.lora" if adapter else ""
+        raise UserError(f"checkpoint {checkpoint} holds no {part}/ folder{hint}")
     output = output.absolute()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{output} is not an empty folder; nothing was written")
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         for file in files:
-            target = unfinished / file.relative_to(MODEL)
+            target = unfinished / file.relative_to(part)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(checkpoint / file, target)
         unfinished.replace(output)

@@ -44,6 +44,11 @@ _CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
         "standard deviation over tokens, normalised",
         {"entropy/cot/std": "CoT", "entropy/image/std": "image"},
     ),
+    (
+        "Guided minus conditional",
+        "what guidance adds to log-prob and entropy of the image tokens, mean in nats",
+        {"guidance/logprob_gap": "log-prob", "guidance/entropy_gap": "entropy"},
+    ),
     ("KL to the reference", "mean of k3 over tokens, in nats", {"kl/mean": "KL"}),
     ("Gradient norm", "before clipping", {"grad_norm": "gradient norm"}),
     ("Clipped ratios", "share of tokens", {"ratio/clipped": "clipped"}),

@@ -116,6 +116,7 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
                     algorithm=config.algorithm,
                     checkpoint=inputs.model_path,
                     total_steps=config.steps,
+                    seed=config.seed,
                     guidance_scale=config.rollout.guidance_scale,
                     temperature=config.rollout.temperature,
                     generation_defaults=inputs.generation_defaults,

@@ -52,6 +52,12 @@ def test_impossible_algorithms_are_refused(settings, reason):
         (dict(device="cuda"), "gpus_per_rank"),
         (dict(gpus_per_rank=1), "device cuda"),
         (dict(zero_stage=4), "zero_stage"),
+        (dict(offload_optimizer=True), "offload_optimizer needs zero_stage 1"),
+        (dict(zero_stage=2, offload_parameters=True), "offload_parameters needs zero_stage 3"),
+        (dict(lora={"target_modules": ["lm_head"]}), "q_proj"),
+        (dict(lora={"target_modules": []}), "target_modules"),
+        (dict(lora={"rank": 0}), "rank"),
+        (dict(lora={"dropout": 0.1}), "dropout"),
     ],
 )
 def test_impossible_learners_are_refused(settings, reason):

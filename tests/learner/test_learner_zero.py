@@ -60,7 +60,8 @@ LEARNER = dict(learning_rate=1e-2)
 
 def scenarios(batch, stages):
     """``two``: shares of 3 and 4, so that one rank needs a second micro-batch and the other none.
-    ``few``: three survivors in micro-batches of one. ``paper``: a lambda over both ranks."""
+    ``few``: three survivors in micro-batches of one. ``paper``: a lambda over both ranks.
+    ``lora``: ``two`` with an adapter, whose reference passes are the engine's too."""
     two = [batch, stale_and_fresh(batch, 1)]
     few = [[batch[0]]]
     found = []
@@ -69,6 +70,7 @@ def scenarios(batch, stages):
         found.append(Scenario(f"two-{stage}", two, learner))
         found.append(Scenario(f"few-{stage}", few, learner | {"micro_batch_size": 1}))
         found.append(Scenario(f"paper-{stage}", two, learner, dict(preset="as-paper")))
+        found.append(Scenario(f"lora-{stage}", two, learner | {"lora": {"rank": 4}}))
     return found
 
 
@@ -83,7 +85,7 @@ def check(make_rank, checkpoint, batch, tmp_path):
             kind = scenario.name.split("-")[0]
             if kind not in singles:
                 singles[kind] = alone(
-                    make_rank, scenario.batches, dict(LEARNER), scenario.algorithm
+                    make_rank, scenario.batches, scenario.learner, scenario.algorithm
                 )
             compare(together[scenario.name], singles[kind], start)
             exported = load_policy(tmp_path / f"{scenario.name}-checkpoint" / "model")
