@@ -103,8 +103,8 @@ class Adapter:
             if stem == name:
                 yield name, tensor
                 continue
-            matrices = (m.to(device) for m in (tensor, factors[stem + _DOWN], factors[stem + _UP]))
-            yield f"{stem}.weight", merge(*matrices, self._scale)
+            down, up = factors[stem + _DOWN].to(device), factors[stem + _UP].to(device)
+            yield f"{stem}.weight", merge(tensor.to(device), down, up, self._scale)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The adapter's own, under the names of peft's files."""

@@ -100,9 +100,7 @@ class AlgorithmConfig(BaseModel):
         )
 
 
-LoraTarget = Literal[
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-]
+LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class LoraConfig(BaseModel):

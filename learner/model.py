@@ -142,7 +142,8 @@ class TrainedModel:
         """The model without weights, on the meta device; they are ``model_tensors``."""
         model = self._policy.model
         with torch.device("meta"):
-            shell = JanusForConditionalGeneration(model.config).to(model.dtype)
+            shell = JanusForConditionalGeneration(model.config)
+        nn.Module.to(shell, model.dtype)
         shell.generation_config = model.generation_config
         return shell
 

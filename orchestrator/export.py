@@ -13,8 +13,9 @@ from policy.errors import UserError
 def export(checkpoint: Path, output: Path, adapter: bool = False) -> Path:
     """Copy the model of a ``step-N`` folder to ``output``, which appears whole or not at all.
 
-    The model of a LoRA run is merged; ``adapter`` takes the adapter alone. What the checkpoint's manifest does not vouch for is not copied. Raises ``UserError`` when the
-    checkpoint is damaged, or ``output`` is not empty or cannot be written.
+    The model of a LoRA run is merged; ``adapter`` takes the adapter alone. What the checkpoint's
+    manifest does not vouch for is not copied. Raises ``UserError`` when the checkpoint is damaged
+    or has no adapter, or ``output`` is not empty or cannot be written.
     """
     files = [Path(name) for name in verified_manifest(checkpoint).files]
     part = ADAPTER if adapter else MODEL

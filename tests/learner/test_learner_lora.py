@@ -1,4 +1,4 @@
-"""LoRA in one learner rank: what trains, what is published, what the reference and the files are."""
+"""LoRA in one learner rank: what trains, what is published, what the reference is, which files."""
 
 from __future__ import annotations
 
@@ -93,9 +93,7 @@ def test_workers_get_merged_weights_and_answer_the_probe_alike(
     assert all(torch.equal(after[name], before[name]) for name in before)
 
     weights, base = dict(unpack(buckets)), base_weights(checkpoint, model._policy.dtype)
-    factors = {
-        n.removeprefix("base_model.model."): t.double() for n, t in model.adapter.tensors()
-    }
+    factors = {n.removeprefix("base_model.model."): t.double() for n, t in model.adapter.tensors()}
     adapted = {name.split(".lora_")[0] for name in factors}
     assert len(adapted) == 2 * 3  # layers x kinds
     for name, tensor in base.items():

@@ -107,9 +107,7 @@ def test_offload_trains_to_the_same_weights(make_rank, batch, name):
     assert float((apart / gone).sqrt()) < close
 
 
-def test_resumed_training_with_offload_is_bitwise_the_uninterrupted_one(
-    make_rank, batch, tmp_path
-):
+def test_resumed_training_with_offload_is_bitwise_the_uninterrupted_one(make_rank, batch, tmp_path):
     """The optimizer's state comes back to where it was."""
     settings = OFFLOADS["optimizer, ZeRO 2"]
     rank = make_rank(**settings)
