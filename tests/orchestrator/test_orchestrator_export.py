@@ -66,6 +66,29 @@ def test_the_folder_is_whole_and_holds_only_the_model(step: Path, tmp_path: Path
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["checkpoints", "out"]
 
 
+def test_the_adapter_of_a_lora_run_is_copied_alone(step: Path, tmp_path: Path) -> None:
+    """``--adapter`` takes adapter/ as it is, and nothing of the model; without it, the reverse."""
+    adapter = step / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"tensors")
+    write_manifest(step, MANIFEST)
+    assert main(["export", str(step), str(tmp_path / "adapter"), "--adapter"]) == 0
+    files = {file.name: file.read_bytes() for file in (tmp_path / "adapter").iterdir()}
+    assert files == {"adapter_config.json": b"{}", "adapter_model.safetensors": b"tensors"}
+    assert main(["export", str(step), str(tmp_path / "model")]) == 0
+    assert not (tmp_path / "model" / "adapter_config.json").exists()
+
+
+def test_full_training_has_no_adapter_to_export(
+    step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that says why, exit code 2, nothing written."""
+    assert main(["export", str(step), str(tmp_path / "out"), "--adapter"]) == 2
+    assert "holds no adapter/ folder: the run had no learner.lora" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def _corrupt(step: Path, out: Path) -> None:
     file = step / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
