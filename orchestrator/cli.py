@@ -1,4 +1,4 @@
-"""``eg-grpo train | generate | export | doctor``, same as ``python -m orchestrator``."""
+"""``eg-grpo train | generate | export | data | doctor``, same as ``python -m orchestrator``."""
 
 from __future__ import annotations
 
@@ -66,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
         ("--max-cot-tokens", int, "length at which a CoT is cut"),
     ):
         generate.add_argument(name, type=kind, help=f"{text} (default: as the checkpoint says)")
+    generate.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)"
+    )
+    generate.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights (default float32)",
+    )
     generate.set_defaults(run=_generate)
 
     export = commands.add_parser("export", help="write a checkpoint's model for other programs")
@@ -75,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         "--adapter", action="store_true", help="of a LoRA run: peft's adapter, not the merged model"
     )
     export.set_defaults(run=_export)
+
+    data = commands.add_parser("data", help="get the public prompt files")
+    fetch = data.add_subparsers(required=True, metavar="action").add_parser(
+        "fetch", help="download what is missing, check it, list validation prompts in training"
+    )
+    fetch.add_argument("--output", type=Path, default=Path("data"), help="folder (default data/)")
+    fetch.set_defaults(run=_fetch)
 
     doctor = commands.add_parser("doctor", help="check this machine and, if given, a configuration")
     _add_config(doctor, optional=True)
@@ -150,6 +166,13 @@ def _export(parsed: argparse.Namespace) -> int:
     from orchestrator.export import export
 
     print(export(parsed.checkpoint, parsed.output, parsed.adapter))
+    return 0
+
+
+def _fetch(parsed: argparse.Namespace) -> int:
+    from orchestrator.fetch import fetch
+
+    fetch(parsed.output)
     return 0
 
 

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from learner.config import AlgorithmConfig, LearnerConfig
+from orchestrator.config_files import forget_preset, read_tree
 from policy.errors import UserError
 from rewards.config import RewardConfig
 from rollout.config import RolloutConfig
@@ -44,6 +45,13 @@ class DataConfig(Settings):
     train: Path
     evaluation: dict[str, Path] = Field(
         default_factory=dict, description="fixed evaluation sets by name, such as seen, held_out"
+    )
+    validation: tuple[Path, ...] = Field(
+        default=(),
+        description="benchmark prompts that training should not see: one prompt a line, or JSON",
+    )
+    leaks: Literal["keep", "drop"] = Field(
+        default="keep", description="training prompts that are in `validation` too"
     )
 
 
@@ -132,26 +140,15 @@ class RunConfig(Settings):
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:
-    """Read a YAML file, apply ``key.sub=value`` overrides (values are YAML too) and validate.
+    """Read a YAML file and its ``base``, apply ``key.sub=value`` overrides (YAML too), validate.
 
     Relative paths are taken from the working folder. Raises ``UserError`` with one line that
     names the key at fault, and for an unknown key the nearest one.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"configuration file {path} does not exist") from None
-    except OSError as error:
-        raise UserError(f"configuration file {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected a mapping of settings")
+    tree = read_tree(path)
     for override in overrides:
         if override.startswith("algorithm.preset="):
-            # A resolved file spells out what its own preset stood for; the new one replaces it.
-            for key in ("bonus", "aggregation"):
-                (tree.get("algorithm") or {}).pop(key, None)
+            forget_preset(tree)
         _apply(tree, override)
     try:
         config = RunConfig.model_validate(tree)

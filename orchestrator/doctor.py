@@ -65,8 +65,10 @@ def _configuration(path: Path, overrides: list[str]) -> str:
     check_machine(config, inputs.model_path)
     rollout, learner = config.rollout, config.learner
     accumulation = config.trajectories_per_step // (learner.ranks * learner.micro_batch_size)
+    leaks = f" ({len(inputs.leaks)} of validation: {config.data.leaks})" if inputs.leaks else ""
     return (
-        f"{len(inputs.prompts)} prompts; {config.prompts_per_step} prompts x {rollout.group_size}"
+        f"{len(inputs.prompts)} prompts{leaks};"
+        f" {config.prompts_per_step} prompts x {rollout.group_size}"
         f" = {config.trajectories_per_step} trajectories a step = {learner.ranks} ranks x"
         f" {learner.micro_batch_size} per micro-batch x {accumulation} micro-batches"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
-from orchestrator.preflight import model_folder
+from orchestrator.preflight import check_device, model_folder
 from orchestrator.prompts import derived_seed
 from orchestrator.sheets import Tile, contact_sheet, save_png
 from policy.errors import UserError
@@ -23,6 +23,7 @@ def generate(parsed: argparse.Namespace) -> Path:
     """Write ``<output>/0.png ...``, ``cots.jsonl`` and ``sheet.png``; returns the sheet's path."""
     if parsed.n < 1:
         raise UserError(f"--n must be 1 or more, not {parsed.n}")
+    check_device(parsed.device, "--device")
     tune_process()
     from rollout.config import RolloutConfig
     from rollout.engine import GenerationRequest
@@ -34,8 +35,12 @@ def generate(parsed: argparse.Namespace) -> Path:
         guidance_scale=defaults.guidance_scale,
         temperature=defaults.temperature,
         max_cot_tokens=defaults.max_cot_tokens,
+        device=parsed.device,
+        gpus_per_worker=1 if parsed.device == "cuda" else 0,
     )
-    engine = load_engine(config, folder, defaults.template, defaults.instruction)
+    engine = load_engine(
+        config, folder, defaults.template, defaults.instruction, dtype=parsed.dtype
+    )
     prompt = Prompt(id="generate", text=parsed.prompt, task_type="none")
     seeds = tuple(derived_seed("generate", parsed.seed, index) for index in range(parsed.n))
     (group,) = engine.generate([GenerationRequest(prompt, seeds)])

@@ -9,6 +9,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from evaluation.leaks import Leak, find_leaks, load_validation
 from learner.checkpoint import verified_manifest
 from orchestrator.cluster import cluster_address
 from orchestrator.config import RunConfig
@@ -33,6 +36,7 @@ class Inputs:
     prompts: list[Prompt]
     evaluation_sets: dict[str, list[Prompt]]
     generation_defaults: GenerationDefaults
+    leaks: list[Leak]  # validation prompts among the prompts of the training file
 
 
 def check_inputs(config: RunConfig) -> Inputs:
@@ -46,10 +50,21 @@ def check_inputs(config: RunConfig) -> Inputs:
     load_encoder(model_path, config.model.template, instruction)
     for reward in config.rewards:
         check_factory(reward)
+    prompts = load_prompts(config.data.train)
+    leaks = find_leaks(
+        prompts, [v for path in config.data.validation for v in load_validation(path)]
+    )
+    if config.data.leaks == "drop":
+        leaked = {leak.training.id for leak in leaks}
+        prompts = [prompt for prompt in prompts if prompt.id not in leaked]
+        if not prompts:
+            raise UserError(
+                f"data.leaks: every prompt of {config.data.train} is a validation prompt"
+            )
     return Inputs(
         model_path=model_path,
         instruction=instruction,
-        prompts=load_prompts(config.data.train),
+        prompts=prompts,
         evaluation_sets={name: load_prompts(p) for name, p in config.data.evaluation.items()},
         generation_defaults=GenerationDefaults(
             template=config.model.template,
@@ -58,15 +73,23 @@ def check_inputs(config: RunConfig) -> Inputs:
             temperature=config.rollout.temperature,
             max_cot_tokens=config.rollout.max_cot_tokens,
         ),
+        leaks=leaks,
     )
 
 
 def check_machine(config: RunConfig, model_path: Path) -> None:
-    """Check ports and shared memory for a private cluster; raises ``UserError``."""
+    """Check ports, GPUs and shared memory for a private cluster; raises ``UserError``."""
     if port := config.learner.rendezvous_port:
         check_port(port, "learner.rendezvous_port")
     if cluster_address(config.cluster.address) is not None:
         return
+    check_device(config.rollout.device, "rollout.device")
+    check_device(config.learner.device, "learner.device")
+    asked, there = logical_gpus(config), torch.cuda.device_count()
+    if asked > there:
+        raise UserError(
+            f"the roles ask for {asked:g} GPUs (*.gpus_per_*), this machine has {there}"
+        )
     needed = math.ceil(_object_bytes(config, model_path) / 2**20)
     if needed > config.cluster.object_store_mb:
         raise UserError(
@@ -79,6 +102,15 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
             f"cluster.object_store_mb: {config.cluster.object_store_mb} MiB asked for, but"
             f" {SHARED_MEMORY} has {free} MiB free (in a container, raise --shm-size)"
         )
+
+
+def check_device(device: str, key: str) -> None:
+    """Raise ``UserError`` when the device is cuda and torch finds none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        build = (
+            "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is found"
+        )
+        raise UserError(f"{key}: cuda cannot be used on this machine: {build}")
 
 
 def check_port(port: int, key: str) -> None:
@@ -105,6 +137,15 @@ def logical_cpus(config: RunConfig) -> float:
         + sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
     )
     return max(asked, float(os.cpu_count() or 1))
+
+
+def logical_gpus(config: RunConfig) -> float:
+    """What all actors together ask Ray for."""
+    return (
+        config.rollout.workers * config.rollout.gpus_per_worker
+        + config.learner.ranks * config.learner.gpus_per_rank
+        + sum(reward.workers * reward.gpus_per_worker for reward in config.rewards)
+    )
 
 
 def _instruction(path: Path | None) -> str | None:

@@ -108,6 +108,11 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
             graceful_interrupt() as interrupt,  # after Ray, which installs handlers of its own
         ):
             progress.note(f"run folder {folder.path}")
+            if inputs.leaks:
+                progress.note(
+                    f"{len(inputs.leaks)} validation prompts are in the training file;"
+                    f" data.leaks: {config.data.leaks}"
+                )
             rollout = RolloutPool(config, inputs)
             rewards = RewardPools(config.rewards)
             learner = LearnerGroup(

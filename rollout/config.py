@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rollout.engine import Sampling
 
@@ -56,6 +56,12 @@ class RolloutConfig(BaseModel):
                 "others of its group"
             )
         return value
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        if (self.device == "cuda") != (self.gpus_per_worker > 0):
+            raise ValueError("device cuda and gpus_per_worker > 0 go together")
+        return self
 
     @property
     def sampling(self) -> Sampling:

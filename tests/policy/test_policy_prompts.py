@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,25 @@ def test_a_file_that_holds_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.jsonl").write_bytes(b'{"prompt": "\xff"}')
     with pytest.raises(UserError, match=r"binary\.jsonl:1: 'utf-8' codec"):
         load_prompts(tmp_path / "binary.jsonl")
+
+
+@pytest.mark.skipif(
+    "EG_GRPO_TRAINING_FILE" not in os.environ,
+    reason="EG_GRPO_TRAINING_FILE does not name the public training file (eg-grpo data fetch)",
+)
+def test_the_public_training_file_loads_unchanged() -> None:
+    """All 7,223 rows of all eight kinds, each with what its kind is judged by, no text changed."""
+    path = Path(os.environ["EG_GRPO_TRAINING_FILE"])
+    prompts = load_prompts(path)
+    assert Counter(prompt.task_type for prompt in prompts) == {
+        "spatial": 2195, "numeracy": 1172, "color": 879, "complex": 700, "non": 700,
+        "texture": 695, "shape": 682, "object": 200,
+    }  # fmt: skip
+    assert len(prompts) == len({prompt.text for prompt in prompts}) == 7223
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [prompt.text for prompt in prompts] == [row["prompt"] for row in rows]
+    for prompt in prompts:
+        assert prompt.nouns
+        assert bool(prompt.numeracy_info) == (prompt.task_type == "numeracy")
+        assert bool(prompt.attr_nouns) == (prompt.task_type in ("color", "shape", "texture"))
+        assert prompt.spatial_info is not None or prompt.task_type != "spatial"

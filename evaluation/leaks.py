@@ -1,0 +1,68 @@
+"""Validation prompts that training shows as well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from policy.errors import UserError
+from policy.types import Prompt
+
+
+@dataclass(frozen=True)
+class ValidationPrompt:
+    """One prompt of a benchmark and where it stands, ``file:line`` or ``file:item``."""
+
+    place: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A validation prompt and the training prompt that is the same."""
+
+    validation: ValidationPrompt
+    training: Prompt
+
+
+def load_validation(path: Path) -> list[ValidationPrompt]:
+    """Read one prompt a line (*.txt), or a JSON list of objects with ``Prompt`` (*.json, as WISE).
+
+    Raises ``UserError`` that names the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"validation file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"validation file {path} cannot be read: {error}") from None
+    texts: Iterable[str] = text.splitlines()
+    if path.suffix == ".json":
+        try:
+            texts = [row["Prompt"] for row in json.loads(text)]
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path}: expected a JSON list of objects with a Prompt") from None
+    prompts = [
+        ValidationPrompt(f"{path.name}:{number}", line.strip())
+        for number, line in enumerate(texts, start=1)
+        if line.strip()
+    ]
+    if not prompts:
+        raise UserError(f"validation file {path} holds no prompt")
+    return prompts
+
+
+def find_leaks(training: Sequence[Prompt], validation: Iterable[ValidationPrompt]) -> list[Leak]:
+    """Validation prompts that are training prompts but for case, spaces and the final period."""
+    trained = {_normalised(prompt.text): prompt for prompt in training}
+    return [
+        Leak(prompt, trained[key])
+        for prompt in validation
+        if (key := _normalised(prompt.text)) in trained
+    ]
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(". ")

@@ -1,0 +1,42 @@
+"""``eg-grpo data fetch``: the public prompt files, checked, and the leaks between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluation.leaks import find_leaks, load_validation
+from evaluation.public_files import PUBLIC_FILES, TRAINING
+from orchestrator.download import download
+from policy.prompts import load_prompts
+
+SEEN = "seen.jsonl"
+_SEEN_PROMPTS = 64
+
+
+def fetch(output: Path) -> None:
+    """Download what is missing below ``output`` and list the leaks; a second run only checks.
+
+    It also writes ``seen.jsonl``, a fixed cut through the training file for evaluation: that file
+    is sorted by kind, and evaluation reads the head of a file.
+    """
+    for file in PUBLIC_FILES:
+        state = "downloaded" if download(file, output) else "there"
+        print(f"{state:<10}  {file.size:>9,} bytes  {output / file.path}")
+    training_file = output / TRAINING.path
+    if not (output / SEEN).exists():
+        rows = training_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        step = len(rows) // _SEEN_PROMPTS
+        (output / SEEN).write_text("".join(rows[::step][:_SEEN_PROMPTS]), encoding="utf-8")
+        print(f"written     every {step}th training prompt  {output / SEEN}")
+    validation = [
+        prompt
+        for file in PUBLIC_FILES
+        if file.path.startswith(("t2i_compbench/", "wise_legacy/"))
+        for prompt in load_validation(output / file.path)
+    ]
+    training = load_prompts(training_file)
+    leaks = find_leaks(training, validation)
+    print(f"{len(leaks)} of {len(validation)} validation prompts are also training prompts:")
+    for leak in leaks:
+        print(f"  {leak.validation.place}  {leak.validation.text}")
+    print("data.leaks in the configuration says whether training keeps or drops them")
