@@ -16,6 +16,8 @@ PRESETS: dict[str, dict[str, str]] = {
     "as-paper": {"bonus": "budget", "aggregation": "sequence-mean"},
 }
 
+BUCKET_ELEMENTS = 50_000_000  # that DeepSpeed reduces, or gathers, at a time
+
 
 class AlgorithmConfig(BaseModel):
     """EG-GRPO and its ablations; the defaults are the authors' code."""

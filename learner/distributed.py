@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from learner.config import LearnerConfig
+from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.settings import Place
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -94,8 +94,8 @@ def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any
         "zero_optimization": {
             "stage": config.zero_stage,
             "overlap_comm": False,
-            "reduce_bucket_size": 50_000_000,
-            "allgather_bucket_size": 50_000_000,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
         },
     }
     if config.zero_stage == 3:

@@ -17,7 +17,7 @@ import ray
 from learner.batch import GroupSlice
 from learner.settings import LearnerSettings, Place
 from policy.probe import WeightReceipt
-from policy.runtime import tune_process
+from policy.runtime import release_cached_memory, tune_process
 from policy.weights import WeightBuckets
 
 if TYPE_CHECKING:  # it imports DeepSpeed, which only the rank's process needs
@@ -60,7 +60,9 @@ class LearnerWorker:
             else part
             for part in slices
         ]
-        return self._joined.update(local)
+        row = self._joined.update(local)
+        release_cached_memory()  # for a rollout worker that shares the GPU
+        return row
 
     @ray.method(num_returns=2)
     def publish(self) -> tuple[WeightReceipt, WeightBuckets | None]:

@@ -94,6 +94,17 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="check this machine and, if given, a configuration")
     _add_config(doctor, optional=True)
+    doctor.add_argument(
+        "--plan",
+        action="store_true",
+        help="say what memory the configuration will need, and refuse it if it cannot fit",
+    )
+    for name, kind, text in (
+        ("--gpus", int, "GPUs to plan for (default: those of this machine)"),
+        ("--gpu-memory", float, "GiB of each"),
+        ("--host-memory", float, "GiB of host memory to plan for"),
+    ):
+        doctor.add_argument(name, type=kind, help=text)
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -177,8 +188,13 @@ def _fetch(parsed: argparse.Namespace) -> int:
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    from orchestrator.doctor import examine
+    from orchestrator.doctor import examine, plan
 
+    if parsed.plan:
+        if parsed.config is None:
+            raise UserError("doctor --plan needs a configuration file")
+        plan(parsed.config, parsed.overrides, parsed.gpus, parsed.gpu_memory, parsed.host_memory)
+        return 0
     return examine(parsed.config, parsed.overrides)
 
 

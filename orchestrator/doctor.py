@@ -9,8 +9,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.preflight import SHARED_MEMORY, check_inputs, check_machine
+from orchestrator.preflight import SHARED_MEMORY, check_inputs, check_machine, model_folder
 from policy.errors import UserError
+from policy.hub import config_folder
+from policy.loading import model_config
 
 PACKAGES = ("torch", "transformers", "ray", "deepspeed", "pydantic", "numpy", "safetensors")
 
@@ -35,6 +37,27 @@ def examine(config_path: Path | None, overrides: list[str]) -> int:
             sound = False
             print(f"FAIL  {name}: {error}")
     return 0 if sound else 2
+
+
+def plan(
+    config_path: Path,
+    overrides: list[str],
+    gpus: int | None,
+    gpu_gib: float | None,
+    host_gib: float | None,
+) -> None:
+    """Print what a configuration needs; raises ``UserError`` when the machine is too small."""
+    from orchestrator.config import load_config
+    from orchestrator.memory import ModelSize
+    from orchestrator.plan import make_plan, planned_lengths, table, this_machine
+
+    config = load_config(config_path, overrides)
+    machine = this_machine(gpus, gpu_gib, host_gib)
+    model = model_folder(config_folder(config.model.path))
+    size = ModelSize.of(model_config(model))
+    planned = make_plan(config, size, planned_lengths(config), machine)
+    print(table(planned, machine), flush=True)
+    planned.refuse_what_cannot_fit(machine)
 
 
 def _gpus() -> str:

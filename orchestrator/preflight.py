@@ -24,7 +24,8 @@ from policy.types import Prompt
 from rewards.factory import check_factory
 
 SHARED_MEMORY = Path("/dev/shm")
-_WEIGHT_VERSIONS = 3  # two kept, one on its way
+WEIGHT_VERSIONS = 3  # two kept, one on its way
+OBJECT_BYTES = 64 * 1024  # of a trajectory without its pixels, generously
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     if model_path != given.absolute():
         verified_manifest(given)
     check_checkpoint(model_path)
-    instruction = _instruction(config.model.instruction)
+    instruction = read_instruction(config.model.instruction)
     load_encoder(model_path, config.model.template, instruction)
     for reward in config.rewards:
         check_factory(reward)
@@ -94,7 +95,7 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
     if needed > config.cluster.object_store_mb:
         raise UserError(
             f"cluster.object_store_mb: {config.cluster.object_store_mb} MiB cannot hold a step's"
-            f" trajectories and {_WEIGHT_VERSIONS} weight versions; set it to {needed} or more"
+            f" trajectories and {WEIGHT_VERSIONS} weight versions; set it to {needed} or more"
         )
     free = shutil.disk_usage(SHARED_MEMORY).free // 2**20 if SHARED_MEMORY.is_dir() else 0
     if free < config.cluster.object_store_mb:
@@ -148,7 +149,8 @@ def logical_gpus(config: RunConfig) -> float:
     )
 
 
-def _instruction(path: Path | None) -> str | None:
+def read_instruction(path: Path | None) -> str | None:
+    """The CoT instruction in a file; raises ``UserError`` unless it holds {} once."""
     if path is None:
         return None
     try:
@@ -166,4 +168,4 @@ def _object_bytes(config: RunConfig, model_path: Path) -> int:
         config.trajectories_per_step,
         config.evaluation.prompts * config.evaluation.samples_per_prompt,
     )
-    return _WEIGHT_VERSIONS * weight_bytes(model_path) + samples * (pixels + 64 * 1024)
+    return WEIGHT_VERSIONS * weight_bytes(model_path) + samples * (pixels + OBJECT_BYTES)

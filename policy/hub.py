@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -62,6 +62,26 @@ def checkpoint_folder(checkpoint: Path | str) -> Path:
         f"checkpoint {checkpoint} does not exist: no such folder, nothing in the Hub's cache, and"
         " the Hub holds no such checkpoint or cannot be reached"
     )
+
+
+def config_folder(checkpoint: str) -> Path:
+    """A folder with the checkpoint's config.json; of the Hub's that file alone is downloaded.
+
+    Raises ``UserError`` when there is no such folder or repository, or it cannot be reached.
+    """
+    folder = Path(checkpoint)
+    hub_id = _HUB_ID.fullmatch(checkpoint)
+    if hub_id is None or folder.is_dir():
+        return folder
+    try:
+        file = hf_hub_download(hub_id["repository"], "config.json", revision=hub_id["revision"])
+    except Exception as error:  # the network, the disk and the client each have their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"checkpoint {checkpoint}: no such folder, and its config.json cannot be had from the"
+            f" Hub: {reason}"
+        ) from None
+    return Path(file).parent
 
 
 def _is_whole(snapshot: Path) -> bool:

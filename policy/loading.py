@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -58,12 +59,21 @@ def read_config(folder: Path) -> JanusConfig:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} has no {name}")
-    if not _is_original(folder):
-        return JanusConfig.from_pretrained(folder)
+    return model_config(folder)
+
+
+def model_config(folder: Path) -> JanusConfig:
+    """The same of a folder that holds no more than config.json."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"checkpoint {folder} has no config.json")
     try:
-        return original_config.translated_config(_config_json(folder))
-    except ValueError as error:
-        raise UserError(f"checkpoint {folder}/config.json: {error}") from None
+        if _is_original(folder):
+            return original_config.translated_config(_config_json(folder))
+        return JanusConfig.from_pretrained(folder)
+    except (ValueError, StrictDataclassError) as error:
+        raise UserError(
+            f"checkpoint {folder}/config.json: {' '.join(str(error).split())}"
+        ) from None
 
 
 def image_size(folder: Path) -> int:

@@ -36,3 +36,11 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, 2_000_000_000)
     mallopt(_M_TRIM_THRESHOLD, 2_000_000_000)
     mallopt(_M_TOP_PAD, 200_000_000)
+
+
+def release_cached_memory() -> None:
+    """Give GPU memory that is free in this process back to the others on the GPU."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,271 @@
+"""``eg-grpo doctor --plan``: what a run will need, from settings and config.json alone.
+
+Nothing is downloaded but a config.json, and nothing is started. A plan that cannot fit the GPUs it
+names is a ``UserError`` that says which GPU, by how much and what is on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator import memory
+from orchestrator.config import RunConfig
+from orchestrator.memory import GIB, Lengths, Memory, ModelSize
+from orchestrator.preflight import OBJECT_BYTES, WEIGHT_VERSIONS, read_instruction
+from policy.errors import UserError
+from policy.prompts import load_prompts
+from policy.templates import template_named
+
+RESERVE = 0.05  # of a GPU, for fragmentation and what else is there
+BYTES_PER_TOKEN = 3  # of English text, at least: an upper bound of its tokens
+ASSUMED_PROMPT = 200  # bytes, where the training file is not there yet (the public file has 159)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the plan has to fit; ``host_bytes`` None is not judged."""
+
+    gpus: int
+    gpu_bytes: int
+    host_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Process:
+    """One actor of the run."""
+
+    name: str
+    role: str  # learner | rollout | reward
+    device: str
+    gpu_share: float
+    memory: Memory
+
+
+@dataclass
+class Gpu:
+    """One GPU and who is on it."""
+
+    processes: list[Process] = field(default_factory=list)
+
+    @property
+    def free_share(self) -> float:
+        return 1.0 - sum(process.gpu_share for process in self.processes)
+
+    def needed(self, takes_turns: bool) -> int:
+        """Bytes at the worst moment.
+
+        torch keeps what it freed, so that roles on one GPU add up; only with
+        ``rollout.sleep_while_learning`` do rollout and learner give their memory back in between.
+        """
+        everything = sum(process.memory.total for process in self.processes)
+        if not takes_turns:
+            return everything
+        idle_rollout = sum(
+            process.memory.total - process.memory.held.get("CUDA context", 0)
+            for process in self.processes
+            if process.role == "rollout"
+        )
+        idle_learner = sum(
+            sum(process.memory.working.values())
+            for process in self.processes
+            if process.role == "learner"
+        )
+        return everything - min(idle_rollout, idle_learner)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The processes of a run, where they are, and the batch they share."""
+
+    config: RunConfig
+    lengths: Lengths
+    processes: list[Process]
+    gpus: list[Gpu]
+    host: dict[str, int]
+
+    def refuse_what_cannot_fit(self, machine: Machine) -> None:
+        """Raise ``UserError`` for the first GPU, or the host, that is too small."""
+        usable = round(machine.gpu_bytes * (1 - RESERVE))
+        for index, gpu in enumerate(self.gpus):
+            needed = gpu.needed(self.config.rollout.sleep_while_learning)
+            if needed > usable:
+                names = ", ".join(process.name for process in gpu.processes)
+                raise UserError(
+                    f"GPU {index} would need {_gib(needed)}, it has {_gib(machine.gpu_bytes)}, of"
+                    f" which {RESERVE:.0%} are kept free; on it: {names}"
+                )
+        needed = sum(self.host.values())
+        if machine.host_bytes is not None and needed > machine.host_bytes:
+            raise UserError(
+                f"the host would need {_gib(needed)} of memory, it has {_gib(machine.host_bytes)}"
+            )
+
+
+def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine) -> Plan:
+    """Lay a run out; raises ``UserError`` when it asks for more GPUs than there are."""
+    processes = list(_processes(config, size, lengths, machine))
+    gpus = _placed(processes, machine.gpus)
+    samples = max(
+        config.trajectories_per_step,
+        config.evaluation.prompts * config.evaluation.samples_per_prompt
+        if config.data.evaluation
+        else 0,
+    )
+    host = {
+        "object store": memory.object_store_bytes(
+            size, WEIGHT_VERSIONS, samples, config.learner.dtype, OBJECT_BYTES
+        )
+    }
+    for process in processes:
+        parts = list(process.memory.host.items())
+        if process.device == "cpu":
+            parts += [*process.memory.held.items(), *process.memory.working.items()]
+        if process.name.endswith("rank 0"):
+            parts = [part for part in parts if part[1]]
+        else:  # rank 0 alone publishes
+            parts = [part for part in parts if part[0] != "publishing"]
+        host[process.name] = sum(amount for _, amount in parts)
+    return Plan(config, lengths, processes, gpus, host)
+
+
+def planned_lengths(config: RunConfig) -> Lengths:
+    """Upper bounds from the template, the instruction and the longest prompt of the file."""
+    template = template_named(config.model.template)
+    instruction = read_instruction(config.model.instruction)
+    longest = "x" * ASSUMED_PROMPT
+    if config.data.train.is_file():
+        longest = max((p.text for p in load_prompts(config.data.train)), key=len)
+    cot = config.rollout.max_cot_tokens
+    return Lengths(
+        cot_prompt=_tokens(template.cot_prompt(longest, instruction)),
+        cot=cot,
+        image_prompt=_tokens(template.image_prompt(longest, "")) + cot,
+    )
+
+
+def table(plan: Plan, machine: Machine) -> str:
+    """The plan as text: the batch, each kind of process by part, each GPU, the host."""
+    config, lengths = plan.config, plan.lengths
+    learner, rollout = config.learner, config.rollout
+    accumulation = config.trajectories_per_step // (learner.ranks * learner.micro_batch_size)
+    lines = [
+        f"batch        {config.prompts_per_step} prompts x {rollout.group_size} ="
+        f" {config.trajectories_per_step} trajectories a step = {learner.ranks} ranks x"
+        f" {learner.micro_batch_size} per micro-batch x {accumulation} accumulated",
+        f"tokens       CoT prompt up to {lengths.cot_prompt}, CoT {lengths.cot}, image prompt with"
+        f" CoT {lengths.image_prompt}",
+    ]
+    shown: set[str] = set()
+    for process in plan.processes:
+        kind, _, _ = process.name.rpartition(" ")
+        if kind in shown:
+            continue
+        shown.add(kind)
+        count = sum(other.name.startswith(f"{kind} ") for other in plan.processes)
+        where = "GPU memory" if process.device == "cuda" else "host memory"
+        lines += ["", f"{kind}, {count} of them, each in {where}"]
+        parts = process.memory.held | process.memory.working
+        lines += [_row(part, amount) for part, amount in parts.items() if amount]
+        lines.append(
+            _row("together", process.memory.total) if parts else "  (what it needs is not known)"
+        )
+    if plan.gpus:
+        lines += ["", f"GPUs of {_gib(machine.gpu_bytes)}"]
+    for index, gpu in enumerate(plan.gpus):
+        needed = gpu.needed(rollout.sleep_while_learning)
+        names = ", ".join(process.name for process in gpu.processes)
+        lines.append(_row(f"GPU {index}", needed) + f"  {names or 'nobody'}")
+    there = "" if machine.host_bytes is None else f" of {_gib(machine.host_bytes)}"
+    lines += ["", f"host memory{there}"]
+    lines += [_row(name, amount) for name, amount in plan.host.items()]
+    lines.append(_row("together", sum(plan.host.values())))
+    return "\n".join(lines)
+
+
+def this_machine(gpus: int | None, gpu_gib: float | None, host_gib: float | None) -> Machine:
+    """The machine as told, or where nothing is told, this one."""
+    if (gpus is None) != (gpu_gib is None):
+        raise UserError("--gpus and --gpu-memory go together")
+    host_bytes = None if host_gib is None else round(host_gib * GIB)
+    if gpus is not None and gpu_gib is not None:
+        if gpus < 0 or gpu_gib <= 0 or (host_gib is not None and host_gib <= 0):
+            raise UserError("--gpus, --gpu-memory and --host-memory must be positive")
+        return Machine(gpus, round(gpu_gib * GIB), host_bytes)
+    import torch
+
+    sizes = [
+        torch.cuda.get_device_properties(index).total_memory
+        for index in range(torch.cuda.device_count())
+    ]
+    return Machine(len(sizes), min(sizes, default=0), host_bytes or _physical_memory())
+
+
+def _physical_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, amount, *_ = line.split()
+        if name == "MemTotal:":
+            return int(amount) * 1024
+    raise UserError("/proc/meminfo does not say how much memory there is; give --host-memory")
+
+
+def _processes(
+    config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine
+) -> Iterable[Process]:
+    """In the order in which the run starts them."""
+    rollout, learner = config.rollout, config.learner
+    scales = config.evaluation.guidance_scales or ()
+    rolled = memory.rollout_memory(
+        size,
+        rollout,
+        lengths,
+        learner.dtype,
+        guided=any(scale != 1 for scale in (rollout.guidance_scale, *scales)),
+    )
+    for index in range(rollout.workers):
+        name = f"rollout worker {index}"
+        yield Process(name, "rollout", rollout.device, rollout.gpus_per_worker, rolled)
+    for reward in config.rewards:
+        scored = memory.reward_memory(reward, machine.gpu_bytes)
+        device = "cuda" if reward.gpus_per_worker > 0 else "cpu"
+        for index in range(reward.workers):
+            name = f"reward {reward.name} {index}"
+            yield Process(name, "reward", device, reward.gpus_per_worker, scored)
+    guided = config.algorithm.trained_distribution == "guided" and rollout.guidance_scale != 1
+    learned = memory.learner_memory(size, learner, lengths, guided)
+    for index in range(learner.ranks):
+        name = f"learner rank {index}"
+        yield Process(name, "learner", learner.device, learner.gpus_per_rank, learned)
+
+
+def _placed(processes: Sequence[Process], count: int) -> list[Gpu]:
+    """Each process on the fullest GPU that has room for its share, as Ray packs fractions."""
+    gpus = [Gpu() for _ in range(count)]
+    asked = sum(process.gpu_share for process in processes)
+    for process in processes:
+        if process.gpu_share > 1:
+            raise UserError(f"{process.name} asks for {process.gpu_share:g} GPUs; it can use one")
+        if process.gpu_share == 0:
+            continue
+        room = [gpu for gpu in gpus if gpu.free_share >= process.gpu_share - 1e-6]
+        if not room:
+            raise UserError(
+                f"{process.name} finds no GPU with {process.gpu_share:g} left: the roles ask for"
+                f" {asked:g} GPUs, the plan has {count} (--gpus and --gpu-memory name others)"
+            )
+        min(room, key=lambda gpu: gpu.free_share).processes.append(process)
+    return gpus
+
+
+def _tokens(text: str) -> int:
+    return math.ceil(len(text.encode()) / BYTES_PER_TOKEN) + 2  # BOS, begin-of-image
+
+
+def _row(name: str, amount: int) -> str:
+    return f"  {name:<24}{_gib(amount):>12}"
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / GIB:.1f} GiB" if amount >= GIB / 10 else f"{amount / 2**20:.1f} MiB"

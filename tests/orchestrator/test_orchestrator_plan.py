@@ -1,0 +1,187 @@
+"""`eg-grpo doctor --plan`: placing, refusing, and the shipped configurations at real size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from original_janus import JANUS_PRO_1B, JANUS_PRO_7B
+
+from orchestrator.cli import main
+from orchestrator.config import load_config
+from orchestrator.memory import GIB, ModelSize
+from orchestrator.plan import Gpu, Memory, Process, make_plan, planned_lengths, this_machine
+from policy.loading import model_config
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders with a config.json and nothing else."""
+    folders = {}
+    for name, config in (("7b", JANUS_PRO_7B), ("1b", JANUS_PRO_1B)):
+        folders[name] = tmp_path_factory.mktemp(name)
+        (folders[name] / "config.json").write_text(json.dumps(config))
+    return folders
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_loads(path: Path) -> None:
+    """All keys known, all sizes possible; names differ, so that runs do not collide."""
+    config = load_config(path, [])
+    assert config.name == path.stem or path.parent.name == "ablations"
+    assert config.trajectories_per_step == 128  # the paper's batch
+    if path.name.startswith("janus"):
+        algorithm, learner = config.algorithm, config.learner
+        assert (config.rollout.guidance_scale, algorithm.kl_beta, learner.schedule) == (
+            5.0,
+            0.01,
+            "linear",
+        )
+        assert [reward.weight for reward in config.rewards] == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "gpus", "gib"),
+    [
+        ("janus-pro-7b", "7b", "8", "80"),
+        ("janus-pro-1b", "1b", "8", "40"),
+        ("janus-pro-1b-lora-1gpu", "1b", "1", "80"),
+    ],
+)
+def test_the_real_configurations_fit_what_they_say(
+    folders: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    model: str,
+    gpus: str,
+    gib: str,
+) -> None:
+    """On the GPUs of their first lines they fit; on half the memory or half the GPUs they do not."""
+    command = ["doctor", "--plan", f"configs/{name}.yaml", f"model.path={folders[model]}"]
+    command.append("model.instruction=null")
+    assert main([*command, "--gpus", gpus, "--gpu-memory", gib]) == 0
+    printed = capsys.readouterr().out
+    assert "16 prompts x 8 = 128 trajectories a step" in printed
+    assert printed.count("  GPU ") == int(gpus)
+
+    assert main([*command, "--gpus", gpus, "--gpu-memory", str(float(gib) / 2)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("eg-grpo: GPU 0 would need")
+    assert error.count("\n") == 1
+    assert main([*command, "--gpus", str(int(gpus) // 2), "--gpu-memory", gib]) == 2
+    assert f"the plan has {int(gpus) // 2}" in capsys.readouterr().err
+
+
+def test_literal_figures_of_the_7b(folders: dict[str, Path]) -> None:
+    """ZeRO-2 over 4 ranks in bfloat16: 2 (P + F), 2 P, and 16 P / 4 bytes."""
+    size = ModelSize.of(model_config(folders["7b"]))
+    assert size.trained == 6_910_365_696
+    config = load_config(
+        CONFIGS / "janus-pro-7b.yaml", [f"model.path={folders['7b']}", "model.instruction=null"]
+    )
+    plan = make_plan(config, size, planned_lengths(config), this_machine(8, 80, None))
+    held = plan.processes[-1].memory.held
+    assert held["weights"] == 2 * (size.trained + size.frozen)
+    assert held["reference"] == 2 * size.trained
+    assert held["master weights"] + held["AdamW"] == 12 * size.trained // 4
+    worker = plan.processes[0].memory
+    rows = 2 * config.rollout.batch_size
+    positions = plan.lengths.image_prompt + 576 - 1
+    assert worker.working["KV cache"] == rows * positions * 30 * 2 * 4096 * 2
+
+
+def test_roles_that_take_turns_share_a_gpu() -> None:
+    """Learner: 10 held, 5 at work; rollout: 20 and 1 of CUDA context; a reward: 3.
+
+    Together 39; by turns the worse of learning (10 + 5 + 1 + 3) and of sampling (10 + 21 + 3).
+    """
+    gpu = Gpu(
+        [
+            Process("r", "rollout", "cuda", 0.3, Memory({"w": 12, "CUDA context": 1}, {"kv": 8})),
+            Process("s", "reward", "cuda", 0.3, Memory({"w": 3})),
+            Process("l", "learner", "cuda", 0.4, Memory({"w": 10}, {"activations": 5})),
+        ]
+    )
+    assert gpu.needed(takes_turns=False) == 39
+    assert gpu.needed(takes_turns=True) == max(10 + 5 + 1 + 3, 10 + 21 + 3)
+
+
+def test_the_shapes_run_fits_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without flags the plan is for this machine; everything is in host memory."""
+    assert main(["doctor", "--plan", "configs/shapes.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert "rollout worker, 2 of them, each in host memory" in printed
+    assert "GPU" not in printed
+    assert main(["doctor", "--plan", "configs/shapes.yaml", "--host-memory", "1"]) == 2
+    assert "the host would need" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--plan"], "doctor --plan needs a configuration file"),
+        (["--plan", "configs/shapes.yaml", "--gpus", "2"], "--gpus and --gpu-memory go together"),
+        (
+            ["--plan", "configs/shapes.yaml", "--gpus", "2", "--gpu-memory", "-1"],
+            "must be positive",
+        ),
+        (["--plan", "configs/shapes.yaml", "model.path=no/such"], "no/such: no such folder, and"),
+        (["--plan", "configs/shapes.yaml", "model.path=./none"], "none has no config.json"),
+        (
+            ["--plan", "configs/shapes.yaml", "rollout.gpus_per_worker=1"],
+            "device cuda and gpus_per_worker > 0 go together",
+        ),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    """Exit code 2; the line names the flag, the key or the folder."""
+    assert main(["doctor", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"architectures": ["GPT2LMHeadModel"]}'])
+def test_a_broken_model_config_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    """No JSON, no object, another architecture."""
+    (tmp_path / "config.json").write_text(content)
+    assert main(["doctor", "--plan", "configs/shapes.yaml", f"model.path={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error
+    assert error.count("\n") == 1
+
+
+def test_cuda_on_a_machine_without_it_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training names the key, generate the flag, before anything is loaded or started."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    train = ["train", "configs/shapes.yaml", "--dry-run", f"root={tmp_path}"]
+    for room, gpus in (("rollout", "gpus_per_worker"), ("learner", "gpus_per_rank")):
+        assert main([*train, f"{room}.device=cuda", f"{room}.{gpus}=1"]) == 2
+        assert f"{room}.device: cuda cannot be used on this machine" in capsys.readouterr().err
+    generate = ["generate", "--model", "shapes/checkpoint", "--prompt", "a red circle"]
+    assert main([*generate, "--device", "cuda"]) == 2
+    assert "--device: cuda cannot be used on this machine" in capsys.readouterr().err
+
+
+def test_generate_in_bfloat16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The flag reaches the weights: the images are there, and one line says where."""
+    command = ["generate", "--model", "shapes/checkpoint", "--prompt", "a photo of a red circle"]
+    assert main([*command, "--n", "2", "--dtype", "bfloat16", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "sheet.png")
+    assert (tmp_path / "1.png").is_file()
