@@ -78,7 +78,7 @@ def live_storages() -> dict[int, int]:
         dict(zero_stage=0, dtype="float32", lora=dict(rank=64)),
         dict(zero_stage=2, dtype="bfloat16", lora=dict(rank=64)),
     ],
-    ids=lambda settings: "-".join(map(str, settings.values())),
+    ids=lambda s: f"zero{s['zero_stage']}-{s['dtype']}" + ("-lora" if "lora" in s else ""),
 )
 def test_a_rank_holds_what_the_plan_says(
     checkpoint: Path, size: ModelSize, learner: dict[str, Any]

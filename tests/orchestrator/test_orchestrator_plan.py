@@ -10,8 +10,8 @@ from original_janus import JANUS_PRO_1B, JANUS_PRO_7B
 
 from orchestrator.cli import main
 from orchestrator.config import load_config
-from orchestrator.memory import GIB, ModelSize
-from orchestrator.plan import Gpu, Memory, Process, make_plan, planned_lengths, this_machine
+from orchestrator.memory import Memory, ModelSize
+from orchestrator.plan import Gpu, Process, make_plan, planned_lengths, this_machine
 from policy.loading import model_config
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_the_real_configurations_fit_what_they_say(
     gpus: str,
     gib: str,
 ) -> None:
-    """On the GPUs of their first lines they fit; on half the memory or half the GPUs they do not."""
+    """They fit the GPUs of their first lines; not half the memory, nor half the GPUs."""
     command = ["doctor", "--plan", f"configs/{name}.yaml", f"model.path={folders[model]}"]
     command.append("model.instruction=null")
     assert main([*command, "--gpus", gpus, "--gpu-memory", gib]) == 0

@@ -14,7 +14,7 @@ import torch
 from tiny import save_tiny_checkpoint, tiny_policy
 
 from policy.errors import UserError
-from policy.hub import checkpoint_folder
+from policy.hub import checkpoint_folder, config_folder
 from policy.loading import load_encoder, load_policy
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -174,3 +174,18 @@ def test_a_folder_wins_and_a_path_is_never_asked_for(
     for name in (REPOSITORY, "no/such/folder", "/no/such", "./no/such", "checkpoint", Path("a/b")):
         assert checkpoint_folder(name) == Path(name)
     assert not hub.asked
+
+
+def test_planning_fetches_the_configuration_alone(hub: Hub) -> None:
+    """One file; and the checkpoint is still downloaded whole when it is asked for."""
+    folder = config_folder(REPOSITORY)
+    assert hub.sent == ["config.json"]
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "janus"
+    assert (checkpoint_folder(REPOSITORY) / "model.safetensors").is_file()
+
+
+def test_a_configuration_that_cannot_be_had_is_one_line(hub: Hub) -> None:
+    """No such repository; the line names it."""
+    with pytest.raises(UserError, match=r"someone/else: no such folder, and its config\.json") as e:
+        config_folder("someone/else")
+    assert "\n" not in str(e.value)
