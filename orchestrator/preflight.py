@@ -18,6 +18,7 @@ from policy.hub import checkpoint_folder
 from policy.loading import check_checkpoint, image_size, load_encoder, weight_bytes
 from policy.prompts import load_prompts
 from policy.types import Prompt
+from rewards.cache import resolve_cache
 from rewards.factory import check_factory
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -45,7 +46,9 @@ def check_inputs(config: RunConfig) -> Inputs:
     instruction = _instruction(config.model.instruction)
     load_encoder(model_path, config.model.template, instruction)
     for reward in config.rewards:
-        check_factory(reward)
+        if not reward.runtime_env.pip:  # else it may be importable in its workers only
+            check_factory(reward)
+    resolve_cache(config.cache)
     return Inputs(
         model_path=model_path,
         instruction=instruction,
