@@ -97,6 +97,7 @@ class RewardPool:
         ]
         self._queue: list[Batch] = []
         self._task = Task((), 1, [])
+        self._advanced_at = -math.inf
 
     def wait_ready(self) -> None:
         """Block until every worker has built its reward."""
@@ -122,6 +123,7 @@ class RewardPool:
     def advance(self) -> None:
         """Give up on what is late, and hand out work to who has none. Never blocks."""
         now, task = time.monotonic(), self._task
+        self._advanced_at = now
         if task.arrived and now >= task.oldest + self.config.batch_delay_s:
             self._cut()
         for worker in self.workers:
@@ -154,7 +156,8 @@ class RewardPool:
     def wake_at(self) -> float:
         """When ``advance`` has something to do even if no answer comes."""
         times = [worker.deadline for worker in self.workers]
-        times += [batch.not_before for batch in self._queue if batch.not_before > time.monotonic()]
+        # What was due when work was last handed out waits for a worker, not for the clock.
+        times += [batch.not_before for batch in self._queue if batch.not_before > self._advanced_at]
         if self._task.arrived:
             times.append(self._task.oldest + self.config.batch_delay_s)
         return min(times)

@@ -128,7 +128,7 @@ class Rejects:
         self.times = times
 
     def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
-        rejected = {prompt.id for prompt in prompts if self._rejects(prompt.id)}
+        rejected = {name for name in {prompt.id for prompt in prompts} if self._rejects(name)}
         return [
             RewardFailure("rejected") if prompt.id in rejected else Score(brightness(image) / 255)
             for image, prompt in zip(images, prompts, strict=True)
