@@ -85,6 +85,7 @@ def summarize(groups: Sequence[ScoredGroup]) -> JsonDict:
         "num_prompts": len(groups),
         "num_samples": len(totals),
         "num_failed": sum(total is None for total in totals),
+        "failure_reasons": failure_reasons(groups),
         "prompt_means": means,
     }
 

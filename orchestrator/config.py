@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from learner.config import AlgorithmConfig, LearnerConfig
 from orchestrator.config_files import forget_preset, read_tree
 from policy.errors import UserError
-from rewards.config import RewardConfig
+from rewards.config import CacheConfig, RewardConfig
 from rollout.config import RolloutConfig
 
 
@@ -95,6 +95,9 @@ class RunConfig(Settings):
     seed: int = Field(default=0, ge=0)
     steps: int = Field(ge=1, description="optimizer steps, one batch each")
     prompts_per_step: int = Field(ge=1, description="prompt groups per optimizer step")
+    replacements: int = Field(
+        default=3, ge=0, description="times a group whose rewards failed is sampled again"
+    )
     probe_tolerance: float = Field(
         default=1e-5, gt=0, description="nats by which a worker's probe may differ"
     )
@@ -102,6 +105,7 @@ class RunConfig(Settings):
     data: DataConfig
     rollout: RolloutConfig
     rewards: tuple[RewardConfig, ...] = Field(min_length=1)
+    cache: CacheConfig = CacheConfig()
     learner: LearnerConfig
     algorithm: AlgorithmConfig
     evaluation: EvaluationConfig = EvaluationConfig()

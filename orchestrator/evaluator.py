@@ -9,9 +9,10 @@ import ray
 
 from evaluation.summary import ScoredGroup, summarize
 from orchestrator.config import RunConfig
-from orchestrator.pools import GroupRef, RewardPools, RolloutPool
+from orchestrator.pools import GroupRef, RolloutPool
 from orchestrator.prompts import derived_seed
 from orchestrator.run_folder import RunFolder
+from orchestrator.scoring import RewardPools
 from orchestrator.sheets import Tile, contact_sheet, save_png
 from policy.types import Group, JsonDict, Prompt, Score, Trajectory
 from rollout.engine import GenerationRequest

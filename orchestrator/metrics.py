@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 from evaluation.summary import ScoredGroup, failure_reasons
 from learner.advantages import has_variance
-from policy.types import JsonDict, Score
+from orchestrator.reward_pool import Usage
+from policy.types import JsonDict, RewardFailure, Score
 
 
 class Clock:
@@ -36,22 +37,46 @@ class Clock:
 
 
 def reward_metrics(
-    scored: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | None] | None]
+    scored: Sequence[ScoredGroup],
+    advantages: Sequence[Sequence[float | None]],
+    dropped: Sequence[ScoredGroup] = (),
 ) -> JsonDict:
-    """Rewards of a step's trajectories; failed ones count nowhere but in ``rewards/failed``."""
+    """Rewards of a step's trajectories; failed ones count nowhere but as failures.
+
+    Of the groups that were dropped, only the failures count.
+    """
     totals = [total for group in scored for total in group.totals if total is not None]
     row: JsonDict = {"reward/mean": _mean(totals), "reward/std": _std(totals)}
     for name, values in values_by_reward(scored).items():
         row[f"reward/{name}"] = _mean(values)
+        row[f"reward_std/{name}"] = _std(values)
     for part, values in _details(scored).items():
         row[f"detail/{part}"] = _mean(values)
     spreads = [_std([t for t in group.totals if t is not None]) for group in scored]
     row["reward/group_std"] = _mean([spread for spread in spreads if spread is not None])
-    trained = [group for group in advantages if group is not None]
-    row["groups/trained"] = len(trained)
-    row["groups/failed"] = len(advantages) - len(trained)
-    row["groups/zero_variance"] = sum(not has_variance(group) for group in trained)
-    row["rewards/failed"] = sum(failure_reasons(scored).values())
+    row["groups/trained"] = len(scored)
+    row["groups/failed"] = len(dropped)
+    row["groups/zero_variance"] = sum(not has_variance(group) for group in advantages)
+    for name, count in failures_by_reward([*scored, *dropped]).items():
+        row[f"scoring/{name}/failed"] = count
+    row["rewards/failure_reasons"] = reasons = failure_reasons([*scored, *dropped])
+    row["rewards/failed"] = sum(reasons.values())
+    return row
+
+
+def scoring_metrics(usage: Mapping[str, Usage]) -> JsonDict:
+    """What each reward's pool did for a step; seconds are of one ``score()`` call."""
+    row: JsonDict = {}
+    for name, used in usage.items():
+        looked_up = used.cache_hits + used.cache_misses
+        row |= {
+            f"seconds/scoring/{name}/mean": _mean(used.seconds),
+            f"seconds/scoring/{name}/max": max(used.seconds, default=None),
+            f"scoring/{name}/batch_size": _mean(used.batch_sizes),
+            f"scoring/{name}/cache_hit_rate": used.cache_hits / looked_up if looked_up else None,
+            f"scoring/{name}/retries": used.retries,
+            f"scoring/{name}/restarts": used.restarts,
+        }
     return row
 
 
@@ -63,6 +88,16 @@ def values_by_reward(scored: Sequence[ScoredGroup]) -> dict[str, list[float]]:
             kept = [result.value for result in results if isinstance(result, Score)]
             values.setdefault(name, []).extend(kept)
     return values
+
+
+def failures_by_reward(scored: Sequence[ScoredGroup]) -> dict[str, int]:
+    """How many trajectories each reward failed to score."""
+    counts: dict[str, int] = {}
+    for group in scored:
+        for name, results in group.results.items():
+            failed = sum(isinstance(result, RewardFailure) for result in results)
+            counts[name] = counts.get(name, 0) + failed
+    return counts
 
 
 def spreads(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:

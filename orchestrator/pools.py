@@ -1,4 +1,4 @@
-"""The pools of rollout and reward workers, as the pipeline sees them.
+"""The pool of rollout workers, as the pipeline sees it.
 
 Failure policy: a worker that dies, raises or is late stops the run with its name
 (``WorkerFailed``); the run goes on from its last checkpoint with ``--resume``. Work is dealt out
@@ -7,22 +7,18 @@ by position alone, so that the same seed and layout give the same batches on eve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
 
-from evaluation.summary import ScoredGroup
 from orchestrator.config import RunConfig
 from orchestrator.preflight import Inputs
 from orchestrator.waiting import wait_all
 from policy.probe import WeightReceipt
-from policy.types import Prompt, RewardResult, Score
-from rewards.combine import combine
-from rewards.config import RewardConfig
-from rewards.worker import start_reward_worker
+from policy.types import Prompt
 from rollout.engine import EngineIdentity, GenerationRequest, Sampling
 from rollout.worker import start_rollout_worker
 
@@ -33,6 +29,7 @@ class GroupRef:
 
     prompt: Prompt
     ref: ray.ObjectRef
+    size: int  # trajectories in it
 
 
 class RolloutPool:
@@ -76,7 +73,7 @@ class RolloutPool:
         groups: list[GroupRef] = [None] * len(requests)  # type: ignore[list-item]
         for index, (share, reply) in enumerate(zip(shares, replies, strict=False)):
             groups[index :: len(self.workers)] = [
-                GroupRef(request.prompt, ref)
+                GroupRef(request.prompt, ref, len(request.seeds))
                 for request, ref in zip(share, reply[:-1], strict=True)
             ]
         return groups
@@ -97,53 +94,6 @@ class RolloutPool:
 
     def _all(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
         return wait_all(refs, self.names, self.config.load_timeout_s)
-
-
-class RewardPools:
-    """One pool of workers for each reward."""
-
-    def __init__(self, configs: Sequence[RewardConfig]) -> None:
-        self.configs = configs
-        self.weights = {config.name: config.weight for config in configs}
-        self.pools = {
-            config.name: [start_reward_worker(config) for _ in range(config.workers)]
-            for config in configs
-        }
-
-    def wait_ready(self, timeout_s: float) -> None:
-        """Block until every worker has built its reward."""
-        for name, pool in self.pools.items():
-            names = [f"reward worker {name}/{index}" for index in range(len(pool))]
-            wait_all([worker.ready.remote() for worker in pool], names, timeout_s)
-
-    def score(self, groups: Sequence[GroupRef]) -> list[ScoredGroup]:
-        """Score every trajectory of the groups with every reward; order is kept."""
-        pending = {}
-        for config in self.configs:
-            pool = self.pools[config.name]
-            shares = [groups[index :: len(pool)] for index in range(len(pool))]
-            pending[config.name] = [
-                worker.score.remote(*(group.ref for group in share))
-                for worker, share in zip(pool, shares, strict=True)
-            ]
-        by_reward: dict[str, list[tuple[RewardResult, ...]]] = {}
-        for config in self.configs:
-            refs = pending[config.name]
-            names = [f"reward worker {config.name}/{index}" for index in range(len(refs))]
-            by_reward[config.name] = [()] * len(groups)
-            for index, share in enumerate(wait_all(refs, names, config.timeout_s)):
-                by_reward[config.name][index :: len(refs)] = [tuple(r) for r in share]
-        return [
-            self._scored(group, {name: results[place] for name, results in by_reward.items()})
-            for place, group in enumerate(groups)
-        ]
-
-    def _scored(
-        self, group: GroupRef, results: Mapping[str, tuple[RewardResult, ...]]
-    ) -> ScoredGroup:
-        totals = combine(results, self.weights)
-        values = tuple(total.value if isinstance(total, Score) else None for total in totals)
-        return ScoredGroup(group.prompt, values, dict(results))
 
 
 def describe(identity: EngineIdentity) -> str:

@@ -21,6 +21,7 @@ from policy.hub import checkpoint_folder
 from policy.loading import check_checkpoint, image_size, load_encoder, weight_bytes
 from policy.prompts import load_prompts
 from policy.types import Prompt
+from rewards.cache import resolve_cache
 from rewards.factory import check_factory
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -50,7 +51,9 @@ def check_inputs(config: RunConfig) -> Inputs:
     instruction = read_instruction(config.model.instruction)
     load_encoder(model_path, config.model.template, instruction)
     for reward in config.rewards:
-        check_factory(reward)
+        if not reward.runtime_env.pip:  # else it may be importable in its workers only
+            check_factory(reward)
+    resolve_cache(config.cache)
     prompts = load_prompts(config.data.train)
     leaks = find_leaks(
         prompts, [v for path in config.data.validation for v in load_validation(path)]

@@ -17,12 +17,13 @@ from orchestrator.config import RunConfig, dump_config
 from orchestrator.evaluator import FixedEvaluation
 from orchestrator.interrupt import Interrupt, graceful_interrupt
 from orchestrator.metrics import Clock, without_nan
-from orchestrator.pools import RewardPools, RolloutPool, describe
+from orchestrator.pools import RolloutPool, describe
 from orchestrator.preflight import check_inputs, check_machine, logical_cpus
 from orchestrator.progress import Progress
 from orchestrator.publisher import WeightPublisher
 from orchestrator.resume import check_unchanged
 from orchestrator.run_folder import RunFolder, checkpoint_step
+from orchestrator.scoring import RewardPools
 from policy.types import JsonDict, Prompt
 
 log = logging.getLogger("eg_grpo")
@@ -114,7 +115,12 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
                     f" data.leaks: {config.data.leaks}"
                 )
             rollout = RolloutPool(config, inputs)
-            rewards = RewardPools(config.rewards)
+            rewards = RewardPools(
+                config.rewards,
+                config.cache,
+                config.cluster.start_timeout_s,
+                config.rollout.timeout_s,
+            )
             learner = LearnerGroup(
                 LearnerSettings(
                     learner=config.learner,
@@ -130,7 +136,7 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
             try:
                 for identity in rollout.wait_ready(config.cluster.start_timeout_s):
                     log.info("rollout engine: %s", describe(identity))
-                rewards.wait_ready(config.cluster.start_timeout_s)
+                rewards.wait_ready()
                 learner.start()
                 if checkpoint is not None:
                     learner.load(checkpoint)

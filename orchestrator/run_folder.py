@@ -1,7 +1,7 @@
 """The run folder: everything a run leaves behind, and the lock that keeps a second run out.
 
-``runs/<name>/``: ``config.yaml``, ``metrics.jsonl``, ``evaluations.jsonl``, ``samples/``,
-``checkpoints/step-N/``, ``report.html``, ``run.log``.
+``runs/<name>/``: ``config.yaml``, ``metrics.jsonl``, ``evaluations.jsonl``, ``dropped.jsonl``,
+``samples/``, ``checkpoints/step-N/``, ``report.html``, ``run.log``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import IO
 
 from policy.errors import UserError
 from policy.types import JsonDict
+
+_ROWS = ("metrics.jsonl", "evaluations.jsonl", "dropped.jsonl", "samples/records.jsonl")
 
 
 class RunFolder:
@@ -66,7 +68,7 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drop rows and checkpoints of steps that the history resumed from ``step`` never had."""
-        for name in ("metrics.jsonl", "evaluations.jsonl", "samples/records.jsonl"):
+        for name in _ROWS:
             kept = [row for row in self.rows(name) if row["step"] <= step]
             self._replace(name, kept)
         whole = self.checkpoints()

@@ -32,9 +32,13 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
                 raise error.cause from None
             raise WorkerFailed(f"{name} failed: {error.cause!r}") from error
         except ray.exceptions.RayActorError as error:
-            reason = " ".join(str(error).split())
-            raise WorkerFailed(f"{name} died: {reason}") from error
+            raise WorkerFailed(f"{name} died: {one_line(error)}") from error
         except ray.exceptions.RayError as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = f"{type(error).__name__}: {one_line(error)}"
             raise WorkerFailed(f"the answer of {name} is lost: {reason}") from error
     return results
+
+
+def one_line(error: Exception) -> str:
+    """What Ray says happened, without its paragraph of what else it might have been."""
+    return " ".join(str(error).split()).partition(" Some common causes include")[0]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from policy.types import RewardFailure, RewardResult, Score
+
+EQUAL_WITHIN = 1e-12  # relative; equal scores from other batches may differ by rounding
 
 
 def combine(
@@ -20,6 +24,27 @@ def combine(
     return [
         _total(dict(zip(names, row, strict=True)), weights)
         for row in zip(*results.values(), strict=True)
+    ]
+
+
+def normalise(results: Sequence[RewardResult]) -> list[RewardResult]:
+    """Each score as its z-score among all of them, std unbiased; failures take no part.
+
+    Scores that do not differ become 0.0: such a reward says nothing about the trajectories.
+    """
+    values = [result.value for result in results if isinstance(result, Score)]
+    if not values:
+        return list(results)
+    mean = math.fsum(values) / len(values)
+    if max(values) - min(values) <= EQUAL_WITHIN * max(map(abs, values)):
+        scale = 0.0
+    else:
+        scale = 1 / math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return [
+        replace(result, value=(result.value - mean) * scale)
+        if isinstance(result, Score)
+        else result
+        for result in results
     ]
 
 

@@ -1,14 +1,31 @@
-"""Settings of one reward."""
+"""Settings of one reward and its pool of workers, and of the cache that all rewards share."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class RuntimeEnvironment(BaseModel):
+    """What Ray prepares for a reward's workers alone; see Ray's ``runtime_env``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pip: tuple[str, ...] = Field((), description="Requirements installed for these workers.")
+    env_vars: dict[str, str] = Field(
+        default_factory=dict, description="Environment variables of these workers."
+    )
+
+    def for_ray(self) -> dict[str, Any]:
+        """The parts that are set, as Ray takes them."""
+        parts: dict[str, Any] = {"pip": list(self.pip), "env_vars": self.env_vars}
+        return {name: part for name, part in parts.items() if part}
 
 
 class RewardConfig(BaseModel):
-    """Which reward, how much it counts, and how many workers compute it."""
+    """Which reward, how much it counts, and how its workers compute it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,13 +37,56 @@ class RewardConfig(BaseModel):
     weight: float = Field(
         1.0, allow_inf_nan=False, description="Factor of this reward in the total."
     )
+    normalise: bool = Field(
+        False,
+        description="Train on its z-score over a step's trajectories, not on its value.",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of the class."
     )
     workers: int = Field(1, ge=1, description="Reward workers in this reward's pool.")
     batch_size: int = Field(64, ge=1, description="Images passed to one score() call.")
+    batch_delay_s: float = Field(
+        0.05, ge=0, description="Seconds that a group waits for others to fill a batch."
+    )
     cpus_per_worker: float = Field(1, ge=0, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray reserves for a worker.")
-    timeout_s: float = Field(
-        600, gt=0, description="Seconds after which scoring one batch of groups counts as failed."
+    runtime_env: RuntimeEnvironment = Field(
+        default_factory=RuntimeEnvironment, description="Packages and variables of its own."
     )
+    timeout_s: float = Field(
+        600, gt=0, description="Seconds for one batch, after which its worker is replaced."
+    )
+    retries: int = Field(
+        2, ge=0, description="Further attempts at what a worker lost or failed transiently."
+    )
+    retry_delay_s: float = Field(
+        1.0, ge=0, description="Seconds before the first retry, with jitter; doubles each time."
+    )
+    restarts: int = Field(
+        3, ge=0, description="Replacements in a row of a worker that scores nothing in between."
+    )
+    cache: bool = Field(True, description="Remember scores; off for a reward that draws lots.")
+
+
+class CacheConfig(BaseModel):
+    """Where scores are remembered: in Redis if there is one, else in each worker's memory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["auto", "memory", "none"] = Field(
+        "auto", description="auto: Redis if redis_url or REDIS_URL names one, else memory."
+    )
+    redis_url: str | None = Field(
+        None, description="redis://host:port/db; one with a password belongs into REDIS_URL."
+    )
+    entries: int = Field(65536, ge=1, description="Scores that a worker's memory holds.")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is not None and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        if url is not None and urlsplit(url).password:
+            raise ValueError("give a URL with a password in REDIS_URL, which is written nowhere")
+        return url

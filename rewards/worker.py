@@ -1,53 +1,84 @@
 """The reward worker: one reward behind a Ray actor.
 
-Failure policy. A worker keeps no state between calls. What a reward does wrong to an image comes
-back as that image's ``RewardFailure``; ``score`` itself does not raise. A worker that dies or
-misses ``timeout_s`` surfaces at the caller, which stops the run with its name. A reward that
-cannot be built kills the actor in its constructor, with the ``UserError`` as cause;
+Failure policy. A worker keeps nothing that another could not compute: it may be killed and
+replaced at any time. What a reward does wrong to an image comes back as that image's
+``RewardFailure``; ``score`` itself does not raise. A worker that dies or is late is replaced by
+its pool. A reward that cannot be built raises ``UserError`` from ``ready``;
 ``rewards.factory.check_factory`` finds most such cases before.
 Nothing here imports torch: a reward that needs none starts quickly and stays small.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from policy.runtime import keep_freed_memory
 from policy.types import Group, RewardResult
-from rewards.config import RewardConfig
+from rewards.cache import open_cache
+from rewards.config import CacheConfig, RewardConfig
 from rewards.factory import build_reward
-from rewards.scoring import RewardScorer
+from rewards.identity import scorer_identity
+from rewards.scoring import RewardScorer, ScoringWork
+
+NO_CACHE = CacheConfig(kind="none")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Results in the order of the selection, group by group, and what they took."""
+
+    results: list[list[RewardResult]]
+    work: ScoringWork
 
 
 class RewardWorker:
-    """Scores whole groups with the reward that the settings name."""
+    """Scores trajectories with the reward that the settings name."""
 
-    def __init__(self, config: RewardConfig) -> None:
+    def __init__(self, config: RewardConfig, cache: CacheConfig) -> None:
         keep_freed_memory()
-        self._scorer = RewardScorer(build_reward(config), config.batch_size)
+        self._config = config
+        self._cache = cache
+        self._built: RewardScorer | None = None
 
     def ready(self) -> None:
-        """Answers once the reward is built."""
+        """Answers once the reward is built; raises ``UserError`` when it cannot be."""
+        self._scorer()
 
-    def score(self, *groups: Group) -> list[list[RewardResult]]:
-        """One result per trajectory, grouped as the trajectories are.
+    def score(self, selection: Sequence[Sequence[int]], *groups: Group) -> Reply:
+        """Score the selected members of each group, in the order of ``selection``.
 
         Groups are arguments of their own, so that references to them can be passed instead.
         """
-        results = iter(
-            self._scorer.score(
-                [trajectory.image for group in groups for trajectory in group.trajectories],
-                [group.prompt for group in groups for _ in group.trajectories],
-            )
+        scorer = self._scorer()
+        chosen = [
+            (group.trajectories[index].image, group.prompt)
+            for group, indices in zip(groups, selection, strict=True)
+            for index in indices
+        ]
+        results = iter(scorer.score([image for image, _ in chosen], [p for _, p in chosen]))
+        return Reply(
+            [[next(results) for _ in indices] for indices in selection], scorer.take_work()
         )
-        return [[next(results) for _ in group.trajectories] for group in groups]
+
+    def _scorer(self) -> RewardScorer:
+        if self._built is None:
+            reward = build_reward(self._config)
+            cache = open_cache(self._cache) if self._config.cache else None
+            identity = scorer_identity(self._config, reward)
+            self._built = RewardScorer(reward, self._config.batch_size, cache, identity)
+        return self._built
 
 
-def start_reward_worker(config: RewardConfig) -> Any:
+def start_reward_worker(config: RewardConfig, cache: CacheConfig = NO_CACHE) -> Any:
     """An actor handle on a ``RewardWorker``; returns before the worker is ready."""
     actor = ray.remote(RewardWorker).options(
-        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=0
+        num_cpus=config.cpus_per_worker,
+        num_gpus=config.gpus_per_worker,
+        max_restarts=0,
+        runtime_env=config.runtime_env.for_ray(),
     )
-    return actor.remote(config)
+    return actor.remote(config, cache)

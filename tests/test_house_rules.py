@@ -31,8 +31,7 @@ def test_imports_point_down(room: str) -> None:
 
 
 def test_heavy_dependencies_stay_in_their_files() -> None:
-    """Ray only in worker.py, learner/group.py and orchestrator/; DeepSpeed only in learner/, and
-    peft in one file of it."""
+    """Ray, DeepSpeed, peft and Redis each have their places."""
     for file in FILES:
         place = file.relative_to(ROOT)
         packages = set(imported_packages(file))
@@ -46,6 +45,8 @@ def test_heavy_dependencies_stay_in_their_files() -> None:
         deepspeed_allowed = place.parts[0] == "learner" or place.name == "doctor.py"
         assert "deepspeed" not in packages or deepspeed_allowed, place
         assert "peft" not in packages or place == Path("learner/adapter.py"), place
+        redis_allowed = place in (Path("rewards/cache.py"), Path("orchestrator/ledger.py"))
+        assert "redis" not in packages or redis_allowed, place
 
 
 def test_files_stay_readable() -> None:

@@ -14,9 +14,10 @@ import ray
 from learner.group import LearnerGroup
 from learner.settings import LearnerSettings
 from orchestrator.config import RunConfig, load_config
-from orchestrator.pools import RewardPools, RolloutPool
+from orchestrator.pools import RolloutPool
 from orchestrator.preflight import check_inputs
 from orchestrator.publisher import WeightPublisher
+from orchestrator.scoring import RewardPools
 from orchestrator.waiting import WorkerFailed, wait_all
 from policy.probe import WeightReceipt
 from rollout.engine import GenerationRequest
@@ -107,9 +108,10 @@ def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConf
     asleep = config.rollout.model_copy(update={"sleep_while_learning": True})
     config = config.model_copy(update={"rollout": asleep})
     inputs = check_inputs(config)
-    rollout, rewards = RolloutPool(config, inputs), RewardPools(config.rewards)
+    rollout = RolloutPool(config, inputs)
+    rewards = RewardPools(config.rewards, config.cache, start_timeout_s=120, group_timeout_s=120)
     rollout.wait_ready(120)
-    rewards.wait_ready(120)
+    rewards.wait_ready()
     with rollout.asleep():
         pass
     requests = [GenerationRequest(prompt, (7, 8)) for prompt in inputs.prompts[:3]]

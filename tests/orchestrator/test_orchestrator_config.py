@@ -47,6 +47,17 @@ def test_a_model_may_be_a_hub_id(tmp_path: Path) -> None:
     assert load_config(tmp_path / "config.yaml", []) == config
 
 
+def test_a_reward_with_packages_of_its_own_is_built_by_its_workers_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its module need not be importable where the run starts; any other reward's must be."""
+    monkeypatch.chdir(SHAPES.parent.parent)
+    override = "rewards.0.factory=elsewhere.only:Mine"
+    check_inputs(load_config(SHAPES, [override, "rewards.0.runtime_env={pip: [elsewhere]}"]))
+    with pytest.raises(UserError, match=r"reward 'attributes': no module 'elsewhere\.only'"):
+        check_inputs(load_config(SHAPES, [override]))
+
+
 def test_an_instruction_file_is_taken_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +84,11 @@ def test_an_instruction_file_is_taken_as_it_is(
         ),
         (["stepps=1"], "unknown key stepps; did you mean steps?"),
         (["rewards.0.wieght=1"], "unknown key rewards.0.wieght; did you mean weight?"),
+        (
+            ["rewards.0.runtime_env.env_var={}"],
+            "unknown key rewards.0.runtime_env.env_var; did you mean env_vars?",
+        ),
+        (["cache.kind=disk"], "cache.kind: Input should be 'auto', 'memory' or 'none'"),
         (["rollout.group_size=1"], "rollout.group_size: must be 2 or more"),
         (["prompts_per_step=3"], "cannot be divided"),
         (["steps=0"], "steps: Input should be greater than or equal to 1"),
@@ -106,6 +122,7 @@ def test_resume_refuses_changed_settings_by_name(tmp_path: Path) -> None:
     """What changes the computation is refused, where it runs is not."""
     saved = tmp_path / "config.yaml"
     saved.write_text(dump_config(load_config(SHAPES, [])))
-    check_unchanged(load_config(SHAPES, ["cluster.object_store_mb=600"]), saved)
+    free = ["cluster.object_store_mb=600", "rewards.0.timeout_s=9", "replacements=9"]
+    check_unchanged(load_config(SHAPES, free), saved)
     with pytest.raises(UserError, match=r"algorithm.kl_beta: .* started with 0.01, now it is 0.1"):
         check_unchanged(load_config(SHAPES, ["algorithm.kl_beta=0.1"]), saved)

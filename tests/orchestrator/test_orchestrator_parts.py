@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from dataclasses import replace
@@ -12,13 +13,16 @@ import pytest
 from evaluation.summary import ScoredGroup
 from orchestrator.alarms import WINDOW, Alarms
 from orchestrator.interrupt import graceful_interrupt
-from orchestrator.metrics import reward_metrics, spreads, values_by_reward
+from orchestrator.metrics import reward_metrics, scoring_metrics, spreads, values_by_reward
 from orchestrator.progress import duration
 from orchestrator.prompts import derived_seed, step_prompts
 from orchestrator.publisher import check_receipt
+from orchestrator.reward_pool import Usage
+from orchestrator.scoring import training_totals
 from orchestrator.waiting import WorkerFailed
 from policy.probe import WeightReceipt
 from policy.types import Prompt, RewardFailure, Score
+from rewards.config import RewardConfig
 
 PROMPTS = [Prompt(id=f"p:{index}", text=str(index), task_type="color") for index in range(5)]
 HEALTHY = {"groups/trained": 2, "groups/failed": 0, "groups/zero_variance": 0, "grad_norm": 0.1}
@@ -71,23 +75,59 @@ def test_a_constant_reward_is_noticed_after_a_window() -> None:
     assert alarms.check(HEALTHY, {"hps": (0.5, 0.6)}) == []
 
 
-def test_failed_rewards_count_nowhere_but_in_their_own_row() -> None:
-    """A failure never enters a mean as 0."""
+def test_failed_rewards_count_nowhere_but_as_failures() -> None:
+    """A failure never enters a mean as 0, and a dropped group enters none at all."""
     scored = [
         ScoredGroup(
             PROMPTS[0],
-            (1.0, None),
-            {"a": (Score(1.0, {"strict": 1.0}), RewardFailure("broken image"))},
+            (1.0, None, 0.0),
+            {"a": (Score(1.0, {"strict": 1.0}), RewardFailure("broken image"), Score(0.0))},
         ),
-        ScoredGroup(PROMPTS[1], (0.5, 0.5), {"a": (Score(0.5), Score(0.5))}),
+        ScoredGroup(PROMPTS[1], (0.5,) * 3, {"a": (Score(0.5),) * 3}),
     ]
-    row = reward_metrics(scored, [None, [0.0, 0.0]])
-    assert row["reward/mean"] == pytest.approx(2 / 3)
-    assert row["reward/a"] == pytest.approx(2 / 3)
+    failures = (RewardFailure("broken image"), RewardFailure("no answer"), Score(9.0))
+    dropped = [ScoredGroup(PROMPTS[2], (None, None, 9.0), {"a": failures})]
+    row = reward_metrics(scored, [[1.0, None, -1.0], [0.0] * 3], dropped)
+    assert row["reward/mean"] == pytest.approx(0.5)
+    assert row["reward/a"] == pytest.approx(0.5)
+    assert row["reward_std/a"] == pytest.approx(math.sqrt(0.5 / 4))
     assert row["detail/strict"] == 1.0
-    assert (row["groups/trained"], row["groups/failed"], row["groups/zero_variance"]) == (1, 1, 1)
-    assert row["rewards/failed"] == 1
-    assert spreads(values_by_reward(scored)) == {"a": (0.5, 1.0)}
+    assert (row["groups/trained"], row["groups/failed"], row["groups/zero_variance"]) == (2, 1, 1)
+    assert (row["rewards/failed"], row["scoring/a/failed"]) == (3, 3)
+    assert row["rewards/failure_reasons"] == {"a: broken image": 2, "a: no answer": 1}
+    assert spreads(values_by_reward(scored)) == {"a": (0.0, 1.0)}
+
+
+def test_the_work_of_a_pool_is_told_per_call() -> None:
+    """Means over calls of the reward; nothing done is null, not 0."""
+    used = Usage([4, 2], [0.5, 0.1], cache_hits=3, cache_misses=6, retries=1, restarts=2)
+    row = scoring_metrics({"a": used, "b": Usage()})
+    assert row["scoring/a/batch_size"] == 3
+    assert row["seconds/scoring/a/mean"] == pytest.approx(0.3)
+    assert row["seconds/scoring/a/max"] == 0.5
+    assert row["scoring/a/cache_hit_rate"] == pytest.approx(1 / 3)
+    assert (row["scoring/a/retries"], row["scoring/a/restarts"]) == (1, 2)
+    assert row["scoring/b/batch_size"] is row["scoring/b/cache_hit_rate"] is None
+    assert row["seconds/scoring/b/max"] is None
+
+
+def test_a_normalised_reward_trains_on_its_z_score() -> None:
+    """Over all groups: [1, 3, failed] and [5] are z-scored to -1, 0 and 1; the totals stay."""
+    scored = [
+        ScoredGroup(
+            PROMPTS[0],
+            (11.0, 13.0, None),
+            {
+                "a": (Score(1.0), Score(3.0), RewardFailure("late")),
+                "b": (Score(10.0), Score(10.0), Score(20.0)),
+            },
+        ),
+        ScoredGroup(PROMPTS[1], (35.0,), {"a": (Score(5.0),), "b": (Score(30.0),)}),
+    ]
+    plain = [RewardConfig(name=name, factory="m:C", weight=1.0) for name in "ab"]
+    assert training_totals(scored, plain) == [group.totals for group in scored]
+    normalised = [plain[0].model_copy(update={"normalise": True, "weight": 2.0}), plain[1]]
+    assert training_totals(scored, normalised) == [(8.0, 10.0, None), (32.0,)]
 
 
 def test_the_first_signal_asks_and_the_second_stops() -> None:

@@ -66,12 +66,14 @@ def test_resuming_forgets_what_the_surviving_history_never_had(tmp_path: Path) -
     folder = RunFolder(tmp_path / "run")
     for step in (1, 2, 3):
         folder.append("metrics.jsonl", {"step": step})
+        folder.append("dropped.jsonl", {"step": step})
     for step in (2, 10):
         finished_checkpoint(folder, step)
     folder.checkpoint(11).mkdir()  # cut off before its manifest
     assert folder.last_checkpoint() == folder.checkpoint(10)
     folder.forget_after(2)
-    assert [row["step"] for row in folder.rows("metrics.jsonl")] == [1, 2]
+    for name in ("metrics.jsonl", "dropped.jsonl"):
+        assert [row["step"] for row in folder.rows(name)] == [1, 2]
     assert folder.checkpoints() == [folder.checkpoint(2)]
     folder.keep_only({2})
     assert not folder.checkpoint(11).exists()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policy.types import RewardFailure, Score
-from rewards.combine import combine
+from rewards.combine import combine, normalise
 
 
 def test_the_total_is_the_weighted_sum() -> None:
@@ -34,3 +36,30 @@ def test_rewards_must_agree_on_the_number_of_trajectories() -> None:
     """A missing result is an error, not a shorter batch."""
     with pytest.raises(ValueError, match="shorter"):
         combine({"a": [Score(1.0)] * 2, "b": [Score(1.0)]}, {"a": 1.0, "b": 1.0})
+
+
+def test_a_z_score_is_taken_over_the_survivors() -> None:
+    """1, 3 and 5 have mean 3 and unbiased deviation 2; the failure stays and counts for nothing."""
+    failure = RewardFailure("late")
+    results = [Score(1.0, {"part": 7.0}), failure, Score(3.0), Score(5.0)]
+    assert normalise(results) == [Score(-1.0, {"part": 7.0}), failure, Score(0.0), Score(1.0)]
+
+
+@pytest.mark.parametrize("values", [[], [0.7], [0.0, 0.0], [0.1 + 0.2, 0.3, 0.3]])
+def test_scores_without_spread_contribute_nothing(values: list[float]) -> None:
+    """Also a single one, none at all, and those that differ by rounding alone."""
+    assert normalise([Score(value) for value in values]) == [Score(0.0)] * len(values)
+
+
+@given(
+    values=st.lists(st.integers(-100, 100), min_size=2, max_size=8, unique=True),
+    scale=st.floats(0.01, 100),
+    shift=st.floats(-100, 100),
+)
+def test_a_z_score_does_not_know_scale_and_offset(
+    values: list[int], scale: float, shift: float
+) -> None:
+    """That is what it is for: rewards of other ranges count alike."""
+    plain = normalise([Score(float(value)) for value in values])
+    moved = normalise([Score(scale * value + shift) for value in values])
+    assert [s.value for s in moved] == pytest.approx([s.value for s in plain], rel=1e-6, abs=1e-6)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from policy.types import Prompt, RewardFailure, RewardResult, Score
+from rewards.cache import MemoryCache
+from rewards.protocol import TransientRewardError
 from rewards.scoring import RewardScorer
 
 PROMPT = Prompt(id="p:1", text="a red circle", task_type="color")
@@ -116,3 +118,36 @@ def test_nothing_to_score_calls_nothing() -> None:
     reward = Brightness()
     assert score(reward, []) == []
     assert reward.batch_sizes == []
+
+
+@pytest.mark.parametrize(
+    "error", [TransientRewardError("busy"), TimeoutError("busy"), ConnectionResetError("busy")]
+)
+def test_a_transient_error_fails_the_call_and_is_not_repeated_at_once(error: Exception) -> None:
+    """A server that is busy is not asked again for each image: its caller waits first."""
+
+    class Raises:
+        calls = 0
+
+        def score(self, images: Sequence[Any], prompts: Sequence[Prompt]) -> list[RewardResult]:
+            self.calls += 1
+            raise error
+
+    reward = Raises()
+    expected = RewardFailure(f"{type(error).__name__}: busy", transient=True)
+    assert score(reward, [1, 2, 3]) == [expected] * 3
+    assert reward.calls == 1
+
+
+def test_what_is_known_is_not_computed_again() -> None:
+    """Hits keep their place among the misses; failures are tried again; both are counted."""
+    reward = Brightness()
+    scorer = RewardScorer(reward, 64, MemoryCache(100), "brightness")
+    for values in ([1, 0, 2], [2, 3, 1, 0]):
+        results = scorer.score([image(v) for v in values], [PROMPT] * len(values))
+        assert [getattr(result, "value", None) for result in results] == [v or None for v in values]
+    assert reward.batch_sizes == [3, 1, 1, 1, 2, 1, 1]
+    work = scorer.take_work()
+    assert (work.cache_hits, work.cache_misses) == (2, 5)
+    assert work.batch_sizes == reward.batch_sizes
+    assert scorer.take_work().batch_sizes == []

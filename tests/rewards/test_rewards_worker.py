@@ -10,12 +10,12 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
-from policy.types import Group, Prompt, RewardFailure, RewardResult, Score, Trajectory
+from policy.types import Group, Prompt, RewardFailure, RewardResult, Score
 from rewards.config import RewardConfig
 from rewards.worker import start_reward_worker
+from tests.image_groups import image_group
 
 pytestmark = pytest.mark.cluster
-NO_IDS, NO_FLOATS = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
 
 
 class PixelOfPrompt:
@@ -36,33 +36,26 @@ class PixelOfPrompt:
 
 
 def group(nouns: tuple[str, ...], values: Sequence[int]) -> Group:
-    prompt = Prompt(id="p:1", text="text", task_type="color", nouns=nouns)
-    return Group(
-        prompt,
-        tuple(
-            Trajectory(
-                prompt_id=prompt.id, index_in_group=index, weight_version=0, seed=index,
-                cot_prompt_ids=NO_IDS, cot_ids=NO_IDS, cot_logprobs=NO_FLOATS,
-                cot_entropies=NO_FLOATS, cot_text="", image_prompt_ids=NO_IDS, image_ids=NO_IDS,
-                image_logprobs_conditional=NO_FLOATS, image_entropies_conditional=NO_FLOATS,
-                image_logprobs_guided=NO_FLOATS, image_entropies_guided=NO_FLOATS,
-                image=np.full((16, 16, 3), value, dtype=np.uint8),
-            )
-            for index, value in enumerate(values)
-        ),
-    )  # fmt: skip
+    return image_group(Prompt(id="p:1", text="text", task_type="color", nouns=nouns), values)
 
 
 def test_groups_are_scored_where_they_lie(ray_cluster: None) -> None:
-    """Results come grouped as the trajectories are, by their own prompts, from store references.
+    """Results come grouped as the selection is, by their own prompts, from store references.
 
     Batches go across groups, and a reward that needs no torch runs in a process without it.
     """
     config = RewardConfig(name="pixel", factory=f"{__name__}:PixelOfPrompt", batch_size=2)
     worker = start_reward_worker(config)
-    groups = [group(("circle",), [3, 4, 5]), group((), [6]), group(("a", "b"), [7])]
-    results = ray.get(worker.score.remote(*map(ray.put, groups)))
+    groups = [group(("circle",), [3, 9, 5]), group((), [6]), group(("a", "b"), [7])]
+    selection = [(0, 2), (0,), (0,)]
+    reply = ray.get(worker.score.remote(selection, *map(ray.put, groups)))
     ray.kill(worker)
     failure = RewardFailure("nothing to look for")
-    assert [[getattr(r, "value", r) for r in row] for row in results] == [[2, 3, 4], [failure], [5]]
-    assert results[0][0].detail["torch"] == 0
+    assert [[getattr(r, "value", r) for r in row] for row in reply.results] == [
+        [2, 4],
+        [failure],
+        [5],
+    ]
+    assert reply.results[0][0].detail["torch"] == 0
+    assert reply.work.batch_sizes == [2, 2]
+    assert len(reply.work.seconds) == 2

@@ -1,0 +1,126 @@
+"""All rewards of some groups: one pool for each reward, none of which waits for another.
+
+Failure policy: see ``orchestrator.reward_pool``. A group that is not there in time stops the run
+(``WorkerFailed``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import ray
+
+from evaluation.summary import ScoredGroup
+from orchestrator.pools import GroupRef
+from orchestrator.reward_pool import RewardPool, Usage
+from orchestrator.waiting import WorkerFailed
+from policy.types import RewardResult, Score
+from rewards.cache import resolve_cache
+from rewards.combine import combine, normalise
+from rewards.config import CacheConfig, RewardConfig
+
+
+class RewardPools:
+    """One pool of workers for each reward."""
+
+    def __init__(
+        self,
+        configs: Sequence[RewardConfig],
+        cache: CacheConfig,
+        start_timeout_s: float,
+        group_timeout_s: float,
+    ) -> None:
+        """``group_timeout_s`` bounds the wait for a group that is still being sampled."""
+        self.configs = configs
+        self.weights = {config.name: config.weight for config in configs}
+        self._group_timeout_s = group_timeout_s
+        resolved = resolve_cache(cache)
+        self.pools = {
+            config.name: RewardPool(config, resolved, start_timeout_s) for config in configs
+        }
+
+    def wait_ready(self) -> None:
+        """Block until every worker has built its reward."""
+        for pool in self.pools.values():
+            pool.wait_ready()
+
+    def score(self, groups: Sequence[GroupRef]) -> list[ScoredGroup]:
+        """Score every trajectory of the groups with every reward; order is kept.
+
+        Groups may still be on their way: each pool scores those that are there, in batches.
+        """
+        pools = list(self.pools.values())
+        for pool in pools:
+            pool.begin(groups)
+        arriving = {group.ref: place for place, group in enumerate(groups)}
+        arrival_deadline = time.monotonic() + self._group_timeout_s
+        timeout_s = 0.0  # first of all, learn what is there already
+        while True:
+            calls = {call: pool for pool in pools for call in pool.calls}
+            ready = _ready([*arriving, *calls], timeout_s)
+            places = sorted(arriving.pop(ref) for ref in ready if ref in arriving)
+            for ref in ready:
+                if ref in calls:
+                    calls[ref].receive(ref)
+            for pool in pools:
+                pool.add(places, last=not arriving)
+                pool.advance()
+            if all(pool.done for pool in pools):
+                break
+            now = time.monotonic()
+            if arriving and now >= arrival_deadline:
+                late = groups[min(arriving.values())].prompt.id
+                raise WorkerFailed(f"prompt {late}: no group within {self._group_timeout_s:g} s")
+            wake_at = min([pool.wake_at for pool in pools] + [arrival_deadline] * bool(arriving))
+            timeout_s = max(0.0, wake_at - now)
+        return [self._scored(group, place) for place, group in enumerate(groups)]
+
+    def _scored(self, group: GroupRef, place: int) -> ScoredGroup:
+        results = {name: pool.results(place) for name, pool in self.pools.items()}
+        return ScoredGroup(group.prompt, tuple(_totals(results, self.weights)), results)
+
+    def take_usage(self) -> dict[str, Usage]:
+        """What each reward's pool did since this was last asked."""
+        usage = {name: pool.usage for name, pool in self.pools.items()}
+        for pool in self.pools.values():
+            pool.usage = Usage()
+        return usage
+
+
+def _ready(refs: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef]:
+    """Those that are done: after the first, whichever are done with it."""
+    if not refs:
+        time.sleep(timeout_s)
+        return []
+    # Groups stay where they are: only workers fetch them.
+    first, rest = ray.wait(list(refs), timeout=timeout_s, fetch_local=False)
+    if not first or not rest:
+        return first
+    more, _ = ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)
+    return first + more
+
+
+def training_totals(
+    scored: Sequence[ScoredGroup], configs: Sequence[RewardConfig]
+) -> list[tuple[float | None, ...]]:
+    """The totals that advantages are made of, for each group.
+
+    They are those of the groups, unless a reward is to be normalised: then its z-score over all
+    these trajectories stands in the sum for its value.
+    """
+    if not any(config.normalise for config in configs):
+        return [group.totals for group in scored]
+    results: dict[str, list[RewardResult]] = {}
+    for config in configs:
+        flat = [result for group in scored for result in group.results[config.name]]
+        results[config.name] = normalise(flat) if config.normalise else flat
+    totals = iter(_totals(results, {config.name: config.weight for config in configs}))
+    return [tuple(next(totals) for _ in group.totals) for group in scored]
+
+
+def _totals(
+    results: Mapping[str, Sequence[RewardResult]], weights: Mapping[str, float]
+) -> list[float | None]:
+    totals = combine(results, weights)
+    return [total.value if isinstance(total, Score) else None for total in totals]

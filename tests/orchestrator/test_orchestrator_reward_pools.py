@@ -1,0 +1,205 @@
+"""Reward pools on a real cluster: faults injected on purpose, and what is left of the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from evaluation.summary import ScoredGroup
+from orchestrator.pools import GroupRef
+from orchestrator.scoring import RewardPools
+from orchestrator.waiting import WorkerFailed
+from policy.errors import UserError
+from policy.types import Group, Prompt, RewardFailure, Score
+from rewards.config import CacheConfig, RewardConfig, RuntimeEnvironment
+from tests.faulty_rewards import brightness, share, wait_for_files
+from tests.image_groups import image_group
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+
+def reward(factory: str, name: str = "light", **settings: Any) -> RewardConfig:
+    settings = {"cpus_per_worker": 0.1, "retry_delay_s": 0.01} | settings
+    return RewardConfig(name=name, factory=f"tests.faulty_rewards:{factory}", **settings)
+
+
+class Started:
+    """Makes pools and ends their actors with the test."""
+
+    def __init__(self) -> None:
+        self._pools: list[RewardPools] = []
+
+    def __call__(self, *configs: RewardConfig, group_timeout_s: float = 60) -> RewardPools:
+        pools = RewardPools(configs, CacheConfig(kind="none"), 60, group_timeout_s)
+        self._pools.append(pools)
+        pools.wait_ready()
+        return pools
+
+    def end(self) -> None:
+        for pools in self._pools:
+            for pool in pools.pools.values():
+                for worker in pool.workers:
+                    ray.kill(worker.actor)
+
+
+@pytest.fixture
+def start() -> Iterator[Started]:
+    started = Started()
+    yield started
+    started.end()
+
+
+def prompt(number: int) -> Prompt:
+    return Prompt(id=f"p:{number}", text=f"picture {number}", task_type="color")
+
+
+def groups_of(values: Sequence[Sequence[int]]) -> tuple[list[Group], list[GroupRef]]:
+    groups = [image_group(prompt(place), row) for place, row in enumerate(values)]
+    return groups, [GroupRef(g.prompt, ray.put(g), len(g.trajectories)) for g in groups]
+
+
+def details(scored: Sequence[ScoredGroup], part: str) -> list[float]:
+    """One value of each group's first trajectory."""
+    first = [group.results["light"][0] for group in scored]
+    return [result.detail[part] for result in first if isinstance(result, Score) and result.detail]
+
+
+@pytest.mark.timeout(120)
+def test_faults_leave_the_scores_of_survivors_as_they_were(start: Started, tmp_path: Path) -> None:
+    """5 % of calls fail, 1 % of images are NaN, a worker is killed mid-batch and another hangs.
+
+    Every trajectory has one result: its own fault-free score, or the failure of its NaN. So the
+    mean over survivors is the fault-free mean of the same trajectories.
+    """
+    values = [[4 * place + index for index in range(4)] for place in range(60)]
+    groups, refs = groups_of(values)
+    options = dict(folder=str(tmp_path), transient=0.05, nan=0.01, kill_at=50, hang_at=130)
+    pools = start(reward("Faulty", options=options, workers=2, batch_size=4, timeout_s=3.0))
+    scored = pools.score(refs)
+    images = [t.image for group in groups for t in group.trajectories]
+    results = [result for group in scored for result in group.results["light"]]
+    broken = [share(image, "broken") < 0.01 for image in images]
+    assert 0 < sum(broken) < 10
+    assert results == [
+        RewardFailure("score is nan", reward="light", attempts=result.attempts)
+        if is_broken and isinstance(result, RewardFailure)
+        else Score(brightness(image))
+        for image, result, is_broken in zip(images, results, broken, strict=True)
+    ]
+    assert [isinstance(result, RewardFailure) for result in results] == broken
+    assert [None in group.totals for group in scored] == [
+        any(broken[4 * place : 4 * place + 4]) for place in range(60)
+    ]
+    usage = pools.take_usage()["light"]
+    assert usage.restarts == 2
+    transient = sum(share(g.trajectories[0].image, "busy") < 0.05 for g in groups)
+    assert transient > 0
+    assert usage.retries == 2 + transient
+
+
+def test_a_slow_reward_does_not_hold_back_another(start: Started, tmp_path: Path) -> None:
+    """The slow one answers nothing until the fast one has scored all its batches."""
+    _, refs = groups_of([[1, 2], [3, 4], [5, 6]])
+    slow = reward("WaitsFor", "slow", options=dict(folder=str(tmp_path), files=3), batch_size=2)
+    fast = reward("Marks", "fast", options=dict(folder=str(tmp_path)), batch_size=2)
+    scored = start(slow, fast).score(refs)
+    assert [group.totals for group in scored] == [(2.0, 4.0), (6.0, 8.0), (10.0, 12.0)]
+
+
+def test_transient_failures_end_as_failures_and_never_as_a_number(start: Started) -> None:
+    """After the retries: which reward, how often it was asked, and its last reason."""
+    _, refs = groups_of([[1, 2]])
+    pools = start(reward("Busy", retries=2))
+    (scored,) = pools.score(refs)
+    reason = "TransientRewardError: 429 Too Many Requests"
+    assert scored.totals == (None, None)
+    assert scored.results["light"] == (RewardFailure(reason, True, "light", 3),) * 2
+    usage = pools.take_usage()["light"]
+    assert (usage.batch_sizes, usage.retries, usage.restarts) == ([2, 2, 2], 2, 0)
+
+
+def test_a_batch_that_kills_its_workers_fails_and_one_that_always_does_stops_the_run(
+    start: Started,
+) -> None:
+    """Both bounds: two attempts at a batch, and two replacements without a score in between."""
+    _, refs = groups_of([[1], [2]])
+    pools = start(reward("Deadly", retries=0, restarts=2))
+    (scored,) = pools.score(refs[:1])
+    assert scored.results["light"] == (RewardFailure("its worker died", True, "light", 1),)
+    pools.score(refs[1:])
+    with pytest.raises(
+        WorkerFailed, match=r"reward worker light/0 died: .* 2 times since it last scored"
+    ):
+        pools.score(refs[:1])
+
+
+def test_work_is_dealt_out_by_position_and_a_worker_has_variables_of_its_own(
+    start: Started,
+) -> None:
+    """Four groups over two workers: 0 and 2 in one process, 1 and 3 in the other, every time."""
+    _, refs = groups_of([[1], [2], [3], [4]])
+    environment = RuntimeEnvironment(env_vars={"SCALE": "0.25"})
+    pools = start(reward("Brightness", workers=2, batch_size=1, runtime_env=environment))
+    first, second = pools.score(refs), pools.score(refs)
+    pids = details(first, "pid")
+    assert pids[0] == pids[2] != pids[1] == pids[3]
+    assert details(second, "pid") == pids
+    assert details(first, "scale") == [0.25] * 4
+
+
+@ray.remote(num_cpus=0)
+def late_group(folder: str, files: int, group: Group) -> Group:
+    """A group that is there when the folder holds so many files."""
+    wait_for_files(folder, files)
+    return group
+
+
+def test_groups_are_scored_as_they_come(start: Started, tmp_path: Path) -> None:
+    """The second group is made only after the first was scored: one does not wait for all."""
+    (first, second), _ = groups_of([[1], [2]])
+    refs = [
+        GroupRef(first.prompt, ray.put(first), 1),
+        GroupRef(second.prompt, late_group.remote(str(tmp_path), 1, second), 1),
+    ]
+    settings = dict(options=dict(folder=str(tmp_path)), batch_size=8)
+    pools = start(reward("Marks", batch_delay_s=0.0, **settings))
+    assert [group.totals for group in pools.score(refs)] == [(1.0,), (2.0,)]
+    assert pools.take_usage()["light"].batch_sizes == [1, 1]
+
+
+def test_a_group_waits_a_little_for_others_to_fill_its_batch(
+    start: Started, tmp_path: Path
+) -> None:
+    """With a long delay and one late group, both are one batch; all at once are cut by size."""
+    (first, second), whole = groups_of([[1], [2]])
+    refs = [
+        GroupRef(first.prompt, ray.put(first), 1),
+        GroupRef(second.prompt, late_group.remote(str(tmp_path), 0, second), 1),
+    ]
+    pools = start(reward("Brightness", batch_delay_s=50.0, batch_size=2))
+    pools.score(refs)
+    assert pools.take_usage()["light"].batch_sizes == [2]
+    pools.score([*whole, *groups_of([[3], [4], [5]])[1]])
+    assert pools.take_usage()["light"].batch_sizes == [2, 2, 1]
+
+
+def test_a_group_that_never_comes_is_named(start: Started, tmp_path: Path) -> None:
+    """The wait has a deadline."""
+    (group,), _ = groups_of([[1]])
+    ref = late_group.remote(str(tmp_path), 1, group)
+    pools = start(reward("Brightness"), group_timeout_s=0.5)
+    with pytest.raises(WorkerFailed, match=r"prompt p:0: no group within 0.5 s"):
+        pools.score([GroupRef(group.prompt, ref, 1)])
+    (tmp_path / "now").touch()
+
+
+def test_a_reward_that_cannot_be_built_is_one_line(start: Started) -> None:
+    """What its constructor says, before anything is scored."""
+    with pytest.raises(
+        UserError, match=r"reward 'light': options do not fit tests.faulty_rewards:Busy"
+    ):
+        start(reward("Busy", options={"patience": 1}))
