@@ -16,7 +16,9 @@ def logprob_entropy(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor
     percentiles of the entropy partition break.
     """
     logprob_NV = torch.log_softmax(logits_NV.float(), dim=-1)
-    entropy_N = torch.special.entr(logprob_NV.exp()).sum(dim=-1)
+    # Finite, so that an impossible token adds 0 * log 0 = 0; ``special.entr`` is five times slower.
+    finite_NV = logprob_NV.clamp(min=torch.finfo(torch.float32).min)
+    entropy_N = -torch.linalg.vecdot(logprob_NV.exp(), finite_NV)
     return logprob_NV.gather(-1, target_N.long().unsqueeze(-1)).squeeze(-1), entropy_N
 
 
