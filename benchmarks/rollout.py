@@ -70,11 +70,10 @@ def candidates(
 
         return generate
 
-    found = {
+    return {
         BASELINE: run_plain,
         "transformers engine": run(load_engine(config, folder, "shapes", dtype=dtype)),
     }
-    return found
 
 
 def measure(name: str, folder: Path, prompts: list[Prompt], options: argparse.Namespace) -> None:

@@ -57,6 +57,4 @@ class Interval:
         return f"{self.median:.2f}x (95 % interval {self.low:.2f} to {self.high:.2f})"
 
     def percent(self) -> str:
-        return (
-            f"{self.median - 1:+.2%} (95 % interval {self.low - 1:+.2%} to {self.high - 1:+.2%})"
-        )
+        return f"{self.median - 1:+.2%} (95 % interval {self.low - 1:+.2%} to {self.high - 1:+.2%})"
