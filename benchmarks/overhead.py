@@ -6,7 +6,8 @@
 
 Both methods run in one process and take turns, so that the machine's moods meet both; a ratio is
 the median over pairs, in CPU time of one thread, with a bootstrap interval (benchmarks/timing.py).
-The GRPO baseline computes no entropies. The paper reports +1.35 % of a whole training step (table 5).
+The GRPO baseline computes no entropies. The paper reports +1.35 % of a whole training step
+(its table 5).
 """
 
 from __future__ import annotations

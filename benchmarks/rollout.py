@@ -35,7 +35,7 @@ from rollout.engine import Engine, GenerationRequest
 from rollout.transformers_engine import load_engine
 
 ROOT = Path(__file__).parent.parent
-BASELINE = "plain loop"
+BASELINE, VLLM_ENGINE = "plain loop", "vLLM engine"
 
 
 @dataclass
@@ -70,10 +70,16 @@ def candidates(
 
         return generate
 
-    return {
+    runs = {
         BASELINE: run_plain,
         "transformers engine": run(load_engine(config, folder, "shapes", dtype=dtype)),
     }
+    if find_spec("vllm") is not None:
+        from rollout import worker
+
+        vllm = RolloutConfig(**(config.model_dump() | {"engine": "vllm"}))
+        runs[VLLM_ENGINE] = run(worker.load_engine(vllm, folder, "shapes", dtype=dtype))
+    return runs
 
 
 def measure(name: str, folder: Path, prompts: list[Prompt], options: argparse.Namespace) -> None:
@@ -110,15 +116,15 @@ def measure(name: str, folder: Path, prompts: list[Prompt], options: argparse.Na
         tokens = np.median(np.array(work[candidate].tokens) / own)
         ratio = Interval.of(seconds[:, 0] / own).times() if column else "1"
         print(f"| {candidate} | {images:.2f} | {tokens:.0f} | {ratio} |", flush=True)
-    if find_spec("vllm") is None:
-        print("| vLLM engine | not installed | | |")
+    if VLLM_ENGINE not in runs:
+        print(f"| {VLLM_ENGINE} | not installed | | |")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=["shapes", *SIZES], action="append")
-    parser.add_argument("--prompts", type=int, default=2, help="groups of 8 in a batch")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=4, help="groups of 8 in a batch")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=1)
