@@ -54,6 +54,8 @@ class Interval:
         return Interval(float(np.median(values)), float(low), float(high))
 
     def times(self) -> str:
+        if self.low == self.high:  # one value has no interval
+            return f"{self.median:.2f}x"
         return f"{self.median:.2f}x (95 % interval {self.low:.2f} to {self.high:.2f})"
 
     def percent(self) -> str:
