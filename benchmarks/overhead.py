@@ -1,11 +1,13 @@
 """What EG-GRPO costs over GRPO, per learner step and per head.
 
-    python benchmarks/overhead.py step      # at the shapes size: whole learner steps, interleaved
-    python benchmarks/overhead.py head      # at V = 102,400 and 16,384, hidden 4,096, 600 tokens
+    python -m benchmarks.overhead step   # at the shapes size: whole learner steps, and the
+                                         # pieces that differ alone
+    python -m benchmarks.overhead head   # at V = 102,400 and 16,384, hidden 4,096, 600 tokens
 
 Both methods run in one process and take turns, so that the machine's moods meet both; a ratio is
-the median over pairs, in CPU time of one thread, with a bootstrap interval. The GRPO baseline
-computes no entropies. The paper reports +1.35 % of a whole training step (table 5).
+the median over pairs, in CPU time of one thread, with a bootstrap interval (benchmarks/timing.py).
+The GRPO baseline computes no entropies. The paper reports +1.35 % of a whole training step
+(its table 5).
 """
 
 from __future__ import annotations
@@ -13,65 +15,67 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from benchmarks.timing import Interval, interleave
 from learner.advantages import group_advantages
-from learner.batch import GroupSlice, TrainingGroup
+from learner.batch import (
+    GroupSlice,
+    MicroBatch,
+    TrainingGroup,
+    cut_micro_batches,
+    micro_batch,
+    scored_trajectories,
+)
 from learner.bonus import capped_bonus
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.kernels import linear_logprob_entropy
-from learner.objective import token_advantages
+from learner.objective import BatchCounts, token_advantages
 from learner.partition import partition_by_modality
 from learner.rank import LearnerRank
+from learner.scoring import entropy_kernel, logprob_kernel
 from learner.settings import LearnerSettings, Place
-from orchestrator.config import load_config
+from learner.step import (
+    bonus_lambda,
+    micro_batch_budget_terms,
+    micro_batch_loss,
+    normalised_entropy,
+)
+from orchestrator.config import RunConfig, load_config
 from orchestrator.prompts import derived_seed, step_prompts
+from policy.loading import load_encoder, load_policy
 from policy.prompts import load_prompts
 from policy.runtime import tune_process
+from policy.scoring import LogprobKernel
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import load_engine
 
 ROOT = Path(__file__).parent.parent
+PIECES_PAIRS = 60  # of some milliseconds each
 
 
-def interleave(
-    baseline: Callable[[], object], method: Callable[[], object], pairs: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """CPU seconds of each call, on one thread; who goes first alternates."""
-    seconds = np.zeros((pairs, 2))
-    for pair in range(pairs):
-        order = (0, 1) if pair % 2 == 0 else (1, 0)
-        for column in order:
-            start = time.process_time()
-            (baseline, method)[column]()
-            seconds[pair, column] = time.process_time() - start
-    return seconds[:, 0], seconds[:, 1]
-
-
-def report(name: str, baseline: np.ndarray, method: np.ndarray) -> None:
-    """Medians, and the median ratio of pairs with its 95 % bootstrap interval."""
-    ratios = method / baseline
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(ratios, size=(2000, len(ratios))), axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
+def report(
+    name: str, baseline: Callable[[], object], method: Callable[[], object], pairs: int
+) -> tuple[float, float]:
+    """Print the median ratio of pairs; returns the median seconds of both."""
+    seconds = interleave((baseline, method), pairs)
+    medians = np.median(seconds, axis=0)
+    ratio = Interval.of(seconds[:, 1] / seconds[:, 0]).percent()
     print(
-        f"{name}: {1e3 * np.median(baseline):.1f} -> {1e3 * np.median(method):.1f} ms,"
-        f" {np.median(ratios) - 1:+.2%} (95 % interval {low - 1:+.2%} to {high - 1:+.2%},"
-        f" {len(ratios)} pairs)",
+        f"{name}: {1e3 * medians[0]:.1f} -> {1e3 * medians[1]:.1f} ms, {ratio}, {pairs} pairs",
         flush=True,
     )
+    return float(medians[0]), float(medians[1])
 
 
-def measure_step(pairs: int) -> None:
-    """One optimizer step of configs/shapes.yaml on a batch sampled once: EG-GRPO against GRPO."""
-    config = load_config(ROOT / "configs" / "shapes.yaml", [])
-    model = ROOT / config.model.path
-    engine = load_engine(config.rollout, model, config.model.template)
+def sampled_batch(config: RunConfig) -> list[GroupSlice]:
+    """The groups of one optimizer step of the shapes world, with rewards out of a hat."""
+    engine = load_engine(config.rollout, ROOT / config.model.path, config.model.template)
     prompts = load_prompts(ROOT / config.data.train)
     chosen = step_prompts(prompts, config.prompts_per_step, config.seed, 0)
     requests = [
@@ -85,7 +89,14 @@ def measure_step(pairs: int) -> None:
         advantages = group_advantages(rewards, minimum_survivors=2) or []
         source = TrainingGroup(group, tuple(advantages))
         batch.append(GroupSlice(source, tuple(range(len(advantages)))))
+    return batch
 
+
+def measure_step(pairs: int) -> None:
+    """One optimizer step of configs/shapes.yaml on a batch sampled once: EG-GRPO against GRPO."""
+    config = load_config(ROOT / "configs" / "shapes.yaml", [])
+    model = ROOT / config.model.path
+    batch = sampled_batch(config)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -107,8 +118,67 @@ def measure_step(pairs: int) -> None:
 
     grpo = rank(modalities="none")
     for preset in ("as-code", "as-paper"):
-        report(f"learner step, {preset}", *interleave(grpo, rank(preset=preset), pairs))
-    report("learner step, GRPO against itself", *interleave(grpo, grpo, pairs))
+        report(f"learner step, {preset}", grpo, rank(preset=preset), pairs)
+    step_seconds, _ = report("learner step, GRPO against itself", grpo, grpo, pairs)
+    measure_pieces(config, batch, step_seconds)
+
+
+def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: float) -> None:
+    """What differs between the methods, alone: heads, partition, bonus, loss and metrics of one
+    step, on hidden states out of a hat. The step around it is noisier than the difference."""
+    policy = load_policy(ROOT / config.model.path)
+    special = load_encoder(ROOT / config.model.path, config.model.template).special
+    parts = cut_micro_batches(scored_trajectories(batch), config.learner.micro_batch_size)
+    micro_batches = [micro_batch(part, special, 0, False, policy.device) for part in parts]
+    counts = BatchCounts(
+        tokens=sum(int(b.mask_BT.sum()) for b in micro_batches), sequences=sum(map(len, parts))
+    )
+    heads = policy.model.lm_head, policy.model.model.generation_head.vision_head
+
+    def normalised(entropy_BT: Tensor, batch: MicroBatch) -> Tensor:
+        return normalised_entropy(entropy_BT, batch, *(head.out_features for head in heads))
+
+    def scores(batch: MicroBatch, kernel: LogprobKernel) -> tuple[Tensor, Tensor]:
+        results = []
+        for phase, head in zip((batch.tokens.cot, batch.tokens.image), heads, strict=True):
+            target_N = phase.target_BT[phase.mask_BT]
+            hidden_ND = torch.randn(len(target_N), head.in_features, requires_grad=True)
+            results.append(kernel(hidden_ND, head.weight, target_N, head.bias))
+        logprob_BT, entropy_BT = (
+            torch.zeros(batch.mask_BT.shape).masked_scatter(batch.mask_BT, torch.cat(values))
+            for values in zip(*results, strict=True)
+        )
+        return logprob_BT, entropy_BT
+
+    def pieces(algorithm: AlgorithmConfig) -> Callable[[], None]:
+        from_training = algorithm.modalities != "none" and not algorithm.calibrated
+
+        def run() -> None:
+            entropies = [normalised(b.recorded_entropy_BT, b) for b in micro_batches]
+            lambda_b = None
+            if algorithm.calibrated:
+                terms = [
+                    micro_batch_budget_terms(b, entropy_BT, algorithm)
+                    for b, entropy_BT in zip(micro_batches, entropies, strict=True)
+                ]
+                lambda_b = bonus_lambda(terms, algorithm)
+            for b, entropy_BT in zip(micro_batches, entropies, strict=True):
+                logprob_BT, new_BT = scores(b, entropy_kernel if from_training else logprob_kernel)
+                entropy_BT = normalised(new_BT, b) if from_training else entropy_BT
+                loss, _ = micro_batch_loss(
+                    b, logprob_BT, b.recorded_logprob_BT, entropy_BT, algorithm, counts, lambda_b
+                )
+                loss.backward()
+
+        run()
+        return run
+
+    grpo = pieces(AlgorithmConfig(modalities="none"))
+    for preset in ("as-code", "as-paper"):
+        base, method = report(
+            f"pieces alone, {preset}", grpo, pieces(AlgorithmConfig(preset=preset)), PIECES_PAIRS
+        )
+        print(f"  that is {(method - base) / step_seconds:+.2%} of a step")
 
 
 def measure_head(
@@ -138,7 +208,9 @@ def measure_head(
     head(True)
     report(
         f"{name} head, V = {vocabulary:,}, {tokens} tokens, hidden {hidden}",
-        *interleave(lambda: head(False), lambda: head(True), pairs),
+        lambda: head(False),
+        lambda: head(True),
+        pairs,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def logprob_entropy(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -15,17 +16,25 @@ def logprob_entropy(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor
     Computed in float32 whatever the logits are: bfloat16 entropies tie in large numbers and the
     percentiles of the entropy partition break.
     """
-    logprob_NV = torch.log_softmax(logits_NV.float(), dim=-1)
-    entropy_N = torch.special.entr(logprob_NV.exp()).sum(dim=-1)
-    return logprob_NV.gather(-1, target_N.long().unsqueeze(-1)).squeeze(-1), entropy_N
+    below_NV = logits_NV.float() - logits_NV.amax(dim=-1, keepdim=True)
+    exp_NV = below_NV.exp()
+    sum_N = exp_NV.sum(dim=-1)
+    # Finite, so that an impossible token adds 0 * log 0 = 0.
+    finite_NV = below_NV.clamp(min=torch.finfo(torch.float32).min)
+    entropy_N = torch.log(sum_N) - torch.linalg.vecdot(exp_NV, finite_NV) / sum_N
+    target_N1 = target_N.long().unsqueeze(-1)
+    return below_NV.gather(-1, target_N1).squeeze(-1) - torch.log(sum_N), entropy_N
 
 
 def head_logits(hidden: Tensor, head: nn.Linear) -> Tensor:
     """float32 logits of a head of any float type; rollout and learner must round alike."""
     flat_ND = hidden.reshape(-1, hidden.shape[-1])
-    logits_NV = wide_product(flat_ND, head.weight.T, torch.float32)
-    if head.bias is not None:
-        logits_NV = logits_NV + head.bias
+    if flat_ND.dtype == torch.float32:
+        logits_NV = functional.linear(flat_ND, head.weight, head.bias)
+    else:
+        logits_NV = wide_product(flat_ND, head.weight.T, torch.float32)
+        if head.bias is not None:
+            logits_NV = logits_NV + head.bias
     return logits_NV.view(*hidden.shape[:-1], -1)
 
 

@@ -48,29 +48,36 @@ def sample_images(
     batch, count = len(prompts), policy.num_image_tokens
     noise_BN = token_noise(seeds, Phase.IMAGE, count).to(policy.device)
     ids_BN = torch.empty(batch, count, dtype=torch.long, device=policy.device)
-    # Log-prob and entropy, conditional; the same, guided.
-    records = torch.empty(4 if guided else 2, batch, count, device=policy.device)
+    views = 2 if guided else 1  # the conditional distribution, and the guided one behind it
+    logprob_BN, entropy_BN = (
+        torch.empty(views * batch, count, device=policy.device) for _ in range(2)
+    )
 
     decoder = RowDecoder(policy, rows, num_steps=count - 1)
     hidden = decoder.prefill()
     for n in range(count):
         features = policy.image_features(hidden)
-        conditional_BV = _logits(policy, features[:batch], sampling.temperature)
-        sampled_BV = conditional_BV
         if guided:
-            guided_BD = guide(features[:batch], features[batch:], sampling.guidance_scale)
-            sampled_BV = _logits(policy, guided_BD, sampling.temperature)
-        ids_B = draw_tokens(sampled_BV, noise_BN[:, n])
+            conditional_BD, unconditional_BD = features.chunk(2)
+            guided_BD = guide(conditional_BD, unconditional_BD, sampling.guidance_scale)
+            features = torch.cat([conditional_BD, guided_BD])
+        # One product for both: the head's weights are read once.
+        logits = _logits(policy, features, sampling.temperature)
+        ids_B = draw_tokens(logits[-batch:], noise_BN[:, n])
         ids_BN[:, n] = ids_B
-        records[0, :, n], records[1, :, n] = logprob_entropy(conditional_BV, ids_B)
-        if guided:
-            records[2, :, n], records[3, :, n] = logprob_entropy(sampled_BV, ids_B)
+        logprob_BN[:, n], entropy_BN[:, n] = logprob_entropy(logits, ids_B.repeat(views))
         if n < count - 1:
             embedding_BD = policy.embed_image(ids_B.unsqueeze(1)).squeeze(1)
-            hidden = decoder.step(embedding_BD.repeat(2, 1) if guided else embedding_BD)
+            hidden = decoder.step(embedding_BD.repeat(views, 1))
 
-    conditional, sampled = records[:2].cpu().numpy(), records[-2:].cpu().numpy()
-    return ImageSamples(ids_BN.int().cpu().numpy(), *conditional, *sampled)
+    logprobs, entropies = logprob_BN.cpu().numpy(), entropy_BN.cpu().numpy()
+    return ImageSamples(
+        ids_BN.int().cpu().numpy(),
+        logprobs[:batch],
+        entropies[:batch],
+        logprobs[-batch:],
+        entropies[-batch:],
+    )
 
 
 def _logits(policy: JanusPolicy, features_BD: Tensor, temperature: float) -> Tensor:

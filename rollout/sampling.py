@@ -40,7 +40,7 @@ def draw_tokens(logits_BV: Tensor, noise_B: Tensor) -> Tensor:
 
     The CDF is summed in float64: in float32 the tail of a large vocabulary is lost.
     """
-    cdf_BV = torch.softmax(logits_BV.float(), dim=-1).double().cumsum(dim=-1)
+    cdf_BV = torch.softmax(logits_BV.float(), dim=-1).cumsum(dim=-1, dtype=torch.float64)
     total_B = cdf_BV[:, -1]
     # Below the total even after rounding: beyond it lies no token, only tokens of probability 0.
     target_B = torch.minimum(noise_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))

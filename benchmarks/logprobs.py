@@ -1,0 +1,178 @@
+"""Memory and time of a head's log-probs and entropies: our kernel against full log-softmax.
+
+    python -m benchmarks.logprobs                                     # V = 102,400, minutes
+    python -m benchmarks.logprobs --device cuda --dtype bfloat16 --repetitions 20
+
+Forward and backward through a trained head. "Full" is what autograd makes of logits, log-softmax,
+gather and entropy, the entropy without a gradient; shares and ratios are against its leanest form.
+Memory is the peak of what a pass holds beyond its inputs and the gradients that it leaves behind,
+which both have: every storage is followed from the operation that makes it until it is let go of.
+What a library holds inside one operation is not seen. Log-probs, entropies and gradients of kernel
+and leanest form are compared before anything is timed, and must agree in float32.
+
+Shape legend: N = tokens, D = hidden size, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import weakref
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.timing import Interval, clock_of, interleave
+from learner.kernels import linear_logprob_entropy
+from policy.distribution import wide_product
+from policy.runtime import tune_process
+
+MIB = 2**20
+TOLERANCE = 1e-5  # of float32 gradients, relative to the largest
+COMPARED = ("log-probs", "entropies", "hidden gradients", "weight gradients")
+Path = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def full_logprob_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All logits at once; the entropy needs no gradient, and keeps nothing for one."""
+    logprob_NV = torch.log_softmax(wide_product(hidden_ND, weight_VD.T, torch.float32), dim=-1)
+    with torch.no_grad():
+        entropy_N = -torch.linalg.vecdot(logprob_NV.exp(), logprob_NV)
+    return logprob_NV.gather(1, target_N[:, None])[:, 0], entropy_N
+
+
+def kernel_logprob_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    logprob_N, entropy_N = linear_logprob_entropy(hidden_ND, weight_VD, target_N)
+    assert entropy_N is not None
+    return logprob_N, entropy_N
+
+
+def usual_logprob_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same with no care for memory: logits kept until the end, entropy under autograd."""
+    logits_NV = wide_product(hidden_ND, weight_VD.T, torch.float32)
+    logprob_NV = torch.log_softmax(logits_NV, dim=-1)
+    entropy_N = -(logprob_NV.exp() * logprob_NV).sum(dim=-1)
+    return logprob_NV.gather(1, target_N[:, None])[:, 0], entropy_N.detach()
+
+
+PATHS: dict[str, Path] = {
+    "full log-softmax, lean": full_logprob_entropy,
+    "our kernel": kernel_logprob_entropy,
+    "full, as usually written": usual_logprob_entropy,
+}
+
+
+class StorageLog(TorchDispatchMode):
+    """Follows the storages that operations make: their sizes, and when each comes and goes."""
+
+    def __init__(self, *known: Tensor) -> None:
+        super().__init__()
+        self._alive = {_place(tensor): -1 for tensor in known}
+        self._events: list[tuple[int, int]] = []  # (number of a storage, bytes more or fewer)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and _place(leaf) not in self._alive:
+                self._follow(leaf.untyped_storage())
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        place, number, size = storage.data_ptr(), len(self._events), storage.nbytes()
+        if size == 0:
+            return
+        self._alive[place] = number
+        self._events.append((number, size))
+        weakref.finalize(storage, self._let_go, place, number, size)
+
+    def _let_go(self, place: int, number: int, size: int) -> None:
+        del self._alive[place]
+        self._events.append((number, -size))
+
+    def peak(self, *left_behind: Tensor | None) -> int:
+        """Most bytes alive at once, those of ``left_behind`` not counted."""
+        excluded = {self._alive[_place(tensor)] for tensor in left_behind if tensor is not None}
+        sizes = [size for number, size in self._events if number not in excluded]
+        return max(accumulate(sizes, initial=0))
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def measure(options: argparse.Namespace) -> None:
+    generator = torch.Generator(options.device).manual_seed(0)
+    made = dict(generator=generator, device=options.device)
+    dtype = getattr(torch, options.dtype)
+    weight_VD = torch.randn(options.vocabulary, options.hidden, **made)
+    weight_VD = weight_VD.mul_(options.hidden**-0.5).to(dtype).requires_grad_()
+    hidden_ND = torch.randn(options.tokens, options.hidden, **made).to(dtype).requires_grad_()
+    target_N = torch.randint(options.vocabulary, (options.tokens,), **made)
+    grad_N = torch.randn(options.tokens, **made)
+
+    def run(path: Path) -> tuple[Tensor, Tensor]:
+        hidden_ND.grad = weight_VD.grad = None
+        logprob_N, entropy_N = path(hidden_ND, weight_VD, target_N)
+        logprob_N.backward(grad_N)
+        return logprob_N.detach(), entropy_N
+
+    peaks, results = [], []
+    for path in PATHS.values():
+        hidden_ND.grad = weight_VD.grad = None  # before the log, which would see them go
+        with StorageLog(hidden_ND, weight_VD, target_N, grad_N) as log:
+            outputs = run(path)
+            peaks.append(log.peak(hidden_ND.grad, weight_VD.grad))
+        results.append([*outputs, hidden_ND.grad, weight_VD.grad])
+    for name, full, ours in zip(COMPARED, *results[:2], strict=True):
+        largest = torch.linalg.vector_norm(full, torch.inf)
+        error = float(torch.linalg.vector_norm(full.sub_(ours), torch.inf) / largest)
+        print(f"largest difference of {name} / largest value: {error:.1e}")
+        assert options.dtype != "float32" or error < TOLERANCE, name
+    del results, full, ours
+    hidden_ND.grad = weight_VD.grad = None
+
+    calls = [lambda path=path: run(path) for path in PATHS.values()]
+    seconds = interleave(calls, options.repetitions, clock_of(options.device))
+    print(
+        f"\nV = {options.vocabulary:,}, {options.tokens} tokens, hidden {options.hidden},"
+        f" {options.dtype} on {options.device}, {options.repetitions} interleaved repetitions\n\n"
+        "| path | peak memory, MiB | share | time, s | ratio |\n|---|---|---|---|---|"
+    )
+    for column, name in enumerate(PATHS):
+        ratio = Interval.of(seconds[:, column] / seconds[:, 0])
+        print(
+            f"| {name} | {peaks[column] / MIB:.1f} | {peaks[column] / peaks[0]:.1%}"
+            f" | {np.median(seconds[:, column]):.3f} | {ratio.times() if column else '1'} |"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vocabulary", type=int, default=102_400)
+    parser.add_argument("--tokens", type=int, default=600)
+    parser.add_argument("--hidden", type=int, default=4096)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    options = parser.parse_args()
+    tune_process()
+    measure(options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

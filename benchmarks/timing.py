@@ -1,0 +1,62 @@
+"""Comparing programs on a machine that has moods: interleaved runs, medians of paired ratios."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Clock = Callable[[], float]
+
+
+def clock_of(device: str) -> Clock:
+    """CPU seconds of this process on a CPU, which other processes hardly touch; on a GPU seconds
+    on the wall, once it has finished what it was given."""
+    if device == "cpu":
+        return time.process_time
+
+    def synchronised() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return synchronised
+
+
+def interleave(
+    calls: Sequence[Callable[[], object]], rounds: int, clock: Clock = time.process_time
+) -> NDArray[np.float64]:
+    """Seconds of each call in each round [rounds, calls]; who goes first takes turns."""
+    seconds = np.zeros((rounds, len(calls)))
+    for number in range(rounds):
+        for column in np.roll(range(len(calls)), -number):
+            start = clock()
+            calls[column]()
+            seconds[number, column] = clock() - start
+    return seconds
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median and its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: NDArray[np.float64]) -> Interval:
+        drawn = np.random.default_rng(0).choice(values, size=(2000, len(values)))
+        low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+        return Interval(float(np.median(values)), float(low), float(high))
+
+    def times(self) -> str:
+        if self.low == self.high:  # one value has no interval
+            return f"{self.median:.2f}x"
+        return f"{self.median:.2f}x (95 % interval {self.low:.2f} to {self.high:.2f})"
+
+    def percent(self) -> str:
+        return f"{self.median - 1:+.2%} (95 % interval {self.low - 1:+.2%} to {self.high - 1:+.2%})"
