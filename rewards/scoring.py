@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,4 +64,4 @@ def _checked(result: Any) -> RewardResult:
     value = float(result.value)
     if not math.isfinite(value):
         return RewardFailure(f"score is {value}")
-    return Score(value, result.detail)
+    return replace(result, value=value)
