@@ -1,9 +1,10 @@
 """A reward behind HTTP: images as PNG and prompts as JSON there, scores back.
 
 Failure policy. Every try has a deadline. Connection errors and the answers 408, 429 and 5xx are
-tried again a bounded number of times, with growing, jittered pauses; what then still fails is a
-``RewardFailure`` of every image in the request. Any other refusal, and an answer that is not what
-``docs/rewards.md`` describes, is not tried again. Nothing here imports torch.
+tried again a bounded number of times, with growing, jittered pauses; what then still fails raises
+``ConnectionError``, which says that all of the request may succeed later. Any other refusal, and an
+answer that is not what ``docs/rewards.md`` describes, is not tried again and raises ``ValueError``,
+so that the images are asked about one by one. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class RemoteReward:
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
     ) -> list[RewardResult]:
-        """The scorer's result for each image."""
+        """The scorer's result for each image; raises as the failure policy above says."""
         items = [
             {"image_png": _png(image), "prompt": asdict(prompt)}
             for image, prompt in zip(images, prompts, strict=True)
@@ -75,13 +76,18 @@ class RemoteReward:
         try:
             answer = self._http.request("POST", self._url, json={"items": items})
         except urllib3.exceptions.HTTPError as error:
-            return [RewardFailure(f"{self._url}: {_cause(error)}")] * len(images)
+            raise ConnectionError(f"{self._url}: {_cause(error)}") from None
         if answer.status in TRANSIENT:
-            return [RewardFailure(f"{self._url}: answered {answer.status}")] * len(images)
+            raise ConnectionError(f"{self._url}: answered {answer.status}")
         if answer.status != 200:
             raise ValueError(f"{self._url}: answered {answer.status}")
-        results = answer.json()["results"]
-        return [_result(result) for result in results]
+        try:
+            results = [_result(result) for result in answer.json()["results"]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self._url}: not an answer of a scorer: {error!r}") from None
+        if len(results) != len(images):
+            raise ValueError(f"{self._url}: {len(results)} results for {len(images)} images")
+        return results
 
 
 def _png(image: NDArray[np.uint8]) -> str:
@@ -94,8 +100,11 @@ def _result(result: JsonDict) -> RewardResult:
     if "failure" in result:
         return RewardFailure(str(result["failure"]))
     detail: dict[str, Any] = result.get("detail") or {}
+    value = result["value"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"value is {value!r}, not a number")
     return Score(
-        result["value"],
+        float(value),
         {name: float(value) for name, value in detail.items()} or None,
         applicable=result.get("applicable", True),
     )

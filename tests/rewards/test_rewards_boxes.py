@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards.boxes import DIRECTIONS, LOCALITIES, NEARNESS, Boxes, corners, iou, relation, suppress
@@ -46,6 +46,7 @@ def test_iou_of_boxes_by_hand() -> None:
     assert np.isnan(iou(empty, empty[None])[0])
 
 
+@settings(deadline=None)
 @given(st.lists(box(), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
 def test_suppression_keeps_the_best_and_no_two_alike(found: list[Boxes], seed: int) -> None:
     """Kept boxes overlap by at most the threshold; each other one overlaps a better kept one."""
@@ -61,6 +62,7 @@ def test_suppression_keeps_the_best_and_no_two_alike(found: list[Boxes], seed: i
         assert (iou(boxes[index], boxes[better]) > 0.5).any()
 
 
+@settings(deadline=None)
 @given(st.lists(box(), min_size=1, max_size=4), st.integers(1, 3))
 def test_counting_does_not_depend_on_repeats(found: list[Boxes], repeats: int) -> None:
     """A query that fires several times on one object is one object."""
@@ -71,6 +73,7 @@ def test_counting_does_not_depend_on_repeats(found: list[Boxes], repeats: int) -
 
 
 @pytest.mark.parametrize("locality", sorted(OPPOSITE))
+@settings(deadline=None)
 @given(first=box(), second=box())
 def test_swapping_the_objects_mirrors_the_relation(
     locality: str, first: Boxes, second: Boxes
@@ -82,6 +85,7 @@ def test_swapping_the_objects_mirrors_the_relation(
 
 
 @pytest.mark.parametrize("locality", sorted(OPPOSITE))
+@settings(deadline=None)
 @given(first=box(), second=box())
 def test_mirroring_the_image_mirrors_the_relation(
     locality: str, first: Boxes, second: Boxes
@@ -99,6 +103,7 @@ def test_mirroring_the_image_mirrors_the_relation(
 
 
 @pytest.mark.parametrize("locality", NEARNESS)
+@settings(deadline=None)
 @given(first=box(), second=box())
 def test_nearness_is_symmetric_and_falls_with_distance(
     locality: str, first: Boxes, second: Boxes
