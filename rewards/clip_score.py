@@ -17,7 +17,8 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from policy.types import Prompt, RewardResult, Score
-from rewards.loading import load_model, model_folder, torch_device, torch_dtype
+from policy.weight_files import weight_files
+from rewards.loading import load_model, model_folder, torch_device, torch_dtype, weights_digest
 
 CONFIG, PROCESSOR = ("config.json",), ("tokenizer.json", "preprocessor_config.json")
 CONTEXT = 77  # tokens of a CLIP text, begin and end included; the rest is cut off
@@ -82,12 +83,12 @@ class ClipScoreReward:
         dtype: str = "float32",
     ) -> None:
         self.check(model, processor, logit_scale, device, dtype)
-        loaded = load_model(
-            CLIPModel, model_folder(model, CONFIG), torch_device(device), torch_dtype(dtype)
-        )
+        folder = model_folder(model, CONFIG)
+        self.digest = weights_digest(weight_files(folder, pickled=True))
+        loaded = load_model(CLIPModel, folder, torch_device(device), torch_dtype(dtype))
         scale = float(loaded.logit_scale.float().exp()) if logit_scale else 1.0
-        folder = model_folder(processor or model, PROCESSOR, weights=False)
-        self._scorer = ClipScorer(loaded, folder, scale)
+        described = model_folder(processor or model, PROCESSOR, weights=False)
+        self._scorer = ClipScorer(loaded, described, scale)
 
     @classmethod
     def check(

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, GitForCausalLM
 
 from policy.errors import UserError
 from policy.types import Prompt, RewardResult, Score
-from rewards.loading import load_model, model_folder, torch_device, torch_dtype
+from policy.weight_files import weight_files
+from rewards.loading import load_model, model_folder, torch_device, torch_dtype, weights_digest
 
 MODEL = "microsoft/git-large-vqav2"
 NEEDED = ("config.json", "tokenizer.json", "preprocessor_config.json")
@@ -43,6 +44,7 @@ class GitReward:
 
     def __init__(self, model: str = MODEL, device: str = "auto", dtype: str = "float32") -> None:
         folder = model_folder(model, NEEDED)
+        self.digest = weights_digest(weight_files(folder, pickled=True))
         self._model = load_model(GitForCausalLM, folder, torch_device(device), torch_dtype(dtype))
         self._image_processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -20,6 +20,7 @@ from transformers import (
 
 from policy.errors import UserError
 from policy.types import Prompt, RewardResult, Score
+from policy.weight_files import weight_files
 from rewards.detection_prompt import (
     DetectionPrompt,
     Span,
@@ -27,7 +28,7 @@ from rewards.detection_prompt import (
     published_detection_prompt,
 )
 from rewards.detection_scores import VARIANTS, Found, Variant, detection_score
-from rewards.loading import load_model, model_folder, torch_device
+from rewards.loading import load_model, model_folder, torch_device, weights_digest
 
 MODEL = "IDEA-Research/grounding-dino-tiny"
 NEEDED = ("config.json", "tokenizer.json", "preprocessor_config.json")
@@ -48,6 +49,7 @@ class GroundingDinoReward:
     ) -> None:
         self.check(model, variant, device)
         folder = model_folder(model, NEEDED)
+        self.digest = weights_digest(weight_files(folder, pickled=True))
         self._variant = variant
         self._model = load_model(GroundingDinoForObjectDetection, folder, torch_device(device))
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)

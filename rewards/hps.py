@@ -14,7 +14,7 @@ from policy.hub import checkpoint_file
 from policy.types import Prompt, RewardResult
 from policy.weight_files import read_tensors
 from rewards.clip_score import CONFIG, PROCESSOR, ClipScorer
-from rewards.loading import load_model, model_folder, torch_device, torch_dtype
+from rewards.loading import load_model, model_folder, torch_device, torch_dtype, weights_digest
 from rewards.open_clip_weights import translated_tensors
 
 MODEL = "xswu/HPSv2"
@@ -35,6 +35,7 @@ class HpsReward:
         self, model: str = MODEL, clip: str = CLIP, device: str = "auto", dtype: str = "float32"
     ) -> None:
         file, folder = _files(model, clip)
+        self.digest = weights_digest([file])
         try:
             tensors = translated_tensors(read_tensors([file]))
         except ValueError as error:

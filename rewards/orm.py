@@ -24,8 +24,9 @@ from transformers import (
 
 from policy.errors import UserError
 from policy.types import Prompt, RewardResult, Score
+from policy.weight_files import weight_files
 from rewards.llava_config import NEEDED, translated_config
-from rewards.loading import load_model, model_folder, torch_device, torch_dtype
+from rewards.loading import load_model, model_folder, torch_device, torch_dtype, weights_digest
 
 MODEL = "CaraJ/ORM-T2I-R1"
 TEMPERATURE = 0.3  # at which the paper's code samples the answer
@@ -54,6 +55,7 @@ class OrmReward:
     def __init__(self, model: str = MODEL, device: str = "auto", dtype: str = "bfloat16") -> None:
         folder = model_folder(model, NEEDED)
         llava = translated_config(folder)
+        self.digest = weights_digest(weight_files(folder, pickled=True))
         self._model = load_model(
             LlavaOnevisionForConditionalGeneration,
             folder,

@@ -121,13 +121,16 @@ def bert_tokenizer() -> BertTokenizer:
     return BertTokenizer(vocab=fixed | dict(zip(pieces, free, strict=True)))
 
 
-def save_git(folder: Path, width: int = 32, layers: int = 2, image_size: int = 32,
-             seed: int = 0) -> Path:  # fmt: skip
-    size = dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-                num_attention_heads=2)  # fmt: skip
-    config = GitConfig(
+def git_config(image_size: int = 32) -> GitConfig:
+    size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    return GitConfig(
         vision_config=size | dict(image_size=image_size, patch_size=8), vocab_size=1030, **size
     )
+
+
+def save_git(folder: Path, config: GitConfig | None = None, seed: int = 0) -> Path:
+    config = config or git_config()
+    image_size = config.vision_config.image_size
     _random(GitForCausalLM, config, seed).save_pretrained(folder)
     CLIPImageProcessorPil(
         size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
@@ -136,10 +139,10 @@ def save_git(folder: Path, width: int = 32, layers: int = 2, image_size: int = 3
     return folder
 
 
-def save_grounding_dino(folder: Path, image_size: int = 64, seed: int = 3) -> Path:
-    config = GroundingDinoConfig(
+def grounding_dino_config() -> GroundingDinoConfig:
+    return GroundingDinoConfig(
         backbone_config=SwinConfig(
-            image_size=image_size, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2],
+            image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2],
             window_size=4, out_features=["stage2", "stage3", "stage4"],
         ),
         text_config=BertConfig(
@@ -150,8 +153,12 @@ def save_grounding_dino(folder: Path, image_size: int = 64, seed: int = 3) -> Pa
         decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2,
         disable_custom_kernels=True,
     )  # fmt: skip
+
+
+def save_grounding_dino(folder: Path, config: GroundingDinoConfig | None = None,
+                        image_size: int = 64, seed: int = 3) -> Path:  # fmt: skip
     torch.manual_seed(seed)
-    model = GroundingDinoForObjectDetection(config)
+    model = GroundingDinoForObjectDetection(config or grounding_dino_config())
     with torch.no_grad():  # as they start, all boxes are alike
         for name, parameter in model.named_parameters():
             if "bbox_embed" in name:

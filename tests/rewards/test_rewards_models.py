@@ -119,6 +119,17 @@ def test_hps_is_the_cosine_of_the_original_clip(rewards: dict[str, Any]) -> None
     assert values(rewards["hps"].score(IMAGES, PROMPTS)) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_reward_tells_its_weights_apart(
+    folders: dict[str, Path], rewards: dict[str, Any], tmp_path: Path
+) -> None:
+    """``digest`` is the same for the same file and another for other weights of the same size."""
+    assert len({reward.digest for reward in rewards.values()}) == len(rewards)
+    again = HpsReward(str(folders["hps"]), str(folders["hps"]))
+    other = save_hps(tmp_path, seed=7)
+    assert again.digest == rewards["hps"].digest
+    assert HpsReward(str(other), str(other)).digest != again.digest
+
+
 def test_a_long_prompt_is_cut_to_the_context_and_keeps_its_end(rewards: dict[str, Any]) -> None:
     """77 tokens, of which the last is the end of text: what comes after changes nothing."""
     long = Prompt("t:1", "abcdefghij" * 8, "color")
