@@ -117,6 +117,9 @@ def _record(
         "rewards": {
             reward: r.value if isinstance(r, Score) else None for reward, r in results.items()
         },
+        "not_applicable": [
+            reward for reward, r in results.items() if isinstance(r, Score) and not r.applicable
+        ],
         "failures": {reward: r.reason for reward, r in results.items() if not isinstance(r, Score)},
         "image": image,
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -16,49 +18,88 @@ from policy.errors import UserError
 from policy.weight_files import weight_files
 
 _HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>.+))?")
+_DESCRIPTION = ["*.json", "*.jinja", "*.txt"]
 # The weights once: in safetensors, and only where there are none in the older format.
-_DESCRIPTION = ["*.json", "*.jinja"]
-_PATTERNS = ([*_DESCRIPTION, "*.safetensors"], [*_DESCRIPTION, "pytorch_model*.bin"])
+_WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin"])
 
 
-def checkpoint_folder(checkpoint: Path | str) -> Path:
+def checkpoint_folder(
+    checkpoint: Path | str,
+    needed: Sequence[str] = ("config.json", "tokenizer.json"),
+    weights: bool = True,
+) -> Path:
     """The folder of a checkpoint, or of the Hub's ``owner/name[@revision]`` if there is none.
 
     A repository that is in the Hub's cache is taken from there without asking the Hub; otherwise
-    it is downloaded into it. Raises ``UserError`` when it is neither cached nor to be had. A
-    string that cannot be a Hub id, and a ``Path``, is returned as a path, whether it exists or not.
+    it is downloaded into it. ``needed`` are the files, and ``weights`` whether the weights, without
+    which a cached repository is not whole. Raises ``UserError`` when it is neither cached nor to be
+    had. A string that cannot be a Hub id, and a ``Path``, is returned as a path, whether it exists
+    or not.
     """
     folder = Path(checkpoint)
-    hub_id = _HUB_ID.fullmatch(checkpoint) if isinstance(checkpoint, str) else None
+    hub_id = _hub_id(checkpoint)
     if hub_id is None or folder.is_dir():
         return folder
-    repository, revision = hub_id["repository"], hub_id["revision"]
     for local_files_only in (True, False):
-        for patterns in _PATTERNS:
-            try:
-                snapshot = snapshot_download(
-                    repository,
-                    revision=revision,
-                    allow_patterns=patterns,
-                    local_files_only=local_files_only,
-                )
-            except LocalEntryNotFoundError:
-                continue
-            except RevisionNotFoundError:
-                raise UserError(
-                    f"checkpoint {checkpoint}: {repository} has no revision {revision}"
-                ) from None
-            except RepositoryNotFoundError:
-                raise UserError(
-                    f"checkpoint {checkpoint}: neither a folder nor a repository of the Hub (if it"
-                    " is a private or gated one, set HF_TOKEN)"
-                ) from None
-            except Exception as error:  # the network, the disk and the client each have their own
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise UserError(f"checkpoint {checkpoint}: download failed: {reason}") from None
-            if _is_whole(Path(snapshot)):
-                return Path(snapshot)
-    raise UserError(
+        for patterns in _WEIGHTS if weights else ([],):
+            found = _from_hub(
+                hub_id,
+                snapshot_download,
+                allow_patterns=[*_DESCRIPTION, *patterns],
+                local_files_only=local_files_only,
+            )
+            if found is not None and _is_whole(found, needed, weights):
+                return found
+    raise _not_there(checkpoint)
+
+
+def checkpoint_file(checkpoint: Path | str, name: str) -> Path:
+    """One file: ``checkpoint`` itself, or ``name`` in that folder or Hub repository.
+
+    As ``checkpoint_folder``; the file exists, or ``UserError`` is raised.
+    """
+    path = Path(checkpoint)
+    if path.is_dir():
+        path = path / name
+    if path.is_file():
+        return path
+    hub_id = _hub_id(checkpoint)
+    if hub_id is None or Path(checkpoint).is_dir():
+        raise UserError(f"checkpoint {path} does not exist")
+    for local_files_only in (True, False):
+        found = _from_hub(hub_id, hf_hub_download, filename=name, local_files_only=local_files_only)
+        if found is not None:
+            return found
+    raise _not_there(checkpoint)
+
+
+def _hub_id(checkpoint: Path | str) -> re.Match[str] | None:
+    return _HUB_ID.fullmatch(checkpoint) if isinstance(checkpoint, str) else None
+
+
+def _from_hub(hub_id: re.Match[str], download: Callable[..., str], **options: Any) -> Path | None:
+    """What ``download`` finds, or None when it is not in the cache or the Hub is out of reach."""
+    checkpoint, repository, revision = hub_id[0], hub_id["repository"], hub_id["revision"]
+    try:
+        return Path(download(repository, revision=revision, **options))
+    except LocalEntryNotFoundError:
+        return None
+    except RevisionNotFoundError:
+        raise UserError(
+            f"checkpoint {checkpoint}: {repository} has no revision {revision}"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"checkpoint {checkpoint}: neither a folder nor a repository of the Hub (if it"
+            " is a private or gated one, set HF_TOKEN)"
+        ) from None
+    except Exception as error:  # the network, the disk and the client each have their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"checkpoint {checkpoint}: download failed: {reason}") from None
+
+
+def _not_there(checkpoint: Path | str) -> UserError:
+    return UserError(
         f"checkpoint {checkpoint} does not exist: no such folder, nothing in the Hub's cache, and"
         " the Hub holds no such checkpoint or cannot be reached"
     )
@@ -84,10 +125,11 @@ def config_folder(checkpoint: str) -> Path:
     return Path(file).parent
 
 
-def _is_whole(snapshot: Path) -> bool:
+def _is_whole(snapshot: Path, needed: Sequence[str], weights: bool) -> bool:
     """Whether the cache holds what is needed: other programs cache single files."""
     try:
-        weight_files(snapshot, pickled=True)
+        if weights:
+            weight_files(snapshot, pickled=True)
     except UserError:
         return False
-    return all((snapshot / name).is_file() for name in ("config.json", "tokenizer.json"))
+    return all((snapshot / name).is_file() for name in needed)

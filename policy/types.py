@@ -92,10 +92,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Score:
-    """The value one reward gave one trajectory; ``detail`` holds named parts for logs."""
+    """The value one reward gave one trajectory; ``detail`` holds named parts for logs.
+
+    A reward that does not judge a prompt's task says ``applicable=False``: ``value`` is then what
+    the paper's sum uses for it, the same for every image.
+    """
 
     value: float
     detail: dict[str, float] | None = None
+    applicable: bool = True
 
 
 @dataclass(frozen=True)

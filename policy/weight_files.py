@@ -70,6 +70,8 @@ def _read_pickled(file: Path, shapes_only: bool) -> dict[str, Tensor]:
         state = torch.load(file, mmap=True, **options)
     except RuntimeError:  # written before torch 1.6: not a zip file, which alone can be mapped
         state = torch.load(file, mmap=False, **options)
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]  # as trainers write it, beside their own notes
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"checkpoint file {file} does not hold tensors by name")
     return state

@@ -18,7 +18,9 @@ def check_factory(config: RewardConfig) -> None:
     """Refuse a reward that could not be built, without building it.
 
     Imports the module, looks the class up and fits ``options`` to its signature; raises
-    ``UserError``. No model is loaded and no actor is needed.
+    ``UserError``. No model is loaded and no actor is needed. A class with a class method
+    ``check(**options)`` is asked too: it raises ``UserError`` for what it can know to be wrong,
+    such as a folder that is not there.
     """
     factory = _resolve(config)
     try:
@@ -27,6 +29,11 @@ def check_factory(config: RewardConfig) -> None:
         raise _error(config, f"options do not fit {config.factory}: {error}") from None
     if inspect.isclass(factory):
         _check_score(config, factory)
+        if check := getattr(factory, "check", None):
+            try:
+                check(**config.options)
+            except UserError as error:
+                raise _error(config, str(error)) from None
 
 
 def build_reward(config: RewardConfig) -> Reward:
@@ -34,6 +41,8 @@ def build_reward(config: RewardConfig) -> Reward:
     check_factory(config)
     try:
         reward = _resolve(config)(**config.options)
+    except UserError as error:
+        raise _error(config, str(error)) from None
     except Exception as error:
         raise _error(config, f"{config.factory} cannot be built: {_describe(error)}") from error
     _check_score(config, reward)

@@ -1,0 +1,187 @@
+"""Images a second of each model reward: one at a time, batched, and in two processes.
+
+    python benchmarks/rewards.py                         # CPU: random models of middle size
+    python benchmarks/rewards.py --processes 2            # and batched in processes side by side
+    python benchmarks/rewards.py --size real --device cuda --rewards hps git grounding_dino
+
+Models are random and saved to a temporary folder first; the work does not depend on the weights.
+Ways take turns, so that the machine's moods meet all of them; a ratio is the median over rounds
+with a bootstrap interval. In a step of the paper each prompt has eight images, and so has it here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GitConfig, GroundingDinoConfig
+
+# This file's own folder comes first on the path, where it would hide the package of its name.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import tiny_rewards as checkpoints
+
+from policy.runtime import tune_process
+from policy.types import RewardFailure
+from rewards.config import RewardConfig
+from rewards.factory import build_reward
+from rewards.scoring import RewardScorer
+
+PER_PROMPT = 8
+# Factory, images of a round and batch size.
+REWARDS: dict[str, tuple[str, int, int]] = {
+    "hps": ("rewards.hps:HpsReward", 32, 32),
+    "git": ("rewards.git:GitReward", 16, 16),
+    "grounding_dino": ("rewards.grounding_dino:GroundingDinoReward", 16, 8),
+    "orm": ("rewards.orm:OrmReward", 16, 8),
+}
+
+
+def save(name: str, real: bool, folder: Path) -> dict[str, Any]:
+    """Write a random checkpoint of middle or of the published size; the reward's options."""
+    if name == "hps":
+        clip = checkpoints.clip_config(width=256, layers=4, image_size=96, patch=16, heads=4)
+        if real:  # ViT-H/14
+            clip = checkpoints.clip_config(1024, 24, image_size=224, patch=14, heads=16)
+            vision = clip.vision_config
+            vision.hidden_size, vision.intermediate_size = 1280, 5120
+            vision.num_hidden_layers = 32
+        return {"model": str(checkpoints.save_hps(folder, clip)), "clip": str(folder)}
+    if name == "git":
+        git = checkpoints.git_config(96)
+        if real:  # ViT-L/14 and a text decoder of 6 layers
+            tower = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
+                         num_attention_heads=16, image_size=480, patch_size=14)  # fmt: skip
+            git = GitConfig(vision_config=tower)
+        return {"model": str(checkpoints.save_git(folder, git))}
+    if name == "grounding_dino":
+        if real:  # Swin-T and BERT-base, as the configuration's defaults are
+            saved = checkpoints.save_grounding_dino(folder, GroundingDinoConfig(), image_size=800)
+        else:
+            saved = checkpoints.save_grounding_dino(folder, image_size=128)
+        return {"model": str(saved)}
+    if real:
+        raise SystemExit("orm: a random one of 16 GB is not written; use --size middle")
+    return {"model": str(checkpoints.save_orm(folder, width=256, layers=4))}
+
+
+class Task:
+    """A reward and what it scores, in this process."""
+
+    def __init__(self, config: RewardConfig, number: int, image_size: int) -> None:
+        self._reward = build_reward(config)
+        self._images = checkpoints.images(number, image_size)
+        prompts = [checkpoints.PROMPTS[2 + index % 3] for index in range(number)]
+        self._prompts = [prompts[index // PER_PROMPT] for index in range(number)]
+
+    def score(self, batch_size: int) -> None:
+        results = RewardScorer(self._reward, batch_size).score(self._images, self._prompts)
+        for result in results:
+            if isinstance(result, RewardFailure):
+                raise SystemExit(result.reason)
+
+
+_task: Task
+
+
+def _start(threads: int, *task: Any) -> None:
+    global _task
+    tune_process(threads)
+    _task = Task(*task)
+
+
+def _score(batch_size: int) -> None:
+    _task.score(batch_size)
+
+
+class Processes:
+    """Each with an equal share of the images, as a pool's workers have."""
+
+    def __init__(self, processes: int, threads: int, config: RewardConfig, number: int,
+                 image_size: int) -> None:  # fmt: skip
+        task = (threads, config, number // processes, image_size)
+        context = multiprocessing.get_context("spawn")
+        self._pools = [
+            ProcessPoolExecutor(1, context, initializer=_start, initargs=task)
+            for _ in range(processes)
+        ]
+
+    def score(self, batch_size: int) -> None:
+        for running in [pool.submit(_score, batch_size) for pool in self._pools]:
+            running.result()
+
+    def close(self) -> None:
+        for pool in self._pools:
+            pool.shutdown()
+
+
+def measure(name: str, ways: dict[str, Callable[[], object]], images: int, rounds: int) -> None:
+    """Print images a second of each way, and its ratio to the first."""
+    for way in ways.values():
+        way()
+    seconds = np.zeros((rounds, len(ways)))
+    for turn in range(rounds):
+        for column in np.roll(np.arange(len(ways)), turn):
+            start = time.perf_counter()
+            list(ways.values())[column]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[turn, column] = time.perf_counter() - start
+    rng = np.random.default_rng(0)
+    for column, way in enumerate(ways):
+        ratios = seconds[:, 0] / seconds[:, column]
+        medians = np.median(rng.choice(ratios, size=(2000, rounds)), axis=1)
+        low, high = np.percentile(medians, [2.5, 97.5])
+        print(
+            f"{name}, {way}: {images / np.median(seconds[:, column]):.1f} images/s,"
+            f" {np.median(ratios):.2f}x ({low:.2f} to {high:.2f}, {rounds} rounds)",
+            flush=True,
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rewards", nargs="+", choices=list(REWARDS), default=list(REWARDS))
+    parser.add_argument("--size", choices=["middle", "real"], default="middle")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--image", type=int, default=384, help="side of the images, in pixels")
+    parser.add_argument("--processes", type=int, default=1, help="side by side, up to this many")
+    parsed = parser.parse_args()
+    tune_process(parsed.threads)
+    for name in parsed.rewards:
+        factory, number, batch = REWARDS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            options = save(name, parsed.size == "real", Path(folder)) | {"device": parsed.device}
+            config = RewardConfig(name=name, factory=factory, options=options, batch_size=batch)
+            task = Task(config, number, parsed.image)
+            more = {
+                count: Processes(count, parsed.threads, config, number, parsed.image)
+                for count in range(2, parsed.processes + 1)
+            }
+            ways: dict[str, Callable[[], object]] = {
+                "one at a time": lambda task=task: task.score(1),
+                f"batches of {batch}": lambda task=task, batch=batch: task.score(batch),
+            } | {
+                f"the same in {count} processes": lambda pool=pool, batch=batch: pool.score(batch)
+                for count, pool in more.items()
+            }
+            measure(name, ways, number, parsed.rounds)
+            for pool in more.values():
+                pool.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What GroundingDINO is asked to find: a caption, and which of its characters name what.
+
+Two ways: ours, and that of the public code, whose first and last word stand for a whole noun.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from policy.types import Prompt
+
+Span = tuple[int, int]  # characters of the caption, end excluded
+
+_QUANTITIES = frozenset(
+    "two three four five six seven eight nine ten eleven twelve several many some few multiple"
+    " various numerous couple pair group bunch set all both".split()
+)
+
+
+@dataclass(frozen=True)
+class DetectionPrompt:
+    """``names[i]`` is what boxes found at ``spans[i]`` are called.
+
+    Example: ``DetectionPrompt("car . zebra.", ("car", "zebra"), (((0, 3),), ((6, 11),)))``.
+    """
+
+    caption: str
+    names: tuple[str, ...]
+    spans: tuple[tuple[Span, ...], ...]
+
+
+def detection_prompt(prompt: Prompt) -> DetectionPrompt:
+    """Every object that the task's score asks about, once, each by all of its characters."""
+    if prompt.task_type == "spatial" and prompt.spatial_info is not None:
+        objects: tuple[str, ...] = (prompt.spatial_info.obj1, prompt.spatial_info.obj2)
+    elif prompt.task_type == "numeracy":
+        objects = tuple(item.obj_name for item in prompt.numeracy_info)
+    else:
+        objects = prompt.nouns
+    names = tuple(dict.fromkeys(objects))
+    spans = []
+    start = 0
+    for name in names:
+        spans.append(((start, start + len(name)),))
+        start += len(name) + len(" . ")
+    return DetectionPrompt(" . ".join(names) + ".", names, tuple(spans))
+
+
+def published_detection_prompt(prompt: Prompt) -> DetectionPrompt:
+    """As the public code: every noun, by its first and last word, and named by those two.
+
+    A noun of three words is so named as no object of any prompt is, and duplicates stay.
+    """
+    caption = " . ".join(prompt.nouns) + "."
+    spans: list[tuple[Span, ...]] = []
+    start = 0
+    for noun in prompt.nouns:
+        words = noun.strip().split(" ")
+        end = start + (len(noun) if len(words) > 1 else len(words[0]))
+        first, last = (start, start + len(words[0])), (end - len(words[-1]), end)
+        spans.append((first, last) if len(words) > 1 else (first,))
+        start = end + len(" . ")
+    names = tuple(" ".join(caption[begin:end] for begin, end in span) for span in spans)
+    return DetectionPrompt(caption, names, tuple(spans))
+
+
+def asks_for_one(noun: str, text: str) -> bool:
+    """Whether the prompt asks for exactly one: named once, in the singular, with no quantity.
+
+    "rubber glove" in "a pair of rubber gloves" is not, nor is "child" in "children at play".
+    """
+    found = list(re.finditer(rf"(?<!\w){re.escape(noun.lower())}(?!\w)", text.lower()))
+    if len(found) != 1:
+        return False
+    before = re.findall(r"\w+", text.lower()[: found[0].start()])
+    # Up to an adjective and an "of" may stand between the quantity and the noun.
+    return not _QUANTITIES.intersection(before[-3:])
