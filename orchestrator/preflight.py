@@ -22,6 +22,7 @@ from policy.loading import check_checkpoint, image_size, load_encoder, weight_by
 from policy.prompts import load_prompts
 from policy.types import Prompt
 from rewards.factory import check_factory
+from rollout.vllm_runtime import check_vllm_installed
 
 SHARED_MEMORY = Path("/dev/shm")
 WEIGHT_VERSIONS = 3  # two kept, one on its way
@@ -42,6 +43,8 @@ class Inputs:
 
 def check_inputs(config: RunConfig) -> Inputs:
     """Read and check every file that the configuration names; raises ``UserError``."""
+    if config.rollout.engine == "vllm":
+        check_vllm_installed()
     given = checkpoint_folder(config.model.path)
     model_path = model_folder(given)
     if model_path != given.absolute():

@@ -80,9 +80,7 @@ class VllmEngine:
             for index, seed in enumerate(request.seeds)
         ]
 
-        def finished(
-            name: str, sampled: Sampled
-        ) -> Sequence[tuple[str, list[int], SampleRequest]]:
+        def finished(name: str, sampled: Sampled) -> Sequence[tuple[str, list[int], SampleRequest]]:
             phase, place = name.split(":")
             slot = slots[int(place)]
             if phase == Phase.IMAGE.name:
@@ -200,7 +198,7 @@ class VllmEngine:
 
     def _trajectories(self, slots: Sequence[_Slot]) -> list[Trajectory]:
         size = self._config.batch_size
-        pixels = []
+        pixels: list[np.ndarray] = []
         for start in range(0, len(slots), size):
             ids = np.stack([slot.image.ids for slot in slots[start : start + size] if slot.image])
             pixels.extend(self._policy.decode(torch.from_numpy(ids).long().to(self._config.device)))
@@ -208,7 +206,9 @@ class VllmEngine:
 
     def _trajectory(self, slot: _Slot, pixels: np.ndarray) -> Trajectory:
         cot, image = slot.cot, slot.image
-        assert cot is not None and image is not None and slot.image_prompt_ids is not None
+        assert cot is not None
+        assert image is not None
+        assert slot.image_prompt_ids is not None
         return Trajectory(
             prompt_id=slot.prompt.id,
             index_in_group=slot.index_in_group,

@@ -32,8 +32,6 @@ from rollout.sampling import Phase, draw_tokens
 from rollout.vllm_requests import RowTask, RunningBatch, by_phase
 from rollout.vllm_vocabulary import NUM_CHANNELS, Vocabulary
 
-ARCHITECTURE = "EgGrpoJanusForTextToImage"
-
 
 class JanusForVllm(nn.Module):
     """What ``config.json`` (see ``vllm_server.model_config``) describes; weights come later."""
@@ -70,6 +68,7 @@ class JanusForVllm(nn.Module):
         yield prefix + "embed_tokens.weight", self.embed_tokens.weight
         yield prefix + "norm.weight", self.norm.weight
         for index, layer in enumerate(self.layers):
+            assert isinstance(layer, _Layer)
             for name, tensor in layer.checkpoint_tensors():
                 yield f"{prefix}layers.{index}.{name}", tensor
 

@@ -63,13 +63,14 @@ class RunningBatch:
         Raises ``RuntimeError`` when requests that sample and requests that only read are mixed.
         """
         batch = self._runner.input_batch
+        count = len(batch.req_ids)
         states = [self._runner.requests[name] for name in batch.req_ids]
-        asked = [(s.sampling_params.extra_args or {}).get("eg_grpo") for s in states]
-        if not any(asked):
+        every = [(s.sampling_params.extra_args or {}).get("eg_grpo") for s in states]
+        asked = [arguments for arguments in every if arguments is not None]
+        if not asked:
             return None
-        if not all(asked):
+        if len(asked) < count:
             raise RuntimeError("requests that sample and requests that only read in one batch")
-        count = len(states)
         scheduled = np.diff(self._runner.query_start_loc.np[: count + 1])
         read = batch.num_computed_tokens_cpu[:count] + scheduled
         return [

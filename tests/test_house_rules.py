@@ -32,7 +32,7 @@ def test_imports_point_down(room: str) -> None:
 
 def test_heavy_dependencies_stay_in_their_files() -> None:
     """Ray only in worker.py, learner/group.py and orchestrator/; DeepSpeed only in learner/, and
-    peft in one file of it."""
+    peft in one file of it; vLLM only in rollout/vllm_*.py."""
     for file in FILES:
         place = file.relative_to(ROOT)
         packages = set(imported_packages(file))
@@ -42,6 +42,7 @@ def test_heavy_dependencies_stay_in_their_files() -> None:
             or place == Path("learner/group.py")
         )
         assert "ray" not in packages or ray_allowed, place
+        assert "vllm" not in packages or place.match("rollout/vllm_*.py"), place
         # doctor only asks whether it imports
         deepspeed_allowed = place.parts[0] == "learner" or place.name == "doctor.py"
         assert "deepspeed" not in packages or deepspeed_allowed, place

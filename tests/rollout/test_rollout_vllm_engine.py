@@ -11,13 +11,12 @@ import pytest
 import torch
 from tiny import PROMPTS, tiny_encoder, tiny_policy
 
-from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.probe import probe_logprob
 from policy.scoring import score_trajectories
 from policy.sequences import collate
 from policy.types import Trajectory
-from policy.weights import WeightBuckets, checksum, pack
+from policy.weights import WeightBuckets, checksum, load_into, pack
 from rollout.config import RolloutConfig, VllmSettings
 from rollout.engine import Engine, GenerationRequest, Sampling
 from rollout.transformers_engine import TransformersEngine
@@ -82,8 +81,6 @@ def learned_weights(seed: int) -> WeightBuckets:
 def policy_of(weights: WeightBuckets | None) -> JanusPolicy:
     policy = checkpoint_policy()
     if weights is not None:
-        from policy.weights import load_into
-
         load_into(policy.trained_parameters(), weights)
     return policy
 
@@ -192,7 +189,8 @@ def test_two_pushes_one_after_the_other(engine: Engine) -> None:
         after = sample(engine, GUIDED)
         assert_same(after, transformers_sample(GUIDED, weights))
         assert {t.weight_version for t in after} == {version}
-        assert any(not np.array_equal(a.cot_ids, b.cot_ids) for a, b in zip(before, after, strict=True))
+        pairs = zip(before, after, strict=True)
+        assert any(not np.array_equal(a.cot_ids, b.cot_ids) for a, b in pairs)
 
 
 @pytest.mark.parametrize(
