@@ -161,7 +161,14 @@ class VllmServer:
             tensor.copy_(named[name])
 
     def _add(self, requests: Sequence[tuple[str, list[int], SampleRequest]]) -> None:
+        longest = self._engine.vllm_config.model_config.max_model_len
         for name, prompt, request in requests:
+            if len(prompt) + request.count > longest:  # vLLM would cut it short without a word
+                raise UserError(
+                    f"rollout.engine: a prompt of {len(prompt)} tokens and {request.count} to be"
+                    f" sampled are more than the {longest} that vLLM holds here (the checkpoint's"
+                    " positions, or its KV cache: rollout.vllm)"
+                )
             params = SamplingParams(
                 max_tokens=request.count,
                 temperature=0,  # the model has drawn already
