@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 
 from policy.errors import UserError
 from rollout.config import RolloutConfig
@@ -43,6 +44,7 @@ def prepare_vllm_process(config: RolloutConfig) -> None:
         "VLLM_HOST_IP": "127.0.0.1",
     }
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     if config.device == "cpu":
         os.environ |= {
             "VLLM_CPU_KVCACHE_SPACE": str(config.vllm.cpu_kv_cache_gib),
