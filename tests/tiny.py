@@ -44,7 +44,7 @@ def tiny_encoder() -> PromptEncoder:
     return PromptEncoder(tiny_tokenizer(), template_named("shapes"))
 
 
-def tiny_policy(seed: int = 0, layers: int = 2) -> JanusPolicy:
+def tiny_policy(seed: int = 0, layers: int = 2, head_dim: int = 16) -> JanusPolicy:
     """4 x 4 image tokens of 32 codes, 16 px images, hidden 32; weights large enough to matter."""
     torch.manual_seed(seed)
     vision = dict(image_size=16, patch_size=4, hidden_size=32, num_hidden_layers=1,
@@ -56,6 +56,7 @@ def tiny_policy(seed: int = 0, layers: int = 2) -> JanusPolicy:
         hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=2, vocab_size=len(tiny_tokenizer()), max_position_embeddings=256,
         tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        head_dim=head_dim,
     )  # fmt: skip
     config = JanusConfig(
         text_config=text,
@@ -71,8 +72,8 @@ def tiny_policy(seed: int = 0, layers: int = 2) -> JanusPolicy:
     return JanusPolicy(model)
 
 
-def save_tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
+def save_tiny_checkpoint(folder: Path, seed: int = 0, head_dim: int = 16) -> Path:
     """A checkpoint folder as a user would bring one."""
-    tiny_policy(seed).model.save_pretrained(folder)
+    tiny_policy(seed, head_dim=head_dim).model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

