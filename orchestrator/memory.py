@@ -18,6 +18,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 
 from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.kernels import SCRATCH_BYTES
+from policy.errors import UserError
 from policy.janus import TRAINED_PREFIXES
 from rewards.config import RewardConfig
 from rollout.config import RolloutConfig
@@ -192,12 +193,19 @@ def learner_memory(
 
 
 def rollout_memory(
-    size: ModelSize, config: RolloutConfig, lengths: Lengths, dtype: str, guided: bool
+    size: ModelSize,
+    config: RolloutConfig,
+    lengths: Lengths,
+    dtype: str,
+    guided: bool,
+    gpu_bytes: int,
 ) -> Memory:
     """One rollout worker; ``guided`` doubles the rows of the image phase.
 
     KV cache: rows x positions x layers x 2 (keys, values) x key-value heads x head size x b, of the
     larger phase. The scratch of prompt reading, sampling and image decoding never coincides.
+    vLLM instead takes the share of the GPU that it is given, whatever the batch: it lets requests
+    wait for room in its cache. Raises ``UserError`` when one trajectory has no room in it.
     """
     b, count = _BYTES[dtype], config.batch_size
     rows = count * (2 if guided else 1)
@@ -209,10 +217,21 @@ def rollout_memory(
     sampling = 5 * count * size.text_vocab * 4
     decoding = 4 * count * size.decoder_channels * size.image_size**2 * b
     weights = (size.trained + size.frozen) * b
+    cache, scratch = max(cot_cache, image_cache), max(reading, sampling, decoding)
+    if config.engine == "vllm" and config.device == "cuda":
+        taken, needed = round(config.vllm.memory_share * gpu_bytes), weights + cache // count
+        if taken < needed:
+            raise UserError(
+                f"rollout.vllm.memory_share: {config.vllm.memory_share:g} of a GPU is"
+                f" {taken / GIB:.1f} GiB; weights and one trajectory need {needed / GIB:.1f}"
+            )
+        cache, scratch = taken - weights, decoding
+    elif config.engine == "vllm":
+        cache = config.vllm.cpu_kv_cache_gib * GIB
     return _on(
         config.device,
         {"weights": weights},
-        {"KV cache": max(cot_cache, image_cache), "scratch": max(reading, sampling, decoding)},
+        {"KV cache": cache, "scratch": scratch},
         {"weights asleep": weights}
         if config.sleep_while_learning and config.device == "cuda"
         else {},

@@ -223,6 +223,7 @@ def _processes(
         lengths,
         learner.dtype,
         guided=any(scale != 1 for scale in (rollout.guidance_scale, *scales)),
+        gpu_bytes=machine.gpu_bytes,
     )
     for index in range(rollout.workers):
         name = f"rollout worker {index}"

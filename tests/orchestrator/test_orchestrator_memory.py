@@ -193,7 +193,7 @@ def test_the_kv_cache_is_exact(size: ModelSize, guided: bool) -> None:
     measured = sum(layer.keys.nbytes + layer.values.nbytes for layer in decoder._cache.rows)
     config = RolloutConfig(max_cot_tokens=2, batch_size=len(PROMPTS))
     lengths = Lengths(4, 2, max(map(len, prompts)))
-    memory = rollout_memory(size, config, lengths, "float32", guided)
+    memory = rollout_memory(size, config, lengths, "float32", guided, gpu_bytes=0)
     assert memory.working["KV cache"] == measured
     assert memory.held["weights"] == sum(p.nbytes for p in policy.parameters())
 
@@ -201,7 +201,9 @@ def test_the_kv_cache_is_exact(size: ModelSize, guided: bool) -> None:
 def test_a_long_cot_can_need_the_larger_cache(size: ModelSize) -> None:
     """The phases never coincide: the cache is that of the larger, not their sum."""
     config = RolloutConfig(max_cot_tokens=500, batch_size=3)
-    memory = rollout_memory(size, config, Lengths(10, 500, 20), "float32", guided=False)
+    memory = rollout_memory(
+        size, config, Lengths(10, 500, 20), "float32", guided=False, gpu_bytes=0
+    )
     per_position = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, head size, float32
     assert memory.working["KV cache"] == 3 * (10 + 500 - 1) * per_position
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_the_real_configurations_fit_what_they_say(
 
     assert main([*command, "--gpus", gpus, "--gpu-memory", str(float(gib) / 2)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("eg-grpo: GPU 0 would need")
+    assert re.match(r"eg-grpo: GPU \d would need", error)
     assert error.count("\n") == 1
     assert main([*command, "--gpus", str(int(gpus) // 2), "--gpu-memory", gib]) == 2
     assert f"the plan has {int(gpus) // 2}" in capsys.readouterr().err
@@ -86,10 +87,10 @@ def test_literal_figures_of_the_7b(folders: dict[str, Path]) -> None:
     """ZeRO-2 over 4 ranks in bfloat16: 2 (P + F), 2 P, and 16 P / 4 bytes."""
     size = ModelSize.of(model_config(folders["7b"]))
     assert size.trained == 6_910_365_696
-    config = load_config(
-        CONFIGS / "janus-pro-7b.yaml", [f"model.path={folders['7b']}", "model.instruction=null"]
-    )
-    plan = make_plan(config, size, planned_lengths(config), this_machine(8, 80, None))
+    settings = [f"model.path={folders['7b']}", "model.instruction=null"]
+    machine = this_machine(8, 80, None)
+    config = load_config(CONFIGS / "janus-pro-7b.yaml", [*settings, "rollout.engine=transformers"])
+    plan = make_plan(config, size, planned_lengths(config), machine)
     held = plan.processes[-1].memory.held
     assert held["weights"] == 2 * (size.trained + size.frozen)
     assert held["reference"] == 2 * size.trained
@@ -98,6 +99,22 @@ def test_literal_figures_of_the_7b(folders: dict[str, Path]) -> None:
     rows = 2 * config.rollout.batch_size
     positions = plan.lengths.image_prompt + 576 - 1
     assert worker.working["KV cache"] == rows * positions * 30 * 2 * 4096 * 2
+
+    config = load_config(CONFIGS / "janus-pro-7b.yaml", settings)
+    worker = make_plan(config, size, planned_lengths(config), machine).processes[0].memory
+    taken = round(0.75 * 80 * 2**30)
+    assert worker.held["weights"] + worker.working["KV cache"] == taken
+
+
+def test_vllm_needs_room_for_one_trajectory(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A share of the GPU that the weights alone overflow is one line with both figures."""
+    command = ["doctor", "--plan", "configs/janus-pro-7b.yaml", f"model.path={folders['7b']}"]
+    command += ["model.instruction=null", "--gpus", "8", "--gpu-memory", "80"]
+    assert main([*command, "rollout.vllm.memory_share=0.15"]) == 2
+    error = capsys.readouterr().err
+    assert "rollout.vllm.memory_share: 0.15 of a GPU is 12.0 GiB; weights and" in error
 
 
 def test_roles_that_take_turns_share_a_gpu() -> None:
@@ -135,7 +152,10 @@ def test_the_shapes_run_fits_this_machine(capsys: pytest.CaptureFixture[str]) ->
             ["--plan", "configs/shapes.yaml", "--gpus", "2", "--gpu-memory", "-1"],
             "must be positive",
         ),
-        (["--plan", "configs/shapes.yaml", "model.path=no/such"], "no/such: no such folder, and"),
+        (
+            ["--plan", "configs/shapes.yaml", "model.path=no/such"],
+            "no/such does not exist: no such folder",
+        ),
         (["--plan", "configs/shapes.yaml", "model.path=./none"], "none has no config.json"),
         (
             ["--plan", "configs/shapes.yaml", "rollout.gpus_per_worker=1"],
