@@ -14,7 +14,17 @@ from policy.errors import UserError
 from policy.hub import config_folder
 from policy.loading import model_config
 
-PACKAGES = ("torch", "transformers", "ray", "deepspeed", "pydantic", "numpy", "safetensors")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "ray",
+    "deepspeed",
+    "peft",
+    "redis",
+    "pydantic",
+    "numpy",
+    "safetensors",
+)
 
 
 def examine(config_path: Path | None, overrides: list[str]) -> int:

@@ -57,7 +57,7 @@ def test_files_stay_readable() -> None:
     assert lengths[len(lengths) // 2] <= 150
 
 
-@pytest.mark.parametrize("module", ["rewards.worker", "shapes.rewards"])
+@pytest.mark.parametrize("module", ["rewards.worker", "rewards.remote", "shapes.rewards"])
 def test_light_imports_do_not_load_torch(module: str) -> None:
     """A reward worker of pixels alone stays small and starts fast: it never imports torch."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
