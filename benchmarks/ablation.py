@@ -1,7 +1,7 @@
 """EG-GRPO against GRPO and its ablations in the shapes world, cell by cell.
 
-    python benchmarks/ablation.py run --jobs 2     # can be stopped and started again at any time
-    python benchmarks/ablation.py table            # writes docs/ablation.md from the finished cells
+    python -m benchmarks.ablation run --jobs 2     # can be stopped and started again at any time
+    python -m benchmarks.ablation table            # writes docs/ablation.md from the finished cells
 
 A cell is one `eg-grpo train` run: a method, a guidance scale and a seed. Finished cells are
 skipped, an interrupted one goes on from its last checkpoint. All methods of one seed share prompts,
@@ -133,7 +133,7 @@ def table(root: Path) -> str:
     lines = [
         "# EG-GRPO and its ablations in the shapes world",
         "",
-        "`python benchmarks/ablation.py run --jobs 2`, then `python benchmarks/ablation.py table`.",
+        "`python -m benchmarks.ablation run --jobs 2`, then `python -m benchmarks.ablation table`.",
         f"Machine: {platform.machine()}, CPU only, 2 cores. Table of {date.today()}.",
         "Fixed evaluation after training, 64 prompts x 4 samples a set; reward is the weighted",
         "total. Values are means over seeds ± the half-width of the 95 % interval (Student's t).",

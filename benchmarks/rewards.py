@@ -1,8 +1,8 @@
 """Images a second of each model reward: one at a time, batched, and in two processes.
 
-    python benchmarks/rewards.py                         # CPU: random models of middle size
-    python benchmarks/rewards.py --processes 2            # and batched in processes side by side
-    python benchmarks/rewards.py --size real --device cuda --rewards hps git grounding_dino
+    python -m benchmarks.rewards                         # CPU: random models of middle size
+    python -m benchmarks.rewards --processes 2            # and batched in processes side by side
+    python -m benchmarks.rewards --size real --device cuda --rewards hps git grounding_dino
 
 Models are random and saved to a temporary folder first; the work does not depend on the weights.
 Ways take turns, so that the machine's moods meet all of them; a ratio is the median over rounds
@@ -15,27 +15,23 @@ import argparse
 import multiprocessing
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import GitConfig, GroundingDinoConfig
 
-# This file's own folder comes first on the path, where it would hide the package of its name.
-sys.path.pop(0)
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-import tiny_rewards as checkpoints
-
+from benchmarks.timing import Interval, interleave, wall_clock
 from policy.runtime import tune_process
 from policy.types import RewardFailure
 from rewards.config import RewardConfig
 from rewards.factory import build_reward
 from rewards.scoring import RewardScorer
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import tiny_rewards as checkpoints
 
 PER_PROMPT = 8
 # Factory, images of a round and batch size.
@@ -129,24 +125,11 @@ def measure(name: str, ways: dict[str, Callable[[], object]], images: int, round
     """Print images a second of each way, and its ratio to the first."""
     for way in ways.values():
         way()
-    seconds = np.zeros((rounds, len(ways)))
-    for turn in range(rounds):
-        for column in np.roll(np.arange(len(ways)), turn):
-            start = time.perf_counter()
-            list(ways.values())[column]()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds[turn, column] = time.perf_counter() - start
-    rng = np.random.default_rng(0)
+    seconds = interleave(list(ways.values()), rounds, wall_clock)
     for column, way in enumerate(ways):
-        ratios = seconds[:, 0] / seconds[:, column]
-        medians = np.median(rng.choice(ratios, size=(2000, rounds)), axis=1)
-        low, high = np.percentile(medians, [2.5, 97.5])
-        print(
-            f"{name}, {way}: {images / np.median(seconds[:, column]):.1f} images/s,"
-            f" {np.median(ratios):.2f}x ({low:.2f} to {high:.2f}, {rounds} rounds)",
-            flush=True,
-        )
+        ratio = Interval.of(seconds[:, 0] / seconds[:, column]).times()
+        rate = images / np.median(seconds[:, column])
+        print(f"{name}, {way}: {rate:.1f} images/s, {ratio}, {rounds} rounds", flush=True)
 
 
 def main() -> int:

@@ -16,14 +16,14 @@ Clock = Callable[[], float]
 def clock_of(device: str) -> Clock:
     """CPU seconds of this process on a CPU, which other processes hardly touch; on a GPU seconds
     on the wall, once it has finished what it was given."""
-    if device == "cpu":
-        return time.process_time
+    return time.process_time if device == "cpu" else wall_clock
 
-    def synchronised() -> float:
+
+def wall_clock() -> float:
+    """Seconds on the wall, once the GPU, if any, has finished what it was given."""
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return synchronised
+    return time.perf_counter()
 
 
 def interleave(
