@@ -81,11 +81,11 @@ def scoring_metrics(usage: Mapping[str, Usage]) -> JsonDict:
 
 
 def values_by_reward(scored: Sequence[ScoredGroup]) -> dict[str, list[float]]:
-    """Each reward's values over the surviving results of a step."""
+    """Each reward's values over the surviving results of a step that it really judged."""
     values: dict[str, list[float]] = {}
     for group in scored:
         for name, results in group.results.items():
-            kept = [result.value for result in results if isinstance(result, Score)]
+            kept = [r.value for r in results if isinstance(r, Score) and r.applicable]
             values.setdefault(name, []).extend(kept)
     return values
 

@@ -98,6 +98,15 @@ def test_failed_rewards_count_nowhere_but_as_failures() -> None:
     assert spreads(values_by_reward(scored)) == {"a": (0.0, 1.0)}
 
 
+def test_what_a_reward_does_not_judge_is_in_the_sum_alone() -> None:
+    """The paper's 0 for a task of another reward says nothing about the images."""
+    results = {"git": (Score(0.5), Score(0.0, applicable=False))}
+    group = ScoredGroup(PROMPTS[0], (0.5, 0.0), results)
+    row = reward_metrics([group], [[1.0, -1.0]], [])
+    assert (row["reward/git"], row["reward/mean"]) == (0.5, 0.25)
+    assert spreads(values_by_reward([group])) == {"git": (0.5, 0.5)}
+
+
 def test_the_work_of_a_pool_is_told_per_call() -> None:
     """Means over calls of the reward; nothing done is null, not 0."""
     used = Usage([4, 2], [0.5, 0.1], cache_hits=3, cache_misses=6, retries=1, restarts=2)
