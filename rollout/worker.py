@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from policy.errors import UserError
 from policy.runtime import tune_process
 from policy.types import Group
 from rollout.config import RolloutConfig
@@ -38,12 +39,18 @@ class RolloutWorker:
         instruction: str | None = None,
         dtype: str = "float32",
     ) -> None:
-        self._engine = load_engine(config, Path(checkpoint), template, instruction, dtype)
+        self._engine: Engine | None = None
+        self._refusal: UserError | None = None
+        try:
+            self._engine = load_engine(config, Path(checkpoint), template, instruction, dtype)
+        except UserError as error:
+            # Every call raises it: a constructor that fails buries the one line in Ray's traceback.
+            self._refusal = error
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> list[Group]:
-        return self._engine.generate(requests, sampling)
+        return self._serving().generate(requests, sampling)
 
     def generate_groups(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
@@ -57,16 +64,22 @@ class RolloutWorker:
         return (*groups, len(groups))
 
     def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
-        return self._engine.load_weights(weights, weight_version)
+        return self._serving().load_weights(weights, weight_version)
 
     def sleep(self) -> None:
-        self._engine.sleep()
+        self._serving().sleep()
 
     def wake(self) -> None:
-        self._engine.wake()
+        self._serving().wake()
 
     def identity(self) -> EngineIdentity:
-        return self._engine.identity()
+        return self._serving().identity()
+
+    def _serving(self) -> Engine:
+        if self._engine is None:
+            assert self._refusal is not None
+            raise self._refusal
+        return self._engine
 
 
 def load_engine(

