@@ -91,24 +91,28 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
+def check_fit(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
+    """Raise ``ValueError`` that names a missing, unknown or misshapen tensor."""
+    targets = {name: tuple(tensor.shape) for name, tensor in parameters}
+    sources = {slot.name: slot.shape for slot in weights.slots}
+    for name in targets.keys() ^ sources.keys():
+        raise ValueError(f"weight {name} is {'missing' if name in targets else 'unknown'}")
+    for name, shape in targets.items():
+        if shape != sources[name]:
+            raise ValueError(f"weight {name} has shape {sources[name]}, not {shape}")
+
+
 @torch.no_grad()
 def load_into(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
     """Copy the buckets into live parameters of the same names and shapes.
 
-    Everything is checked before the first copy, so that a wrong push changes nothing: a missing,
-    unknown or misshapen tensor raises ``ValueError`` that names it.
+    Everything is checked before the first copy (``check_fit``), so that a wrong push changes
+    nothing.
     """
     targets = dict(parameters)
-    sources = dict(unpack(weights))
-    for name in targets.keys() ^ sources.keys():
-        raise ValueError(f"weight {name} is {'missing' if name in targets else 'unknown'}")
-    for name, target in targets.items():
-        if target.shape != sources[name].shape:
-            raise ValueError(
-                f"weight {name} has shape {tuple(sources[name].shape)}, not {tuple(target.shape)}"
-            )
-    for name, target in targets.items():
-        target.copy_(sources[name])
+    check_fit(targets.items(), weights)
+    for name, source in unpack(weights):
+        targets[name].copy_(source)
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:

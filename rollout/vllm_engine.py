@@ -117,6 +117,7 @@ class VllmEngine:
         After the first push the records are compared with those of a policy that holds the same
         weights. Whatever else fails half way, vLLM is built anew with the last good weights.
         """
+        self._serving.check_weights(weights)
         try:
             self._serving.load_weights(weights)
             if self._pushed is None:
@@ -124,8 +125,6 @@ class VllmEngine:
                 load_into(policy.trained_parameters(), weights)
                 self._check(policy)
             probe = probe_logprob(self._serving, self._policy, self._encoder.special)
-        except ValueError:
-            raise
         except Exception:
             self._build(self._serving.streams)
             raise

@@ -24,7 +24,7 @@ from policy.encoding import SpecialIds
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.types import FloatArray, IntArray
-from policy.weights import WeightBuckets, load_into
+from policy.weights import WeightBuckets, check_fit, load_into
 from rollout.config import RolloutConfig
 from rollout.vllm_model import JanusForVllm
 from rollout.vllm_requests import RunningBatch, SampleRequest
@@ -95,11 +95,12 @@ class VllmServer:
         self._load_all(policy)
         self._model.running_batch = RunningBatch(runner)
 
-    def load_weights(self, weights: WeightBuckets) -> None:
-        """Replace the trained part and forget what was computed with the old one.
+    def check_weights(self, weights: WeightBuckets) -> None:
+        """Raise ``ValueError`` when a tensor is missing, unknown or misshapen."""
+        check_fit(self._model.trained_parameters(), weights)
 
-        Raises ``ValueError`` and changes nothing when a tensor is missing, unknown or misshapen.
-        """
+    def load_weights(self, weights: WeightBuckets) -> None:
+        """Replace the trained part and forget what was computed with the old one."""
         load_into(self._model.trained_parameters(), weights)
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache: requests are still running")

