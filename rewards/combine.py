@@ -30,21 +30,20 @@ def combine(
 def normalise(results: Sequence[RewardResult]) -> list[RewardResult]:
     """Each score as its z-score among all of them, std unbiased; failures take no part.
 
-    Scores that do not differ become 0.0: such a reward says nothing about the trajectories.
+    Scores that do not differ become 0.0: such a reward says nothing about the trajectories. So
+    does a score that is not applicable, and it does not widen the spread of those that are.
     """
-    values = [result.value for result in results if isinstance(result, Score)]
-    if not values:
-        return list(results)
-    mean = math.fsum(values) / len(values)
-    if max(values) - min(values) <= EQUAL_WITHIN * max(map(abs, values)):
+    values = [r.value for r in results if isinstance(r, Score) and r.applicable]
+    mean = math.fsum(values) / len(values) if values else 0.0
+    if not values or max(values) - min(values) <= EQUAL_WITHIN * max(map(abs, values)):
         scale = 0.0
     else:
         scale = 1 / math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
     return [
-        replace(result, value=(result.value - mean) * scale)
-        if isinstance(result, Score)
-        else result
-        for result in results
+        replace(r, value=(r.value - mean) * scale if r.applicable else 0.0)
+        if isinstance(r, Score)
+        else r
+        for r in results
     ]
 
 

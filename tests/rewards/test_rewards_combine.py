@@ -51,6 +51,18 @@ def test_scores_without_spread_contribute_nothing(values: list[float]) -> None:
     assert normalise([Score(value) for value in values]) == [Score(0.0)] * len(values)
 
 
+def test_what_is_not_applicable_contributes_nothing() -> None:
+    """The 0 of a reward that does not judge a prompt moves neither mean nor spread."""
+    silent = Score(0.0, applicable=False)
+    assert normalise([Score(4.0), silent, Score(6.0), Score(8.0)]) == [
+        Score(-1.0),
+        silent,
+        Score(0.0),
+        Score(1.0),
+    ]
+    assert normalise([silent, silent]) == [silent, silent]
+
+
 @given(
     values=st.lists(st.integers(-100, 100), min_size=2, max_size=8, unique=True),
     scale=st.floats(0.01, 100),
