@@ -47,9 +47,11 @@ def ray_cluster(
                 logging_level=logging.WARNING,
                 _node_ip_address="127.0.0.1",
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = address or "a private cluster"
-        raise UserError(f"cluster.address: cannot start or reach Ray ({where}): {error}") from error
+    except Exception as error:  # Ray raises a bare Exception when a node is slow to start
+        where, reason = address or "a private cluster", " ".join(str(error).split())
+        raise UserError(
+            f"cluster.address: cannot start or reach Ray ({where}): {reason}"
+        ) from error
     try:
         yield
     finally:
