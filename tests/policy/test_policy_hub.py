@@ -14,7 +14,7 @@ import torch
 from tiny import save_tiny_checkpoint, tiny_policy
 
 from policy.errors import UserError
-from policy.hub import checkpoint_folder, config_folder
+from policy.hub import checkpoint_file, checkpoint_folder, config_folder
 from policy.loading import load_encoder, load_policy
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -189,3 +189,14 @@ def test_a_configuration_that_cannot_be_had_is_one_line(hub: Hub) -> None:
     with pytest.raises(UserError, match="someone/else: neither a folder nor a repository") as e:
         config_folder("someone/else")
     assert "\n" not in str(e.value)
+
+
+def test_one_file_of_a_repository(hub: Hub) -> None:
+    """It is downloaded alone, and only once; one that is not there is one line."""
+    file = checkpoint_file(REPOSITORY, "config.json")
+    assert json.loads(file.read_text())["model_type"] == "janus"
+    assert hub.sent == ["config.json"]
+    assert checkpoint_file(REPOSITORY, "config.json") == file
+    assert hub.sent == ["config.json"]
+    with pytest.raises(UserError, match=f"checkpoint {REPOSITORY}"):
+        checkpoint_file(REPOSITORY, "HPS_v2.1_compressed.pt")
