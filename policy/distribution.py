@@ -5,25 +5,48 @@ Shape legend: N = tokens, V = vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-def logprob_entropy(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-prob of each target and entropy (paper eq. 2) of each row, in nats, float32.
+@dataclass(frozen=True)
+class Softmax:
+    """Next-token distributions of N rows, not normalised: drawing and recording share the parts.
 
     Computed in float32 whatever the logits are: bfloat16 entropies tie in large numbers and the
     percentiles of the entropy partition break.
     """
-    below_NV = logits_NV.float() - logits_NV.amax(dim=-1, keepdim=True)
-    exp_NV = below_NV.exp()
-    sum_N = exp_NV.sum(dim=-1)
-    # Finite, so that an impossible token adds 0 * log 0 = 0.
-    finite_NV = below_NV.clamp(min=torch.finfo(torch.float32).min)
-    entropy_N = torch.log(sum_N) - torch.linalg.vecdot(exp_NV, finite_NV) / sum_N
-    target_N1 = target_N.long().unsqueeze(-1)
-    return below_NV.gather(-1, target_N1).squeeze(-1) - torch.log(sum_N), entropy_N
+
+    shifted_NV: Tensor  # logits less the largest of their row
+    weight_NV: Tensor  # their exponentials
+    total_N: Tensor  # the sums of these
+
+    @staticmethod
+    def of(logits_NV: Tensor) -> Softmax:
+        shifted_NV = logits_NV.float() - logits_NV.amax(dim=-1, keepdim=True)
+        weight_NV = shifted_NV.exp()
+        return Softmax(shifted_NV, weight_NV, weight_NV.sum(dim=-1))
+
+    def logprob(self, target_N: Tensor) -> Tensor:
+        """Log-prob of each target, in nats."""
+        target_N1 = target_N.long().unsqueeze(-1)
+        return self.shifted_NV.gather(-1, target_N1).squeeze(-1) - torch.log(self.total_N)
+
+    def entropy(self) -> Tensor:
+        """Shannon entropy of each row (paper eq. 2), in nats."""
+        # Finite, so that an impossible token adds 0 * log 0 = 0.
+        finite_NV = self.shifted_NV.clamp(min=torch.finfo(torch.float32).min)
+        mean_N = torch.linalg.vecdot(self.weight_NV, finite_NV) / self.total_N
+        return torch.log(self.total_N) - mean_N
+
+
+def logprob_entropy(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-prob of each target and entropy (paper eq. 2) of each row, in nats, float32."""
+    softmax = Softmax.of(logits_NV)
+    return softmax.logprob(target_N), softmax.entropy()
 
 
 def head_logits(hidden: Tensor, head: nn.Linear) -> Tensor:

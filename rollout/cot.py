@@ -1,6 +1,6 @@
 """Phase 1: sampling the chains of thought of a batch.
 
-Shape legend: B = trajectories, R = rows still decoded, T = CoT tokens, V = text vocabulary.
+Shape legend: B = trajectories, R = rows still decoded, T = CoT tokens.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from policy.distribution import logprob_entropy
+from policy.distribution import Softmax
 from policy.janus import JanusPolicy
 from policy.types import FloatArray, IntArray
 from rollout.decoding import RowDecoder
 from rollout.engine import Sampling
-from rollout.sampling import Phase, draw_tokens, token_noise
+from rollout.sampling import Phase, draw_tokens, temper, token_noise
 
 # Rows are moved together when this share of them is left: rarer, and finished rows are decoded for
 # nothing; oftener, and copying the cache costs more than it saves.
@@ -53,13 +53,12 @@ def sample_cots(
     decoder.select_rows(source_B.to(device))
     running_R = torch.ones(len(prompts), dtype=torch.bool, device=device)
     for t in range(cap):
-        logits_RV = policy.text_logits(hidden_RD) / sampling.temperature
-        ids_R = draw_tokens(logits_RV, noise_BT[trajectory_R, t])
-        logprob_R, entropy_R = logprob_entropy(logits_RV, ids_R)
+        softmax = Softmax.of(temper(policy.text_logits(hidden_RD), sampling.temperature))
+        ids_R = draw_tokens(softmax.weight_NV, noise_BT[trajectory_R, t])
         # A finished row goes on to no purpose; what it writes lies behind its EOS and is cut off.
         ids_BT[trajectory_R, t] = ids_R
-        logprob_BT[trajectory_R, t] = logprob_R
-        entropy_BT[trajectory_R, t] = entropy_R
+        logprob_BT[trajectory_R, t] = softmax.logprob(ids_R)
+        entropy_BT[trajectory_R, t] = softmax.entropy()
         running_R = running_R & (ids_R != eos)
         num_running = int(running_R.sum())
         if num_running == 0 or t == cap - 1:

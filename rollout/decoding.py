@@ -16,6 +16,7 @@ from torch import Tensor
 
 from policy.janus import JanusPolicy
 from policy.types import IntArray
+from rollout.decode_step import decode_step
 from rollout.kv_cache import PreallocatedCache
 
 
@@ -61,13 +62,13 @@ class RowDecoder:
         """Append one token to every row; the hidden states that predict the next ones, B D."""
         position_B1 = (self._filled - self._padding_B).unsqueeze(1)
         self._filled += 1
-        hidden_B1D = self._policy.hidden_states(
-            embedding_BD.unsqueeze(1),
+        return decode_step(
+            self._policy.model.model.language_model,
+            embedding_BD,
             self._mask_B11L[..., : self._filled],
             position_B1,
             self._cache,
         )
-        return hidden_B1D.squeeze(1)
 
     def select_rows(self, rows_B: Tensor) -> None:
         """Keep, drop or repeat rows from here on: row b becomes what row ``rows_B[b]`` was."""

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from policy.distribution import guide, head_logits, logprob_entropy
+from policy.distribution import Softmax, guide, head_logits
 from policy.encoding import SpecialIds, unconditional_twin
 from policy.janus import JanusPolicy
 from policy.types import FloatArray, IntArray
 from rollout.decoding import RowDecoder
 from rollout.engine import Sampling
-from rollout.sampling import Phase, draw_tokens, token_noise
+from rollout.sampling import Phase, draw_tokens, temper, token_noise
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,13 @@ def sample_images(
             conditional_BD, unconditional_BD = features.chunk(2)
             guided_BD = guide(conditional_BD, unconditional_BD, sampling.guidance_scale)
             features = torch.cat([conditional_BD, guided_BD])
-        # One product for both: the head's weights are read once.
-        logits = _logits(policy, features, sampling.temperature)
-        ids_B = draw_tokens(logits[-batch:], noise_BN[:, n])
+        # One product for both, the head's weights are read once; guidance before this affine layer
+        # is guidance behind it.
+        logits = head_logits(features, policy.model.model.generation_head.vision_head)
+        softmax = Softmax.of(temper(logits, sampling.temperature))
+        ids_B = draw_tokens(softmax.weight_NV[-batch:], noise_BN[:, n])
         ids_BN[:, n] = ids_B
-        logprob_BN[:, n], entropy_BN[:, n] = logprob_entropy(logits, ids_B.repeat(views))
+        logprob_BN[:, n], entropy_BN[:, n] = softmax.logprob(ids_B.repeat(views)), softmax.entropy()
         if n < count - 1:
             embedding_BD = policy.embed_image(ids_B.unsqueeze(1)).squeeze(1)
             hidden = decoder.step(embedding_BD.repeat(views, 1))
@@ -78,8 +79,3 @@ def sample_images(
         logprobs[-batch:],
         entropies[-batch:],
     )
-
-
-def _logits(policy: JanusPolicy, features_BD: Tensor, temperature: float) -> Tensor:
-    """Tempered float32 logits; guidance before this affine layer is guidance behind it."""
-    return head_logits(features_BD, policy.model.model.generation_head.vision_head) / temperature

@@ -35,13 +35,18 @@ def token_noise(seeds: Sequence[int], phase: Phase, count: int) -> Tensor:
     return torch.from_numpy(noise_BT)
 
 
-def draw_tokens(logits_BV: Tensor, noise_B: Tensor) -> Tensor:
-    """The token at quantile ``noise_B`` of softmax(logits), B.
+def draw_tokens(weight_BV: Tensor, noise_B: Tensor) -> Tensor:
+    """The token at quantile ``noise_B`` of each row, B; weights need not sum to 1.
 
     The CDF is summed in float64: in float32 the tail of a large vocabulary is lost.
     """
-    cdf_BV = torch.softmax(logits_BV.float(), dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    cdf_BV = weight_BV.cumsum(dim=-1, dtype=torch.float64)
     total_B = cdf_BV[:, -1]
     # Below the total even after rounding: beyond it lies no token, only tokens of probability 0.
     target_B = torch.minimum(noise_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
     return torch.searchsorted(cdf_BV, target_B.unsqueeze(-1), right=True).squeeze(-1)
+
+
+def temper(logits_BV: Tensor, temperature: float) -> Tensor:
+    """Logits / temperature; at 1 nothing is computed, as a large vocabulary makes it felt."""
+    return logits_BV if temperature == 1.0 else logits_BV / temperature

@@ -27,7 +27,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.rotary_embedding import get_rope
 
-from policy.distribution import guide, head_logits, logprob_entropy
+from policy.distribution import Softmax, guide, head_logits
 from rollout.sampling import Phase, draw_tokens
 from rollout.vllm_requests import RowTask, RunningBatch, by_phase
 from rollout.vllm_vocabulary import NUM_CHANNELS, Vocabulary
@@ -107,12 +107,13 @@ class JanusForVllm(nn.Module):
         return torch.cat([hidden.view(len(input_ids), -1), predicts_image], dim=1)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor:
-        """Float32 logits, R V: of one drawn token a row, or where nothing is drawn, of all."""
+        """What the sampler and the log-prob columns read, float32, R V: a drawn token a row with
+        its records, or where nothing is drawn, the log-probs of all tokens."""
         flag_R = hidden_states[:, -1] > 0
         hidden_RSD = hidden_states[:, :-1].unflatten(1, (self.streams, -1))
         tasks = None if self.running_batch is None else self.running_batch.tasks()
         if tasks is None:
-            return self._conditional_logits(hidden_RSD[:, 0], flag_R)
+            return self._conditional_logprobs(hidden_RSD[:, 0], flag_R)
         return self._drawn(hidden_RSD, tasks)
 
     # Inside
@@ -137,19 +138,19 @@ class JanusForVllm(nn.Module):
     def _features(self, hidden: Tensor) -> Tensor:
         return self.head_activation(self.proj_out(hidden))
 
-    def _conditional_logits(self, hidden_RD: Tensor, is_image_R: Tensor) -> Tensor:
-        """Logits of the phase that each row is in; ids of the other are impossible."""
+    def _conditional_logprobs(self, hidden_RD: Tensor, is_image_R: Tensor) -> Tensor:
+        """Log-probs in the phase that each row is in; ids of the other are impossible."""
         shape = len(hidden_RD), self.vocabulary.size
-        logits_RV = torch.full(shape, -torch.inf, dtype=torch.float32, device=hidden_RD.device)
+        logprob_RV = torch.full(shape, -torch.inf, dtype=torch.float32, device=hidden_RD.device)
         num_text = self.vocabulary.num_text
-        text_RV = head_logits(hidden_RD, self.lm_head)
-        image_RV = head_logits(self._features(hidden_RD), self.vision_head)
+        text_RV = head_logits(hidden_RD, self.lm_head).log_softmax(-1)
+        image_RV = head_logits(self._features(hidden_RD), self.vision_head).log_softmax(-1)
         image_R1 = is_image_R.unsqueeze(1)
-        logits_RV[:, :num_text] = text_RV.masked_fill(image_R1, -torch.inf)
-        logits_RV[:, num_text : self.vocabulary.begin_of_image] = image_RV.masked_fill(
+        logprob_RV[:, :num_text] = text_RV.masked_fill(image_R1, -torch.inf)
+        logprob_RV[:, num_text : self.vocabulary.begin_of_image] = image_RV.masked_fill(
             ~image_R1, -torch.inf
         )
-        return logits_RV
+        return logprob_RV
 
     def _drawn(self, hidden_RSD: Tensor, tasks: list[RowTask]) -> Tensor:
         device = hidden_RSD.device
@@ -175,24 +176,27 @@ class JanusForVllm(nn.Module):
             head, first = self.vision_head, self.vocabulary.num_text
             features = self._features(hidden_RSD)
             conditional = features[:, 0]
-        conditional_RV = head_logits(conditional, head) / temperature_R1
         guided = phase is Phase.IMAGE and self.streams == 2
-        sampled_RV = conditional_RV
+        views = conditional
         if guided:
             guided_RD = guide(conditional, features[:, 1], scale_R1.to(features.dtype))
-            # Without guidance the two distributions are one to the last bit.
-            guided_RD = torch.where(scale_R1 == 1, conditional, guided_RD)
-            sampled_RV = head_logits(guided_RD, head) / temperature_R1
-        drawn_R = draw_tokens(sampled_RV, noise_R)
+            # One product for both distributions: the head's weights are read once.
+            views = torch.cat([conditional, guided_RD])
+            temperature_R1 = temperature_R1.repeat(2, 1)
+        logits = head_logits(views, head)
+        if any(task.request.temperature != 1 for task in tasks):
+            logits = logits / temperature_R1
+        softmax = Softmax.of(logits)
+        drawn_R = draw_tokens(softmax.weight_NV[-len(tasks) :], noise_R)
         forced = [(row, t.forced) for row, t in enumerate(tasks) if t.forced is not None]
         for row, token in forced:
             drawn_R[row] = token - first
-        logprob_R, entropy_R = logprob_entropy(conditional_RV, drawn_R)
-        records = [-logprob_R, entropy_R] * 2
-        if guided:
-            logprob_R, entropy_R = logprob_entropy(sampled_RV, drawn_R)
-            records[2:] = [-logprob_R, entropy_R]
-        return drawn_R + first, torch.stack(records, dim=1)
+        logprob = softmax.logprob(drawn_R.repeat(2 if guided else 1))
+        records = torch.stack([-logprob, softmax.entropy()], dim=1)
+        conditional_RK, sampled_RK = records[: len(tasks)], records[-len(tasks) :]
+        # Without guidance the two distributions are one to the last bit.
+        sampled_RK = torch.where(scale_R1 == 1, conditional_RK, sampled_RK)
+        return drawn_R + first, torch.cat([conditional_RK, sampled_RK], dim=1)
 
 
 class _Layer(nn.Module):

@@ -215,6 +215,8 @@ def _engine_arguments(config: RolloutConfig, dtype: torch.dtype) -> dict[str, An
         "enforce_eager": not on_gpu,
         "disable_log_stats": True,
         "seed": 0,
+        # Rows as the model gives them: no softmax over what is no distribution (see Vocabulary).
+        "logprobs_mode": "processed_logits",
     }
     if on_gpu:
         arguments |= {

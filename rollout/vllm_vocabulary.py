@@ -1,10 +1,11 @@
 """One vocabulary for both phases, and the columns that carry records out of vLLM.
 
-vLLM knows one vocabulary and returns ids with log-probs of ids. Ours holds the text ids, then the
+vLLM knows one vocabulary and returns ids with values of ids. Ours holds the text ids, then the
 image ids, then an alias of ``<begin_of_image>`` that can be read but never drawn, then one
-*channel* for each record of a token. A row of logits is 0 at the drawn token and minus infinity at
-all others; a channel holds -(1 + value) * 1e30, which leaves the softmax as it is to the last bit
-and comes back as the channel's "log-prob". float32 keeps a value to 1e-7 of 1 + value.
+*channel* for each record of a token. A row holds 1 at the drawn token, the records with their sign
+turned in the channels, and minus infinity elsewhere: records are not negative, so that a greedy
+sampler never draws a channel. vLLM is told to hand out rows as they are (``logprobs_mode``), and so
+the records come back to the last bit.
 
 Shape legend: R = rows, V = merged vocabulary, K = channels, T = tokens.
 """
@@ -23,7 +24,6 @@ from policy.types import FloatArray, IntArray
 
 # Surprisal (-log-prob, so that it is positive) and entropy: conditional, then guided.
 NUM_CHANNELS = 4
-_SCALE = 1e30
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Vocabulary:
         logits_RV = torch.full(
             (len(token_R), self.size), -torch.inf, dtype=torch.float32, device=token_R.device
         )
-        logits_RV.scatter_(1, token_R.unsqueeze(1), 0.0)
-        logits_RV[:, self.channels[0] :] = -(1 + record_RK) * _SCALE
+        logits_RV.scatter_(1, token_R.unsqueeze(1), 1.0)
+        logits_RV[:, self.channels[0] :] = -record_RK
         return logits_RV
 
     def records(self, logprobs: Sequence[dict[int, Any]]) -> FloatArray:
         """What the channels of a finished request hold, K T; the inverse of ``rows``."""
         held_KT = [[at[channel].logprob for at in logprobs] for channel in self.channels]
-        return (-np.asarray(held_KT) / _SCALE - 1).astype(np.float32)
+        return -np.asarray(held_KT, dtype=np.float32)

@@ -172,7 +172,7 @@ def test_each_phase_draws_from_its_own_noise() -> None:
     def first(prompt: np.ndarray, head: Callable[[Tensor], Tensor], phase: Phase, seed: int) -> int:
         ids = torch.from_numpy(prompt).long().unsqueeze(0)
         logits = head(policy.hidden_states(policy.embed_text(ids))[:, -1])
-        return int(draw_tokens(logits, token_noise([seed], phase, 1)[:, 0]))
+        return int(draw_tokens(logits.softmax(-1), token_noise([seed], phase, 1)[:, 0]))
 
     for t in sample():
         cot = first(t.cot_prompt_ids, policy.text_logits, Phase.COT, t.seed)

@@ -1,0 +1,60 @@
+"""One more token for every row: a Llama language model's step over a preallocated cache.
+
+The modules, and so the weights and the rounding, are transformers' own. What is left out is what
+transformers does around them for every token and layer: masks, cache bookkeeping, dispatch. For a
+small model that is most of the time.
+
+Shape legend: R = rows, H = heads, S = head size, D = hidden size, L = slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from rollout.kv_cache import PreallocatedCache
+
+
+def decode_step(
+    language_model: Any,
+    embedding_RD: Tensor,
+    mask_R11L: Tensor,
+    position_R1: Tensor,
+    cache: PreallocatedCache,
+) -> Tensor:
+    """Append a token to each row of the cache; the final hidden states, R D.
+
+    ``language_model`` is a ``LlamaModel``; ``mask_R11L`` is additive, over the filled slots and the
+    new one.
+    """
+    cos_R1S, sin_R1S = language_model.rotary_emb(embedding_RD, position_R1)
+    half = cos_R1S.shape[-1] // 2
+    # The sign of the half that turns to the front goes into the sine, once for all layers.
+    sin_R1S = torch.cat([-sin_R1S[..., :half], sin_R1S[..., half:]], dim=-1)
+
+    def rotated(states_RHS: Tensor) -> Tensor:
+        return states_RHS * cos_R1S + states_RHS.roll(half, dims=-1) * sin_R1S
+
+    hidden_RD = embedding_RD
+    for layer, slots in zip(language_model.layers, cache.rows, strict=True):
+        attention = layer.self_attn
+        normed_RD = layer.input_layernorm(hidden_RD)
+        query_RHS, key_RHS, value_RHS = (
+            projection(normed_RD).unflatten(-1, (-1, attention.head_dim))
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        keys, values = slots.update(rotated(key_RHS).unsqueeze(2), value_RHS.unsqueeze(2))
+        attended_RH1S = scaled_dot_product_attention(
+            rotated(query_RHS).unsqueeze(2),
+            keys,
+            values,
+            attn_mask=mask_R11L,
+            scale=attention.scaling,
+            enable_gqa=attention.num_key_value_groups > 1,
+        )
+        hidden_RD = hidden_RD + attention.o_proj(attended_RH1S.flatten(1))
+        hidden_RD = hidden_RD + layer.mlp(layer.post_attention_layernorm(hidden_RD))
+    return language_model.norm(hidden_RD)
