@@ -19,6 +19,7 @@ from torch import Tensor
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
 
 from policy.encoding import SpecialIds
 from policy.errors import UserError
@@ -120,8 +121,7 @@ class VllmServer:
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
                     assert isinstance(output, RequestOutput)
-                    if output.finished:
-                        self._add(finished(output.request_id, self._sampled(output)))
+                    self._add(finished(output.request_id, self._sampled(output)))
         except BaseException:
             self._drop_all()
             raise
@@ -174,9 +174,11 @@ class VllmServer:
                 max_tokens=request.count,
                 temperature=0,  # the model has drawn already
                 logprob_token_ids=self.vocabulary.channels,
+                flat_logprobs=True,  # lists of numbers: an object per token and record is slow
                 stop_token_ids=[] if request.forced else [self._eos],
                 ignore_eos=True,
                 detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
                 extra_args=request.extra_args(),
             )
             self._engine.add_request(name, {"prompt_token_ids": prompt}, params)

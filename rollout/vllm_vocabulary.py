@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from vllm.logprobs import FlatLogprobs
 
 from policy.types import FloatArray, IntArray
 
@@ -66,7 +66,8 @@ class Vocabulary:
         logits_RV[:, self.channels[0] :] = -record_RK
         return logits_RV
 
-    def records(self, logprobs: Sequence[dict[int, Any]]) -> FloatArray:
+    def records(self, held: FlatLogprobs) -> FloatArray:
         """What the channels of a finished request hold, K T; the inverse of ``rows``."""
-        held_KT = [[at[channel].logprob for at in logprobs] for channel in self.channels]
-        return -np.asarray(held_KT, dtype=np.float32)
+        # Of each token vLLM lists the drawn id and then the channels, in the order asked for.
+        rows_TK = np.asarray(held.logprobs, dtype=np.float32).reshape(-1, 1 + NUM_CHANNELS)
+        return -rows_TK[:, 1:].T
