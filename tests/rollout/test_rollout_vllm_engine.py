@@ -251,3 +251,28 @@ def test_wrong_buckets_change_nothing(engine: Any, break_slots: Any, message: st
         engine.load_weights(replace(weights, slots=break_slots(weights.slots)), 77)
     assert engine.identity().weight_version == version
     assert_same(sample(engine, GUIDED), before)
+
+
+def test_a_preempted_trajectory_is_the_same(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for two requests of four, vLLM drops some half way and reads them again: tokens
+    and records stay, as the noise of a token follows from its place."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    from rollout import vllm_server
+
+    arguments, preempt = vllm_server._engine_arguments, Scheduler._preempt_request
+    preempted: list[int] = []  # output tokens that a request had by then
+
+    def small_cache(*given: Any) -> dict[str, Any]:
+        return arguments(*given) | {"block_size": 32, "num_gpu_blocks_override": 5}
+
+    def recorded(self: Any, request: Any, *rest: Any, **more: Any) -> None:
+        preempted.append(request.num_output_tokens)
+        preempt(self, request, *rest, **more)
+
+    monkeypatch.setattr(vllm_server, "_engine_arguments", small_cache)
+    monkeypatch.setattr(Scheduler, "_preempt_request", recorded)
+    assert_same(sample(start(), GUIDED), transformers_sample(GUIDED, None))
+    assert sum(count > 0 for count in preempted) > 2
