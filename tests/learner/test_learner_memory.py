@@ -83,6 +83,9 @@ OFFLOADS = {
     "optimizer, ZeRO 1": dict(zero_stage=1, offload_optimizer=True),
     "optimizer, ZeRO 2": dict(zero_stage=2, offload_optimizer=True),
     "both, ZeRO 3": dict(zero_stage=3, offload_optimizer=True, offload_parameters=True),
+    "both, ZeRO 3, LoRA": dict(
+        zero_stage=3, offload_optimizer=True, offload_parameters=True, lora={"rank": 4}
+    ),
     "bfloat16": dict(zero_stage=2, offload_optimizer=True, dtype="bfloat16"),
 }
 
