@@ -2,6 +2,7 @@
 
     python -m benchmarks.rollout                  # the shapes model, then the wide one
     python -m benchmarks.rollout --model wide     # 576 image tokens, hidden 256, 4 layers
+    python -m benchmarks.rollout --threads 2      # both cores, seconds on the wall
     python -m benchmarks.rollout --model 1b --device cuda --dtype bfloat16
 
 All candidates generate whole trajectories (CoT, image tokens, pixels) of the same prompts with the
@@ -109,7 +110,7 @@ def measure(name: str, folder: Path, prompts: list[Prompt], options: argparse.Na
         flush=True,
     )
     calls = [recorded(candidate) for candidate in runs]
-    seconds = interleave(calls, options.rounds, clock_of(options.device))
+    seconds = interleave(calls, options.rounds, clock_of(options.device, options.threads))
     for column, candidate in enumerate(runs):
         own = seconds[:, column]
         images = np.median(np.array(work[candidate].images) / own)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 Clock = Callable[[], float]
 
 
-def clock_of(device: str) -> Clock:
-    """CPU seconds of this process on a CPU, which other processes hardly touch; on a GPU seconds
-    on the wall, once it has finished what it was given."""
-    return time.process_time if device == "cpu" else wall_clock
+def clock_of(device: str, threads: int = 1) -> Clock:
+    """CPU seconds of this process for one thread, which other processes hardly touch; on a GPU, and
+    for several threads, which are to overlap, seconds on the wall."""
+    return time.process_time if device == "cpu" and threads == 1 else wall_clock
 
 
 def wall_clock() -> float:
