@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from learner.collectives import gathered
 from learner.config import LoraConfig
-from learner.distributed import gathered
 from policy.janus import JanusPolicy
 
 _NAME = "default"  # peft's, and part of its parameters' names

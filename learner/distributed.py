@@ -1,4 +1,4 @@
-"""The ranks' common ground: process group, DeepSpeed's settings, exchange, gathered parameters.
+"""The ranks' common ground: process group and DeepSpeed's settings.
 
 Failure policy: a collective whose peer died or does not come raises within the group's timeout;
 the group is then beyond use, and its owner tears all ranks down.
@@ -10,23 +10,17 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
 from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.settings import Place
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-
-GATHER_BYTES = 512 * 2**20  # of full parameters alive at a time while sharded ones are collected
-
-T = TypeVar("T")
 
 
 def join(place: Place, config: LearnerConfig) -> torch.device:
@@ -112,42 +106,3 @@ def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings
-
-
-def exchange(value: T) -> list[T]:
-    """Every rank's value, in order of rank, on every rank."""
-    if dist.get_world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def gathered(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
-    """Full tensors of parameters, sharded or not; every rank must exhaust it.
-
-    Sharded ones are collected in groups of bounded size and copied to the CPU.
-    """
-    for part in _groups(parameters):
-        if not any(hasattr(parameter, "ds_id") for _, parameter in part):
-            yield from ((name, parameter.detach()) for name, parameter in part)
-            continue
-        with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
-            full = [(name, parameter.detach().cpu().clone()) for name, parameter in part]
-        yield from full
-
-
-def _groups(
-    parameters: Iterable[tuple[str, nn.Parameter]],
-) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    part: list[tuple[str, nn.Parameter]] = []
-    size = 0
-    for name, parameter in parameters:
-        count = getattr(parameter, "ds_numel", parameter.numel())
-        if part and size + count * parameter.element_size() > GATHER_BYTES:
-            yield part
-            part, size = [], 0
-        part.append((name, parameter))
-        size += count * parameter.element_size()
-    if part:
-        yield part

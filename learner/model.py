@@ -5,7 +5,6 @@ Shape legend: B = trajectories, T = CoT columns then image columns.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,20 +16,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration
 
-from learner.adapter import Adapter
-from learner.distributed import deepspeed_settings, gathered
-from learner.scoring import ScoringModule, entropy_kernel, logprob_kernel
+from learner.collectives import gathered
+from learner.distributed import deepspeed_settings
+from learner.passes import Passes, adamw
+from learner.scoring import ScoringModule
 from learner.settings import LearnerSettings
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
-from policy.probe import probe_batch
 from policy.scoring import plain_kernel
-from policy.sequences import TrajectoryBatch
 
 _TAG = "deepspeed"
 
 
-class TrainedModel:
+class TrainedModel(Passes):
     """Scores, gradients, optimizer steps and state of one rank's share of the model."""
 
     def __init__(
@@ -40,57 +38,15 @@ class TrainedModel:
         settings: LearnerSettings,
         device: torch.device,
     ) -> None:
+        super().__init__(policy, special, settings, device)
         config = self._config = settings.learner
-        guided = settings.algorithm.trained_distribution == "guided"
-        self._distribution = settings.guidance_scale if guided else None, settings.temperature
-        self.device = device
-        policy.to(device)
-        self._probe = probe_batch(policy, special)
-        self.adapter: Adapter | None = None
-        self.reference: JanusPolicy | None = None  # with an adapter, the policy without it
-        if config.lora is not None:
-            self.adapter = Adapter(policy, config.lora, settings.checkpoint, settings.seed)
-        else:
-            self.reference = _reference(policy, config.zero_stage)
-            self._reference_scoring = ScoringModule(self.reference)
-        if config.gradient_checkpointing:
-            _recompute_activations(policy)
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in policy.parameters() if parameter.requires_grad],
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True if config.offload_optimizer else None,
-        )
         self._engine: Any = deepspeed.initialize(
             model=ScoringModule(policy),
-            optimizer=optimizer,
+            optimizer=adamw(policy.parameters(), config),
             config=deepspeed_settings(config, policy.model.lm_head.in_features),
             dist_init_required=False,
         )[0]
-
-    # Forward
-
-    def scores(self, batch: TrajectoryBatch, with_entropy: bool) -> tuple[Tensor, Tensor]:
-        """(logprob_BT with gradient, entropy_BT, NaN unless asked for), in nats."""
-        kernel = entropy_kernel if with_entropy else logprob_kernel
-        return self._engine(batch, kernel, *self._distribution)
-
-    @torch.no_grad()
-    def entropies(self, batch: TrajectoryBatch | None) -> Tensor:
-        """entropy_BT in nats under the weights as they stand.
-
-        ``None`` stands in for a batch on a rank that has none left: collectives must match.
-        """
-        return self.scores(batch or self._probe, with_entropy=True)[1]
-
-    @torch.no_grad()
-    def reference_logprobs(self, batch: TrajectoryBatch) -> Tensor:
-        """logprob_BT of the same tokens under the frozen reference."""
-        if self.adapter is None:
-            return self._reference_scoring(batch, logprob_kernel, *self._distribution)[0]
-        with self.adapter.off():
-            return self.scores(batch, with_entropy=False)[0]
+        self._scoring = self._engine
 
     @torch.no_grad()
     def probe_logprob(self) -> float:
@@ -110,14 +66,6 @@ class TrainedModel:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
 
-    def backward_nothing(self, last: bool) -> None:
-        """Stand in for a micro-batch on a rank that has none left: collectives must match."""
-        if self.adapter is not None:
-            self.reference_logprobs(self._probe)
-        self._engine.set_gradient_accumulation_boundary(last)
-        logprob_BT, _ = self.scores(self._probe, with_entropy=False)
-        self._engine.backward(logprob_BT.sum() * 0.0, scale_wrt_gas=False)
-
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the global gradient norm before clipping."""
         for group in self._engine.optimizer.param_groups:
@@ -133,10 +81,6 @@ class TrainedModel:
         return float(grad_norm)
 
     # State
-
-    @property
-    def _policy(self) -> JanusPolicy:
-        return self._engine.module.policy
 
     def shell(self) -> JanusForConditionalGeneration:
         """The model without weights, on the meta device; they are ``model_tensors``."""
@@ -178,22 +122,3 @@ class TrainedModel:
     def close(self) -> None:
         """Release what DeepSpeed holds globally."""
         self._engine.destroy()
-
-
-def _reference(policy: JanusPolicy, zero_stage: int) -> JanusPolicy:
-    """A frozen copy, made while every parameter is whole: ZeRO-3 leaves nothing to share."""
-    if zero_stage == 3:
-        return copy.deepcopy(policy).requires_grad_(False)
-    return policy.frozen_reference()
-
-
-def _recompute_activations(policy: JanusPolicy) -> None:
-    """Gradient checkpointing of the decoder layers.
-
-    transformers does it in training mode alone, which the policy never is in. A decoder layer's own
-    flag, without its children's, switches that and nothing else.
-    """
-    language_model = policy.model.model.language_model
-    language_model.gradient_checkpointing_enable({"use_reentrant": False})
-    for layer in language_model.layers:
-        layer.training = True

@@ -46,7 +46,7 @@ def test_guided_training_moves_the_guided_log_probs(make_rank, sampled):
         learning_rate=1e-3,
     )
     batch = split_over_ranks([TrainingGroup(g, (1.0, 1.0, 1.0)) for g in sampled], 1)[0]
-    (micro,) = rank._micro_batches(scored_trajectories(batch))
+    (micro,) = rank._updater.micro_batches(scored_trajectories(batch), 0)
     before_BT, _ = rank._model.scores(micro.tokens, with_entropy=False)
     rank.update(batch)
     after_BT, _ = rank._model.scores(micro.tokens, with_entropy=False)

@@ -64,7 +64,7 @@ def test_checkpointed_activations_are_not_kept(make_rank, batch):
     kept = []
     for checkpointing in (False, True):
         rank = make_rank(gradient_checkpointing=checkpointing)
-        tokens = rank._micro_batches(scored_trajectories(at(batch, 0)))[0].tokens
+        tokens = rank._updater.micro_batches(scored_trajectories(at(batch, 0)), 0)[0].tokens
         parameters = {p.data_ptr() for p in rank._model._policy.parameters()}
         saved = {}
 

@@ -1,0 +1,57 @@
+"""What ranks give each other: values of any kind, and the whole of parameters that are sharded.
+
+A process without a process group is a group of one, and needs no DeepSpeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+GATHER_BYTES = 512 * 2**20  # of full parameters alive at a time while sharded ones are collected
+
+T = TypeVar("T")
+
+
+def exchange(value: T) -> list[T]:
+    """Every rank's value, in order of rank, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def gathered(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
+    """Full tensors of parameters, sharded or not; every rank must exhaust it.
+
+    Sharded ones are collected in groups of bounded size and copied to the CPU.
+    """
+    for part in _groups(parameters):
+        if not any(hasattr(parameter, "ds_id") for _, parameter in part):
+            yield from ((name, parameter.detach()) for name, parameter in part)
+            continue
+        import deepspeed  # here: nobody else shards
+
+        with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
+            full = [(name, parameter.detach().cpu().clone()) for name, parameter in part]
+        yield from full
+
+
+def _groups(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    part: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in parameters:
+        count = getattr(parameter, "ds_numel", parameter.numel())
+        if part and size + count * parameter.element_size() > GATHER_BYTES:
+            yield part
+            part, size = [], 0
+        part.append((name, parameter))
+        size += count * parameter.element_size()
+    if part:
+        yield part

@@ -1,0 +1,154 @@
+"""One optimizer step of one rank, on whatever carries its gradients: no Ray and no DeepSpeed here.
+
+All ranks make the same calls in the same order, and exchange what depends on the whole batch.
+Shape legend: B = trajectories, T = CoT columns then image columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from learner.batch import (
+    GroupSlice,
+    MicroBatch,
+    ScoredTrajectory,
+    cut_micro_batches,
+    micro_batch,
+    scored_trajectories,
+)
+from learner.collectives import exchange
+from learner.loss_metrics import Metrics, add_metrics, finish_metrics
+from learner.passes import Passes
+from learner.schedule import learning_rate
+from learner.settings import LearnerSettings
+from learner.step import (
+    BatchSize,
+    ShareSize,
+    bonus_lambda,
+    micro_batch_budget_terms,
+    micro_batch_loss,
+    normalised_entropy,
+    trajectory_metrics,
+)
+from policy.encoding import SpecialIds
+
+
+class Updater:
+    """From a rank's share of a batch to new weights."""
+
+    def __init__(self, model: Passes, settings: LearnerSettings, special: SpecialIds) -> None:
+        self._model = model
+        self._settings = settings
+        self._algorithm = settings.algorithm
+        self._special = special
+
+    def update(self, slices: Sequence[GroupSlice], weight_version: int) -> dict[str, float]:
+        """One optimizer step on the batch whose slices the ranks hold; the batch's metrics.
+
+        Raises ValueError for an empty batch or a trajectory newer than the weights, and
+        FloatingPointError when the gradient is not finite: these weights are then lost.
+        """
+        scored = scored_trajectories(slices)
+        batches = self.micro_batches(scored, weight_version)
+        size = _batch_size(scored, batches, weight_version)
+        entropies, lambda_b = self._calibrate(batches, size)
+        parts = [trajectory_metrics(scored, weight_version)]
+        loss_sum = 0.0
+        for index in range(size.micro_batches):
+            last = index == size.micro_batches - 1
+            if index >= len(batches):
+                self._model.backward_nothing(last)
+                continue
+            batch = batches[index]
+            # First, so that nothing comes between the training pass and its backward pass.
+            reference_BT = self._model.reference_logprobs(batch.tokens)
+            logprob_BT, entropy_BT = self._model.scores(batch.tokens, self._entropy_from_training)
+            if self._entropy_from_training:
+                entropies[index] = self._normalised(entropy_BT, batch)
+            loss, metrics = micro_batch_loss(
+                batch,
+                logprob_BT,
+                reference_BT,
+                entropies[index],
+                self._algorithm,
+                size.counts,
+                lambda_b,
+            )
+            self._model.backward(loss, last)
+            loss_sum += float(loss.detach())
+            parts.append(metrics)
+        rate = learning_rate(self._settings.learner, weight_version, self._settings.total_steps)
+        grad_norm = self._model.step(rate)
+        if not math.isfinite(grad_norm):
+            raise FloatingPointError(f"gradient norm {grad_norm} in update {weight_version}")
+        row = _whole_batch(parts, loss_sum)
+        row |= {"grad_norm": grad_norm, "learning_rate": rate, "tokens/trained": size.counts.tokens}
+        return row if lambda_b is None else row | {"lambda_b": lambda_b}
+
+    def micro_batches(
+        self, scored: Sequence[ScoredTrajectory], weight_version: int
+    ) -> list[MicroBatch]:
+        """The rank's share as tensors on the model's device."""
+        guided = self._algorithm.trained_distribution == "guided"
+        return [
+            micro_batch(part, self._special, weight_version, guided, self._model.device)
+            for part in cut_micro_batches(scored, self._settings.learner.micro_batch_size)
+        ]
+
+    @property
+    def _entropy_from_training(self) -> bool:
+        """Whether entropies are read off the training forward pass."""
+        return self._algorithm.modalities != "none" and not self._algorithm.calibrated
+
+    def _calibrate(
+        self, batches: Sequence[MicroBatch], size: BatchSize
+    ) -> tuple[list[Tensor], float | None]:
+        """Normalised entropies known before the training pass, and lambda_B where a rule has one.
+
+        Recorded at rollout they are those of the weights being trained, unless some rollouts are
+        stale. Without calibration they serve the metrics of plain GRPO, or are replaced.
+        """
+        entropies = [self._normalised(batch.recorded_entropy_BT, batch) for batch in batches]
+        if not self._algorithm.calibrated:
+            return entropies, None
+        if size.stale:
+            for index in range(size.micro_batches):
+                batch = batches[index] if index < len(batches) else None
+                entropy_BT = self._model.entropies(batch.tokens if batch else None)
+                if batch:
+                    entropies[index] = self._normalised(entropy_BT, batch)
+        terms = [
+            micro_batch_budget_terms(batch, entropy_BT, self._algorithm)
+            for batch, entropy_BT in zip(batches, entropies, strict=True)
+        ]
+        everyones = [part for share in exchange(terms) for part in share]
+        return entropies, bonus_lambda(everyones, self._algorithm)
+
+    def _normalised(self, entropy_BT: Tensor, batch: MicroBatch) -> Tensor:
+        return normalised_entropy(entropy_BT, batch, *self._model.vocab_sizes)
+
+
+def _batch_size(
+    scored: Sequence[ScoredTrajectory], batches: Sequence[MicroBatch], weight_version: int
+) -> BatchSize:
+    versions = [item.trajectory.weight_version for item in scored]
+    if versions and max(versions) > weight_version:
+        raise ValueError(f"a trajectory of weights {max(versions)}, at {weight_version}")
+    share = ShareSize(
+        tokens=sum(item.trajectory.num_tokens for item in scored),
+        sequences=len(scored),
+        micro_batches=len(batches),
+        stale=any(version < weight_version for version in versions),
+    )
+    return BatchSize.of(exchange(share))
+
+
+def _whole_batch(parts: Sequence[Metrics], loss_sum: float) -> dict[str, float]:
+    """Metrics of all ranks together, under the names of a metrics row."""
+    share = {name: value.cpu() for name, value in add_metrics(parts).items()}
+    shares = exchange((share, loss_sum))
+    row = finish_metrics(add_metrics(metrics for metrics, _ in shares))
+    return row | {"loss": sum(loss for _, loss in shares)}
