@@ -18,34 +18,33 @@ from __future__ import annotations
 
 import argparse
 import sys
-import weakref
 from collections.abc import Callable
-from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.nn import functional
 
+from benchmarks.storage_log import MIB, StorageLog
 from benchmarks.timing import Interval, clock_of, interleave
 from learner.kernels import linear_logprob_entropy
-from policy.distribution import wide_product
 from policy.runtime import tune_process
 
-MIB = 2**20
 TOLERANCE = 1e-5  # of float32 gradients, relative to the largest
 COMPARED = ("log-probs", "entropies", "hidden gradients", "weight gradients")
 Path = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def full_logprob_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """All logits at once, as usually written: they are kept until the end, and the entropy is taken
-    under autograd."""
-    logits_NV = wide_product(hidden_ND, weight_VD.T, torch.float32)
+    under autograd.
+
+    16-bit logits are rounded, as in public code (and their product is slow on most CPUs): one of
+    16 bits into float32, which the kernel uses, has no derivative on a GPU.
+    """
+    logits_NV = functional.linear(hidden_ND, weight_VD, bias_V).float()
     logprob_NV = torch.log_softmax(logits_NV, dim=-1)
     entropy_N = -(logprob_NV.exp() * logprob_NV).sum(dim=-1)
     return logprob_NV.gather(1, target_N[:, None])[:, 0], entropy_N.detach()
@@ -63,7 +62,7 @@ def lean_logprob_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The same with care for memory: the entropy needs no gradient, and keeps nothing for one."""
-    logprob_NV = torch.log_softmax(wide_product(hidden_ND, weight_VD.T, torch.float32), dim=-1)
+    logprob_NV = torch.log_softmax(functional.linear(hidden_ND, weight_VD).float(), dim=-1)
     with torch.no_grad():
         entropy_N = -torch.linalg.vecdot(logprob_NV.exp(), logprob_NV)
     return logprob_NV.gather(1, target_N[:, None])[:, 0], entropy_N
@@ -74,46 +73,6 @@ PATHS: dict[str, Path] = {
     "our kernel": kernel_logprob_entropy,
     "full, with care for memory": lean_logprob_entropy,
 }
-
-
-class StorageLog(TorchDispatchMode):
-    """Follows the storages that operations make: their sizes, and when each comes and goes."""
-
-    def __init__(self, *known: Tensor) -> None:
-        super().__init__()
-        self._alive = {_place(tensor): -1 for tensor in known}
-        self._events: list[tuple[int, int]] = []  # (number of a storage, bytes more or fewer)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _place(leaf) not in self._alive:
-                self._follow(leaf.untyped_storage())
-        return result
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        place, number, size = storage.data_ptr(), len(self._events), storage.nbytes()
-        if size == 0:
-            return
-        self._alive[place] = number
-        self._events.append((number, size))
-        weakref.finalize(storage, self._let_go, place, number, size)
-
-    def _let_go(self, place: int, number: int, size: int) -> None:
-        del self._alive[place]
-        self._events.append((number, -size))
-
-    def peak(self, *left_behind: Tensor | None) -> int:
-        """Most bytes alive at once, those of ``left_behind`` not counted."""
-        excluded = {self._alive[_place(tensor)] for tensor in left_behind if tensor is not None}
-        sizes = [size for number, size in self._events if number not in excluded]
-        return max(accumulate(sizes, initial=0))
-
-
-def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -18,7 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from policy.encoding import BEGIN_OF_IMAGE
+from policy.encoding import BEGIN_OF_IMAGE, SpecialIds
+from policy.janus import JanusPolicy
 from policy.original_config import IMAGE_TOKENIZERS, VISION_TOWERS
 from policy.types import Prompt
 
@@ -76,6 +77,15 @@ def random_config(size: str) -> JanusConfig:
         ),
         tie_word_embeddings=False,
     )
+
+
+def random_policy(size: str, dtype: torch.dtype, device: str) -> tuple[JanusPolicy, SpecialIds]:
+    """A policy of a size in ``SIZES`` made where it works, with no checkpoint in between."""
+    torch.manual_seed(_SEED)
+    with torch.device(device):
+        model = JanusForConditionalGeneration._from_config(random_config(size), dtype=dtype)
+    bos, eos, pad, begin = map(_SPECIAL.index, ("<bos>", "<eos>", "<pad>", BEGIN_OF_IMAGE))
+    return JanusPolicy(model), SpecialIds(bos, eos, pad, begin)
 
 
 def save_random_checkpoint(size: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:

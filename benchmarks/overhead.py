@@ -22,12 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.synthetic import STILL, rewarded
 from benchmarks.timing import Interval, interleave
-from learner.advantages import group_advantages
 from learner.batch import (
     GroupSlice,
     MicroBatch,
-    TrainingGroup,
     cut_micro_batches,
     micro_batch,
     scored_trajectories,
@@ -82,14 +81,7 @@ def sampled_batch(config: RunConfig) -> list[GroupSlice]:
         GenerationRequest(p, tuple(derived_seed(i, j) for j in range(config.rollout.group_size)))
         for i, p in enumerate(chosen)
     ]
-    rng = np.random.default_rng(0)
-    batch = []
-    for group in engine.generate(requests):
-        rewards = rng.normal(size=len(group.trajectories)).tolist()
-        advantages = group_advantages(rewards, minimum_survivors=2) or []
-        source = TrainingGroup(group, tuple(advantages))
-        batch.append(GroupSlice(source, tuple(range(len(advantages)))))
-    return batch
+    return rewarded(engine.generate(requests))
 
 
 def measure_step(pairs: int) -> None:
@@ -100,8 +92,7 @@ def measure_step(pairs: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # A learning rate near 0: both keep seeing the same weights, and the same work.
-    learner = LearnerConfig(**(config.learner.model_dump() | {"learning_rate": 1e-12}))
+    learner = LearnerConfig(**(config.learner.model_dump() | {"learning_rate": STILL}))
 
     def rank(**algorithm: str) -> Callable[[], object]:
         built = LearnerRank(

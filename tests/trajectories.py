@@ -11,7 +11,7 @@ from tiny import tiny_tokenizer
 
 from policy.encoding import SpecialIds, special_ids
 from policy.janus import JanusPolicy
-from policy.scoring import TokenScores, score_trajectories
+from policy.scoring import LogprobKernel, TokenScores, plain_kernel, score_trajectories
 from policy.sequences import collate
 from policy.types import Group, Prompt, Trajectory
 
@@ -25,23 +25,29 @@ def random_groups(
     weight_version: int = 0,
     guidance_scale: float = 1.0,
     special: SpecialIds = TINY_SPECIAL,
+    prompt_lengths: tuple[int, int] = (5, 9),
+    kernel: LogprobKernel = plain_kernel,
 ) -> list[Group]:
-    """One group per row of ``cot_lengths``, one trajectory per entry, of prompts of 5 to 9 tokens.
+    """One group per row of ``cot_lengths``, one trajectory per entry, of prompts whose lengths lie
+    in ``prompt_lengths``, BOS apart.
 
-    Tokens are uniformly random; log-probs and entropies are what ``policy`` gives them, the guided
-    ones under ``guidance_scale``.
+    Tokens are uniformly random; log-probs and entropies are what ``policy`` gives them by
+    ``kernel``, the guided ones under ``guidance_scale``.
     """
     rng = np.random.Generator(np.random.Philox(seed))
     groups = []
     for number, lengths in enumerate(cot_lengths):
         prompt = Prompt(id=f"random:{number}", text="a red circle", task_type="color")
-        prompt_ids = _text(rng, policy, special, int(rng.integers(5, 10)))
+        prompt_ids = _text(
+            rng, policy, special, int(rng.integers(prompt_lengths[0], prompt_lengths[1] + 1))
+        )
         bare = [
             _trajectory(rng, policy, special, prompt_ids, prompt.id, index, count)
             for index, count in enumerate(lengths)
         ]
         fresh = [replace(item, weight_version=weight_version) for item in bare]
-        groups.append(Group(prompt, tuple(_recorded(fresh, policy, special, guidance_scale))))
+        recorded = _recorded(fresh, policy, special, guidance_scale, kernel)
+        groups.append(Group(prompt, tuple(recorded)))
     return groups
 
 
@@ -93,15 +99,17 @@ def _recorded(
     policy: JanusPolicy,
     special: SpecialIds,
     guidance_scale: float,
+    kernel: LogprobKernel,
 ) -> list[Trajectory]:
-    batch = collate(trajectories, special)
-    conditional = score_trajectories(policy, batch)
-    guided = score_trajectories(policy, batch, guidance_scale=guidance_scale)
+    batch = collate(trajectories, special).to(policy.device)
+    conditional = score_trajectories(policy, batch, kernel=kernel)
+    guided = score_trajectories(policy, batch, guidance_scale=guidance_scale, kernel=kernel)
     longest = batch.cot.mask_BT.shape[1]
 
     def rows(scores: TokenScores, row: int, cot: bool) -> tuple[np.ndarray, np.ndarray]:
         columns = slice(0, len(trajectories[row].cot_ids)) if cot else slice(longest, None)
-        return scores.logprob_BT[row, columns].numpy(), scores.entropy_BT[row, columns].numpy()
+        values = scores.logprob_BT[row, columns], scores.entropy_BT[row, columns]
+        return values[0].cpu().numpy(), values[1].cpu().numpy()
 
     recorded = []
     for row, item in enumerate(trajectories):

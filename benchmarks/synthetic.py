@@ -1,0 +1,63 @@
+"""Batches for a learner that needs no sampling: random tokens, rewards out of a hat."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from learner.advantages import group_advantages
+from learner.batch import GroupSlice, TrainingGroup
+from learner.scoring import entropy_kernel
+from policy.encoding import SpecialIds
+from policy.janus import JanusPolicy
+from policy.types import Group
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from trajectories import random_groups
+
+STILL = 1e-12  # a learning rate: all who are compared keep seeing the same weights, the same work
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What is random about a batch, and what is not."""
+
+    prompts: int
+    group_size: int
+    cot: int  # tokens of the longest CoT; the shortest has half of them
+    prompt: tuple[int, int]  # tokens of the shortest and the longest prompt, BOS apart
+
+
+def random_batch(
+    policy: JanusPolicy, special: SpecialIds, shape: BatchShape, guidance_scale: float
+) -> list[GroupSlice]:
+    """Random CoTs and images, with the records of the policy's own forward pass."""
+    counts = np.random.default_rng(0).integers(
+        (shape.cot + 1) // 2, shape.cot + 1, size=(shape.prompts, shape.group_size)
+    )
+    groups = random_groups(
+        policy,
+        counts.tolist(),
+        guidance_scale=guidance_scale,
+        special=special,
+        prompt_lengths=shape.prompt,
+        kernel=entropy_kernel,
+    )
+    return rewarded(groups)
+
+
+def rewarded(groups: Iterable[Group]) -> list[GroupSlice]:
+    """The groups with the advantages of normally distributed rewards, as one rank's share."""
+    rng = np.random.default_rng(0)
+    batch = []
+    for group in groups:
+        rewards = rng.normal(size=len(group.trajectories)).tolist()
+        advantages = group_advantages(rewards, minimum_survivors=2) or []
+        batch.append(
+            GroupSlice(TrainingGroup(group, tuple(advantages)), tuple(range(len(advantages))))
+        )
+    return batch
