@@ -4,8 +4,8 @@ Failure policy. A call has a deadline (``timeout_s``). A worker that dies or mis
 and replaced, and its batch goes to another worker; so do the trajectories that a reward failed
 transiently. After ``retries`` further attempts they fail, with the last reason. A worker that
 must be replaced more than ``restarts`` times without scoring anything stops the run
-(``WorkerFailed``). What a killed worker may still have answered is never read, so nothing is
-counted twice.
+(``WorkerFailed``), and so does one that Ray has no room for at the start. What a killed worker may
+still have answered is never read, so nothing is counted twice.
 
 Determinism. Batches are cut and dealt out by position alone, and a retried batch is never merged
 with another: without faults, every run scores the same images together on the same worker.
@@ -24,7 +24,7 @@ from typing import Any
 import ray
 
 from orchestrator.pools import GroupRef
-from orchestrator.waiting import WorkerFailed, one_line, wait_all
+from orchestrator.waiting import WorkerFailed, WorkerLate, one_line, wait_all
 from policy.errors import UserError
 from policy.types import RewardFailure, RewardResult
 from rewards.config import CacheConfig, RewardConfig
@@ -100,9 +100,21 @@ class RewardPool:
         self._advanced_at = -math.inf
 
     def wait_ready(self) -> None:
-        """Block until every worker has built its reward."""
+        """Block until every worker has built its reward.
+
+        Raises ``WorkerFailed``; for a worker that Ray found no place for, with what it asks for.
+        """
+        # Answered as soon as the process runs: before the reward is built, which takes longer.
+        placed = [worker.actor.__ray_ready__.remote() for worker in self.workers]
         ready = [worker.actor.ready.remote() for worker in self.workers]
-        wait_all(ready, [worker.name for worker in self.workers], self._start_timeout_s)
+        try:
+            wait_all(ready, [worker.name for worker in self.workers], self._start_timeout_s)
+        except WorkerLate:
+            _, waiting = ray.wait(placed, num_returns=len(placed), timeout=0)
+            if not waiting:
+                raise
+            worker = self.workers[placed.index(waiting[0])]
+            raise WorkerFailed(f"{worker.name} {self._without_place()}") from None
 
     def begin(self, groups: Sequence[GroupRef]) -> None:
         """Expect these groups; each is scored after it was ``add``-ed."""
@@ -179,6 +191,17 @@ class RewardPool:
             if batch is not None:
                 worker.restarts = 0
                 self._record(batch, reply)
+
+    def _without_place(self) -> str:
+        """What is said of a worker whose process does not run at the end of the deadline."""
+        config, free = self.config, ray.available_resources()
+        installing = "; packages of its runtime_env may still be installing"
+        return (
+            f"was given no place by Ray within {self._start_timeout_s:g} s:"
+            f" it asks for {config.cpus_per_worker:g} CPUs and {config.gpus_per_worker:g} GPUs,"
+            f" of which {free.get('CPU', 0):g} and {free.get('GPU', 0):g} are free"
+            f"{installing if config.runtime_env.pip else ''}"
+        )
 
     def _cut(self) -> None:
         """Make a batch of the groups that have waited longest."""

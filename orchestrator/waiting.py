@@ -15,10 +15,15 @@ class WorkerFailed(Exception):
     """A worker died, raised, or did not answer in time; the message names it."""
 
 
+class WorkerLate(WorkerFailed):
+    """A worker did not answer in time."""
+
+
 def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: float) -> list[Any]:
     """The results in order, all within one deadline.
 
-    Raises ``WorkerFailed`` that names the first worker that failed or the one still silent.
+    Raises ``WorkerFailed`` that names the first worker that failed, ``WorkerLate`` the one still
+    silent.
     """
     deadline = time.monotonic() + timeout_s
     results = []
@@ -26,13 +31,15 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
         try:
             results.append(ray.get(ref, timeout=max(0.0, deadline - time.monotonic())))
         except ray.exceptions.GetTimeoutError:
-            raise WorkerFailed(f"{name} did not answer within {timeout_s:g} s") from None
+            raise WorkerLate(f"{name} did not answer within {timeout_s:g} s") from None
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             raise WorkerFailed(f"{name} failed: {error.cause!r}") from error
         except ray.exceptions.RayActorError as error:
             raise WorkerFailed(f"{name} died: {one_line(error)}") from error
+        except ray.exceptions.RuntimeEnvSetupError as error:
+            raise WorkerFailed(f"{name} was not started: {one_line(error)}") from None
         except ray.exceptions.RayError as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise WorkerFailed(f"the answer of {name} is lost: {reason}") from error
@@ -41,4 +48,7 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
 
 def one_line(error: Exception) -> str:
     """What Ray says happened, without its paragraph of what else it might have been."""
+    if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
+        # Ray's traceback and all that pip said; pip's last line is the reason.
+        return f"its runtime_env cannot be prepared: {str(error).strip().splitlines()[-1].strip()}"
     return " ".join(str(error).split()).partition(" Some common causes include")[0]

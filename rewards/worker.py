@@ -10,6 +10,7 @@ Nothing here imports torch: a reward that needs none starts quickly and stays sm
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,10 @@ class RewardWorker:
 
     def __init__(self, config: RewardConfig, cache: CacheConfig) -> None:
         keep_freed_memory()
+        if not config.gpus_per_worker:
+            # Ray hides from a worker the GPUs of others, but hides none from one without a share.
+            variables = config.runtime_env.env_vars
+            os.environ["CUDA_VISIBLE_DEVICES"] = variables.get("CUDA_VISIBLE_DEVICES", "")
         self._config = config
         self._cache = cache
         self._built: RewardScorer | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -15,8 +16,13 @@ private_environment()
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A real Ray cluster on loopback; actors of all tests share it."""
+    """A real Ray cluster on loopback with one logical GPU; actors of all tests share it."""
     from orchestrator.cluster import ray_cluster as start
 
-    with start(num_cpus=8, object_store_mb=256):
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as environment:
+            # Whatever this machine has or hides: Ray counts a GPU that no test computes on.
+            environment.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 1}')
+            environment.setenv("CUDA_VISIBLE_DEVICES", "0")
+            stack.enter_context(start(num_cpus=8, object_store_mb=256))
         yield

@@ -6,6 +6,8 @@ Workers are replaced and share no memory, so what happens once is remembered as 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import math
 import os
 import signal
 import time
@@ -49,6 +51,48 @@ class Brightness:
     def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
         detail = {"pid": float(os.getpid()), "scale": float(os.environ.get("SCALE", "nan"))}
         return [Score(brightness(image), detail) for image in images]
+
+
+class Sees:
+    """1 where an environment variable has this value (None: is not set), else 0."""
+
+    def __init__(self, variable: str, value: str | None) -> None:
+        self.variable = variable
+        self.value = value
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        return [Score(float(os.environ.get(self.variable) == self.value))] * len(images)
+
+
+class CanImport:
+    """1 where a module can be imported, else 0."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        return [Score(float(importlib.util.find_spec(self.module) is not None))] * len(images)
+
+
+class SlowToBuild:
+    """Never done with loading its model."""
+
+    def __init__(self) -> None:
+        time.sleep(LONG_S)
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        raise AssertionError("it was never built")
+
+
+class NotANumber:
+    """The mean byte, and NaN for the images whose mean byte is one of ``values``."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self.values = values
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        means = [brightness(image) for image in images]
+        return [Score(math.nan if mean in self.values else mean) for mean in means]
 
 
 class Faulty:

@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 
 from evaluation.summary import ScoredGroup
 from orchestrator.pools import GroupRef
-from orchestrator.scoring import RewardPools
 from orchestrator.waiting import WorkerFailed
 from policy.errors import UserError
-from policy.types import Group, Prompt, RewardFailure, Score
-from rewards.config import CacheConfig, RewardConfig, RuntimeEnvironment
+from policy.types import Group, RewardFailure, Score
+from rewards.config import RuntimeEnvironment
 from tests.faulty_rewards import brightness, share, wait_for_files
-from tests.image_groups import image_group
+from tests.started_pools import Started, groups_of, reward
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
-
-
-def reward(factory: str, name: str = "light", **settings: Any) -> RewardConfig:
-    settings = {"cpus_per_worker": 0.1, "retry_delay_s": 0.01} | settings
-    return RewardConfig(name=name, factory=f"tests.faulty_rewards:{factory}", **settings)
-
-
-class Started:
-    """Makes pools and ends their actors with the test."""
-
-    def __init__(self) -> None:
-        self._pools: list[RewardPools] = []
-
-    def __call__(self, *configs: RewardConfig, group_timeout_s: float = 60) -> RewardPools:
-        pools = RewardPools(configs, CacheConfig(kind="none"), 60, group_timeout_s)
-        self._pools.append(pools)
-        pools.wait_ready()
-        return pools
-
-    def end(self) -> None:
-        for pools in self._pools:
-            for pool in pools.pools.values():
-                for worker in pool.workers:
-                    ray.kill(worker.actor)
-
-
-@pytest.fixture
-def start() -> Iterator[Started]:
-    started = Started()
-    yield started
-    started.end()
-
-
-def prompt(number: int) -> Prompt:
-    return Prompt(id=f"p:{number}", text=f"picture {number}", task_type="color")
-
-
-def groups_of(values: Sequence[Sequence[int]]) -> tuple[list[Group], list[GroupRef]]:
-    groups = [image_group(prompt(place), row) for place, row in enumerate(values)]
-    return groups, [GroupRef(g.prompt, ray.put(g), len(g.trajectories)) for g in groups]
+pytestmark = pytest.mark.cluster
 
 
 def details(scored: Sequence[ScoredGroup], part: str) -> list[float]:

@@ -1,0 +1,50 @@
+"""Reward pools on the cluster of the test session, and groups of plain images to score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from orchestrator.pools import GroupRef
+from orchestrator.scoring import RewardPools
+from policy.types import Group, Prompt
+from rewards.config import CacheConfig, RewardConfig
+from tests.image_groups import image_group
+
+
+def reward(factory: str, name: str = "light", **settings: Any) -> RewardConfig:
+    settings = {"cpus_per_worker": 0.1, "retry_delay_s": 0.01} | settings
+    return RewardConfig(name=name, factory=f"tests.faulty_rewards:{factory}", **settings)
+
+
+class Started:
+    """Makes pools and ends their actors with the test."""
+
+    def __init__(self) -> None:
+        self._pools: list[RewardPools] = []
+
+    def __call__(
+        self, *configs: RewardConfig, start_timeout_s: float = 60, group_timeout_s: float = 60
+    ) -> RewardPools:
+        pools = RewardPools(configs, CacheConfig(kind="none"), start_timeout_s, group_timeout_s)
+        self._pools.append(pools)
+        pools.wait_ready()
+        return pools
+
+    def end(self) -> None:
+        for pools in self._pools:
+            for pool in pools.pools.values():
+                for worker in pool.workers:
+                    ray.kill(worker.actor)
+        self._pools.clear()
+
+
+def prompt(number: int) -> Prompt:
+    return Prompt(id=f"p:{number}", text=f"picture {number}", task_type="color")
+
+
+def groups_of(values: Sequence[Sequence[int]]) -> tuple[list[Group], list[GroupRef]]:
+    groups = [image_group(prompt(place), row) for place, row in enumerate(values)]
+    return groups, [GroupRef(g.prompt, ray.put(g), len(g.trajectories)) for g in groups]
