@@ -53,6 +53,20 @@ class Brightness:
         return [Score(brightness(image), detail) for image in images]
 
 
+class Square:
+    """The square of the mean byte: the same order on another scale."""
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        return [Score(brightness(image) ** 2) for image in images]
+
+
+class Remainder:
+    """The mean byte modulo 7: another order."""
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        return [Score(brightness(image) % 7) for image in images]
+
+
 class Sees:
     """1 where an environment variable has this value (None: is not set), else 0."""
 
