@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -18,10 +17,11 @@ from PIL import Image
 
 from orchestrator.cli import main
 from policy.templates import template_named
-from policy.types import JsonDict, Prompt
+from policy.types import Prompt
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import load_engine
+from tests.training_records import rows, untimed, weights_digest
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -30,7 +30,6 @@ SMALL = (
     " evaluation.prompts=4 evaluation.samples_per_prompt=2 evaluation.every=2 checkpoint.every=2"
     " cluster.object_store_mb=128"
 ).split()
-TIMED = ("time", "seconds/")
 METRICS = """step time reward/mean reward/std reward/attributes reward/structure reward/cleanliness
     advantage/abs_mean entropy/cot/mean entropy/cot/std entropy/image/mean entropy/image/std kl/mean
     ratio/mean ratio/clipped grad_norm learning_rate cot_length/mean staleness/mean weight_version
@@ -54,21 +53,6 @@ def train(root: Path, name: str, *arguments: str) -> Path:
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"report: {root / name / 'report.html'}" in done.stdout
     return root / name
-
-
-def rows(run: Path, name: str = "metrics.jsonl") -> list[JsonDict]:
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
-
-
-def untimed(run: Path) -> list[JsonDict]:
-    return [
-        {key: value for key, value in row.items() if not key.startswith(TIMED)} for row in rows(run)
-    ]
-
-
-def weights_digest(run: Path, step: int) -> str:
-    file = run / "checkpoints" / f"step-{step}" / "model" / "model.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def seen_means(run: Path, step: int) -> list[float]:

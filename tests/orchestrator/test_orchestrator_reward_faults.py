@@ -15,7 +15,8 @@ import pytest
 
 from orchestrator.prompts import step_prompts
 from policy.prompts import load_prompts
-from policy.types import JsonDict, Prompt
+from policy.types import Prompt
+from tests.training_records import rows, untimed
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -48,17 +49,6 @@ def train(
         cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     return done, root / name
-
-
-def rows(run: Path, name: str) -> list[JsonDict]:
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
-
-
-def untimed(run: Path) -> list[JsonDict]:
-    return [
-        {key: value for key, value in row.items() if not key.startswith(("time", "seconds/"))}
-        for row in rows(run, "metrics.jsonl")
-    ]
 
 
 @pytest.fixture(scope="module")
