@@ -129,7 +129,8 @@ def test_a_step_trains_on_the_weighted_sum_of_z_scores_over_its_batch(
     for total, advantages in zip(totals, batch.advantages, strict=True):
         survivors = total[~np.isnan(total)]
         expected = (survivors - survivors.mean()) / (survivors.std(ddof=1) + 1e-4)
-        assert [a for a in advantages if a is not None] == pytest.approx(expected, rel=1e-9)
+        kept = [advantage for advantage in advantages if advantage is not None]
+        assert kept == pytest.approx(expected.tolist(), rel=1e-9)
     assert [advantages.count(None) for advantages in batch.advantages] == [1, 0, 0]
     plain = 2 * light + 0.5 * square + 0.1 * remainder
     row = reward_metrics(batch.scored, batch.advantages, batch.dropped)
