@@ -8,8 +8,9 @@ The update is the learner's own (learner/update.py: micro-batches, the reference
 the objective, AdamW), by torch alone: neither Ray nor DeepSpeed is needed. Trajectories are random
 tokens with the records of the policy's own forward pass; all models but shapes have random weights.
 All updates run in one process on the same weights and take turns; a ratio is the median over
-rounds with its 95 % bootstrap interval. Times are CPU seconds of the process on a CPU, seconds on
-the wall on a GPU. Beside the measured peak memory stands what `eg-grpo doctor --plan` expects.
+rounds with its 95 % bootstrap interval. Times are CPU seconds of the process with one thread,
+seconds on the wall with more and on a GPU. Beside the measured peak memory stands what `eg-grpo
+doctor --plan` expects.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ import numpy as np
 import torch
 
 from benchmarks.learner_task import GUIDANCE, MODELS, Task
-from benchmarks.logprobs import full_logprob_entropy
+from benchmarks.logprobs import full_logprob, full_logprob_entropy
 from benchmarks.storage_log import MIB, peak_bytes
 from benchmarks.synthetic import random_batch
 from benchmarks.timing import Interval, clock_of, interleave
 from benchmarks.torch_model import TorchModel
+from learner.scoring import entropy_kernel, logprob_kernel
 from learner.update import Updater
 from policy.errors import UserError
 from policy.runtime import tune_process
 
 GRPO, EG_GRPO, AS_PAPER = "GRPO", "EG-GRPO, as-code", "EG-GRPO, as-paper"
 FULL = "EG-GRPO, as-code, full log-softmax"
+FULL_KERNELS = {entropy_kernel: full_logprob_entropy, logprob_kernel: full_logprob}
 AGAINST = {EG_GRPO: GRPO, AS_PAPER: GRPO, FULL: EG_GRPO}  # whose time a ratio is of
 
 
@@ -51,13 +54,17 @@ def measure(task: Task, rounds: int) -> None:
             (GRPO, model, {"modalities": "none"}),
             (EG_GRPO, model, {"preset": "as-code"}),
             (AS_PAPER, model, {"preset": "as-paper"}),
-            (FULL, model.with_kernel(full_logprob_entropy), {"preset": "as-code"}),
+            (FULL, model.with_kernels(FULL_KERNELS), {"preset": "as-code"}),
         )
     }
     updates[GRPO]()  # from here on the optimizer has its averages
     peaks = {name: _peak(update, model) for name, update in updates.items()}
     fitting = [name for name, peak in peaks.items() if peak is not None]
-    seconds = interleave([updates[name] for name in fitting], rounds, clock_of(policy.device.type))
+    seconds = interleave(
+        [updates[name] for name in fitting],
+        rounds,
+        clock_of(policy.device.type, torch.get_num_threads()),
+    )
     columns = dict(zip(fitting, seconds.T, strict=True))
 
     print(

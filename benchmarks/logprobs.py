@@ -50,6 +50,15 @@ def full_logprob_entropy(
     return logprob_NV.gather(1, target_N[:, None])[:, 0], entropy_N.detach()
 
 
+def full_logprob(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same without the entropy, which is NaN."""
+    logits_NV = functional.linear(hidden_ND, weight_VD, bias_V).float()
+    logprob_N = torch.log_softmax(logits_NV, dim=-1).gather(1, target_N[:, None])[:, 0]
+    return logprob_N, torch.full_like(logprob_N, torch.nan)
+
+
 def kernel_logprob_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor
 ) -> tuple[Tensor, Tensor]:

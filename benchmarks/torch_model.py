@@ -7,7 +7,7 @@ copy, and gradients add up in float32, each as soon as it is there: ZeRO-2 witho
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +44,12 @@ class TorchModel(Passes):
             live.register_post_accumulate_grad_hook(_adds_to(master))
         self._optimizer = adamw(self._optimised, settings.learner)
 
-    def with_kernel(self, kernel: LogprobKernel) -> TorchModel:
-        """The same weights and optimizer, with every log-prob by ``kernel``."""
+    def with_kernels(self, kernels: Mapping[LogprobKernel, LogprobKernel]) -> TorchModel:
+        """The same weights and optimizer, with other kernels in the place of the learner's two."""
         other = copy.copy(self)
-        other._scoring = _always(kernel, self._policy)
+        other._scoring = _exchanged(kernels, self._policy)
         if self.reference is not None:
-            other._reference_scoring = _always(kernel, self.reference)
+            other._reference_scoring = _exchanged(kernels, self.reference)
         return other
 
     def backward(self, loss: Tensor, last: bool) -> None:
@@ -91,6 +91,8 @@ def _adds_to(master: nn.Parameter) -> Callable[[Tensor], None]:
     return hook
 
 
-def _always(kernel: LogprobKernel, policy: JanusPolicy) -> Callable[..., tuple[Tensor, Tensor]]:
+def _exchanged(
+    kernels: Mapping[LogprobKernel, LogprobKernel], policy: JanusPolicy
+) -> Callable[..., tuple[Tensor, Tensor]]:
     module = ScoringModule(policy)
-    return lambda batch, _, *distribution: module(batch, kernel, *distribution)
+    return lambda batch, kernel, *distribution: module(batch, kernels[kernel], *distribution)

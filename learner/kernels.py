@@ -20,10 +20,10 @@ from torch.autograd.function import once_differentiable
 
 from policy.distribution import wide_product
 
-# A tenth of what four copies of the logits take at Janus's V = 102,400 and 600 tokens: room for the
-# exponentials of 38 % of them (docs/benchmarks.md).
-SCRATCH_BYTES = 90 * 2**20
-WORKING_SHARE = 64  # a block is this part of the scratch; two are alive at a time
+# Just under a tenth of the four copies of the logits that full log-softmax holds at V = 102,400 and
+# 600 tokens; room for the exponentials of 35 % of the vocabulary (docs/benchmarks.md).
+SCRATCH_BYTES = 88 * 2**20
+WORKING_SHARE = 36  # a block is this part of the scratch; two are alive at a time
 COLUMN_UNIT = 128  # blocks are multiples of this: odd widths cost a quarter of the speed (MKL)
 
 

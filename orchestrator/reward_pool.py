@@ -102,7 +102,7 @@ class RewardPool:
     def wait_ready(self) -> None:
         """Block until every worker has built its reward.
 
-        Raises ``WorkerFailed``; for a worker that Ray found no place for, with what it asks for.
+        Raises ``WorkerFailed``; for a worker whose process does not run, with what it asks for.
         """
         # Answered as soon as the process runs: before the reward is built, which takes longer.
         placed = [worker.actor.__ray_ready__.remote() for worker in self.workers]
@@ -110,11 +110,14 @@ class RewardPool:
         try:
             wait_all(ready, [worker.name for worker in self.workers], self._start_timeout_s)
         except WorkerLate:
+            for worker, ref in zip(self.workers, ready, strict=True):
+                if ray.wait([ref], timeout=0)[0]:  # a failure says more than lateness
+                    wait_all([ref], [worker.name], 0)
             _, waiting = ray.wait(placed, num_returns=len(placed), timeout=0)
             if not waiting:
                 raise
             worker = self.workers[placed.index(waiting[0])]
-            raise WorkerFailed(f"{worker.name} {self._without_place()}") from None
+            raise WorkerFailed(f"{worker.name} {self._without_process()}") from None
 
     def begin(self, groups: Sequence[GroupRef]) -> None:
         """Expect these groups; each is scored after it was ``add``-ed."""
@@ -192,15 +195,21 @@ class RewardPool:
                 worker.restarts = 0
                 self._record(batch, reply)
 
-    def _without_place(self) -> str:
+    def _without_process(self) -> str:
         """What is said of a worker whose process does not run at the end of the deadline."""
-        config, free = self.config, ray.available_resources()
-        installing = "; packages of its runtime_env may still be installing"
+        config, available = self.config, ray.available_resources()
+        asked = config.cpus_per_worker, config.gpus_per_worker
+        free = available.get("CPU", 0.0), available.get("GPU", 0.0)
+        if asked[0] <= free[0] and asked[1] <= free[1]:
+            installing = "; packages of its runtime_env may still be installing"
+            return (
+                f"did not start within {self._start_timeout_s:g} s"
+                f"{installing if config.runtime_env.pip else ''}"
+            )
         return (
-            f"was given no place by Ray within {self._start_timeout_s:g} s:"
-            f" it asks for {config.cpus_per_worker:g} CPUs and {config.gpus_per_worker:g} GPUs,"
-            f" of which {free.get('CPU', 0):g} and {free.get('GPU', 0):g} are free"
-            f"{installing if config.runtime_env.pip else ''}"
+            f"was given no place by Ray within {self._start_timeout_s:g} s: it asks for"
+            f" {asked[0]:g} CPUs and {asked[1]:g} GPUs, of which {free[0]:g} and {free[1]:g}"
+            " are free"
         )
 
     def _cut(self) -> None:

@@ -58,7 +58,7 @@ def head_logits(hidden: Tensor, head: nn.Linear) -> Tensor:
         logits_NV = wide_product(flat_ND, head.weight.T, torch.float32)
         if head.bias is not None:
             logits_NV = logits_NV + head.bias
-    return logits_NV.view(*hidden.shape[:-1], -1)
+    return logits_NV.view(*hidden.shape[:-1], head.out_features)
 
 
 def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:

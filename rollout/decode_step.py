@@ -47,14 +47,11 @@ def decode_step(
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         keys, values = slots.update(rotated(key_RHS).unsqueeze(2), value_RHS.unsqueeze(2))
-        attended_RH1S = scaled_dot_product_attention(
-            rotated(query_RHS).unsqueeze(2),
-            keys,
-            values,
-            attn_mask=mask_R11L,
-            scale=attention.scaling,
-            enable_gqa=attention.num_key_value_groups > 1,
+        # The queries that share a key head stand as so many positions: nothing is repeated.
+        query = rotated(query_RHS).unflatten(1, (-1, attention.num_key_value_groups))
+        attended = scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask_R11L, scale=attention.scaling
         )
-        hidden_RD = hidden_RD + attention.o_proj(attended_RH1S.flatten(1))
+        hidden_RD = hidden_RD + attention.o_proj(attended.flatten(1))
         hidden_RD = hidden_RD + layer.mlp(layer.post_attention_layernorm(hidden_RD))
     return language_model.norm(hidden_RD)

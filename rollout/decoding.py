@@ -36,7 +36,7 @@ class RowDecoder:
         self._ids_BL = torch.from_numpy(ids).to(device)
         self._padding_B = torch.tensor([longest - len(p) for p in prompts], device=device)
         slot_L = torch.arange(longest + num_steps, device=device)
-        # Additive and ready made: transformers would build it anew in every step.
+        # Additive and ready made, for all steps.
         unseen_BL = slot_L < self._padding_B.unsqueeze(1)
         self._mask_B11L = self._additive(unseen_BL)[:, None, None, :]
         self._filled = longest

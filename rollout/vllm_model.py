@@ -143,13 +143,11 @@ class JanusForVllm(nn.Module):
         shape = len(hidden_RD), self.vocabulary.size
         logprob_RV = torch.full(shape, -torch.inf, dtype=torch.float32, device=hidden_RD.device)
         num_text = self.vocabulary.num_text
-        text_RV = head_logits(hidden_RD, self.lm_head).log_softmax(-1)
-        image_RV = head_logits(self._features(hidden_RD), self.vision_head).log_softmax(-1)
-        image_R1 = is_image_R.unsqueeze(1)
-        logprob_RV[:, :num_text] = text_RV.masked_fill(image_R1, -torch.inf)
-        logprob_RV[:, num_text : self.vocabulary.begin_of_image] = image_RV.masked_fill(
-            ~image_R1, -torch.inf
-        )
+        text_R, image_R = ((is_image_R == kind).nonzero().squeeze(1) for kind in (False, True))
+        logprob_RV[text_R, :num_text] = head_logits(hidden_RD[text_R], self.lm_head).log_softmax(-1)
+        logprob_RV[image_R, num_text : self.vocabulary.begin_of_image] = head_logits(
+            self._features(hidden_RD[image_R]), self.vision_head
+        ).log_softmax(-1)
         return logprob_RV
 
     def _drawn(self, hidden_RSD: Tensor, tasks: list[RowTask]) -> Tensor:
@@ -180,7 +178,9 @@ class JanusForVllm(nn.Module):
         views = conditional
         if guided:
             guided_RD = guide(conditional, features[:, 1], scale_R1.to(features.dtype))
-            # One product for both distributions: the head's weights are read once.
+            # Without guidance the two distributions are one to the last bit.
+            guided_RD = torch.where(scale_R1 == 1, conditional, guided_RD)
+            # One product for both: the head's weights are read once.
             views = torch.cat([conditional, guided_RD])
             temperature_R1 = temperature_R1.repeat(2, 1)
         logits = head_logits(views, head)
@@ -194,7 +194,7 @@ class JanusForVllm(nn.Module):
         logprob = softmax.logprob(drawn_R.repeat(2 if guided else 1))
         records = torch.stack([-logprob, softmax.entropy()], dim=1)
         conditional_RK, sampled_RK = records[: len(tasks)], records[-len(tasks) :]
-        # Without guidance the two distributions are one to the last bit.
+        # Another place in the product may round otherwise.
         sampled_RK = torch.where(scale_R1 == 1, conditional_RK, sampled_RK)
         return drawn_R + first, torch.cat([conditional_RK, sampled_RK], dim=1)
 

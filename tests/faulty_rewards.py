@@ -68,14 +68,16 @@ class Remainder:
 
 
 class Sees:
-    """1 where an environment variable has this value (None: is not set), else 0."""
+    """1 where an environment variable has this value (None: is not set), else 0; ``detail`` says
+    which process looked."""
 
     def __init__(self, variable: str, value: str | None) -> None:
         self.variable = variable
         self.value = value
 
     def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
-        return [Score(float(os.environ.get(self.variable) == self.value))] * len(images)
+        found = float(os.environ.get(self.variable) == self.value)
+        return [Score(found, {"pid": float(os.getpid())}) for _ in images]
 
 
 class CanImport:

@@ -15,6 +15,7 @@ import ray
 
 from orchestrator.reward_pool import RewardPool
 from orchestrator.waiting import WorkerFailed, WorkerLate, one_line
+from policy.types import Score
 from rewards.config import RuntimeEnvironment
 from rewards.worker import NO_CACHE
 from tests.packaged_rewards import write_wheel
@@ -49,7 +50,9 @@ def test_two_workers_share_a_gpu_and_a_third_is_refused_in_one_line(start: Start
     _, refs = groups_of([[1], [2]])
     scored = pools.score(refs)
     assert [group.totals for group in scored] == [(2.0,), (2.0,)]
-    assert pools.take_usage()["half"].batch_sizes == [1, 1]  # one from each worker
+    results = [group.results["half"][0] for group in scored]
+    details = [result.detail for result in results if isinstance(result, Score) and result.detail]
+    assert len({detail["pid"] for detail in details}) == 2
     began = time.monotonic()
     with pytest.raises(
         WorkerFailed,
@@ -57,7 +60,7 @@ def test_two_workers_share_a_gpu_and_a_third_is_refused_in_one_line(start: Start
         r" it asks for 0\.1 CPUs and 0\.5 GPUs, of which [\d.]+ and 0 are free$",
     ):
         start(reward("Brightness", "third", gpus_per_worker=0.5), start_timeout_s=2)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30  # the pool's own 2 s, not the 60 of ``Started``
     start.end()
     assert free_gpus(1.0) == 1.0
 
@@ -66,10 +69,14 @@ def test_a_worker_that_has_a_place_and_is_slow_is_only_late(start: Started) -> N
     """Building a model takes longer than the deadline: no word about places."""
     pool = RewardPool(reward("SlowToBuild"), NO_CACHE, start_timeout_s=0.5)
     (worker,) = pool.workers
-    ray.get(worker.actor.__ray_ready__.remote(), timeout=60)
-    with pytest.raises(WorkerLate, match=r"^reward worker light/0 did not answer within 0.5 s$"):
-        pool.wait_ready()
-    ray.kill(worker.actor)
+    try:
+        ray.get(worker.actor.__ray_ready__.remote(), timeout=60)
+        with pytest.raises(
+            WorkerLate, match=r"^reward worker light/0 did not answer within 0.5 s$"
+        ):
+            pool.wait_ready()
+    finally:
+        ray.kill(worker.actor)
 
 
 def test_each_pool_has_variables_of_its_own(start: Started) -> None:

@@ -19,6 +19,7 @@ from policy.types import Trajectory
 from policy.weights import WeightBuckets, checksum, load_into, pack
 from rollout.config import RolloutConfig, VllmSettings
 from rollout.engine import Engine, GenerationRequest, Sampling
+from rollout.sampling import Phase
 from rollout.transformers_engine import TransformersEngine
 from rollout.vllm_runtime import prepare_vllm_process
 
@@ -167,6 +168,28 @@ def test_without_guidance_both_records_are_one(engine: Engine) -> None:
     for t in sample(engine, PLAIN):
         assert np.array_equal(t.image_logprobs_guided, t.image_logprobs_conditional)
         assert np.array_equal(t.image_entropies_guided, t.image_entropies_conditional)
+
+
+@torch.no_grad()
+def test_without_guidance_the_twin_does_not_touch_what_is_drawn(engine: Any) -> None:
+    """At w = 1 beside a row at w = 5: a twin so large that u + (c - u) has lost c changes no token
+    and no record."""
+    from rollout.vllm_requests import RowTask, sampling_request
+
+    model = engine._serving._model
+    assert model.streams == 2
+    tasks = [
+        RowTask(sampling_request(Phase.IMAGE, 0, Sampling(w, 1.0, CAP), 1), noise, None)
+        for w, noise in [(5.0, 0.5), *((1.0, place / 16) for place in range(16))]
+    ]
+    hidden_RSD = torch.randn(len(tasks), 2, model.proj_out.in_features)
+    large_RSD = hidden_RSD.clone()
+    large_RSD[:, 1] *= 1e9
+    ids_R, records_RK = model._draw(Phase.IMAGE, hidden_RSD, tasks)
+    large_ids_R, large_records_RK = model._draw(Phase.IMAGE, large_RSD, tasks)
+    assert torch.equal(ids_R[1:], large_ids_R[1:])
+    assert torch.equal(records_RK[1:], large_records_RK[1:])
+    assert not torch.equal(records_RK[0], large_records_RK[0])
 
 
 def test_a_cot_that_holds_begin_of_image_stays_a_text(engine: Engine) -> None:
