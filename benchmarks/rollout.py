@@ -3,6 +3,7 @@
     python -m benchmarks.rollout                  # the shapes model, then the wide one
     python -m benchmarks.rollout --model wide     # 576 image tokens, hidden 256, 4 layers
     python -m benchmarks.rollout --threads 2      # both cores, seconds on the wall
+    python -m benchmarks.rollout --profile        # and where the time goes
     python -m benchmarks.rollout --model 1b --device cuda --dtype bfloat16
 
 All candidates generate whole trajectories (CoT, image tokens, pixels) of the same prompts with the
@@ -14,6 +15,8 @@ record log-probs and entropies under two distributions beside the tokens; the pl
 from __future__ import annotations
 
 import argparse
+import cProfile
+import pstats
 import sys
 import tempfile
 from collections.abc import Callable
@@ -37,6 +40,7 @@ from rollout.transformers_engine import load_engine
 
 ROOT = Path(__file__).parent.parent
 BASELINE, VLLM_ENGINE = "plain loop", "vLLM engine"
+_PROFILE_LINES = 15
 
 
 @dataclass
@@ -119,6 +123,12 @@ def measure(name: str, folder: Path, prompts: list[Prompt], options: argparse.Na
         print(f"| {candidate} | {images:.2f} | {tokens:.0f} | {ratio} |", flush=True)
     if VLLM_ENGINE not in runs:
         print(f"| {VLLM_ENGINE} | not installed | | |")
+    if options.profile:
+        for candidate, generate in runs.items():
+            print(f"\n{candidate}", flush=True)
+            with cProfile.Profile() as profile:
+                generate()
+            pstats.Stats(profile).sort_stats("tottime").print_stats(_PROFILE_LINES)
 
 
 def main() -> int:
@@ -129,6 +139,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--profile", action="store_true", help="one more round under cProfile")
     options = parser.parse_args()
     tune_process(options.threads)
     for model in options.model or ["shapes", "wide"]:
