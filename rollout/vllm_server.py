@@ -186,10 +186,9 @@ class VllmServer:
     def _sampled(self, output: RequestOutput) -> Sampled:
         (completion,) = output.outputs
         ids = list(completion.token_ids)
-        records = self.vocabulary.records(completion.logprobs)
-        if not np.isfinite(records).all():  # a sampler may even have drawn a channel then
-            raise FloatingPointError("log-probs or entropies from vLLM are not finite numbers")
-        surprisal, entropy, guided_surprisal, guided_entropy = records
+        surprisal, entropy, guided_surprisal, guided_entropy = self.vocabulary.records(
+            completion.logprobs
+        )
         is_image = ids[0] >= self.vocabulary.num_text
         return Sampled(
             self.vocabulary.codes(ids) if is_image else np.asarray(ids, dtype=np.int32),

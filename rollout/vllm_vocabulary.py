@@ -67,7 +67,12 @@ class Vocabulary:
         return logits_RV
 
     def records(self, held: FlatLogprobs) -> FloatArray:
-        """What the channels of a finished request hold, K T; the inverse of ``rows``."""
+        """What the channels of a finished request hold, K T; the inverse of ``rows``.
+
+        Raises FloatingPointError for what is no finite number: a sampler may have drawn a channel.
+        """
         # Of each token vLLM lists the drawn id and then the channels, in the order asked for.
         rows_TK = np.asarray(held.logprobs, dtype=np.float32).reshape(-1, 1 + NUM_CHANNELS)
+        if not np.isfinite(rows_TK).all():
+            raise FloatingPointError("log-probs or entropies from vLLM are not finite numbers")
         return -rows_TK[:, 1:].T

@@ -200,6 +200,24 @@ def test_a_cot_that_holds_begin_of_image_stays_a_text(engine: Engine) -> None:
     assert all(t.cot_ids.max() < checkpoint_policy().text_vocab_size for t in drawn)
 
 
+def test_records_come_back_to_the_last_bit_or_not_at_all() -> None:
+    """Through a row's channels and vLLM's flat list; one NaN among them is an error."""
+    from vllm.logprobs import FlatLogprobs
+
+    from rollout.vllm_vocabulary import Vocabulary
+
+    vocabulary = Vocabulary(num_text=5, num_codes=3)
+    record_RK = torch.tensor([[0.1, 2.3, 1e-7, 0.0], [7.0, 0.4, 11.5, 1e-30]])
+    row_RV = vocabulary.rows(torch.tensor([6, 5]), record_RK)
+    assert row_RV.argmax(-1).tolist() == [6, 5]
+    listed = row_RV.gather(1, torch.tensor([[token, *vocabulary.channels] for token in (6, 5)]))
+    held = FlatLogprobs(logprobs=listed.flatten().tolist())
+    np.testing.assert_array_equal(vocabulary.records(held), record_RK.T.numpy())
+    held.logprobs[7] = float("nan")
+    with pytest.raises(FloatingPointError, match="not finite"):
+        vocabulary.records(held)
+
+
 def test_two_pushes_one_after_the_other(engine: Engine) -> None:
     """After each push the trajectories are those of its weights, and the receipt proves it."""
     for version in (1, 2):
