@@ -26,6 +26,7 @@ from policy.types import Prompt
 # Layers, hidden size, attention heads, MLP size and words; all draw 24 x 24 of 16,384 codes.
 SIZES = {
     "wide": (4, 256, 4, 704, 4096),
+    "wider": (8, 512, 8, 1408, 4096),
     "1b": (24, 2048, 16, 5632, 102_400),
     "7b": (30, 4096, 32, 11_008, 102_400),
 }
@@ -50,8 +51,8 @@ def random_config(size: str) -> JanusConfig:
         eos_token_id=2,
         tie_word_embeddings=False,
     )
-    # The wide model is for the token loop: the decoder, the same for all, is as small as can be.
-    small = size == "wide"
+    # These two are for the token loop: the decoder, the same for all, is as small as can be.
+    small = size in ("wide", "wider")
     tower = (
         dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, patch_size=4)
         if small

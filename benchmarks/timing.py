@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 Clock = Callable[[], float]
+Result = TypeVar("Result")
 
 
 def clock_of(device: str, threads: int = 1) -> Clock:
@@ -26,17 +28,29 @@ def wall_clock() -> float:
     return time.perf_counter()
 
 
+def take_turns(calls: Sequence[Callable[[], Result]], rounds: int) -> list[list[Result]]:
+    """What each call returns in each round, [rounds][calls]; who goes first takes turns."""
+    table = []
+    for number in range(rounds):
+        results = {column: calls[column]() for column in np.roll(range(len(calls)), -number)}
+        table.append([results[column] for column in range(len(calls))])
+    return table
+
+
 def interleave(
     calls: Sequence[Callable[[], object]], rounds: int, clock: Clock = time.process_time
 ) -> NDArray[np.float64]:
-    """Seconds of each call in each round [rounds, calls]; who goes first takes turns."""
-    seconds = np.zeros((rounds, len(calls)))
-    for number in range(rounds):
-        for column in np.roll(range(len(calls)), -number):
+    """Seconds of each call in each round [rounds, calls]."""
+
+    def timed(call: Callable[[], object]) -> Callable[[], float]:
+        def seconds() -> float:
             start = clock()
-            calls[column]()
-            seconds[number, column] = clock() - start
-    return seconds
+            call()
+            return clock() - start
+
+        return seconds
+
+    return np.array(take_turns([timed(call) for call in calls], rounds))
 
 
 @dataclass(frozen=True)

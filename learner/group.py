@@ -68,19 +68,21 @@ class LearnerGroup:
         self._workers = [
             remote_class.options(**options).remote(self._settings) for _ in range(config.ranks)
         ]
-        deadline = time.monotonic() + config.start_timeout_s
-        hosts = self._wait([worker.address.remote() for worker in self._workers], deadline)
+        limit_s = config.start_timeout_s
+        deadline = time.monotonic() + limit_s
+        hosts = self._wait([worker.address.remote() for worker in self._workers], limit_s, deadline)
         one_machine = len(set(hosts)) == 1
         host = LOOPBACK if one_machine else hosts[0]
         port = (
             config.rendezvous_port
-            or (self._wait([self._workers[0].free_port.remote(host)], deadline)[0])
+            or (self._wait([self._workers[0].free_port.remote(host)], limit_s, deadline)[0])
         )
         self._wait(
             [
                 worker.join.remote(Place(rank, config.ranks, host, port, one_machine))
                 for rank, worker in enumerate(self._workers)
             ],
+            limit_s,
             deadline,
         )
 
@@ -129,10 +131,12 @@ class LearnerGroup:
     def _call(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
         if not self._workers:
             raise RuntimeError("the learner group was not started")
-        return self._wait(refs, time.monotonic() + self._config.timeout_s)
+        limit_s = self._config.timeout_s
+        return self._wait(refs, limit_s, time.monotonic() + limit_s)
 
-    def _wait(self, refs: Sequence[ray.ObjectRef], deadline: float) -> list[Any]:
-        """Results in order of rank; ``refs[i]`` is a call to rank i."""
+    def _wait(self, refs: Sequence[ray.ObjectRef], limit_s: float, deadline: float) -> list[Any]:
+        """Results in order of rank; ``refs[i]`` is a call to rank i. ``limit_s`` is what a late
+        rank was given until ``deadline``."""
         results: dict[int, Any] = {}
         pending = {ref: rank for rank, ref in enumerate(refs)}
         failure: LearnerFailed | None = None
@@ -157,7 +161,7 @@ class LearnerGroup:
             raise failure
         if pending:
             silent = ", ".join(map(str, sorted(pending.values())))
-            raise LearnerTimeout(f"learner rank {silent} did not answer in time")
+            raise LearnerTimeout(f"learner rank {silent} did not answer within {limit_s:g} s")
         return [results[rank] for rank in range(len(refs))]
 
     def _environment(self) -> dict[str, str]:

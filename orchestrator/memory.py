@@ -10,6 +10,7 @@ S = positions of a micro-batch's longest phase, D = hidden size, I = inner size 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ CUDA_CONTEXT = GIB  # of a process on a GPU: CUDA, cuBLAS, NCCL; a round figure
 PROCESS_HOST = GIB  # of a process in host memory: Python, torch, Ray; a round figure
 REWARD_SCRATCH = 2 * GIB  # of a reward model at work; a round figure
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
+_VLLM_BLOCK = {"cuda": 16, "cpu": 128}  # positions that vLLM 0.32 gives out at once
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 # Parameters and the type they are loaded in, of the rewards that come with this project.
@@ -46,6 +48,7 @@ class Memory:
     held: dict[str, int]  # always
     working: dict[str, int] = field(default_factory=dict)  # while it is the role's turn
     host: dict[str, int] = field(default_factory=dict)
+    loading: int = 0  # beside a GPU too: the model in host memory, at the start, and then no more
 
     @property
     def total(self) -> int:
@@ -189,7 +192,7 @@ def learner_memory(
         + (0 if adapter else size.text_vocab * size.hidden * b),
         "ZeRO buckets": _buckets(stage, base, optimised, b),
     }
-    return _on(config.device, held, working, host)
+    return _on(config.device, held, working, host, base * b)
 
 
 def rollout_memory(
@@ -204,38 +207,62 @@ def rollout_memory(
 
     KV cache: rows x positions x layers x 2 (keys, values) x key-value heads x head size x b, of the
     larger phase. The scratch of prompt reading, sampling and image decoding never coincides.
-    vLLM instead takes the share of the GPU that it is given, whatever the batch: it lets requests
-    wait for room in its cache. Raises ``UserError`` when one trajectory has no room in it.
+    vLLM instead takes what it is given, whatever the batch: it lets requests wait for room in its
+    cache, of which a trajectory takes whole blocks, with both streams in both phases. On a GPU the
+    room is an upper bound: vLLM sets some aside for activations. Raises ``UserError`` when one
+    trajectory has no room.
     """
     b, count = _BYTES[dtype], config.batch_size
     rows = count * (2 if guided else 1)
     per_position = size.layers * 2 * size.kv_heads * size.head_size * b
-    cot_cache = count * (lengths.cot_prompt + lengths.cot - 1) * per_position
-    image_cache = rows * (lengths.image_prompt + size.image_tokens - 1) * per_position
+    cot_positions = lengths.cot_prompt + lengths.cot - 1
+    image_positions = lengths.image_prompt + size.image_tokens - 1
+    cot_cache = count * cot_positions * per_position
+    image_cache = rows * image_positions * per_position
     reading = rows * lengths.image_prompt * (3 * size.inner + 4 * size.hidden) * b
     reading += rows * lengths.image_prompt**2 * (b + 1)  # the mask
     sampling = 5 * count * size.text_vocab * 4
     decoding = 4 * count * size.decoder_channels * size.image_size**2 * b
     weights = (size.trained + size.frozen) * b
     cache, scratch = max(cot_cache, image_cache), max(reading, sampling, decoding)
-    if config.engine == "vllm" and config.device == "cuda":
-        taken, needed = round(config.vllm.memory_share * gpu_bytes), weights + cache // count
-        if taken < needed:
-            raise UserError(
-                f"rollout.vllm.memory_share: {config.vllm.memory_share:g} of a GPU is"
-                f" {taken / GIB:.1f} GiB; weights and one trajectory need {needed / GIB:.1f}"
-            )
-        cache, scratch = taken - weights, decoding
-    elif config.engine == "vllm":
-        cache = config.vllm.cpu_kv_cache_gib * GIB
+    held_by = "KV cache"
+    if config.engine == "vllm":
+        block = _VLLM_BLOCK[config.device]
+        blocks = math.ceil(max(cot_positions, image_positions) / block)
+        one = rows // count * blocks * block * per_position
+        cache = _vllm_cache(config, weights, one, gpu_bytes)
+        scratch = decoding if config.device == "cuda" else scratch
+        if (at_once := cache // one) < count:
+            held_by = f"KV cache ({at_once} of {count} fit)"
     return _on(
         config.device,
         {"weights": weights},
-        {"KV cache": cache, "scratch": scratch},
+        {held_by: cache, "scratch": scratch},
         {"weights asleep": weights}
         if config.sleep_while_learning and config.device == "cuda"
         else {},
+        weights,
     )
+
+
+def _vllm_cache(config: RolloutConfig, weights: int, one: int, gpu_bytes: int) -> int:
+    """Bytes that vLLM has for keys and values; ``one`` trajectory must find room there."""
+    if config.device == "cuda":
+        taken = round(config.vllm.memory_share * gpu_bytes)
+        if taken < weights + one:
+            raise UserError(
+                f"rollout.vllm.memory_share: {config.vllm.memory_share:g} of a GPU is"
+                f" {taken / GIB:.1f} GiB; weights and one trajectory need"
+                f" {(weights + one) / GIB:.1f}"
+            )
+        return taken - weights
+    cache = config.vllm.cpu_kv_cache_gib * GIB
+    if cache < one:
+        raise UserError(
+            f"rollout.vllm.cpu_kv_cache_gib: {config.vllm.cpu_kv_cache_gib} GiB; one trajectory"
+            f" needs {one / GIB:.1f}"
+        )
+    return cache
 
 
 def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
@@ -248,7 +275,7 @@ def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
         )
     parameters, dtype = REWARD_MODELS[config.factory]
     weights = parameters * _BYTES[config.options.get("dtype", dtype)]
-    return _on(device, {"weights": weights}, {"scratch": REWARD_SCRATCH}, {})
+    return _on(device, {"weights": weights}, {"scratch": REWARD_SCRATCH}, {}, weights)
 
 
 def object_store_bytes(
@@ -280,10 +307,15 @@ def _buckets(stage: int, base: int, optimised: int, b: int) -> int:
     return (BUCKET_ELEMENTS + min(_LIVE_PARAMETERS, base)) * b
 
 
-def _on(device: str, held: dict[str, int], working: dict[str, int], host: dict[str, int]) -> Memory:
+def _on(
+    device: str,
+    held: dict[str, int],
+    working: dict[str, int],
+    host: dict[str, int],
+    loading: int,
+) -> Memory:
     """A process on the CPU has everything in host memory."""
+    host = host | {"process": PROCESS_HOST}
     if device == "cuda":
-        return Memory(
-            held | {"CUDA context": CUDA_CONTEXT}, working, host | {"process": PROCESS_HOST}
-        )
-    return Memory(held, working, host | {"process": PROCESS_HOST})
+        return Memory(held | {"CUDA context": CUDA_CONTEXT}, working, host, loading)
+    return Memory(held, working, host)

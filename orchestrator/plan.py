@@ -127,7 +127,9 @@ def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Mac
             parts = [part for part in parts if part[1]]
         else:  # rank 0 alone publishes
             parts = [part for part in parts if part[0] != "publishing"]
-        host[process.name] = sum(amount for _, amount in parts)
+        working = sum(amount for _, amount in parts)
+        # Checkpoints are read into host memory, before anything else needs it.
+        host[process.name] = max(working, memory.PROCESS_HOST + process.memory.loading)
     return Plan(config, lengths, processes, gpus, host)
 
 

@@ -16,6 +16,7 @@ import ray
 
 from orchestrator.config import RunConfig
 from orchestrator.preflight import Inputs
+from orchestrator.starting import Share, Starting
 from orchestrator.waiting import wait_all
 from policy.probe import WeightReceipt
 from policy.types import Prompt
@@ -48,10 +49,16 @@ class RolloutPool:
             for _ in range(self.config.workers)
         ]
         self.names = [f"rollout worker {index}" for index in range(self.config.workers)]
+        self._starting = Starting(
+            self.workers,
+            lambda worker: worker.identity.remote(),
+            self.names,
+            Share(self.config.cpus_per_worker, self.config.gpus_per_worker),
+        )
 
     def wait_ready(self, timeout_s: float) -> list[EngineIdentity]:
         """Block until every worker has loaded its model."""
-        return wait_all([w.identity.remote() for w in self.workers], self.names, timeout_s)
+        return self._starting.wait(timeout_s)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None

@@ -18,12 +18,12 @@ from orchestrator.config import RunConfig
 from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults
 from policy.hub import checkpoint_folder
-from policy.loading import check_checkpoint, image_size, load_encoder, weight_bytes
+from policy.loading import check_checkpoint, image_size, load_encoder, read_config, weight_bytes
 from policy.prompts import load_prompts
 from policy.types import Prompt
 from rewards.cache import resolve_cache
 from rewards.factory import check_factory
-from rollout.vllm_runtime import check_vllm_installed
+from rollout.vllm_runtime import check_head_size, check_vllm_installed
 
 SHARED_MEMORY = Path("/dev/shm")
 WEIGHT_VERSIONS = 3  # two kept, one on its way
@@ -51,6 +51,8 @@ def check_inputs(config: RunConfig) -> Inputs:
     if model_path != given.absolute():
         verified_manifest(given)
     check_checkpoint(model_path)
+    if config.rollout.engine == "vllm":
+        check_head_size(config.rollout, read_config(model_path))
     instruction = read_instruction(config.model.instruction)
     load_encoder(model_path, config.model.template, instruction)
     for reward in config.rewards:

@@ -24,7 +24,8 @@ from typing import Any
 import ray
 
 from orchestrator.pools import GroupRef
-from orchestrator.waiting import WorkerFailed, WorkerLate, one_line, wait_all
+from orchestrator.starting import Share, Starting
+from orchestrator.waiting import WorkerFailed, one_line
 from policy.errors import UserError
 from policy.types import RewardFailure, RewardResult
 from rewards.config import CacheConfig, RewardConfig
@@ -104,20 +105,16 @@ class RewardPool:
 
         Raises ``WorkerFailed``; for a worker whose process does not run, with what it asks for.
         """
-        # Answered as soon as the process runs: before the reward is built, which takes longer.
-        placed = [worker.actor.__ray_ready__.remote() for worker in self.workers]
-        ready = [worker.actor.ready.remote() for worker in self.workers]
-        try:
-            wait_all(ready, [worker.name for worker in self.workers], self._start_timeout_s)
-        except WorkerLate:
-            for worker, ref in zip(self.workers, ready, strict=True):
-                if ray.wait([ref], timeout=0)[0]:  # a failure says more than lateness
-                    wait_all([ref], [worker.name], 0)
-            _, waiting = ray.wait(placed, num_returns=len(placed), timeout=0)
-            if not waiting:
-                raise
-            worker = self.workers[placed.index(waiting[0])]
-            raise WorkerFailed(f"{worker.name} {self._without_process()}") from None
+        Starting(
+            [worker.actor for worker in self.workers],
+            lambda actor: actor.ready.remote(),
+            [worker.name for worker in self.workers],
+            Share(
+                self.config.cpus_per_worker,
+                self.config.gpus_per_worker,
+                installs=bool(self.config.runtime_env.pip),
+            ),
+        ).wait(self._start_timeout_s)
 
     def begin(self, groups: Sequence[GroupRef]) -> None:
         """Expect these groups; each is scored after it was ``add``-ed."""
@@ -194,23 +191,6 @@ class RewardPool:
             if batch is not None:
                 worker.restarts = 0
                 self._record(batch, reply)
-
-    def _without_process(self) -> str:
-        """What is said of a worker whose process does not run at the end of the deadline."""
-        config, available = self.config, ray.available_resources()
-        asked = config.cpus_per_worker, config.gpus_per_worker
-        free = available.get("CPU", 0.0), available.get("GPU", 0.0)
-        if asked[0] <= free[0] and asked[1] <= free[1]:
-            installing = "; packages of its runtime_env may still be installing"
-            return (
-                f"did not start within {self._start_timeout_s:g} s"
-                f"{installing if config.runtime_env.pip else ''}"
-            )
-        return (
-            f"was given no place by Ray within {self._start_timeout_s:g} s: it asks for"
-            f" {asked[0]:g} CPUs and {asked[1]:g} GPUs, of which {free[0]:g} and {free[1]:g}"
-            " are free"
-        )
 
     def _cut(self) -> None:
         """Make a batch of the groups that have waited longest."""

@@ -118,15 +118,16 @@ class VllmEngine:
         weights. Whatever else fails half way, vLLM is built anew with the last good weights.
         """
         self._serving.check_weights(weights)
+        streams = self._serving.streams
         try:
             self._serving.load_weights(weights)
             if self._pushed is None:
                 policy = self._load()
                 load_into(policy.trained_parameters(), weights)
-                self._check(policy)
+                self._check(self._serving, policy)
             probe = probe_logprob(self._serving, self._policy, self._encoder.special)
         except Exception:
-            self._build(self._serving.streams)
+            self._build(streams)
             raise
         self._pushed, self._weight_version = weights, weight_version
         return WeightReceipt(weight_version, checksum(weights), probe)
@@ -167,7 +168,8 @@ class VllmEngine:
 
     @property
     def _serving(self) -> VllmServer:
-        assert self._server is not None
+        if self._server is None:
+            raise RuntimeError("vLLM is not running: it was shut down, or could not be rebuilt")
         return self._server
 
     def _build(self, streams: int) -> None:
@@ -176,8 +178,13 @@ class VllmEngine:
         policy = self._load()
         if self._pushed is not None:
             load_into(policy.trained_parameters(), self._pushed)
-        self._server = VllmServer(policy, self._encoder.special, self._config, streams)
-        self._check(policy)
+        server = VllmServer(policy, self._encoder.special, self._config, streams)
+        try:
+            self._check(server, policy)
+        except BaseException:
+            server.shutdown()
+            raise
+        self._server = server  # only one that was found right is ever served
         # vLLM has its own copy of what is trained; sizes and the image decoder are still needed.
         for module in (
             policy.model.model.language_model,
@@ -188,12 +195,12 @@ class VllmEngine:
         policy.model.model.vqmodel.to(self._config.device)
         self._policy = policy
 
-    def _check(self, policy: JanusPolicy) -> None:
+    def _check(self, server: VllmServer, policy: JanusPolicy) -> None:
         sampling = self._config.sampling
-        if self._serving.streams == 2 and sampling.guidance_scale == 1.0:
+        if server.streams == 2 and sampling.guidance_scale == 1.0:
             sampling = Sampling(2.0, sampling.temperature, sampling.max_cot_tokens)
         special, tolerance = self._encoder.special, self._config.vllm.parity_tolerance
-        check_parity(self._serving, policy, special, sampling, tolerance)
+        check_parity(server, policy, special, sampling, tolerance)
 
     def _trajectories(self, slots: Sequence[_Slot]) -> list[Trajectory]:
         size = self._config.batch_size

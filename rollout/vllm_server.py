@@ -29,10 +29,8 @@ from policy.weights import WeightBuckets, check_fit, load_into
 from rollout.config import RolloutConfig
 from rollout.vllm_model import JanusForVllm
 from rollout.vllm_requests import RunningBatch, SampleRequest
-from rollout.vllm_runtime import ARCHITECTURE, register_model
+from rollout.vllm_runtime import ARCHITECTURE, check_head_size, head_size, register_model
 from rollout.vllm_vocabulary import Vocabulary
-
-_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def model_config(policy: JanusPolicy, special: SpecialIds, streams: int) -> dict
     return text | {
         "architectures": [ARCHITECTURE],
         "vocab_size": Vocabulary(policy.text_vocab_size, policy.num_codes).size,
-        "head_dim": text.get("head_dim") or text["hidden_size"] // heads,
+        "head_dim": head_size(config),
         "num_attention_heads": streams * heads,
         "num_key_value_heads": streams * (text.get("num_key_value_heads") or heads),
         "eg_grpo": {
@@ -77,12 +75,8 @@ class VllmServer:
         self, policy: JanusPolicy, special: SpecialIds, config: RolloutConfig, streams: int
     ) -> None:
         """Copies the policy's weights; the policy is not kept."""
+        check_head_size(config, policy.model.config)
         description = model_config(policy, special, streams)
-        if config.device == "cpu" and description["head_dim"] not in _CPU_HEAD_SIZES:
-            raise UserError(
-                f"rollout.engine: vllm on a CPU has no attention for heads of size"
-                f" {description['head_dim']}, only {', '.join(map(str, _CPU_HEAD_SIZES))}"
-            )
         self.streams = streams
         self._eos = special.eos
         self.vocabulary = Vocabulary(policy.text_vocab_size, policy.num_codes)
@@ -92,7 +86,8 @@ class VllmServer:
             self._llm = LLM(folder, **_engine_arguments(config, policy.dtype))
         self._engine = self._llm.llm_engine
         runner = self._engine.model_executor.driver_worker.worker.model_runner
-        self._model: JanusForVllm = runner.model
+        # With CUDA graphs ``runner.model`` is a wrapper, and what is set on it never arrives.
+        self._model: JanusForVllm = runner.get_model()
         self._load_all(policy)
         self._model.running_batch = RunningBatch(runner)
 
@@ -215,6 +210,8 @@ def _engine_arguments(config: RolloutConfig, dtype: torch.dtype) -> dict[str, An
         "max_num_batched_tokens": max(config.vllm.prefill_tokens, config.batch_size),
         "enable_prefix_caching": True,
         "enforce_eager": not on_gpu,
+        # One step at a time, as on a CPU, where alone the row tasks have been tested.
+        "async_scheduling": False,
         "disable_log_stats": True,
         "seed": 0,
         # Rows as the model gives them: no softmax over what is no distribution (see Vocabulary).

@@ -11,12 +11,12 @@ Deadlines (``timeout_s``, ``load_timeout_s``) are kept by the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from policy.errors import UserError
 from policy.runtime import tune_process
 from policy.types import Group
 from rollout.config import RolloutConfig
@@ -29,7 +29,11 @@ if TYPE_CHECKING:  # these import torch, which waits for tune_process
 
 
 class RolloutWorker:
-    """Forwards to the engine that the settings name."""
+    """Forwards to the engine that the settings name.
+
+    The first call builds it: a constructor that took so long would hide whether Ray has found a
+    place for the worker, and one that fails buries a ``UserError`` in Ray's traceback.
+    """
 
     def __init__(
         self,
@@ -39,13 +43,8 @@ class RolloutWorker:
         instruction: str | None = None,
         dtype: str = "float32",
     ) -> None:
+        self._load = partial(load_engine, config, Path(checkpoint), template, instruction, dtype)
         self._engine: Engine | None = None
-        self._refusal: UserError | None = None
-        try:
-            self._engine = load_engine(config, Path(checkpoint), template, instruction, dtype)
-        except UserError as error:
-            # Every call raises it: a constructor that fails buries the one line in Ray's traceback.
-            self._refusal = error
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
@@ -77,8 +76,7 @@ class RolloutWorker:
 
     def _serving(self) -> Engine:
         if self._engine is None:
-            assert self._refusal is not None
-            raise self._refusal
+            self._engine = self._load()
         return self._engine
 
 

@@ -80,6 +80,6 @@ def test_a_silent_rank_is_named_within_the_deadline(ray_cluster, checkpoint):
 
     learner = LearnerConfig(ranks=2, cpus_per_rank=10_000, start_timeout_s=2)
     group = LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, total_steps=1))
-    with pytest.raises(LearnerTimeout, match="rank 0, 1"):
+    with pytest.raises(LearnerTimeout, match=r"^learner rank 0, 1 did not answer within"):
         group.start()
     group.shutdown()

