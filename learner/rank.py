@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
 
 from learner import checkpoint
 from learner.batch import GroupSlice
@@ -25,6 +24,7 @@ from policy.errors import UserError
 from policy.generation_defaults import save_defaults
 from policy.loading import load_policy
 from policy.probe import WeightReceipt
+from policy.tokenizer import load_tokenizer
 from policy.weights import WeightBuckets, checksum, pack, tensors_digest
 
 
@@ -37,9 +37,7 @@ class LearnerRank:
         self._place = place
         device = join(place, settings.learner)
         policy = load_policy(settings.checkpoint, getattr(torch, settings.learner.dtype))
-        special = special_ids(
-            PreTrainedTokenizerFast.from_pretrained(settings.checkpoint, local_files_only=True)
-        )
+        special = special_ids(load_tokenizer(settings.checkpoint))
         # Before DeepSpeed may shard it; rank 0 writes and checks manifests.
         self._reference = tensors_digest(policy.trained_parameters()) if place.rank == 0 else ""
         self._model = TrainedModel(policy, special, settings, device)
