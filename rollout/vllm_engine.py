@@ -200,7 +200,13 @@ class VllmEngine:
         if server.streams == 2 and sampling.guidance_scale == 1.0:
             sampling = Sampling(2.0, sampling.temperature, sampling.max_cot_tokens)
         special, tolerance = self._encoder.special, self._config.vllm.parity_tolerance
-        check_parity(server, policy, special, sampling, tolerance)
+        threads = torch.get_num_threads()
+        if self._config.device == "cuda":  # beside it the host is idle, and the policy reads there
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
+        try:
+            check_parity(server, policy, special, sampling, tolerance)
+        finally:
+            torch.set_num_threads(threads)
 
     def _trajectories(self, slots: Sequence[_Slot]) -> list[Trajectory]:
         size = self._config.batch_size

@@ -92,6 +92,25 @@ def test_the_first_push_is_checked_too(
         engine.generate(REQUESTS)
 
 
+def test_beside_a_gpu_the_check_has_all_cores(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One core would read a model of 7B for minutes; afterwards the worker has its own threads."""
+    from rollout import vllm_engine
+
+    engine, seen = start(CONFIG), []
+    monkeypatch.setattr(
+        vllm_engine, "check_parity", lambda *arguments: seen.append(torch.get_num_threads())
+    )
+    monkeypatch.setattr(vllm_engine.os, "sched_getaffinity", lambda pid: range(7))
+    before = torch.get_num_threads()
+    engine._check(engine._serving, policy())
+    monkeypatch.setattr(engine, "_config", CONFIG.model_copy(update={"device": "cuda"}))
+    engine._check(engine._serving, policy())
+    assert seen == [before, 7]
+    assert torch.get_num_threads() == before
+
+
 def test_a_wrapped_model_is_reached(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
