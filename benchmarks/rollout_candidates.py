@@ -25,9 +25,9 @@ from benchmarks.timing import clock_of
 from policy.loading import load_encoder, load_policy
 from policy.runtime import tune_process
 from policy.types import Prompt
-from rollout import worker
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
+from rollout.vllm_runtime import prepare_vllm_process
 
 BASELINE, TUNED_BASELINE = "plain loop", "plain loop, our process settings"
 TRANSFORMERS_ENGINE, VLLM_ENGINE = "transformers engine", "vLLM engine"
@@ -156,9 +156,13 @@ def _plain_loop(workload: Workload) -> Callable[[], tuple[int, int]]:
 
 
 def _engine(name: str, workload: Workload) -> Callable[[], tuple[int, int]]:
-    kind = "vllm" if name == VLLM_ENGINE else "transformers"
-    config = RolloutConfig(**(workload.config.model_dump() | {"engine": kind}))
-    engine = worker.load_engine(config, workload.folder, "shapes", dtype=workload.dtype)
+    config = workload.config
+    if name == VLLM_ENGINE:
+        prepare_vllm_process(config)
+        from rollout.vllm_engine import load_engine
+    else:
+        from rollout.transformers_engine import load_engine
+    engine = load_engine(config, workload.folder, "shapes", dtype=workload.dtype)
     size = config.group_size
     requests = [
         GenerationRequest(prompt, tuple(range(index * size, (index + 1) * size)))
