@@ -39,7 +39,7 @@ def test_every_candidate_is_measured(
 
 
 def test_it_needs_no_cluster() -> None:
-    """With torch and transformers alone, as on a rented GPU, plain loop and our engine are measured."""
+    """With torch and transformers alone, as on a rented GPU, two rows can be measured."""
     blocked = "import sys; sys.modules |= dict.fromkeys(['ray', 'deepspeed', 'vllm', 'redis']); "
     used = "import benchmarks.rollout, rollout.transformers_engine; print('imported')"
     run = subprocess.run(
