@@ -84,6 +84,11 @@ class RolloutConfig(BaseModel):
     def _check_combinations(self) -> Self:
         if (self.device == "cuda") != (self.gpus_per_worker > 0):
             raise ValueError("device cuda and gpus_per_worker > 0 go together")
+        if self.engine == "vllm" and self.workers > 1 and 0 < self.gpus_per_worker <= 0.5:
+            raise ValueError(
+                "two vllm workers cannot share a GPU, each takes the other's memory for its own:"
+                f" gpus_per_worker must be above 0.5, not {self.gpus_per_worker:g}"
+            )
         return self
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,8 @@ class VllmEngine:
                 load_into(policy.trained_parameters(), weights)
                 self._check(self._serving, policy)
             probe = probe_logprob(self._serving, self._policy, self._encoder.special)
-        except Exception:
+        except Exception as error:
+            forget_frames(error)
             self._build(streams)
             raise
         self._pushed, self._weight_version = weights, weight_version
@@ -239,6 +241,16 @@ class VllmEngine:
             image_entropies_guided=image.entropies_guided,
             image=pixels,
         )
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the locals of the frames that an error has left: they hold vLLM's tensors, and vLLM is
+    not started again on a GPU where memory of the last one is still held."""
+    links: list[BaseException | None] = [error]
+    while links:
+        if (link := links.pop()) is not None:
+            traceback.clear_frames(link.__traceback__)
+            links += [link.__cause__, link.__context__]
 
 
 def load_engine(

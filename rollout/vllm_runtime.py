@@ -61,6 +61,8 @@ def prepare_vllm_process(config: RolloutConfig) -> None:
         "VLLM_HOST_IP": "127.0.0.1",
     }
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    # On a GPU float32 attention is Triton's, which rounds to TF32 and would fail the parity check.
+    os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     if config.device == "cpu":
         os.environ |= {

@@ -27,6 +27,15 @@ def test_impossible_settings_are_refused(key: str, value: object, reason: str) -
     assert caught.value.errors()[0]["loc"] == (key,)
 
 
+def test_vllm_workers_do_not_share_a_gpu() -> None:
+    """Each sizes its KV cache by what the GPU has lost since it started; one alone may."""
+    settings = dict(engine="vllm", device="cuda", max_cot_tokens=8, gpus_per_worker=0.5)
+    with pytest.raises(ValidationError, match=r"share a GPU.* above 0\.5, not 0\.5"):
+        RolloutConfig.model_validate(settings | {"workers": 2})
+    for allowed in ({"workers": 1}, {"workers": 2, "gpus_per_worker": 1.0}):
+        RolloutConfig.model_validate(settings | allowed)
+
+
 def test_sampling_is_what_the_settings_say() -> None:
     """Training samples with the three settings of the file."""
     config = RolloutConfig(max_cot_tokens=9, guidance_scale=2.5, temperature=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any
@@ -92,23 +93,49 @@ def test_the_first_push_is_checked_too(
         engine.generate(REQUESTS)
 
 
+def test_a_rebuild_begins_when_the_failed_call_holds_nothing(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU vLLM refuses to start beside tensors of its predecessor, which a traceback keeps."""
+    engine, held, alive = start(CONFIG), [], []
+
+    class Tensors:
+        pass
+
+    def fail_inside(weights: Any) -> None:
+        tensors = Tensors()
+        held.append(weakref.ref(tensors))
+        raise RuntimeError("half way")
+
+    def fail(weights: Any) -> None:
+        try:
+            fail_inside(weights)
+        except RuntimeError as error:
+            raise RuntimeError("loading failed") from error
+
+    monkeypatch.setattr(engine._serving, "load_weights", fail)
+    monkeypatch.setattr(engine, "_build", lambda streams: alive.append(held[0]() is not None))
+    with pytest.raises(RuntimeError, match="loading failed"):
+        engine.load_weights(pack(policy().trained_parameters()), 1)
+    assert alive == [False]
+
+
 def test_beside_a_gpu_the_check_has_all_cores(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One core would read a model of 7B for minutes; afterwards the worker has its own threads."""
     from rollout import vllm_engine
 
-    engine, seen = start(CONFIG), []
-    monkeypatch.setattr(
-        vllm_engine, "check_parity", lambda *arguments: seen.append(torch.get_num_threads())
-    )
+    engine, order = start(CONFIG), []
+    # vLLM takes this away from a process on a CPU, after it has bound its threads.
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: order.append(f"{count} threads"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(vllm_engine.os, "sched_getaffinity", lambda pid: range(7))
-    before = torch.get_num_threads()
+    monkeypatch.setattr(vllm_engine, "check_parity", lambda *arguments: order.append("check"))
     engine._check(engine._serving, policy())
     monkeypatch.setattr(engine, "_config", CONFIG.model_copy(update={"device": "cuda"}))
     engine._check(engine._serving, policy())
-    assert seen == [before, 7]
-    assert torch.get_num_threads() == before
+    assert order == ["check", "2 threads", "7 threads", "check", "2 threads"]
 
 
 def test_a_wrapped_model_is_reached(
