@@ -7,8 +7,9 @@ Forward and backward through a trained head. "Full" is what autograd makes of lo
 gather and entropy, the entropy without a gradient, once as usually written and once with care for
 memory; shares and ratios are against the first.
 Memory is the peak of what a pass holds beyond its inputs and the gradients that it leaves behind,
-which both have: every storage is followed from the operation that makes it until it is let go of.
-What a library holds inside one operation is not seen. Log-probs, entropies and gradients of kernel
+which all have, and, as they do not have them at the same time, of all beyond the inputs: every
+storage is followed from the operation that makes it until it is let go of. What a library holds
+inside one operation is not seen. Log-probs, entropies and gradients of kernel
 and full log-softmax are compared before anything is timed, and must agree in float32.
 
 Shape legend: N = tokens, D = hidden size, V = vocabulary.
@@ -105,7 +106,7 @@ def measure(options: argparse.Namespace) -> None:
         hidden_ND.grad = weight_VD.grad = None  # before the log, which would see them go
         with StorageLog(hidden_ND, weight_VD, target_N, grad_N) as log:
             outputs = run(path)
-            peaks.append(log.peak(hidden_ND.grad, weight_VD.grad))
+            peaks.append((log.peak(hidden_ND.grad, weight_VD.grad), log.peak()))
         results.append([*outputs, hidden_ND.grad, weight_VD.grad])
     for name, full, ours in zip(COMPARED, *results[:2], strict=True):
         largest = torch.linalg.vector_norm(full, torch.inf)
@@ -120,12 +121,13 @@ def measure(options: argparse.Namespace) -> None:
     print(
         f"\nV = {options.vocabulary:,}, {options.tokens} tokens, hidden {options.hidden},"
         f" {options.dtype} on {options.device}, {options.repetitions} interleaved repetitions\n\n"
-        "| path | peak memory, MiB | share | time, s | ratio |\n|---|---|---|---|---|"
+        "| path | peak memory, MiB | share | with gradients, MiB | time, s | ratio |\n"
+        "|---|---|---|---|---|---|"
     )
-    for column, name in enumerate(PATHS):
+    for column, (name, (beyond, whole)) in enumerate(zip(PATHS, peaks, strict=True)):
         ratio = Interval.of(seconds[:, column] / seconds[:, 0])
         print(
-            f"| {name} | {peaks[column] / MIB:.1f} | {peaks[column] / peaks[0]:.1%}"
+            f"| {name} | {beyond / MIB:.1f} | {beyond / peaks[0][0]:.1%} | {whole / MIB:,.1f}"
             f" | {np.median(seconds[:, column]):.3f} | {ratio.times() if column else '1'} |"
         )
 

@@ -161,4 +161,5 @@ def _gap(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> Tensor:
 
 def mean_metric(value_N: Tensor) -> Tensor:
     """[sum, count] of some values."""
-    return torch.stack([value_N.double().sum(), torch.tensor(float(value_N.numel())).double()])
+    total = value_N.double().sum()
+    return torch.stack([total, torch.full_like(total, value_N.numel())])

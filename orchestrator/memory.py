@@ -187,7 +187,7 @@ def learner_memory(
         "gradients": gradients,
         "activations": activations,
         "a layer at work": longest * (3 * size.inner + 4 * size.hidden) * b,
-        "heads at work": SCRATCH_BYTES
+        "heads at work": SCRATCH_BYTES[config.device]
         + tokens * max(size.hidden, size.head_inner) * (4 + 2 * b)
         + (0 if adapter else size.text_vocab * size.hidden * b),
         "ZeRO buckets": _buckets(stage, base, optimised, b),

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learner.kernels import COLUMN_UNIT, SCRATCH_BYTES, linear_logprob_entropy
+from learner.kernels import COLUMN_UNIT, linear_logprob_entropy
 from policy.distribution import guide, logprob_entropy
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
-# Kept blocks follow from the scratch: none, some, all of the 7 blocks of 128 columns below.
-SCRATCHES = [0, 5 * 128 * 4 * 20, SCRATCH_BYTES]
+# Scratch 0 makes 7 blocks of the vocabulary below. The gradient of a row of 16 numbers has room for
+# the exponentials of all blocks at 8 tokens, of the first 5 at 20, of none at 200.
+LAYOUTS = [(8, 0), (20, 0), (200, 0), (20, 5 * 128 * 4 * 20), (8, 2**20)]
 VOCABULARY = 6 * COLUMN_UNIT + 37
 
 
@@ -53,22 +54,30 @@ def gradients(function: Any, tensors: list[Tensor], target_N: Tensor, **options:
     return list(torch.autograd.grad((weight_N * logprob_N).sum(), wanted))
 
 
-@pytest.mark.parametrize("scratch_bytes", SCRATCHES)
+@pytest.mark.parametrize(("tokens", "scratch_bytes"), LAYOUTS)
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_values_are_those_of_the_definition(scratch_bytes: int, with_bias: bool) -> None:
-    """Log-probs and entropies to float32 accuracy, for any number of blocks."""
-    hidden_ND, weight_VD, target_N, bias_V = head()
+def test_values_are_those_of_the_definition(
+    tokens: int, scratch_bytes: int, with_bias: bool
+) -> None:
+    """Log-probs and entropies to float32 accuracy, for any number of blocks, with a trained weight
+    and without."""
+    hidden_ND, weight_VD, target_N, bias_V = head(tokens)
     bias = bias_V if with_bias else None
     expected = plain(hidden_ND, weight_VD, target_N, bias)
     logprob_N, entropy_N = linear_logprob_entropy(
-        hidden_ND, weight_VD, target_N, bias, scratch_bytes=scratch_bytes
+        hidden_ND, weight_VD.requires_grad_(), target_N, bias, scratch_bytes=scratch_bytes
     )
     assert entropy_N is not None
     assert logprob_N.dtype == entropy_N.dtype == torch.float32
     torch.testing.assert_close(logprob_N.double(), expected[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropy_N.double(), expected[1], rtol=1e-5, atol=1e-5)
     logprob_only_N, none = linear_logprob_entropy(
-        hidden_ND, weight_VD, target_N, bias, with_entropy=False, scratch_bytes=scratch_bytes
+        hidden_ND,
+        weight_VD.detach(),
+        target_N,
+        bias,
+        with_entropy=False,
+        scratch_bytes=scratch_bytes,
     )
     assert none is None
     torch.testing.assert_close(logprob_only_N, logprob_N, rtol=0, atol=1e-6)
@@ -83,14 +92,14 @@ def test_agrees_with_the_plain_function_of_policy() -> None:
     )
 
 
-@pytest.mark.parametrize("scratch_bytes", SCRATCHES)
+@pytest.mark.parametrize(("tokens", "scratch_bytes"), LAYOUTS)
 @pytest.mark.parametrize(
     "trained", ["hwb", "hw", "h", "w", "b", "hb"], ids=lambda letters: f"trained={letters}"
 )
-def test_gradients_are_exact(scratch_bytes: int, trained: str) -> None:
+def test_gradients_are_exact(tokens: int, scratch_bytes: int, trained: str) -> None:
     """Relative error of each gradient under 1e-5 against autograd through full float64 logits,
     whichever of hidden, weight and bias is trained and whichever blocks were kept."""
-    hidden_ND, weight_VD, target_N, bias_V = head()
+    hidden_ND, weight_VD, target_N, bias_V = head(tokens)
     tensors = [hidden_ND, weight_VD, bias_V]
     for letter, tensor in zip("hwb", tensors, strict=True):
         tensor.requires_grad_(letter in trained)
@@ -114,16 +123,17 @@ def test_gradcheck(frozen_head: bool) -> None:
     assert torch.autograd.gradcheck(logprob, (hidden_ND, weight_VD, bias_V), fast_mode=True)
 
 
-@pytest.mark.parametrize("scratch_bytes", SCRATCHES)
-def test_graph_can_be_used_twice(scratch_bytes: int) -> None:
-    """Kept blocks survive a backward pass with a retained graph."""
-    hidden_ND, weight_VD, target_N, _ = head()
-    hidden_ND.requires_grad_()
-    weight_VD.requires_grad_()
-    total = linear_logprob_entropy(hidden_ND, weight_VD, target_N, scratch_bytes=scratch_bytes)[0]
-    first = torch.autograd.grad(total.sum(), (hidden_ND, weight_VD), retain_graph=True)
-    second = torch.autograd.grad(total.sum(), (hidden_ND, weight_VD))
-    for one, other in zip(first, second, strict=True):
+@pytest.mark.parametrize(("tokens", "scratch_bytes"), LAYOUTS)
+def test_graph_can_be_used_twice(tokens: int, scratch_bytes: int) -> None:
+    """The first backward pass uses up what was kept, and leaves its gradients alone afterwards."""
+    hidden_ND, weight_VD, target_N, _ = head(tokens)
+    trained = (hidden_ND.requires_grad_(), weight_VD.requires_grad_())
+    total = linear_logprob_entropy(*trained, target_N, scratch_bytes=scratch_bytes)[0].sum()
+    first = torch.autograd.grad(total, trained, retain_graph=True)
+    unchanged = [gradient.clone() for gradient in first]
+    second = torch.autograd.grad(total, trained)
+    for one, before, other in zip(first, unchanged, second, strict=True):
+        assert torch.equal(one, before)
         assert torch.equal(one, other)
 
 
@@ -145,10 +155,10 @@ def test_entropy_carries_no_gradient() -> None:
     vocabulary=st.sampled_from([1, 2, 127, 128, 129, 300]),
     scale=st.sampled_from([0.0, 1.0, 40.0]),
     shift=st.sampled_from([-1e3, 0.0, 1e3]),
-    scratch_bytes=st.sampled_from([0, 2000, SCRATCH_BYTES]),
+    scratch_bytes=st.sampled_from([0, 2000, None]),
 )
 def test_extremes(
-    tokens: int, vocabulary: int, scale: float, shift: float, scratch_bytes: int
+    tokens: int, vocabulary: int, scale: float, shift: float, scratch_bytes: int | None
 ) -> None:
     """No token, one id, uniform and certain distributions, a maximum that moves between blocks,
     logits of any offset: finite, log-probs <= 0, entropies within [0, log V]."""
@@ -201,11 +211,12 @@ def test_guided_distribution_needs_no_kernel_of_its_own() -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("tokens", [8, 20, 200])
 @pytest.mark.parametrize("frozen_head", [True, False])
-def test_bfloat16_inputs_are_summed_in_float32(frozen_head: bool) -> None:
+def test_bfloat16_inputs_are_summed_in_float32(frozen_head: bool, tokens: int) -> None:
     """Of bfloat16 numbers the log-probs and entropies are exact to float32 accuracy (bfloat16
     logits would be off by 0.03); gradients come in bfloat16."""
-    hidden_ND, weight_VD, target_N, bias_V = head(dtype=torch.bfloat16)
+    hidden_ND, weight_VD, target_N, bias_V = head(tokens, dtype=torch.bfloat16)
     hidden_ND.requires_grad_()
     weight_VD.requires_grad_(not frozen_head)
     expected = plain(hidden_ND, weight_VD, target_N, bias_V)
@@ -215,7 +226,7 @@ def test_bfloat16_inputs_are_summed_in_float32(frozen_head: bool) -> None:
     torch.testing.assert_close(entropy_N.double(), expected[1], rtol=1e-5, atol=1e-5)
     tensors = [hidden_ND, weight_VD, bias_V]
     for one, other in zip(
-        gradients(linear_logprob_entropy, tensors, target_N),
+        gradients(linear_logprob_entropy, tensors, target_N, scratch_bytes=0),
         gradients(plain, tensors, target_N),
         strict=True,
     ):
@@ -247,6 +258,28 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(value, Tensor):
                 self.elements = max(self.elements, value.untyped_storage().nbytes() // 4)
         return out
+
+
+class Products(TorchDispatchMode):
+    """Counts the matrix products of the operations inside."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(8, 7), (20, 5), (200, 0)])
+def test_logits_are_computed_once_where_the_gradient_has_room(tokens: int, kept: int) -> None:
+    """Of each of 7 blocks: its logits, its share of two gradients, and logits again if not kept."""
+    hidden_ND, weight_VD, target_N, _ = head(tokens)
+    trained = (hidden_ND.requires_grad_(), weight_VD.requires_grad_())
+    with Products() as products:
+        linear_logprob_entropy(*trained, target_N, scratch_bytes=0)[0].sum().backward()
+    assert products.count == 7 * 3 + (7 - kept)
 
 
 @pytest.mark.parametrize("trained", [True, False])

@@ -1,0 +1,121 @@
+"""A GPU that is none: tensors that live on the CPU and say that they are on ``cuda:0``.
+
+Where there is no GPU, it shows what would break on one for the mistake most easily made: mixing
+devices. Operations run on the CPU, so numbers must equal those of the CPU; one whose tensors are
+said to be on two devices raises, with the exceptions that CUDA makes. Kernels, memory and speed
+are not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+GPU = torch.device("cuda", 0)
+_SHELL = torch.device("lazy", 0)  # what torch's C++ sees: for CUDA it would look for a driver
+aten = torch.ops.aten
+# Copies between devices, and indexing a tensor on a GPU by indices on the CPU, are CUDA's to allow.
+_MAY_MIX = {aten.copy_.default, aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
+# Lists of tensors that one kernel reads: a scalar on the CPU is no exception there.
+_STRICT = {aten.cat.default, aten.stack.default}
+
+
+class OnGpu(Tensor):
+    """A tensor said to be on the GPU; its numbers are in ``numbers``, on the CPU."""
+
+    numbers: Tensor
+
+    @staticmethod
+    def __new__(cls, numbers: Tensor) -> OnGpu:
+        # Under inference_mode torch cannot make an inference tensor that is a view of another.
+        with torch.inference_mode(False):
+            shell = Tensor._make_wrapper_subclass(
+                cls,
+                numbers.shape,
+                strides=numbers.stride(),
+                storage_offset=numbers.storage_offset(),
+                dtype=numbers.dtype,
+                device=_SHELL,
+            )
+        shell.numbers = numbers
+        return shell
+
+    device = property(lambda self: GPU)  # type: ignore[assignment]
+    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+    is_cpu = property(lambda self: False)  # type: ignore[assignment]
+
+    def __repr__(self, **_: Any) -> str:
+        return f"OnGpu({self.numbers})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+@contextmanager
+def pretend_gpu() -> Iterator[None]:
+    """Within it ``device="cuda"`` works."""
+    with _Numbered(), _Made():
+        yield
+
+
+class _Numbered(TorchFunctionMode):
+    """``cuda`` becomes ``cuda:0``: torch would ask CUDA for the current device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map(_numbered, (args, kwargs or {}))
+        # These read or write memory themselves, where they know the tensor's class.
+        if func is Tensor.tolist:
+            return args[0].cpu().tolist()
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == GPU:
+            return func(*args, **kwargs | {"device": "cpu"}).to(GPU)
+        if func is Tensor.__getitem__ and isinstance(args[1], list):
+            args = (args[0], torch.tensor(args[1]))
+        return func(*args, **kwargs)
+
+
+def _numbered(value: Any) -> Any:
+    return GPU if isinstance(value, str | torch.device) and str(value) == "cuda" else value
+
+
+class _Made(TorchDispatchMode):
+    # With this key torch does not look for CUDA when a tensor is made on a GPU.
+    _mode_key = torch._C._TorchDispatchModeKey.FAKE
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    said = {t.device for t in tensors if t.dim() > 0 or func in _STRICT}
+    if len(said) > 1 and func not in _MAY_MIX:
+        raise RuntimeError(f"{func}: tensors on {said}")
+    # Where the result shall be: a keyword but under inference_mode, or where the tensors are.
+    targets = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
+    if targets:
+        gpu = targets[0].type in (GPU.type, _SHELL.type)
+        args, kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), (args, kwargs))
+    else:
+        gpu = any(isinstance(t, OnGpu) for t in tensors)
+    if func is aten._fused_sdp_choice.default:
+        return 0  # the formula: fused kernels have names of their own on a GPU
+    inner_args, inner_kwargs = tree_map_only(OnGpu, lambda t: t.numbers, (args, kwargs))
+    if func is aten.mm.dtype:  # a product of 16 bits into float32 exists on GPUs only
+        left, right, dtype = inner_args
+        result = left.to(dtype) @ right.to(dtype)
+    else:
+        result = func(*inner_args, **inner_kwargs)
+    if not gpu:
+        return result
+    result = tree_map_only(Tensor, OnGpu, result)
+    if targets:
+        return result
+    return return_and_correct_aliasing(func, args, kwargs, result)
