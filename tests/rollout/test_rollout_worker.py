@@ -21,7 +21,7 @@ from rollout.engine import GenerationRequest, Sampling
 from rollout.transformers_engine import TransformersEngine
 from rollout.worker import start_rollout_worker
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 CONFIG = RolloutConfig(max_cot_tokens=8)
 REQUESTS = [GenerationRequest(prompt, (1, 2)) for prompt in PROMPTS[:2]]
 
