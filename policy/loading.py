@@ -31,7 +31,11 @@ from policy.templates import template_named
 from policy.tokenizer import load_tokenizer
 from policy.weight_files import read_tensors, weight_files
 
-ARCHITECTURE = "JanusForConditionalGeneration"
+# How config.json names the two formats: transformers' and the original one.
+_FORMATS = {
+    "architectures": ("JanusForConditionalGeneration", original_config.ARCHITECTURE),
+    "model_type": ("janus", original_config.MODEL_TYPE),
+}
 
 # Its bars would cut through our own progress line.
 transformers_logging.disable_progress_bar()
@@ -135,14 +139,21 @@ def load_encoder(
 
 
 def _is_original(folder: Path) -> bool:
-    """Whether the folder is in the original format; ``UserError`` when it is in neither."""
-    architectures = _config_json(folder).get("architectures") or []
-    if ARCHITECTURE not in architectures and original_config.ARCHITECTURE not in architectures:
+    """Whether the folder is in the original format; ``UserError`` when it is in neither.
+
+    ``architectures`` says it, and where there is none, as in deepseek-ai/Janus-Pro-7B,
+    ``model_type``.
+    """
+    config = _config_json(folder)
+    key = "architectures" if config.get("architectures") else "model_type"
+    ours, originals = _FORMATS[key]
+    named = config.get(key)
+    names = named if isinstance(named, list) else [named]
+    if ours not in names and originals not in names:
         raise UserError(
-            f"checkpoint {folder} is of architecture {architectures}, not {ARCHITECTURE} or"
-            f" {original_config.ARCHITECTURE}"
+            f"checkpoint {folder}/config.json: {key} is {named}, not {ours} or {originals}"
         )
-    return ARCHITECTURE not in architectures
+    return ours not in names
 
 
 def _config_json(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
-ARCHITECTURE = "MultiModalityCausalLM"
+ARCHITECTURE, MODEL_TYPE = "MultiModalityCausalLM", "multi_modality"
+
+# Without these it is a model of the same names that makes no image tokens.
+_DRAWING = ("gen_vision_config", "gen_aligner_config", "gen_head_config")
 
 VISION_TOWERS: dict[str, dict[str, Any]] = {
     "siglip_large_patch16_384": {
@@ -106,6 +109,11 @@ def translated_config(original: Mapping[str, Any]) -> JanusConfig:
 
     Raises ``ValueError`` with one line that names the key at fault.
     """
+    if missing := [section for section in _DRAWING if section not in original]:
+        raise ValueError(
+            f"no {', '.join(missing)}: this model makes no image tokens (DeepSeek-VL and JanusFlow"
+            f" are of model_type {MODEL_TYPE} too)"
+        )
     try:
         config = _OriginalConfig.model_validate(original)
     except ValidationError as error:

@@ -39,7 +39,7 @@ def original_config(
     tower: str = "siglip_large_patch16_384",
     coder: str = "VQ-16",
 ) -> dict[str, Any]:
-    """A config.json in the original format."""
+    """A config.json in the original format; as in the real 7B's, no ``architectures``."""
 
     def aligner(inputs: int) -> dict[str, Any]:
         params = {
@@ -51,7 +51,6 @@ def original_config(
         return {"cls": "MlpProjector", "params": params}
 
     return {
-        "architectures": ["MultiModalityCausalLM"],
         "model_type": "multi_modality",
         "aligner_config": aligner(TOWERS[tower]["width"]),
         "gen_aligner_config": aligner(8),
@@ -69,10 +68,50 @@ def original_config(
     }
 
 
-# Sizes that LlamaConfig has by default may be left out of the file, as the 7B's does.
-JANUS_PRO_7B = original_config(
-    {"max_position_embeddings": 16384, "num_hidden_layers": 30, "vocab_size": 102400}, 4096
-)
+# Every key and number of the real file, as https://github.com/sgl-project/sglang/issues/4534 shows
+# it: sizes that LlamaConfig has by default are left out, and so is ``architectures``.
+JANUS_PRO_7B: dict[str, Any] = {
+    "aligner_config": {
+        "cls": "MlpProjector",
+        "model_type": "aligner",
+        "params": {"depth": 2, "input_dim": 1024, "n_embed": 4096, "projector_type": "mlp_gelu"},
+    },
+    "gen_aligner_config": {
+        "cls": "MlpProjector",
+        "model_type": "gen_aligner",
+        "params": {"depth": 2, "input_dim": 8, "n_embed": 4096, "projector_type": "mlp_gelu"},
+    },
+    "gen_head_config": {
+        "cls": "vision_head",
+        "model_type": "gen_head",
+        "params": {"image_token_embed": 4096, "image_token_size": 16384, "n_embed": 4096},
+    },
+    "gen_vision_config": {
+        "cls": "VQ-16",
+        "model_type": "gen_vision",
+        "params": {"image_token_size": 16384, "n_embed": 8},
+    },
+    "language_config": {
+        "max_position_embeddings": 16384,
+        "model_type": "llama",
+        "num_hidden_layers": 30,
+        "torch_dtype": "bfloat16",
+        "vocab_size": 102400,
+    },
+    "model_type": "multi_modality",
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.33.1",
+    "vision_config": {
+        "cls": "CLIPVisionTower",
+        "model_type": "vision",
+        "params": {
+            "image_size": 384,
+            "model_name": "siglip_large_patch16_384",
+            "select_feature": "same",
+            "select_layer": -1,
+        },
+    },
+}
 JANUS_PRO_1B = original_config(
     {
         "hidden_size": 2048,
@@ -295,10 +334,13 @@ def as_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def save_original(folder: Path, file_format: str, seed: int = 0) -> Path:
-    """The tiny policy in the original format: ``bin``, ``bin-shards`` or ``safetensors-shards``."""
+def save_original(folder: Path, file_format: str, seed: int = 0, **extra: Any) -> Path:
+    """The tiny policy in the original format: ``bin``, ``bin-shards`` or ``safetensors-shards``.
+
+    ``extra`` goes into config.json.
+    """
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(TINY))
+    (folder / "config.json").write_text(json.dumps(TINY | extra))
     tiny_tokenizer().save_pretrained(folder)
     write_weights(folder, as_original(tiny_policy(seed).model.state_dict()), file_format)
     return folder

@@ -24,11 +24,19 @@ from tiny import PROMPTS, tiny_encoder, tiny_policy, tiny_tokenizer
 from transformers import JanusForConditionalGeneration
 
 from policy.errors import UserError
-from policy.loading import check_checkpoint, image_size, load_encoder, load_policy, weight_bytes
+from policy.loading import (
+    check_checkpoint,
+    image_size,
+    load_encoder,
+    load_policy,
+    model_config,
+    weight_bytes,
+)
 from policy.original_config import translated_config
 from policy.original_weights import translated_names, translated_tensors
 
 FORMATS = ("bin", "bin-shards", "safetensors", "safetensors-shards")
+ARCHITECTURES = ({}, {"architectures": []}, {"architectures": ["MultiModalityCausalLM"]})
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +53,15 @@ def _tiny_parts_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["7B", "1B"],
 )
 def test_every_key_of_the_real_models_has_its_place(
-    config: dict[str, Any], num_keys: int, language_parameters: int
+    tmp_path: Path, config: dict[str, Any], num_keys: int, language_parameters: int
 ) -> None:
     """Original keys <-> transformers keys is one to one but for qkv (one to three) and what only
-    the original has, and all shapes agree: the 7B and the 1B can be loaded.
+    the original has, and all shapes agree: the 7B and the 1B can be loaded, told by their
+    config.json alone.
     """
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
-        model = JanusForConditionalGeneration(translated_config(config))
+        model = JanusForConditionalGeneration(model_config(tmp_path))
         original = {key: torch.empty(shape) for key, shape in original_shapes(config).items()}
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     assert len(expected) == num_keys
@@ -94,10 +104,15 @@ def test_a_deeper_aligner_keeps_its_order() -> None:
 # Tiny size, real files
 
 
+@pytest.mark.parametrize("extra", ARCHITECTURES, ids=["unnamed", "empty", "named"])
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_folder_loads_bit_for_bit(tmp_path: Path, file_format: str) -> None:
-    """The same model as the transformers format holds: weights, logits and pixels."""
-    folder = save_original(tmp_path / "janus", file_format)
+def test_a_folder_loads_bit_for_bit(
+    tmp_path: Path, file_format: str, extra: dict[str, Any]
+) -> None:
+    """The same model as the transformers format holds: weights, logits and pixels; whether
+    config.json names the architecture, as trainers that write it do, or the model type alone.
+    """
+    folder = save_original(tmp_path / "janus", file_format, **extra)
     check_checkpoint(folder)
     loaded, expected = load_policy(folder), tiny_policy()
     ours, theirs = loaded.model.state_dict(), expected.model.state_dict()
@@ -207,8 +222,21 @@ def _no_begin_of_image(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_config(lambda c: c.update(architectures=["LlavaForCausalLM"])), "['LlavaForCausalLM']"),
-        (_config(lambda c: c.pop("gen_head_config")), "gen_head_config: Field required"),
+        (
+            _config(lambda c: c.update(architectures=["LlavaForCausalLM"])),
+            "architectures is ['LlavaForCausalLM'], not JanusForConditionalGeneration or Multi",
+        ),
+        (
+            _config(lambda c: c.update(model_type="llava")),
+            "model_type is llava, not janus or multi_modality",
+        ),
+        (_config(lambda c: c.pop("model_type")), "model_type is None, not janus or multi_modality"),
+        (
+            _config(lambda c: [c.pop(key) for key in list(c) if key.startswith("gen_")]),
+            "no gen_vision_config, gen_aligner_config, gen_head_config: this model makes no image",
+        ),
+        (_config(lambda c: c.pop("gen_head_config")), "no gen_head_config: this model makes no"),
+        (_config(lambda c: c.pop("aligner_config")), "aligner_config: Field required"),
         (
             _config(lambda c: c["vision_config"]["params"].update(model_name="sam")),
             "vision_config.params.model_name: 'sam' is not known; known: siglip_large",
@@ -265,7 +293,8 @@ def _no_begin_of_image(folder: Path) -> None:
         (_no_begin_of_image, "the tokenizer has no <begin_of_image>"),
     ],
     ids=[
-        "other architecture", "no section", "unknown tower", "unknown coder", "other projector",
+        "other architecture", "other type", "no type", "DeepSeek-VL", "no head", "no section",
+        "unknown tower", "unknown coder", "other projector",
         "head of two sizes", "tied by config", "odd heads", "missing key", "extra key",
         "extra layer", "wrong shape", "wrong qkv", "tied by memory", "pickle", "no tensors",
         "truncated", "missing shard", "no weights", "no begin of image",
