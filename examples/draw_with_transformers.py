@@ -35,7 +35,7 @@ def draw(folder: str, text: str, guidance: float, greedy: bool = False) -> Image
             guidance_scale=guidance,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=model.generation_config.pad_token_id,
             generation_kwargs={"boi_token_id": begin_of_image},
         ),
     )

@@ -12,6 +12,9 @@ from policy.templates import Template
 from policy.types import IntArray, Prompt
 
 BEGIN_OF_IMAGE = "<begin_of_image>"
+# Janus's own padding (janus/models/processing_vlm.py of its repository), with fullwidth bars and
+# sentencepiece's underscores. What its tokenizer files call pad_token has not always been this one.
+PADDING = "<\uff5c\u2581pad\u2581\uff5c>"
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,17 @@ def unconditional_twin(image_prompt_ids: IntArray, special: SpecialIds) -> IntAr
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
-    """Resolve the special ids by name; raises ``UserError`` when one is missing."""
+    """Resolve the special ids by name; raises ``UserError`` when one is missing.
+
+    A wrong padding token would change the unconditional twin, and with it guidance, unnoticed:
+    Janus's own goes before the tokenizer's ``pad_token``.
+    """
+    vocabulary = tokenizer.get_vocab()
     named = {
         "beginning-of-sequence token": tokenizer.bos_token_id,
         "end-of-sequence token": tokenizer.eos_token_id,
-        "padding token": tokenizer.pad_token_id,
-        BEGIN_OF_IMAGE: tokenizer.get_vocab().get(BEGIN_OF_IMAGE),
+        "padding token": vocabulary.get(PADDING, tokenizer.pad_token_id),
+        BEGIN_OF_IMAGE: vocabulary.get(BEGIN_OF_IMAGE),
     }
     for name, token_id in named.items():
         if token_id is None:

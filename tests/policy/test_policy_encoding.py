@@ -43,6 +43,21 @@ def test_special_ids_are_found_by_name() -> None:
     assert (special.pad, special.bos, special.eos, special.begin_of_image) == (0, 1, 2, 4)
 
 
+def test_padding_is_januss_own_whatever_the_tokenizer_pads_with() -> None:
+    """Fullwidth bars, low lines of sentencepiece: what the reference makes the unconditional twin
+    of. The tokenizer's pad_token names another token of the same vocabulary.
+    """
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<\uff5c\u2581pad\u2581\uff5c>", "<|_pad_|>"], special_tokens=True)
+    own = len(tokenizer) - 2
+    special = special_ids(tokenizer)
+    assert (tokenizer.pad_token_id, special.pad) == (0, own)
+    twin = unconditional_twin(np.array([1, 8, 9, 4], dtype=np.int32), special)
+    assert twin.tolist() == [1, own, own, 4]
+    tokenizer.pad_token = None
+    assert special_ids(tokenizer).pad == own
+
+
 @pytest.mark.parametrize("kwargs", [{"pad_token": None}, {"eos_token": None}, {"bos_token": None}])
 def test_a_missing_special_token_is_refused(kwargs: dict[str, None]) -> None:
     """Naming which."""

@@ -91,19 +91,31 @@ def test_the_default_instruction_holds_the_prompt_once() -> None:
 # Ids
 
 
-@pytest.fixture(scope="module")
-def janus_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
+PADDING = "<\uff5c\u2581pad\u2581\uff5c>"
+ADDITIONAL = ["<image_placeholder>", "<|ref|>", "<|User|>", "<|Assistant|>"]
+
+
+@pytest.fixture(scope="module", params=["named", "unnamed", "additional"])
+def janus_like(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer folder built as Janus-Pro's is: byte-level BPE, the Llama class by name, padding
-    named in special_tokens_map.json alone.
+    named in special_tokens_map.json alone; that file is not there, or it lists additional tokens
+    too, as the real 7B's does.
     """
     folder = tmp_path_factory.mktemp("tokenizer")
-    special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": PADDING}
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
-        special_tokens=[*special.values(), "<begin_of_image>", "<|User|>", "<|Assistant|>"],
+        special_tokens=[
+            *special.values(),
+            "<begin_of_image>",
+            "<|User|>",
+            "<|Assistant|>",
+            "<image_placeholder>",
+            "<|ref|>",
+        ],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -120,7 +132,10 @@ def janus_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model_max_length": 16384,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    if request.param == "additional":
+        special |= {"additional_special_tokens": ADDITIONAL}
+    if request.param != "unnamed":
+        (folder / "special_tokens_map.json").write_text(json.dumps(special))
     return folder
 
 
