@@ -29,6 +29,7 @@ from policy.janus import JanusPolicy
 from policy.original_weights import translated_tensors
 from policy.templates import template_named
 from policy.tokenizer import load_tokenizer
+from policy.transformers_config import untied_config
 from policy.weight_files import read_tensors, weight_files
 
 # How config.json names the two formats: transformers' and the original one.
@@ -36,6 +37,7 @@ _FORMATS = {
     "architectures": ("JanusForConditionalGeneration", original_config.ARCHITECTURE),
     "model_type": ("janus", original_config.MODEL_TYPE),
 }
+_TIED = "lm_head is tied to embed_tokens, which Janus-Pro's is not"
 
 # Its bars would cut through our own progress line.
 transformers_logging.disable_progress_bar()
@@ -49,7 +51,7 @@ def check_checkpoint(checkpoint: Path | str) -> None:
     """
     folder = checkpoint_folder(checkpoint)
     config = read_config(folder)
-    original = _is_original(folder)
+    original = is_original(folder)
     shapes = read_tensors(weight_files(folder, pickled=original), shapes_only=True)
     if original:
         shapes = _translated(folder, shapes)
@@ -71,74 +73,16 @@ def model_config(folder: Path) -> JanusConfig:
     if not (folder / "config.json").is_file():
         raise UserError(f"checkpoint {folder} has no config.json")
     try:
-        if _is_original(folder):
+        if is_original(folder):
             return original_config.translated_config(_config_json(folder))
-        return JanusConfig.from_pretrained(folder)
-    except (ValueError, StrictDataclassError) as error:
+        return untied_config(_config_json(folder))
+    except (ValueError, LookupError, TypeError, StrictDataclassError) as error:
         raise UserError(
             f"checkpoint {folder}/config.json: {' '.join(str(error).split())}"
         ) from None
 
 
-def image_size(folder: Path) -> int:
-    """Height and width of the images of a checkpoint folder, in pixels."""
-    vision: Any = read_config(folder).vision_config
-    return int(vision.image_size)
-
-
-def weight_bytes(folder: Path) -> int:
-    """Size of the weight files of a checkpoint folder."""
-    files = weight_files(folder, pickled=_is_original(folder))
-    return sum(file.stat().st_size for file in files)
-
-
-def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> JanusPolicy:
-    """Load a checkpoint; every key must be there and none besides."""
-    folder = checkpoint_folder(checkpoint)
-    check_checkpoint(folder)
-    source: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
-    if original := _is_original(folder):
-        tensors = read_tensors(weight_files(folder, pickled=True))
-        source = {
-            "pretrained_model_name_or_path": None,
-            "config": read_config(folder),
-            "state_dict": _translated(folder, tensors),
-        }
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would warn of is an error below
-    try:
-        loaded: Any = JanusForConditionalGeneration.from_pretrained(
-            **source,
-            dtype=dtype,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    model, info = loaded
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(map(str, info[problem])):
-            raise UserError(
-                f"checkpoint {folder}: {problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}"
-            )
-    if original:
-        _name_tokens(model, load_tokenizer(folder))
-    try:
-        return JanusPolicy(model)
-    except ValueError as error:
-        raise UserError(f"checkpoint {folder}: {error}") from None
-
-
-def load_encoder(
-    checkpoint: Path | str, template: str, instruction: str | None = None
-) -> PromptEncoder:
-    """The checkpoint's tokenizer with a template of the registry."""
-    folder = checkpoint_folder(checkpoint)
-    return PromptEncoder(load_tokenizer(folder), template_named(template), instruction)
-
-
-def _is_original(folder: Path) -> bool:
+def is_original(folder: Path) -> bool:
     """Whether the folder is in the original format; ``UserError`` when it is in neither.
 
     ``architectures`` says it, and where there is none, as in deepseek-ai/Janus-Pro-7B,
@@ -154,6 +98,63 @@ def _is_original(folder: Path) -> bool:
             f"checkpoint {folder}/config.json: {key} is {named}, not {ours} or {originals}"
         )
     return ours not in names
+
+
+def image_size(folder: Path) -> int:
+    """Height and width of the images of a checkpoint folder, in pixels."""
+    vision: Any = read_config(folder).vision_config
+    return int(vision.image_size)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Size of the weight files of a checkpoint folder."""
+    files = weight_files(folder, pickled=is_original(folder))
+    return sum(file.stat().st_size for file in files)
+
+
+def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> JanusPolicy:
+    """Load a checkpoint; every key must be there and none besides."""
+    folder = checkpoint_folder(checkpoint)
+    check_checkpoint(folder)
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    source: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
+    if is_original(folder):
+        _name_tokens(config, tokenizer)
+        tensors = read_tensors(weight_files(folder, pickled=True))
+        source = {
+            "pretrained_model_name_or_path": None,
+            "state_dict": _translated(folder, tensors),
+        }
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what it would warn of is an error below
+    try:
+        loaded: Any = JanusForConditionalGeneration.from_pretrained(
+            **source,
+            config=config,
+            generation_config=_generation_config(tokenizer),
+            dtype=dtype,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    model, info = loaded
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, info[problem])):
+            raise UserError(
+                f"checkpoint {folder}: {problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}"
+            )
+    _refuse_tied(folder, model)
+    return JanusPolicy(model)
+
+
+def load_encoder(
+    checkpoint: Path | str, template: str, instruction: str | None = None
+) -> PromptEncoder:
+    """The checkpoint's tokenizer with a template of the registry."""
+    folder = checkpoint_folder(checkpoint)
+    return PromptEncoder(load_tokenizer(folder), template_named(template), instruction)
 
 
 def _config_json(folder: Path) -> dict[str, Any]:
@@ -177,9 +178,14 @@ def _check_tensors(
     folder: Path, config: JanusConfig, found: dict[str, Tensor], may_be_renamed: bool
 ) -> None:
     """Compare names and shapes with those of the model that the configuration describes."""
-    with torch.device("meta"):
-        model = JanusForConditionalGeneration(config)
-    expected = model.state_dict()
+    try:
+        with torch.device("meta"):
+            expected = JanusForConditionalGeneration(config).state_dict()
+    except Exception as error:  # a wrong value surfaces wherever transformers first uses it
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"checkpoint {folder}/config.json: no model can be built: {reason}"
+        ) from None
     for key in sorted(found.keys() & expected.keys()):
         if found[key].shape != expected[key].shape:
             raise UserError(
@@ -187,29 +193,44 @@ def _check_tensors(
                 f" {list(expected[key].shape)} as its config.json says"
             )
     missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
-    if missing == {"lm_head.weight"} and config.tie_word_embeddings:
-        return  # said better when the model is built
     if may_be_renamed and unknown:
         # transformers renames the keys of older files while it loads them, and checks them then.
         return
+    if missing == {"lm_head.weight"}:
+        raise UserError(f"checkpoint {folder}: {_TIED}: there is no lm_head.weight")
     for problem, keys in (("missing", missing), ("unexpected", unknown)):
         if keys:
             raise UserError(f"checkpoint {folder}: {problem} keys: {len(keys)}, first {min(keys)}")
 
 
-def _name_tokens(model: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
+def _refuse_tied(folder: Path, model: JanusForConditionalGeneration) -> None:
+    """A file that was written from tied weights may hold them twice, and need not say so."""
+    untied = _config_json(folder).get("tie_word_embeddings") is False
+    embeddings: Any = model.get_input_embeddings()
+    if not untied and torch.equal(model.lm_head.weight, embeddings.weight):
+        raise UserError(f"checkpoint {folder}: {_TIED}: the two are equal")
+
+
+def _name_tokens(config: JanusConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write into the configuration what the original one leaves to the tokenizer.
 
     This project asks the tokenizer; transformers' own ``generate`` on an exported checkpoint
     reads the configuration.
     """
     special = special_ids(tokenizer)
-    model.config.image_token_id = tokenizer.get_vocab().get(
-        "<image_placeholder>", model.config.image_token_id
-    )
-    text_config = model.config.get_text_config()
+    config.image_token_id = tokenizer.get_vocab().get("<image_placeholder>", config.image_token_id)
+    text_config = config.get_text_config()
     text_config.bos_token_id, text_config.eos_token_id = special.bos, special.eos
-    model.generation_config = GenerationConfig(
+
+
+def _generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """What transformers' ``generate`` needs to draw with an exported checkpoint.
+
+    Not the checkpoint's own: transformers loads many that it then refuses to save, which would end
+    a run at its first checkpoint. How the policy is to be sampled stands in ``eg_grpo.json``.
+    """
+    special = special_ids(tokenizer)
+    return GenerationConfig(
         bos_token_id=special.bos,
         eos_token_id=special.eos,
         pad_token_id=special.pad,

@@ -14,6 +14,8 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
+from policy.transformers_config import first_problem
+
 ARCHITECTURE, MODEL_TYPE = "MultiModalityCausalLM", "multi_modality"
 
 # Without these it is a model of the same names that makes no image tokens.
@@ -117,9 +119,7 @@ def translated_config(original: Mapping[str, Any]) -> JanusConfig:
     try:
         config = _OriginalConfig.model_validate(original)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise ValueError(f"{key}: {problem['msg']}") from None
+        raise ValueError(first_problem(error)) from None
     tower = _known(
         VISION_TOWERS, "vision_config.params.model_name", config.vision_config.params.model_name
     )

@@ -20,16 +20,24 @@ SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 
 
 def weight_files(folder: Path, pickled: bool = False) -> list[Path]:
-    """The files that hold the weights: safetensors, or if allowed and there are none, *.bin.
+    """The files that hold the weights, as transformers looks for them: safetensors, one or indexed.
 
-    Raises ``UserError`` when there is none, or when one that an index names is missing.
+    With ``pickled``, for who opens them with ``read_tensors``, also *.safetensors of other names
+    and, if there are none, *.bin. Raises ``UserError`` when there is none, or when one that an
+    index names is missing.
     """
     for name in (SAFETENSORS, PICKLED) if pickled else (SAFETENSORS,):
         index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return [folder / name]
         if index.is_file():
             return _indexed(folder, index)
         stem, suffix = name.split(".")
         found = sorted(folder.glob(f"{stem}*.{suffix}" if name == PICKLED else f"*.{suffix}"))
+        if found and not pickled:
+            raise UserError(
+                f"checkpoint {folder} has {found[0].name}, but no {name} or {index.name}"
+            )
         if found:
             return found
     wanted = f"*.safetensors or {PICKLED}" if pickled else "*.safetensors"

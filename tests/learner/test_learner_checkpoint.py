@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,22 @@ def test_training_can_start_from_the_model_folder(saved, batch, free_port):
     rank = LearnerRank(settings, Place(0, 1, "127.0.0.1", free_port))
     assert rank.update(whole(batch))["kl/mean"] == 0.0
     rank.close()
+
+
+def test_a_base_that_transformers_would_not_save_gets_its_checkpoints(saved, free_port, tmp_path):
+    """Its generation_config.json sets a temperature and does not sample: loaded with a warning at
+    most, and refused by ``save_pretrained`` after all the training before."""
+    from learner.config import AlgorithmConfig, LearnerConfig
+    from learner.rank import LearnerRank
+    from learner.settings import LearnerSettings, Place
+
+    (saved / "model" / "generation_config.json").write_text('{"temperature": 0.7}')
+    settings = LearnerSettings(LearnerConfig(), AlgorithmConfig(), saved / "model", total_steps=2)
+    rank = LearnerRank(settings, Place(0, 1, "127.0.0.1", free_port))
+    rank.save(tmp_path / "next")
+    rank.close()
+    written = json.loads((tmp_path / "next" / "model" / "generation_config.json").read_text())
+    assert (written["pad_token_id"], written.get("temperature")) == (0, None)
 
 
 def files_of(folder: Path) -> list[Path]:

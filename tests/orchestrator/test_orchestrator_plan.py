@@ -111,6 +111,16 @@ def test_literal_figures_of_the_7b(folders: dict[str, Path]) -> None:
     assert worker.held["weights"] + worker.working["KV cache"] == taken
 
 
+def test_a_head_that_the_published_config_does_not_call_untied_is_counted(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """transformers' format of the 7B, as its converter leaves it: no tie_word_embeddings."""
+    config = model_config(folders["7b"]).to_dict()
+    del config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert ModelSize.of(model_config(tmp_path)) == ModelSize.of(model_config(folders["7b"]))
+
+
 def test_vllm_needs_room_for_one_trajectory(
     folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

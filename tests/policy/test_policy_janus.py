@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
-from transformers import JanusForConditionalGeneration
+from transformers import GenerationConfig, JanusForConditionalGeneration
 
 from policy.errors import UserError
 from policy.janus import TRAINED_PREFIXES, JanusPolicy
-from policy.loading import load_encoder, load_policy
+from policy.loading import check_checkpoint, load_encoder, load_policy
 
 
 def test_only_the_language_model_and_its_head_are_trained() -> None:
@@ -93,6 +93,45 @@ def test_a_checkpoint_loads_as_it_was_saved(tmp_path: Path) -> None:
     assert ids.tolist() == tiny_encoder().cot_prompt_ids(PROMPTS[1]).tolist()
 
 
+@pytest.mark.parametrize("absent", ["tie_word_embeddings", "architectures"])
+def test_what_config_json_may_leave_out(tmp_path: Path, absent: str) -> None:
+    """The published files do not say that the head is untied, which transformers takes for tied: it
+    is loaded, and saved, as the matrix of its own that it is. The model type tells the format.
+    """
+    folder = save_tiny_checkpoint(tmp_path / "published")
+    config = json.loads((folder / "config.json").read_text())
+    del config[absent]
+    config["text_config"].pop(absent, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    check_checkpoint(folder)
+    policy, expected = load_policy(folder), tiny_policy()
+    assert not policy.model.config.tie_word_embeddings
+    policy.model.save_pretrained(tmp_path / "saved")
+    written = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (written["tie_word_embeddings"], written["model_type"]) == (False, "janus")
+    reloaded = JanusForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    for model in (policy.model, reloaded):
+        ours, theirs = model.state_dict(), expected.model.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
+
+
+@pytest.mark.parametrize(
+    "own",
+    ['{"temperature": 0.7}', '{"top_k": 5, "num_beams": 1, "length_penalty": 2.0}', "no JSON"],
+)
+def test_a_generation_config_never_stands_in_the_way_of_saving(tmp_path: Path, own: str) -> None:
+    """transformers refuses to save what it warned of at most when it loaded: a run would end at its
+    first checkpoint. What is saved names the tokens that drawing needs.
+    """
+    folder = save_tiny_checkpoint(tmp_path / "base")
+    (folder / "generation_config.json").write_text(own)
+    load_policy(folder).model.save_pretrained(tmp_path / "saved")
+    saved = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert (saved.bos_token_id, saved.eos_token_id, saved.pad_token_id) == (1, 2, 0)
+    assert saved.generation_kwargs == {"boi_token_id": 4}
+
+
 def _rewrite_config(**changes: object) -> Callable[[Path], None]:
     def rewrite(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -126,6 +165,26 @@ def _tie_heads(folder: Path) -> None:
     _rewrite_weights(lambda weights: weights.pop("lm_head.weight"))(folder)
 
 
+def _tie_heads_and_write_both(folder: Path) -> None:
+    _rewrite_config(tie_word_embeddings=True)(folder)
+    embeddings = "model.language_model.embed_tokens.weight"
+    _rewrite_weights(lambda w: w.update({"lm_head.weight": w[embeddings].clone()}))(folder)
+
+
+def _lose_the_index(folder: Path) -> None:
+    tiny_policy().model.save_pretrained(folder, max_shard_size="200KB")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").unlink()
+
+
+def _rewrite_section(section: str, **changes: object) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        _rewrite_config(**{section: {**config[section], **changes}})(folder)
+
+    return rewrite
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -140,7 +199,11 @@ def _tie_heads(folder: Path) -> None:
         (_remove_a_shard, "-of-0000"),
         (
             _rewrite_weights(lambda weights: weights.pop("lm_head.weight")),
-            "missing keys: 1, first lm_head.weight",
+            "lm_head is tied to embed_tokens, which Janus-Pro's is not: there is no lm_head.weight",
+        ),
+        (
+            _rewrite_weights(lambda weights: weights.pop("model.language_model.norm.weight")),
+            "missing keys: 1, first model.language_model.norm.weight",
         ),
         (
             _rewrite_weights(lambda weights: weights.update(extra=torch.ones(1))),
@@ -150,12 +213,24 @@ def _tie_heads(folder: Path) -> None:
             _rewrite_weights(lambda weights: weights.update({"lm_head.weight": torch.ones(2, 2)})),
             "lm_head.weight has shape [2, 2], not [",
         ),
-        (_tie_heads, "lm_head is tied"),
+        (_tie_heads, "lm_head is tied to embed_tokens"),
+        (_tie_heads_and_write_both, "lm_head is tied to embed_tokens"),
+        (_lose_the_index, "but no model.safetensors or model.safetensors.index.json"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "weights.safetensors"),
+            "has weights.safetensors, but no model.safetensors or",
+        ),
+        (_rewrite_section("text_config", model_type="qwen9"), "text_config.model_type: Input"),
+        (_rewrite_section("vision_config", image_size=[16, 16]), "vision_config.image_size: Input"),
+        (_rewrite_section("vision_config", patch_size=0), "vision_config.patch_size: Input"),
+        (_rewrite_config(text_config=3), "text_config: Input should be"),
+        (_rewrite_section("text_config", rope_parameters={"rope_type": "x"}), "can be built: Key"),
     ],
     ids=[
         "no config", "no tokenizer", "broken config", "config is a list", "other architecture",
-        "no weights", "garbage weights", "truncated weights", "missing shard", "missing key",
-        "unexpected key", "wrong shape", "tied head",
+        "no weights", "garbage weights", "truncated weights", "missing shard", "no head",
+        "missing key", "unexpected key", "wrong shape", "tied head", "tied head twice", "no index",
+        "other name", "language model", "image of two sides", "no patches", "no section", "rope",
     ],
 )  # fmt: skip
 def test_each_wrong_checkpoint_is_one_clear_line(

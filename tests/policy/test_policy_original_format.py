@@ -211,7 +211,8 @@ def _truncate(folder: Path) -> None:
 
 def _lose_a_shard(folder: Path) -> None:
     write_weights(folder, as_original(tiny_policy().model.state_dict()), "bin-shards")
-    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    for name in ("pytorch_model.bin", "pytorch_model-00002-of-00002.bin"):
+        (folder / name).unlink()
 
 
 def _no_begin_of_image(folder: Path) -> None:
@@ -260,7 +261,11 @@ def _no_begin_of_image(folder: Path) -> None:
         ),
         (
             _weights(lambda w: w.pop("language_model.lm_head.weight")),
-            "missing keys: 1, first lm_head.weight",
+            "lm_head is tied to embed_tokens, which Janus-Pro's is not: there is no lm_head.weight",
+        ),
+        (
+            _weights(lambda w: w.pop("gen_embed.weight")),
+            "missing keys: 1, first model.generation_embeddings.weight",
         ),
         (_weights(lambda w: w.update(ema=torch.ones(1))), "unexpected key ema"),
         (
@@ -295,9 +300,9 @@ def _no_begin_of_image(folder: Path) -> None:
     ids=[
         "other architecture", "other type", "no type", "DeepSeek-VL", "no head", "no section",
         "unknown tower", "unknown coder", "other projector",
-        "head of two sizes", "tied by config", "odd heads", "missing key", "extra key",
-        "extra layer", "wrong shape", "wrong qkv", "tied by memory", "pickle", "no tensors",
-        "truncated", "missing shard", "no weights", "no begin of image",
+        "head of two sizes", "tied by config", "odd heads", "no head weight", "missing key",
+        "extra key", "extra layer", "wrong shape", "wrong qkv", "tied by memory", "pickle",
+        "no tensors", "truncated", "missing shard", "no weights", "no begin of image",
     ],
 )  # fmt: skip
 def test_each_fault_is_one_clear_line(
