@@ -36,6 +36,10 @@ class JanusPolicy(nn.Module):
         if model.lm_head.weight is model.model.language_model.embed_tokens.weight:
             raise ValueError("lm_head is tied to embed_tokens; set tie_word_embeddings to false")
         self.model = model
+        embeddings: Any = model.get_input_embeddings()
+        # transformers' configuration may name a padding row, which then has no gradient. Guidance
+        # reads that row, and the original format trains it.
+        embeddings.padding_idx = None
         self.eval()  # no dropout anywhere: rollout and learner must agree
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(TRAINED_PREFIXES))

@@ -38,6 +38,15 @@ def test_tied_heads_are_refused() -> None:
         JanusPolicy(JanusForConditionalGeneration(config))
 
 
+def test_every_row_of_the_embeddings_has_a_gradient() -> None:
+    """Also the one that the configuration calls padding, which the unconditional twin reads."""
+    policy = tiny_policy()
+    assert policy.model.config.get_text_config().pad_token_id == 0
+    policy.embed_text(torch.tensor([[0, 3]])).sum().backward()
+    gradient = policy.model.get_input_embeddings().weight.grad
+    assert gradient[[0, 3]].eq(1).all()
+
+
 def test_embed_mixes_text_and_image_ids() -> None:
     """Each position gets the embedding of its own kind, though ids of both kinds overlap."""
     policy = tiny_policy()
