@@ -25,21 +25,22 @@ _WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin"])
 
 def checkpoint_folder(
     checkpoint: Path | str,
-    needed: Sequence[str] = ("config.json", "tokenizer.json"),
+    needed: Sequence[str] = ("config.json", "tokenizer.json", "tokenizer_config.json"),
     weights: bool = True,
 ) -> Path:
     """The folder of a checkpoint, or of the Hub's ``owner/name[@revision]`` if there is none.
 
     A repository that is in the Hub's cache is taken from there without asking the Hub; otherwise
     it is downloaded into it. ``needed`` are the files, and ``weights`` whether the weights, without
-    which a cached repository is not whole. Raises ``UserError`` when it is neither cached nor to be
-    had. A string that cannot be a Hub id, and a ``Path``, is returned as a path, whether it exists
-    or not.
+    which a cached repository is not whole: what is missing is downloaded. Raises ``UserError`` when
+    it is neither cached nor to be had, naming the file if it is one that is missing. A string that
+    cannot be a Hub id, and a ``Path``, is returned as a path, whether it exists or not.
     """
     folder = Path(checkpoint)
     hub_id = _hub_id(checkpoint)
     if hub_id is None or folder.is_dir():
         return folder
+    missing: str | None = None
     for local_files_only in (True, False):
         for patterns in _WEIGHTS if weights else ([],):
             found = _from_hub(
@@ -48,9 +49,11 @@ def checkpoint_folder(
                 allow_patterns=[*_DESCRIPTION, *patterns],
                 local_files_only=local_files_only,
             )
-            if found is not None and _is_whole(found, needed, weights):
+            if found is None:
+                continue
+            if (missing := _missing(found, needed, weights)) is None:
                 return found
-    raise _not_there(checkpoint)
+    raise _not_there(checkpoint, missing)
 
 
 def checkpoint_file(checkpoint: Path | str, name: str) -> Path:
@@ -78,12 +81,16 @@ def _hub_id(checkpoint: Path | str) -> re.Match[str] | None:
 
 
 def _from_hub(hub_id: re.Match[str], download: Callable[..., str], **options: Any) -> Path | None:
-    """What ``download`` finds, or None when it is not in the cache or the Hub is out of reach."""
+    """What ``download`` finds, or None when it is not in the cache or the Hub is out of reach.
+
+    Out of reach, it may be less than the repository holds.
+    """
     checkpoint, repository, revision = hub_id[0], hub_id["repository"], hub_id["revision"]
     try:
         return Path(download(repository, revision=revision, **options))
-    except LocalEntryNotFoundError:
-        return None
+    except LocalEntryNotFoundError as error:
+        partial: str | None = getattr(error, "snapshot_path", None)
+        return None if partial is None or options["local_files_only"] else Path(partial)
     except RevisionNotFoundError:
         raise UserError(
             f"checkpoint {checkpoint}: {repository} has no revision {revision}"
@@ -98,7 +105,12 @@ def _from_hub(hub_id: re.Match[str], download: Callable[..., str], **options: An
         raise UserError(f"checkpoint {checkpoint}: download failed: {reason}") from None
 
 
-def _not_there(checkpoint: Path | str) -> UserError:
+def _not_there(checkpoint: Path | str, missing: str | None = None) -> UserError:
+    if missing is not None:
+        return UserError(
+            f"checkpoint {checkpoint} has no {missing}: not in the Hub's cache, and not in the Hub"
+            " or it cannot be reached"
+        )
     return UserError(
         f"checkpoint {checkpoint} does not exist: no such folder, nothing in the Hub's cache, and"
         " the Hub holds no such checkpoint or cannot be reached"
@@ -116,11 +128,23 @@ def config_folder(checkpoint: str) -> Path:
     return checkpoint_file(checkpoint, "config.json").parent
 
 
-def _is_whole(snapshot: Path, needed: Sequence[str], weights: bool) -> bool:
-    """Whether the cache holds what is needed: other programs cache single files."""
+def _missing(snapshot: Path, needed: Sequence[str], weights: bool) -> str | None:
+    """What of the needed is not in the snapshot: other programs cache single files."""
+    for name in needed:
+        if not (snapshot / name).is_file():
+            return name
     try:
         if weights:
             weight_files(snapshot, pickled=True)
     except UserError:
-        return False
-    return all((snapshot / name).is_file() for name in needed)
+        return "complete weights"
+    return None
+
+
+def hub_revision(folder: Path) -> tuple[str, str] | None:
+    """Repository and commit of a folder in the Hub's cache; None when it is no such folder."""
+    *_, repository, snapshots, commit = ("", "", *folder.absolute().parts)
+    kind, *names = repository.split("--")
+    if snapshots != "snapshots" or kind != "models" or not names:
+        return None
+    return "/".join(names), commit

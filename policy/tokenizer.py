@@ -36,6 +36,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         special = special_ids(tokenizer)
     except UserError as error:
+        if not (folder / "tokenizer_config.json").is_file():  # which names them
+            raise UserError(f"checkpoint {folder} has no tokenizer_config.json") from None
         raise UserError(f"checkpoint {folder}: {error}") from None
     probes = {text: alone.encode(text, add_special_tokens=False).ids for text in _PROBES}
     probes[BEGIN_OF_IMAGE] = [special.begin_of_image]

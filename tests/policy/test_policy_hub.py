@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import hf_hub_download, snapshot_download
 from tiny import save_tiny_checkpoint, tiny_policy
 
 from policy.errors import UserError
-from policy.hub import checkpoint_file, checkpoint_folder, config_folder
+from policy.hub import checkpoint_file, checkpoint_folder, config_folder, hub_revision
 from policy.loading import load_encoder, load_policy
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -134,10 +135,55 @@ def test_a_repository_of_the_older_format_is_taken_as_it_is(hub: Hub) -> None:
 
 def test_a_partly_cached_repository_is_completed(hub: Hub) -> None:
     """Another program has cached the configuration alone."""
-    from huggingface_hub import hf_hub_download
-
     hf_hub_download(REPOSITORY, "config.json")
     assert (checkpoint_folder(REPOSITORY) / "model.safetensors").is_file()
+
+
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_never_cached_is_fetched(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str, listed: bool
+) -> None:
+    """All others are no whole checkpoint, whether or not the client has noted what there is.
+    Without a network the line names the file.
+    """
+    if listed:
+        snapshot_download(REPOSITORY, ignore_patterns=[name, "*.bin"])
+    else:
+        for other in {*FILES} - {name}:
+            hf_hub_download(REPOSITORY, other)
+    missing = "complete weights" if name == "model.safetensors" else name
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(UserError, match=f"{REPOSITORY} has no {missing}: not in the Hub's ca"):
+            checkpoint_folder(REPOSITORY)
+    hub.sent.clear()
+    assert load_encoder(REPOSITORY, "shapes").special.bos == 1
+    assert name in hub.sent
+    assert not set(FILES) & set(hub.sent) - {name}
+
+
+def test_what_is_not_needed_may_be_missing_without_a_network(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is fetched where there is one."""
+    snapshot_download(REPOSITORY, ignore_patterns=["generation_config.json", "*.bin"])
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        load_policy(REPOSITORY)
+    hub.sent.clear()
+    assert (checkpoint_folder(REPOSITORY) / "generation_config.json").is_file()
+    assert hub.sent == ["generation_config.json"]
+
+
+def test_a_folder_of_the_cache_names_what_it_is(hub: Hub, tmp_path: Path) -> None:
+    """Repository and commit, whatever revision was asked for; no other folder does."""
+    assert hub_revision(checkpoint_folder(f"{REPOSITORY}@v2")) == (REPOSITORY, COMMIT)
+    for folder in (hub.folder, tmp_path / "snapshots" / "models--a--b", Path("a"), Path("/")):
+        assert hub_revision(folder) is None
 
 
 def test_what_is_not_there_is_one_clear_line(hub: Hub) -> None:

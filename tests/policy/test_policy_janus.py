@@ -261,3 +261,11 @@ def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
         load_policy(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"nowhere has no tokenizer\.json"):
         load_encoder(tmp_path / "nowhere", "shapes")
+
+
+def test_a_tokenizer_without_its_names_is_one_clear_line(tmp_path: Path) -> None:
+    """It is the file that is missing, and no Janus tokenizer that is none."""
+    folder = save_tiny_checkpoint(tmp_path / "checkpoint")
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match=r"checkpoint has no tokenizer_config\.json$"):
+        load_encoder(folder, "shapes")
