@@ -21,9 +21,17 @@ from torch.nn import functional
 
 from learner.collectives import gathered
 from learner.config import LoraConfig
+from learner.settings import ADAPTER_NOTE
+from policy.hub import hub_revision
 from policy.janus import JanusPolicy
+from policy.loading import is_original
 
 _NAME = "default"  # peft's, and part of its parameters' names
+_NOTE = (
+    "The base of this adapter, {base}, is in the original format, which transformers and peft do"
+    " not load. Use the merged model (eg-grpo export without --adapter), or put the adapter on the"
+    " same base in transformers' format (deepseek-community/Janus-Pro-*).\n"
+)
 _BASE, _DOWN, _UP = ".base_layer.weight", f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
 
 
@@ -33,20 +41,24 @@ class Adapter:
     def __init__(self, policy: JanusPolicy, config: LoraConfig, base: Path, seed: int) -> None:
         """Put it into ``policy``; B starts at 0, A is random by ``seed``.
 
-        ``base`` is the checkpoint that the adapter's files name as the one they belong to.
+        ``base`` is the checkpoint that the adapter's files name as the one they belong to: by the
+        Hub's name and commit where it lies in the Hub's cache, whose paths mean nothing elsewhere.
         """
         import peft  # here, so that full training does without
         from peft.tuners.lora import LoraLayer
 
         self._policy = policy
         self._scale = config.scale
+        self._base = base
+        name, commit = hub_revision(base) or (str(base), None)
         self._peft_config = peft.LoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by the rank, no more
             # The vision model's attention has layers of the same names.
             target_modules=r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\."
             + f"({'|'.join(config.target_modules)})",
-            base_model_name_or_path=str(base),
+            base_model_name_or_path=name,
+            revision=commit,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -113,11 +125,17 @@ class Adapter:
             yield f"base_model.model.{name.replace(f'.{_NAME}.', '.')}", tensor
 
     def write(self, folder: Path, tensors: dict[str, Tensor]) -> None:
-        """Write what ``peft.PeftModel.from_pretrained`` reads: weights and configuration."""
+        """Write what ``peft.PeftModel.from_pretrained`` reads: weights and configuration.
+
+        Beside them a note, where the base is one that transformers and peft cannot load.
+        """
         folder.mkdir(exist_ok=True)
         contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, folder / "adapter_model.safetensors", {"format": "pt"})
         self._peft_config.save_pretrained(str(folder))
+        if is_original(self._base):
+            note = _NOTE.format(base=self._peft_config.base_model_name_or_path)
+            (folder / ADAPTER_NOTE).write_text(note, encoding="utf-8")
 
 
 @torch.no_grad()

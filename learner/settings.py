@@ -8,6 +8,8 @@ from pathlib import Path
 from learner.config import AlgorithmConfig, LearnerConfig
 from policy.generation_defaults import GenerationDefaults
 
+ADAPTER_NOTE = "README.md"  # in a checkpoint's adapter/, when there is something to say of its base
+
 
 @dataclass(frozen=True)
 class LearnerSettings:

@@ -174,9 +174,13 @@ def _generate(parsed: argparse.Namespace) -> int:
 
 
 def _export(parsed: argparse.Namespace) -> int:
+    from learner.settings import ADAPTER_NOTE
     from orchestrator.export import export
 
-    print(export(parsed.checkpoint, parsed.output, parsed.adapter))
+    output = export(parsed.checkpoint, parsed.output, parsed.adapter)
+    print(output)
+    if parsed.adapter and (note := output / ADAPTER_NOTE).is_file():
+        print(note.read_text(encoding="utf-8"), end="", file=sys.stderr)
     return 0
 
 

@@ -8,11 +8,14 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
+from original_janus import name_tiny_parts, save_original
+from tiny import save_tiny_checkpoint
 from trajectories import TINY_SPECIAL
 from transformers import JanusForConditionalGeneration
 
-from learner.adapter import merge
+from learner.adapter import Adapter, merge
 from learner.batch import TrainingGroup, micro_batch, scored_trajectories, split_over_ranks
+from learner.config import LoraConfig
 from policy.errors import UserError
 from policy.loading import load_policy
 from policy.probe import probe_logprob
@@ -217,3 +220,30 @@ def test_the_checkpoint_holds_the_merged_model_and_an_adapter_for_peft(
     logits = adapted(input_ids=ids).logits
     assert torch.allclose(logits, merged.model(input_ids=ids).logits, atol=1e-5)
     assert not torch.allclose(logits, before, atol=1e-2)
+
+
+@pytest.mark.parametrize("original", [False, True], ids=["transformers", "original"])
+@pytest.mark.parametrize("on_the_hub", [False, True], ids=["folder", "hub"])
+def test_the_adapter_names_its_base_as_others_can_find_it(
+    tmp_path, monkeypatch, original, on_the_hub
+):
+    """A folder by its path, one of the Hub's cache by repository and commit; a base that peft
+    cannot load is spoken of."""
+    cached = tmp_path / "models--someone--Janus-tiny" / "snapshots" / "0123abcd"
+    base = cached if on_the_hub else tmp_path / "base"
+    name_tiny_parts(monkeypatch)
+    if original:
+        save_original(base, "bin")
+    else:
+        save_tiny_checkpoint(base)
+    adapter = Adapter(load_policy(base), LoraConfig(**LORA), base, seed=0)
+    adapter.write(tmp_path / "adapter", {"x": torch.ones(1)})
+    config = peft.PeftConfig.from_pretrained(tmp_path / "adapter")
+    found = config.base_model_name_or_path, config.revision
+    expected = ("someone/Janus-tiny", "0123abcd") if on_the_hub else (str(base), None)
+    assert found == expected
+    note = tmp_path / "adapter" / "README.md"
+    assert note.is_file() == original
+    if original:
+        assert f"{expected[0]}, is in the original format" in note.read_text()
+        assert note.read_text().count("\n") == 1

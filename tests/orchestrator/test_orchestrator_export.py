@@ -80,6 +80,20 @@ def test_the_adapter_of_a_lora_run_is_copied_alone(step: Path, tmp_path: Path) -
     assert not (tmp_path / "model" / "adapter_config.json").exists()
 
 
+def test_what_the_adapter_says_of_its_base_is_shown(
+    step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, so that stdout stays the folder alone; the note goes along."""
+    (step / "adapter").mkdir()
+    (step / "adapter" / "README.md").write_text("The base is of the original format.\n")
+    write_manifest(step, MANIFEST)
+    assert main(["export", str(step), str(tmp_path / "out"), "--adapter"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.strip() == str(tmp_path / "out")
+    assert shown.err == "The base is of the original format.\n"
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
 def test_full_training_has_no_adapter_to_export(
     step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
