@@ -51,6 +51,8 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
             "linear",
         )
         assert [reward.weight for reward in config.rewards] == [1.0] * 4
+        # Whoever starts reads gigabytes from the same disk.
+        assert learner.start_timeout_s == config.cluster.start_timeout_s == 1800
 
 
 @pytest.mark.parametrize(
