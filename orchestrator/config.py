@@ -150,9 +150,9 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     names the key at fault, and for an unknown key the nearest one.
     """
     tree = read_tree(path)
+    if any(override.startswith("algorithm.preset=") for override in overrides):
+        forget_preset(tree)  # before any of them: an override stands, whatever their order
     for override in overrides:
-        if override.startswith("algorithm.preset="):
-            forget_preset(tree)
         _apply(tree, override)
     try:
         config = RunConfig.model_validate(tree)

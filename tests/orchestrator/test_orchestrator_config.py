@@ -40,6 +40,16 @@ def test_overrides_reach_nested_keys_and_list_items() -> None:
     assert config.steps == 3
 
 
+def test_overrides_of_a_preset_and_of_its_keys_come_in_any_order(tmp_path: Path) -> None:
+    """A resolved file spells its preset out: a new preset replaces that, and no override."""
+    resolved = tmp_path / "config.yaml"
+    resolved.write_text(dump_config(load_config(SHAPES, [])))
+    overrides = ["algorithm.bonus=budget-exact", "algorithm.preset=as-paper"]
+    for order in (overrides, overrides[::-1]):
+        algorithm = load_config(resolved, order).algorithm
+        assert (algorithm.bonus, algorithm.aggregation) == ("budget-exact", "sequence-mean")
+
+
 def test_a_model_may_be_a_hub_id(tmp_path: Path) -> None:
     """It stays as written, revision and all, through dump and load."""
     config = load_config(SHAPES, ["model.path=deepseek-community/Janus-Pro-1B@main"])
