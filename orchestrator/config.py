@@ -173,7 +173,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     *parents, leaf = key.split(".")
     node: Any = tree
     for depth, name in enumerate(parents):
-        node = node.setdefault(name, {}) if isinstance(node, dict) else _item(node, name, override)
+        node = _below(node, name, override)
         if not isinstance(node, dict | list):
             raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} has no keys")
     try:
@@ -187,6 +187,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node[int(leaf)] = value
     else:
         node[leaf] = value
+
+
+def _below(node: Any, name: str, override: str) -> Any:
+    if isinstance(node, list):
+        return _item(node, name, override)
+    if node.get(name) is None:  # a resolved file spells out null where a group of settings is off
+        node[name] = {}
+    return node[name]
 
 
 def _item(node: list[Any], name: str, override: str) -> Any:

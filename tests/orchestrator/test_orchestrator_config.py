@@ -50,6 +50,19 @@ def test_overrides_of_a_preset_and_of_its_keys_come_in_any_order(tmp_path: Path)
         assert (algorithm.bonus, algorithm.aggregation) == ("budget-exact", "sequence-mean")
 
 
+def test_overrides_reach_into_what_a_resolved_file_has_as_null(tmp_path: Path) -> None:
+    """`lora: null` is no adapter; a key below it switches one on, and must be a known one."""
+    resolved = tmp_path / "config.yaml"
+    resolved.write_text(dump_config(load_config(SHAPES, [])))
+    assert yaml.safe_load(resolved.read_text())["learner"]["lora"] is None
+    lora = load_config(resolved, ["learner.lora.rank=16"]).learner.lora
+    assert lora is not None
+    assert lora.rank == 16
+    expected = "unknown key learner.lora.rnk; did you mean rank?"
+    assert expected in problem(["learner.lora.rnk=16"], resolved)
+    assert "seed has no keys" in problem(["seed.x=1"], resolved)
+
+
 def test_a_model_may_be_a_hub_id(tmp_path: Path) -> None:
     """It stays as written, revision and all, through dump and load."""
     config = load_config(SHAPES, ["model.path=deepseek-community/Janus-Pro-1B@main"])
