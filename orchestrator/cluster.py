@@ -21,6 +21,11 @@ def cluster_address(configured: str | None) -> str | None:
     return configured or os.environ.get("RAY_ADDRESS")
 
 
+def in_submitted_job() -> bool:
+    """Whether ``ray job submit`` started this process: its supervisor sets the variable."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
 @contextmanager
 def ray_cluster(
     address: str | None = None, num_cpus: float = 2, object_store_mb: int = 512

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from learner.config import AlgorithmConfig, LearnerConfig
+from orchestrator.cluster import in_submitted_job
 from orchestrator.config_files import forget_preset, read_tree
 from policy.errors import UserError
 from rewards.config import CacheConfig, RewardConfig
@@ -146,8 +147,9 @@ class RunConfig(Settings):
 def load_config(path: Path, overrides: list[str]) -> RunConfig:
     """Read a YAML file and its ``base``, apply ``key.sub=value`` overrides (YAML too), validate.
 
-    Relative paths are taken from the working folder. Raises ``UserError`` with one line that
-    names the key at fault, and for an unknown key the nearest one.
+    Relative paths are taken from the working folder; ``root`` must be absolute in a job that was
+    submitted to Ray. Raises ``UserError`` with one line that names the key at fault, and for an
+    unknown key the nearest one.
     """
     tree = read_tree(path)
     if any(override.startswith("algorithm.preset=") for override in overrides):
@@ -158,6 +160,11 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{path}: {_first_problem(error)}") from None
+    if in_submitted_job() and not config.root.is_absolute():
+        raise UserError(
+            f"root: {config.root} would lie in the job's own copy of the working folder, which Ray"
+            " deletes; give an absolute path on shared storage"
+        )
     return config.model_copy(update={"root": config.root.absolute()})
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from tiny import save_tiny_checkpoint
 
 from orchestrator.config import dump_config, load_config
@@ -109,6 +110,19 @@ def test_an_instruction_file_is_taken_as_it_is(
         file.write_text(wrong)
         with pytest.raises(UserError, match=r"instruction\.txt must hold \{\} once"):
             check_inputs(config)
+
+
+def test_a_submitted_job_needs_an_absolute_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its working folder is Ray's copy and goes with it; the variable is the installed Ray's."""
+    assert load_config(SHAPES, []).root == Path.cwd() / "runs"
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
+    for relative in ([], ["root=elsewhere"]):
+        line = problem(relative)
+        assert line.startswith("root: ")
+        assert "give an absolute path on shared storage" in line
+    assert load_config(SHAPES, [f"root={tmp_path}"]).root == tmp_path
 
 
 @pytest.mark.parametrize(
