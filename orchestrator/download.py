@@ -8,7 +8,6 @@ digest is an error at once. A file appears under its name only when all its byte
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import http.client
 import random
 import time
@@ -18,6 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from evaluation.public_files import PublicFile
+from orchestrator.files import sha256
 from policy.errors import UserError
 
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
@@ -37,7 +37,7 @@ def download(
     part = target.with_name(target.name + ".part")
     try:
         if target.exists():
-            if _digest(target) != file.sha256:
+            if sha256(target) != file.sha256:
                 raise UserError(f"{target} is there but is not the published file; move it away")
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def download(
             except BlockingIOError:
                 raise UserError(f"{part} is being written by another process") from None
             _fill(file, stream, time.monotonic() + deadline_s, silence_s)
-            if (found := _digest(part)) != file.sha256:
+            if (found := sha256(part)) != file.sha256:
                 part.unlink()
                 raise UserError(
                     f"{file.url}: SHA-256 is {found}, not {file.sha256}; nothing was kept"
@@ -107,8 +107,3 @@ def _attempt(file: PublicFile, stream: FileIO, deadline: float, silence_s: float
         raise UserError(f"{file.url}: more than the {file.size} bytes it should have")
     if have < file.size:
         raise ConnectionError(f"the connection ended after {have} of {file.size} bytes")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from learner.checkpoint import ADAPTER, MODEL, verified_manifest
+from orchestrator.files import check_vacant
 from policy.errors import UserError
 
 
@@ -24,8 +25,7 @@ def export(checkpoint: Path, output: Path, adapter: bool = False) -> Path:
         hint = ": the run had no learner.lora" if adapter else ""
         raise UserError(f"checkpoint {checkpoint} holds no {part}/ folder{hint}")
     output = output.absolute()
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output} is not an empty folder; nothing was written")
+    check_vacant(output)
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         for file in files:

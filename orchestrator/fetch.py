@@ -7,6 +7,8 @@ from pathlib import Path
 from evaluation.leaks import find_leaks, load_validation
 from evaluation.public_files import PUBLIC_FILES, TRAINING
 from orchestrator.download import download
+from orchestrator.files import write_whole
+from policy.errors import UserError
 from policy.prompts import load_prompts
 
 SEEN = "seen.jsonl"
@@ -24,9 +26,7 @@ def fetch(output: Path) -> None:
         print(f"{state:<10}  {file.size:>9,} bytes  {output / file.path}")
     training_file = output / TRAINING.path
     if not (output / SEEN).exists():
-        rows = training_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        step = len(rows) // _SEEN_PROMPTS
-        (output / SEEN).write_text("".join(rows[::step][:_SEEN_PROMPTS]), encoding="utf-8")
+        step = _write_seen(output / SEEN, training_file)
         print(f"written     every {step}th training prompt  {output / SEEN}")
     validation = [
         prompt
@@ -40,3 +40,14 @@ def fetch(output: Path) -> None:
     for leak in leaks:
         print(f"  {leak.validation.place}  {leak.validation.text}")
     print("data.leaks in the configuration says whether training keeps or drops them")
+
+
+def _write_seen(file: Path, training_file: Path) -> int:
+    """Every how many rows one was taken. Later runs trust the file: it is never there in part."""
+    rows = training_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    step = len(rows) // _SEEN_PROMPTS
+    try:
+        write_whole(file, "".join(rows[::step][:_SEEN_PROMPTS]))
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from None
+    return step

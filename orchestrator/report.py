@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from orchestrator.charts import Series, error_bar_chart, line_chart, stacked_chart
 from orchestrator.comparison import change_table, compare, evaluated_sets, headline
+from orchestrator.files import write_whole
 from orchestrator.gallery import galleries
 from orchestrator.progress import duration
 from orchestrator.run_folder import read_rows
@@ -106,9 +107,7 @@ def write_report(run_folder: Path) -> Path:
         short_cot=_SHORT_COT,
     )
     report = run_folder / "report.html"
-    fresh = report.with_suffix(".tmp")
-    fresh.write_text(page, encoding="utf-8")
-    fresh.replace(report)
+    write_whole(report, page)
     return report
 
 

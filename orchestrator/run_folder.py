@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
+from orchestrator.files import write_whole
 from policy.errors import UserError
 from policy.types import JsonDict
 
@@ -80,10 +81,7 @@ class RunFolder:
         file = self.path / name
         if not file.is_file():
             return
-        fresh = file.with_suffix(".tmp")
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        fresh.write_text("".join(lines), encoding="utf-8")
-        fresh.replace(file)
+        write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     # Checkpoints
 
@@ -122,9 +120,7 @@ class RunFolder:
         if not self.is_better(evaluation_set, reward):
             return
         row = {"step": step, "set": evaluation_set, "reward/mean": reward}
-        fresh = self._best_file.with_suffix(".tmp")
-        fresh.write_text(json.dumps(row) + "\n", encoding="utf-8")
-        fresh.replace(self._best_file)
+        write_whole(self._best_file, json.dumps(row) + "\n")
         self.keep_only({step})
 
     @property

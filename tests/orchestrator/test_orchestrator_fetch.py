@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator
@@ -90,6 +91,30 @@ def test_a_failed_fetch_is_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "shape_val.txt: HTTP status 404" in error
+
+
+def test_a_cut_through_the_training_file_is_whole_or_not_there(
+    served: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk fills while seen.jsonl is written: one line, no such file, and the next run has it.
+
+    A part of it would be trusted ever after.
+    """
+    output = tmp_path / "data"
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        assert main(["data", "fetch", "--output", str(output)]) == 2
+    assert "seen.jsonl cannot be written: No space left on device" in capsys.readouterr().err
+    assert not [file for file in output.iterdir() if "seen" in file.name]
+    assert main(["data", "fetch", "--output", str(output)]) == 0
+    assert len(load_prompts(output / "seen.jsonl")) == 64
 
 
 def test_the_table_is_pinned_and_complete() -> None:

@@ -302,7 +302,7 @@ def test_the_same_folder_gives_the_same_bytes(finished: Path, page: str) -> None
     command, environment = [sys.executable, "-c", code, str(finished)], {"PYTHONHASHSEED": "7"}
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | environment)
     assert (finished / "report.html").read_text() == page
-    assert not list(finished.glob("*.tmp"))
+    assert not list(finished.glob(".report*"))
 
 
 def test_a_run_stopped_early_still_has_a_report(tmp_path: Path) -> None:
