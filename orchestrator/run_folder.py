@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from orchestrator.files import write_whole
 from policy.errors import UserError
 from policy.types import JsonDict
 
+_STEP = re.compile(r"step-[0-9]+")
 _ROWS = ("metrics.jsonl", "evaluations.jsonl", "dropped.jsonl", "samples/records.jsonl")
 
 
@@ -73,7 +75,7 @@ class RunFolder:
             kept = [row for row in self.rows(name) if row["step"] <= step]
             self._replace(name, kept)
         whole = self.checkpoints()
-        for folder in (self.path / "checkpoints").glob("step-*"):
+        for folder in _step_folders(self.path):
             if checkpoint_step(folder) > step or folder not in whole:
                 shutil.rmtree(folder)
 
@@ -102,7 +104,7 @@ class RunFolder:
         """Delete the checkpoints of all other steps but the best one."""
         best = self._best()
         kept = steps if best is None else steps | {best["step"]}
-        for folder in (self.path / "checkpoints").glob("step-*"):
+        for folder in _step_folders(self.path):
             if checkpoint_step(folder) not in kept:
                 shutil.rmtree(folder)
 
@@ -136,18 +138,38 @@ class RunFolder:
 
 
 def read_rows(file: Path) -> list[JsonDict]:
-    """All whole rows of a ``.jsonl`` file; a last line cut off by a crash is left out."""
+    """All rows of a ``.jsonl`` file, none if it is not there.
+
+    A last line without its end is what a crash leaves, and no row. Any other line that is no JSON
+    object raises ``UserError`` with file and line: the history is damaged.
+    """
     if not file.is_file():
         return []
-    lines = file.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    rows = []
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(f"{file}:{number}: damaged: not a JSON object")
+        rows.append(row)
+    return rows
 
 
 def complete_checkpoints(run_folder: Path) -> list[Path]:
     """Checkpoints by step; one without its manifest was cut off and does not count."""
-    folders = (run_folder / "checkpoints").glob("step-*")
+    folders = _step_folders(run_folder)
     complete = [folder for folder in folders if (folder / "manifest.json").is_file()]
     return sorted(complete, key=checkpoint_step)
+
+
+def _step_folders(run_folder: Path) -> list[Path]:
+    """The run's own; a folder of another name, such as step-40-backup, is its user's."""
+    entries = (run_folder / "checkpoints").glob("step-*")
+    return [entry for entry in entries if _STEP.fullmatch(entry.name) and entry.is_dir()]
 
 
 def checkpoint_step(folder: Path) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.run_folder import RunFolder, free_name
+from orchestrator.run_folder import RunFolder, free_name, read_rows
 from policy.errors import UserError
 
 
@@ -53,12 +53,38 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
 
 
 def test_rows_survive_a_cut_off_line(tmp_path: Path) -> None:
-    """A last line without its newline is what a crash leaves; it is not a row."""
+    """A last line without its newline is what a crash leaves, even in the middle of a letter."""
     folder = RunFolder(tmp_path / "run")
     folder.append("metrics.jsonl", {"step": 1, "text": "käse"})
-    with (folder.path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 2, "te')
+    with (folder.path / "metrics.jsonl").open("ab") as file:
+        file.write('{"step": 2, "text": "kä'.encode()[:-1])
     assert folder.rows("metrics.jsonl") == [{"step": 1, "text": "käse"}]
+
+
+@pytest.mark.parametrize("damage", [b'{"step": 2, "te\n', b"3\n", b'{"text": "\xff"}\n'])
+def test_a_damaged_row_is_named_by_file_and_line(tmp_path: Path, damage: bytes) -> None:
+    """Cut off in the middle of the file, no object, no UTF-8: nothing that a crash leaves."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2: damaged: not a JSON object"):
+        read_rows(file)
+
+
+def test_folders_of_other_names_among_the_checkpoints_are_left_alone(tmp_path: Path) -> None:
+    """A copy beside a checkpoint, or a file, is neither read as a step nor deleted."""
+    folder = RunFolder(tmp_path / "run")
+    for step in (1, 2):
+        finished_checkpoint(folder, step)
+    others = [folder.path / "checkpoints" / name for name in ("step-2-backup", "step-", "step-x")]
+    for other in others:
+        other.mkdir()
+        (other / "manifest.json").write_text("{}")
+    (folder.path / "checkpoints" / "step-7").write_text("a file")
+    assert folder.last_checkpoint() == folder.checkpoint(2)
+    folder.keep_only({2})
+    folder.forget_after(1)
+    assert folder.checkpoints() == []
+    assert all((other / "manifest.json").is_file() for other in others)
 
 
 def test_resuming_forgets_what_the_surviving_history_never_had(tmp_path: Path) -> None:
