@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,15 @@ from learner.group import LearnerGroup
 from learner.settings import LearnerSettings
 from orchestrator.alarms import Alarms
 from orchestrator.cluster import ray_cluster
-from orchestrator.config import RunConfig, dump_config
+from orchestrator.config import RunConfig
 from orchestrator.evaluator import FixedEvaluation
 from orchestrator.interrupt import Interrupt, graceful_interrupt
 from orchestrator.metrics import Clock, without_nan
 from orchestrator.pools import RolloutPool, describe
-from orchestrator.preflight import check_inputs, check_machine, logical_cpus
+from orchestrator.preflight import Inputs, check_inputs, check_machine, logical_cpus
 from orchestrator.progress import Progress
 from orchestrator.publisher import WeightPublisher
-from orchestrator.resume import check_unchanged
+from orchestrator.resume import check_unchanged, save_settings
 from orchestrator.run_folder import RunFolder, checkpoint_step
 from orchestrator.scoring import RewardPools
 from policy.types import JsonDict, Prompt
@@ -93,58 +93,34 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
     """Check everything, start the actors, and take them down again whatever happens."""
     inputs = check_inputs(config)
     check_machine(config, inputs.model_path)
-    folder = RunFolder(config.folder, resume)
-    try:
-        checkpoint = folder.last_checkpoint() if resume else None
-        if checkpoint is not None:
-            verified_manifest(checkpoint)
-            check_unchanged(config, folder.path / "config.yaml")
-        (folder.path / "config.yaml").write_text(dump_config(config))
-        _log_to(folder.path / "run.log")
-        progress = Progress(config)
+    with closing(RunFolder(config.folder, resume)) as folder:
+        checkpoint = _checkpoint_of(folder, config) if resume else None
+        start_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
+        save_settings(config, folder.path)
+        progress, cluster = Progress(config), config.cluster
         with (
-            ray_cluster(
-                config.cluster.address, logical_cpus(config), config.cluster.object_store_mb
-            ),
+            logged_to(folder.path / "run.log"),
+            ray_cluster(cluster.address, logical_cpus(config), cluster.object_store_mb),
             graceful_interrupt() as interrupt,  # after Ray, which installs handlers of its own
         ):
-            progress.note(f"run folder {folder.path}")
-            if inputs.leaks:
-                progress.note(
-                    f"{len(inputs.leaks)} validation prompts are in the training file;"
-                    f" data.leaks: {config.data.leaks}"
-                )
+            _announce(progress, config, inputs)
             rollout = RolloutPool(config, inputs)
             rewards = RewardPools(
-                config.rewards,
-                config.cache,
-                config.cluster.start_timeout_s,
-                config.rollout.timeout_s,
+                config.rewards, config.cache, cluster.start_timeout_s, config.rollout.timeout_s
             )
-            learner = LearnerGroup(
-                LearnerSettings(
-                    learner=config.learner,
-                    algorithm=config.algorithm,
-                    checkpoint=inputs.model_path,
-                    total_steps=config.steps,
-                    seed=config.seed,
-                    guidance_scale=config.rollout.guidance_scale,
-                    temperature=config.rollout.temperature,
-                    generation_defaults=inputs.generation_defaults,
-                )
-            )
+            learner = LearnerGroup(_learner_settings(config, inputs))
             try:
-                for identity in rollout.wait_ready(config.cluster.start_timeout_s):
+                for identity in rollout.wait_ready(cluster.start_timeout_s):
                     log.info("rollout engine: %s", describe(identity))
                 rewards.wait_ready()
                 learner.start()
                 if checkpoint is not None:
                     learner.load(checkpoint)
-                folder.forget_after(-1 if checkpoint is None else checkpoint_step(checkpoint))
+                folder.forget_after(-1 if checkpoint is None else start_step)
                 yield Run(
                     config=config,
                     folder=folder,
-                    start_step=0 if checkpoint is None else checkpoint_step(checkpoint),
+                    start_step=start_step,
                     prompts=inputs.prompts,
                     rollout=rollout,
                     rewards=rewards,
@@ -160,12 +136,49 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
                 )
             finally:
                 learner.shutdown()
-    finally:
-        folder.close()
 
 
-def _log_to(file: Path) -> None:
+def _checkpoint_of(folder: RunFolder, config: RunConfig) -> Path | None:
+    """The checkpoint to go on from, found whole; raises ``UserError`` for a run of other settings
+    or with other input files."""
+    checkpoint = folder.last_checkpoint()
+    if checkpoint is not None:
+        verified_manifest(checkpoint)
+        check_unchanged(config, folder.path)
+    return checkpoint
+
+
+def _announce(progress: Progress, config: RunConfig, inputs: Inputs) -> None:
+    progress.note(f"run folder {config.folder}")
+    if inputs.leaks:
+        progress.note(
+            f"{len(inputs.leaks)} validation prompts are in the training file;"
+            f" data.leaks: {config.data.leaks}"
+        )
+
+
+def _learner_settings(config: RunConfig, inputs: Inputs) -> LearnerSettings:
+    return LearnerSettings(
+        learner=config.learner,
+        algorithm=config.algorithm,
+        checkpoint=inputs.model_path,
+        total_steps=config.steps,
+        seed=config.seed,
+        guidance_scale=config.rollout.guidance_scale,
+        temperature=config.rollout.temperature,
+        generation_defaults=inputs.generation_defaults,
+    )
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Have ``eg_grpo`` log into this file, and no longer when the run is over."""
     handler = logging.FileHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,6 +1,6 @@
 """The run folder: everything a run leaves behind, and the lock that keeps a second run out.
 
-``runs/<name>/``: ``config.yaml``, ``metrics.jsonl``, ``evaluations.jsonl``, ``dropped.jsonl``,
+``runs/<name>/``: ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``, ``dropped.jsonl``,
 ``samples/``, ``checkpoints/step-N/``, ``report.html``, ``run.log``.
 """
 

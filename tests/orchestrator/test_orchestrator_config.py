@@ -11,7 +11,7 @@ from tiny import save_tiny_checkpoint
 
 from orchestrator.config import dump_config, load_config
 from orchestrator.preflight import check_inputs
-from orchestrator.resume import check_unchanged
+from orchestrator.resume import check_unchanged, save_settings
 from policy.errors import UserError
 
 SHAPES = Path(__file__).parents[2] / "configs" / "shapes.yaml"
@@ -170,9 +170,42 @@ def test_missing_key_and_broken_files(tmp_path: Path) -> None:
 
 def test_resume_refuses_changed_settings_by_name(tmp_path: Path) -> None:
     """What changes the computation is refused, where it runs is not."""
-    saved = tmp_path / "config.yaml"
-    saved.write_text(dump_config(load_config(SHAPES, [])))
+    (tmp_path / "config.yaml").write_text(dump_config(load_config(SHAPES, [])))
     free = ["cluster.object_store_mb=600", "rewards.0.timeout_s=9", "replacements=9"]
-    check_unchanged(load_config(SHAPES, free), saved)
+    check_unchanged(load_config(SHAPES, free), tmp_path)
     with pytest.raises(UserError, match=r"algorithm.kl_beta: .* started with 0.01, now it is 0.1"):
-        check_unchanged(load_config(SHAPES, ["algorithm.kl_beta=0.1"]), saved)
+        check_unchanged(load_config(SHAPES, ["algorithm.kl_beta=0.1"]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["data.train", "data.evaluation.held_out", "data.validation.0", "model.instruction"],
+)
+def test_resume_refuses_a_changed_input_file(tmp_path: Path, key: str) -> None:
+    """One row more in a prompt file reshuffles every later batch; key and file are named.
+
+    Validation prompts count when those among the training prompts are dropped, and only then.
+    """
+    files = {
+        "data.train": "train.jsonl",
+        "data.evaluation.seen": "seen.jsonl",
+        "data.evaluation.held_out": "held_out.jsonl",
+        "data.validation.0": "validation.txt",
+        "model.instruction": "instruction.txt",
+    }
+    for name in files.values():
+        (tmp_path / name).write_text("as it was\n")
+    validation = f"data.validation=[{tmp_path / files.pop('data.validation.0')}]"
+    overrides = [f"{named}={tmp_path / name}" for named, name in files.items()] + [validation]
+    dropping = load_config(SHAPES, [*overrides, "data.leaks=drop"])
+    keeping = load_config(SHAPES, overrides)
+    for name, config in (("dropping", dropping), ("keeping", keeping)):
+        (tmp_path / name).mkdir()
+        save_settings(config, tmp_path / name)
+        check_unchanged(config, tmp_path / name)
+    changed = tmp_path / files.get(key, "validation.txt")
+    changed.write_text("as it was\nand a row\n")
+    with pytest.raises(UserError, match=rf"^{key}: {changed} was changed since the run was sta"):
+        check_unchanged(dropping, tmp_path / "dropping")
+    if key == "data.validation.0":
+        check_unchanged(keeping, tmp_path / "keeping")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -18,6 +19,7 @@ from orchestrator.progress import duration
 from orchestrator.prompts import derived_seed, step_prompts
 from orchestrator.publisher import check_receipt
 from orchestrator.reward_pool import Usage
+from orchestrator.run import logged_to
 from orchestrator.scoring import training_totals
 from orchestrator.waiting import WorkerFailed
 from policy.probe import WeightReceipt
@@ -26,6 +28,19 @@ from rewards.config import RewardConfig
 
 PROMPTS = [Prompt(id=f"p:{index}", text=str(index), task_type="color") for index in range(5)]
 HEALTHY = {"groups/trained": 2, "groups/failed": 0, "groups/zero_variance": 0, "grad_norm": 0.1}
+
+
+def test_two_runs_of_one_process_log_apart(tmp_path: Path) -> None:
+    """A log file hears nothing after its run, nor does it stay open."""
+    log = logging.getLogger("eg_grpo")
+    handlers = list(log.handlers)
+    for name in ("one", "two"):
+        with logged_to(tmp_path / name):
+            log.info("of run %s", name)
+    for name in ("one", "two"):
+        (line,) = (tmp_path / name).read_text().splitlines()
+        assert line.endswith(f"of run {name}")
+    assert log.handlers == handlers
 
 
 def test_every_epoch_visits_every_prompt_once() -> None:
