@@ -1,7 +1,7 @@
 """The learner as the orchestrator sees it: some ranks that act as one.
 
 Failure policy: every wait has a deadline. A silent rank raises ``LearnerTimeout``, a dead one
-``LearnerRankDied``, a failing one ``LearnerFailed``; each names the rank. After any of them the
+``LearnerRankDied``, a failing or lost one ``LearnerFailed``; each names the rank. After any of them the
 group is beyond use: ``shutdown``, build another and ``load`` the latest checkpoint. Bad input
 (``UserError``) leaves it usable.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from learner.batch import TrainingGroup, split_over_ranks
 from learner.settings import LearnerSettings, Place
@@ -28,7 +28,7 @@ _PEER_GRACE_S = 10.0  # a dead rank is reported a little after its peers' collec
 
 
 class LearnerFailed(Exception):
-    """A rank raised; the message names rank and reason."""
+    """A rank raised, or Ray lost it or its answer; the message names rank and reason."""
 
 
 class LearnerRankDied(LearnerFailed):
@@ -109,10 +109,6 @@ class LearnerGroup:
         receipts = self._call([receipt for receipt, _ in refs])
         return PublishedWeights(receipts[0], refs[0][1])
 
-    def probe(self) -> float:
-        """Mean log-prob of the fixed probe under the live weights."""
-        return self._call([worker.probe.remote() for worker in self._workers])[0]
-
     def save(self, folder: Path) -> None:
         """Write a checkpoint; whole only when this returns."""
         self._call([worker.save.remote(folder.absolute()) for worker in self._workers])
@@ -157,6 +153,8 @@ class LearnerGroup:
                 if failure is None:
                     failure = LearnerFailed(f"learner rank {rank} failed: {_one_line(error.cause)}")
                     deadline = min(deadline, time.monotonic() + _PEER_GRACE_S)
+            except RayError as error:  # its environment, its memory, its node, its answer
+                raise LearnerFailed(f"learner rank {rank} is lost: {_one_line(error)}") from error
         if failure is not None:
             raise failure
         if pending:

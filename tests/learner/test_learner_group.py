@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from ray.exceptions import (
+    ActorUnschedulableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RuntimeEnvSetupError,
+)
 
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.settings import LearnerSettings
@@ -58,13 +62,11 @@ def test_a_group_trains_publishes_resumes_and_dies_by_name(
 
     published = group.publish()
     assert published.receipt.weight_version == 1
-    assert published.receipt.probe_logprob == group.probe()
 
     ray.kill(group._workers[1])
-    start = time.monotonic()
-    with pytest.raises(LearnerRankDied, match="rank 1"):
+    # Not the LearnerTimeout of a rank that is waited for to the end.
+    with pytest.raises(LearnerRankDied, match="^learner rank 1 died"):
         group.update(batch)
-    assert time.monotonic() - start < 60
     group.shutdown()
 
     buckets = ray.get(published.buckets, timeout=10)
@@ -72,6 +74,34 @@ def test_a_group_trains_publishes_resumes_and_dies_by_name(
     fresh = load_policy(checkpoint)
     load_into(fresh.trained_parameters(), buckets)
     assert probe_logprob(fresh, TINY_SPECIAL) == published.receipt.probe_logprob
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeEnvSetupError("no such package"), "RuntimeEnvSetupError: Failed to set up runtime"),
+        (ActorUnschedulableError("no node"), "ActorUnschedulableError: .* no node"),
+        (OutOfMemoryError("node of\n8 GiB"), "OutOfMemoryError: node of 8 GiB$"),
+        (ObjectLostError("ab", None, ""), "ObjectLostError: Failed to retrieve object ab"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_ray_loses_is_said_in_one_line_with_the_rank(
+    monkeypatch: pytest.MonkeyPatch, checkpoint, error, reason
+):
+    """Neither a rank's own exception nor its death, and no traceback for the user either."""
+    from learner import group as module
+
+    def lost(ref):
+        raise error
+
+    monkeypatch.setattr(module.ray, "wait", lambda refs, timeout: (refs[-1:], refs[:-1]))
+    monkeypatch.setattr(module.ray, "get", lost)
+    learner = LearnerConfig(ranks=2)
+    group = module.LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, 1))
+    with pytest.raises(module.LearnerFailed, match=f"^learner rank 1 is lost: {reason}") as caught:
+        group._wait(["of rank 0", "of rank 1"], 1.0, deadline=0.0)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_silent_rank_is_named_within_the_deadline(ray_cluster, checkpoint):
