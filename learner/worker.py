@@ -69,9 +69,6 @@ class LearnerWorker:
         """Two objects, so that the receipt can be read without moving the weights."""
         return self._joined.publish()
 
-    def probe(self) -> float:
-        return self._joined.probe()
-
     def save(self, folder: Path) -> None:
         self._joined.save(folder)
 

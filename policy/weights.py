@@ -37,10 +37,6 @@ class WeightBuckets:
     slots: tuple[TensorSlot, ...]
     buckets: tuple[NDArray[np.generic], ...]
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(bucket.nbytes for bucket in self.buckets)
-
 
 def pack(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES) -> WeightBuckets:
     """Copy named tensors into flat buckets of one dtype and at most ``bucket_bytes`` each.

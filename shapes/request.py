@@ -11,7 +11,6 @@ from shapes.world import NUMBERS, Kind
 
 TASKS = ("object", "color", "spatial", "numeracy")  # names of the public training file
 LOCALITIES = {"above": (0, -1), "below": (0, 1), "left of": (-1, 0), "right of": (1, 0)}
-OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 
 
 @dataclass(frozen=True)

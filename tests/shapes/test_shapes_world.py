@@ -13,10 +13,11 @@ from policy.prompts import load_prompts
 from shapes.codes import add_grain, code_table, draw, looks_of, tokenise
 from shapes.prompts import DATA, FILES, prompt_lines
 from shapes.render import render
-from shapes.request import OPPOSITE, holds, parse_request
+from shapes.request import holds, parse_request
 from shapes.scenes import describe, sample_request, sample_scene, spoil, vocabulary
 from shapes.world import HELD_OUT, IMAGE_SIZE, SEEN, Kind
 
+OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 SEEDS = st.integers(0, 2**32 - 1)
 
 
