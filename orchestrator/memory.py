@@ -19,14 +19,18 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 
 from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.kernels import SCRATCH_BYTES
+from orchestrator.config import RunConfig
 from policy.errors import UserError
 from policy.janus import TRAINED_PREFIXES
 from rewards.config import RewardConfig
+from rewards.loading import torch_dtype
 from rollout.config import RolloutConfig
 
 GIB = 2**30
 CUDA_CONTEXT = GIB  # of a process on a GPU: CUDA, cuBLAS, NCCL; a round figure
 PROCESS_HOST = GIB  # of a process in host memory: Python, torch, Ray; a round figure
+WEIGHT_VERSIONS = 3  # in the object store: two kept, one on its way
+OBJECT_BYTES = 64 * 1024  # of a trajectory without its pixels, generously
 REWARD_SCRATCH = 2 * GIB  # of a reward model at work; a round figure
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 _VLLM_BLOCK = {"cuda": 16, "cpu": 128}  # positions that vLLM 0.32 gives out at once
@@ -266,7 +270,10 @@ def _vllm_cache(config: RolloutConfig, weights: int, one: int, gpu_bytes: int) -
 
 
 def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
-    """One reward worker. A reward that is not known is taken to fill its share of a GPU."""
+    """One reward worker. A reward that is not known is taken to fill its share of a GPU.
+
+    Raises ``UserError`` for weights of a type that there is not.
+    """
     device = "cuda" if config.gpus_per_worker > 0 else "cpu"
     if config.factory not in REWARD_MODELS:
         share = round(config.gpus_per_worker * gpu_bytes)
@@ -274,15 +281,21 @@ def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
             {"its share of the GPU": share} if share else {}, {}, {"process": PROCESS_HOST}
         )
     parameters, dtype = REWARD_MODELS[config.factory]
-    weights = parameters * _BYTES[config.options.get("dtype", dtype)]
+    try:
+        weights = parameters * torch_dtype(config.options.get("dtype", dtype)).itemsize
+    except UserError as error:
+        raise UserError(f"reward {config.name!r}: {error}") from None
     return _on(device, {"weights": weights}, {"scratch": REWARD_SCRATCH}, {}, weights)
 
 
-def object_store_bytes(
-    size: ModelSize, versions: int, samples: int, dtype: str, per_sample: int
-) -> int:
+def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
     """Weight versions (the trained part) and one step's or evaluation's trajectories."""
-    return versions * size.trained * _BYTES[dtype] + samples * (3 * size.image_size**2 + per_sample)
+    samples = config.trajectories_per_step
+    if config.data.evaluation:
+        evaluation = config.evaluation
+        samples = max(samples, evaluation.prompts * evaluation.samples_per_prompt)
+    versions = WEIGHT_VERSIONS * size.trained * _BYTES[config.learner.dtype]
+    return versions + samples * (3 * size.image_size**2 + OBJECT_BYTES)
 
 
 def _phases(size: ModelSize, lengths: Lengths, guided: bool) -> list[int]:

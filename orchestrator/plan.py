@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator import memory
 from orchestrator.config import RunConfig
 from orchestrator.memory import GIB, Lengths, Memory, ModelSize
-from orchestrator.preflight import OBJECT_BYTES, WEIGHT_VERSIONS, read_instruction
+from orchestrator.preflight import read_instruction
 from policy.errors import UserError
 from policy.prompts import load_prompts
 from policy.templates import template_named
@@ -108,17 +108,7 @@ def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Mac
     """Lay a run out; raises ``UserError`` when it asks for more GPUs than there are."""
     processes = list(_processes(config, size, lengths, machine))
     gpus = _placed(processes, machine.gpus)
-    samples = max(
-        config.trajectories_per_step,
-        config.evaluation.prompts * config.evaluation.samples_per_prompt
-        if config.data.evaluation
-        else 0,
-    )
-    host = {
-        "object store": memory.object_store_bytes(
-            size, WEIGHT_VERSIONS, samples, config.learner.dtype, OBJECT_BYTES
-        )
-    }
+    host = {"object store": memory.object_store_bytes(size, config)}
     for process in processes:
         parts = list(process.memory.host.items())
         if process.device == "cpu":

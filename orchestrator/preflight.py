@@ -15,10 +15,11 @@ from evaluation.leaks import Leak, find_leaks, load_validation
 from learner.checkpoint import verified_manifest
 from orchestrator.cluster import cluster_address
 from orchestrator.config import RunConfig
+from orchestrator.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
 from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults
 from policy.hub import checkpoint_folder
-from policy.loading import check_checkpoint, image_size, load_encoder, read_config, weight_bytes
+from policy.loading import check_checkpoint, load_encoder, read_config
 from policy.prompts import load_prompts
 from policy.types import Prompt
 from rewards.cache import resolve_cache
@@ -26,8 +27,6 @@ from rewards.factory import check_factory
 from rollout.vllm_runtime import check_head_size, check_vllm_installed
 
 SHARED_MEMORY = Path("/dev/shm")
-WEIGHT_VERSIONS = 3  # two kept, one on its way
-OBJECT_BYTES = 64 * 1024  # of a trajectory without its pixels, generously
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
         raise UserError(
             f"the roles ask for {asked:g} GPUs (*.gpus_per_*), this machine has {there}"
         )
-    needed = math.ceil(_object_bytes(config, model_path) / 2**20)
+    size = ModelSize.of(read_config(model_path))
+    needed = math.ceil(object_store_bytes(size, config) / 2**20)
     if needed > config.cluster.object_store_mb:
         raise UserError(
             f"cluster.object_store_mb: {config.cluster.object_store_mb} MiB cannot hold a step's"
@@ -168,12 +168,3 @@ def read_instruction(path: Path | None) -> str | None:
     if text.count("{}") != 1:
         raise UserError(f"model.instruction: {path} must hold {{}} once, where the prompt goes")
     return text
-
-
-def _object_bytes(config: RunConfig, model_path: Path) -> int:
-    pixels = 3 * image_size(model_path) ** 2
-    samples = max(
-        config.trajectories_per_step,
-        config.evaluation.prompts * config.evaluation.samples_per_prompt,
-    )
-    return WEIGHT_VERSIONS * weight_bytes(model_path) + samples * (pixels + OBJECT_BYTES)

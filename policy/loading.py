@@ -100,18 +100,6 @@ def is_original(folder: Path) -> bool:
     return ours not in names
 
 
-def image_size(folder: Path) -> int:
-    """Height and width of the images of a checkpoint folder, in pixels."""
-    vision: Any = read_config(folder).vision_config
-    return int(vision.image_size)
-
-
-def weight_bytes(folder: Path) -> int:
-    """Size of the weight files of a checkpoint folder."""
-    files = weight_files(folder, pickled=is_original(folder))
-    return sum(file.stat().st_size for file in files)
-
-
 def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> JanusPolicy:
     """Load a checkpoint; every key must be there and none besides."""
     folder = checkpoint_folder(checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import socket
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from learner.batch import TrainingGroup, split_over_ranks
 from learner.config import BUCKET_ELEMENTS, AlgorithmConfig, LearnerConfig
 from learner.scoring import ScoringModule, entropy_kernel
 from learner.settings import LearnerSettings, Place
+from orchestrator.config import load_config
 from orchestrator.memory import (
     CUDA_CONTEXT,
     Lengths,
@@ -27,12 +29,16 @@ from orchestrator.memory import (
     rollout_memory,
     saved_activations,
 )
+from orchestrator.preflight import check_machine
 from policy.encoding import unconditional_twin
+from policy.errors import UserError
 from policy.loading import load_policy
 from policy.sequences import collate
 from rewards.config import RewardConfig
 from rollout.config import RolloutConfig
 from rollout.decoding import RowDecoder
+
+SHAPES = Path(__file__).parents[2] / "configs" / "shapes.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +218,7 @@ def test_a_long_cot_can_need_the_larger_cache(size: ModelSize) -> None:
 
 
 def test_rewards_known_and_not(size: ModelSize) -> None:
-    """A known model by its parameters and type; another by the share of the GPU it asks for."""
+    """A known model by its parameters and type, which must be a type; another by the share of the GPU it asks for."""
     orm = RewardConfig(name="orm", factory="rewards.orm:OrmReward", gpus_per_worker=0.5)
     assert reward_memory(orm, 80).held == {
         "weights": 2 * 8_030_000_000,
@@ -220,12 +226,39 @@ def test_rewards_known_and_not(size: ModelSize) -> None:
     }
     wide = orm.model_copy(update={"options": {"dtype": "float32"}})
     assert reward_memory(wide, 80).held["weights"] == 4 * 8_030_000_000
+    half = orm.model_copy(update={"options": {"dtype": "float16"}})
+    assert reward_memory(half, 80).held["weights"] == 2 * 8_030_000_000
+    wrong = orm.model_copy(update={"options": {"dtype": "int4"}})
+    with pytest.raises(UserError, match=r"^reward 'orm': dtype: 'int4' is not one of float32, "):
+        reward_memory(wrong, 80)
     own = RewardConfig(name="own", factory="mine:Mine", gpus_per_worker=0.25)
     assert reward_memory(own, 80).held == {"its share of the GPU": 20}
     assert reward_memory(own.model_copy(update={"gpus_per_worker": 0}), 80).held == {}
 
 
 def test_object_store(size: ModelSize) -> None:
-    """Three versions of the trained part in two bytes, and 16 x 16 pixels of three colours."""
-    expected = 3 * 2 * size.trained + 10 * (3 * 16 * 16 + 100)
-    assert object_store_bytes(size, 3, 10, "bfloat16", 100) == expected
+    """Three versions of the trained part in the learner's type, whatever the checkpoint's, and
+    16 x 16 pixels of three colours; samples of an evaluation count if there is one."""
+    settings = ["prompts_per_step=4", "rollout.group_size=8", "evaluation.prompts=50"]
+    config = load_config(SHAPES, settings)
+    one = 3 * 16 * 16 + 64 * 1024
+    assert object_store_bytes(size, config) == 3 * 4 * size.trained + 50 * 4 * one
+    config = load_config(SHAPES, [*settings, "learner.dtype=bfloat16", "learner.zero_stage=1"])
+    assert object_store_bytes(size, config) == 3 * 2 * size.trained + 50 * 4 * one
+    config = load_config(SHAPES, [*settings, "data.evaluation={}"])
+    assert object_store_bytes(size, config) == 3 * 4 * size.trained + 32 * one
+
+
+def test_preflight_counts_weights_in_the_type_that_is_trained(tmp_path: Path) -> None:
+    """A checkpoint in bfloat16 trained in float32 fills twice what its file has, three times."""
+    model = load_policy(SHAPES.parent.parent / "shapes" / "checkpoint", torch.bfloat16).model
+    model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    settings = [f"model.path={tmp_path}", "evaluation.prompts=400"]
+    size = ModelSize.of(model.config)
+    needed = math.ceil(object_store_bytes(size, load_config(SHAPES, settings)) / 2**20)
+    enough = load_config(SHAPES, [*settings, f"cluster.object_store_mb={needed}"])
+    check_machine(enough, tmp_path)
+    short = load_config(SHAPES, [*settings, f"cluster.object_store_mb={needed - 1}"])
+    with pytest.raises(UserError, match=f"^cluster.object_store_mb: .* set it to {needed} or"):
+        check_machine(short, tmp_path)
