@@ -7,7 +7,7 @@ names is a ``UserError`` that says which GPU, by how much and what is on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,13 +34,24 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Process:
-    """One actor of the run."""
+class Actor:
+    """One actor of the run and what it asks to be placed on."""
 
-    name: str
+    name: str  # its kind and its number
     role: str  # learner | rollout | reward
     device: str
     gpu_share: float
+
+    @property
+    def kind(self) -> str:
+        """Actors of one kind are alike; such as ``rollout worker`` or ``reward hps``."""
+        return self.name.rpartition(" ")[0]
+
+
+@dataclass(frozen=True)
+class Process(Actor):
+    """An actor and the memory it needs."""
+
     memory: Memory
 
 
@@ -49,10 +60,6 @@ class Gpu:
     """One GPU and who is on it."""
 
     processes: list[Process] = field(default_factory=list)
-
-    @property
-    def free_share(self) -> float:
-        return 1.0 - sum(process.gpu_share for process in self.processes)
 
     def needed(self, takes_turns: bool) -> int:
         """Bytes at the worst moment.
@@ -105,9 +112,14 @@ class Plan:
 
 
 def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine) -> Plan:
-    """Lay a run out; raises ``UserError`` when it asks for more GPUs than there are."""
-    processes = list(_processes(config, size, lengths, machine))
-    gpus = _placed(processes, machine.gpus)
+    """Lay a run out; raises ``UserError`` when it asks for more GPUs than there are, or for less
+    memory of one than a single trajectory needs."""
+    actors = list(_actors(config))
+    placed = _placed(actors, machine.gpus)  # first: without GPUs their memory says nothing
+    needs = _memory_by_kind(config, size, lengths, machine)
+    process = {one.name: Process(**vars(one), memory=needs[one.kind]) for one in actors}
+    processes = list(process.values())
+    gpus = [Gpu([process[one.name] for one in on_gpu]) for on_gpu in placed]
     host = {"object store": memory.object_store_bytes(size, config)}
     for process in processes:
         parts = list(process.memory.host.items())
@@ -152,13 +164,12 @@ def table(plan: Plan, machine: Machine) -> str:
     ]
     shown: set[str] = set()
     for process in plan.processes:
-        kind, _, _ = process.name.rpartition(" ")
-        if kind in shown:
+        if process.kind in shown:
             continue
-        shown.add(kind)
-        count = sum(other.name.startswith(f"{kind} ") for other in plan.processes)
+        shown.add(process.kind)
+        count = sum(other.kind == process.kind for other in plan.processes)
         where = "GPU memory" if process.device == "cuda" else "host memory"
-        lines += ["", f"{kind}, {count} of them, each in {where}"]
+        lines += ["", f"{process.kind}, {count} of them, each in {where}"]
         parts = process.memory.held | process.memory.working
         lines += [_row(part, amount) for part, amount in parts.items() if amount]
         lines.append(
@@ -203,52 +214,64 @@ def _physical_memory() -> int:
     raise UserError("/proc/meminfo does not say how much memory there is; give --host-memory")
 
 
-def _processes(
-    config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine
-) -> Iterable[Process]:
+def _actors(config: RunConfig) -> Iterator[Actor]:
     """In the order in which the run starts them."""
     rollout, learner = config.rollout, config.learner
-    scales = config.evaluation.guidance_scales or ()
-    rolled = memory.rollout_memory(
-        size,
-        rollout,
-        lengths,
-        learner.dtype,
-        guided=any(scale != 1 for scale in (rollout.guidance_scale, *scales)),
-        gpu_bytes=machine.gpu_bytes,
-    )
     for index in range(rollout.workers):
         name = f"rollout worker {index}"
-        yield Process(name, "rollout", rollout.device, rollout.gpus_per_worker, rolled)
+        yield Actor(name, "rollout", rollout.device, rollout.gpus_per_worker)
     for reward in config.rewards:
-        scored = memory.reward_memory(reward, machine.gpu_bytes)
         device = "cuda" if reward.gpus_per_worker > 0 else "cpu"
         for index in range(reward.workers):
             name = f"reward {reward.name} {index}"
-            yield Process(name, "reward", device, reward.gpus_per_worker, scored)
-    guided = config.algorithm.trained_distribution == "guided" and rollout.guidance_scale != 1
-    learned = memory.learner_memory(size, learner, lengths, guided)
+            yield Actor(name, "reward", device, reward.gpus_per_worker)
     for index in range(learner.ranks):
-        name = f"learner rank {index}"
-        yield Process(name, "learner", learner.device, learner.gpus_per_rank, learned)
+        yield Actor(f"learner rank {index}", "learner", learner.device, learner.gpus_per_rank)
 
 
-def _placed(processes: Sequence[Process], count: int) -> list[Gpu]:
-    """Each process on the fullest GPU that has room for its share, as Ray packs fractions."""
-    gpus = [Gpu() for _ in range(count)]
-    asked = sum(process.gpu_share for process in processes)
-    for process in processes:
-        if process.gpu_share > 1:
-            raise UserError(f"{process.name} asks for {process.gpu_share:g} GPUs; it can use one")
-        if process.gpu_share == 0:
+def _memory_by_kind(
+    config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine
+) -> dict[str, Memory]:
+    rollout, learner = config.rollout, config.learner
+    scales = (rollout.guidance_scale, *(config.evaluation.guidance_scales or ()))
+    trains_guided = config.algorithm.trained_distribution == "guided"
+    needs = {
+        "rollout worker": memory.rollout_memory(
+            size,
+            rollout,
+            lengths,
+            learner.dtype,
+            guided=any(scale != 1 for scale in scales),
+            gpu_bytes=machine.gpu_bytes,
+        ),
+        "learner rank": memory.learner_memory(
+            size, learner, lengths, guided=trains_guided and rollout.guidance_scale != 1
+        ),
+    }
+    for reward in config.rewards:
+        needs[f"reward {reward.name}"] = memory.reward_memory(reward, machine.gpu_bytes)
+    return needs
+
+
+def _placed(actors: Sequence[Actor], count: int) -> list[list[Actor]]:
+    """Each actor on the fullest GPU that has room for its share, as Ray packs fractions."""
+    gpus: list[list[Actor]] = [[] for _ in range(count)]
+    free = [1.0] * count
+    asked = sum(actor.gpu_share for actor in actors)
+    for actor in actors:
+        if actor.gpu_share > 1:
+            raise UserError(f"{actor.name} asks for {actor.gpu_share:g} GPUs; it can use one")
+        if actor.gpu_share == 0:
             continue
-        room = [gpu for gpu in gpus if gpu.free_share >= process.gpu_share - 1e-6]
+        room = [index for index in range(count) if free[index] >= actor.gpu_share - 1e-6]
         if not room:
             raise UserError(
-                f"{process.name} finds no GPU with {process.gpu_share:g} left: the roles ask for"
+                f"{actor.name} finds no GPU with {actor.gpu_share:g} left: the roles ask for"
                 f" {asked:g} GPUs, the plan has {count} (--gpus and --gpu-memory name others)"
             )
-        min(room, key=lambda gpu: gpu.free_share).processes.append(process)
+        fullest = min(room, key=lambda index: free[index])
+        gpus[fullest].append(actor)
+        free[fullest] -= actor.gpu_share
     return gpus
 
 

@@ -218,7 +218,8 @@ def test_a_long_cot_can_need_the_larger_cache(size: ModelSize) -> None:
 
 
 def test_rewards_known_and_not(size: ModelSize) -> None:
-    """A known model by its parameters and type, which must be a type; another by the share of the GPU it asks for."""
+    """A known model by its parameters and type, if there is such a type; another by the share of
+    the GPU it asks for."""
     orm = RewardConfig(name="orm", factory="rewards.orm:OrmReward", gpus_per_worker=0.5)
     assert reward_memory(orm, 80).held == {
         "weights": 2 * 8_030_000_000,

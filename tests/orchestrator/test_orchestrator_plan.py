@@ -134,6 +134,18 @@ def test_vllm_needs_room_for_one_trajectory(
     assert "rollout.vllm.memory_share: 0.15 of a GPU is 12.0 GiB; weights and" in error
 
 
+def test_vllm_without_gpus_is_told_which_flags_name_them(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine without GPUs no share of one is large enough: that is not what is wrong."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    command = ["doctor", "--plan", "configs/janus-pro-7b.yaml", f"model.path={folders['7b']}"]
+    assert main([*command, "model.instruction=null"]) == 2
+    error = capsys.readouterr().err
+    assert "the plan has 0 (--gpus and --gpu-memory name others)" in error
+    assert "memory_share" not in error
+
+
 def test_vllm_on_a_cpu_says_how_many_trajectories_have_room(
     folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
