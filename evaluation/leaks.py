@@ -30,20 +30,21 @@ class Leak:
 def load_validation(path: Path) -> list[ValidationPrompt]:
     """Read one prompt a line (*.txt), or a JSON list of objects with ``Prompt`` (*.json, as WISE).
 
-    Raises ``UserError`` that names the file.
+    Raises ``UserError`` that names the file, and in a list the item, counted from 1. A file of
+    another kind is refused: read as lines it would hide every leak.
     """
+    if path.suffix not in (".txt", ".json"):
+        raise UserError(
+            f"validation file {path}: expected *.txt, one prompt a line, or *.json, a list of"
+            " objects with a Prompt"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"validation file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"validation file {path} cannot be read: {error}") from None
-    texts: Iterable[str] = text.splitlines()
-    if path.suffix == ".json":
-        try:
-            texts = [row["Prompt"] for row in json.loads(text)]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path}: expected a JSON list of objects with a Prompt") from None
+    texts = _listed(path, text) if path.suffix == ".json" else text.splitlines()
     prompts = [
         ValidationPrompt(f"{path.name}:{number}", line.strip())
         for number, line in enumerate(texts, start=1)
@@ -52,6 +53,19 @@ def load_validation(path: Path) -> list[ValidationPrompt]:
     if not prompts:
         raise UserError(f"validation file {path} holds no prompt")
     return prompts
+
+
+def _listed(path: Path, text: str) -> list[str]:
+    try:
+        items = json.loads(text)
+    except ValueError:
+        items = None
+    if not isinstance(items, list):
+        raise UserError(f"{path}: expected a JSON list of objects with a Prompt")
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict) or not isinstance(item.get("Prompt"), str):
+            raise UserError(f"{path}: item {number} is not an object with a Prompt that is text")
+    return [item["Prompt"] for item in items]
 
 
 def find_leaks(training: Sequence[Prompt], validation: Iterable[ValidationPrompt]) -> list[Leak]:

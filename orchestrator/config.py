@@ -49,7 +49,7 @@ class DataConfig(Settings):
     )
     validation: tuple[Path, ...] = Field(
         default=(),
-        description="benchmark prompts that training should not see: one prompt a line, or JSON",
+        description="benchmark prompts that training should not see: *.txt, one a line, or *.json",
     )
     leaks: Literal["keep", "drop"] = Field(
         default="keep", description="training prompts that are in `validation` too"

@@ -143,15 +143,19 @@ def test_leaks_ignore_case_spaces_and_the_period(tmp_path: Path) -> None:
         ("none.txt", None, "does not exist"),
         ("empty.txt", b"\n \n", "holds no prompt"),
         ("bytes.txt", b"\xff", "cannot be read"),
-        ("rows.json", b"{}", "holds no prompt"),
-        ("rows.json", b'[{"prompt": "a"}]', "expected a JSON list of objects with a Prompt"),
+        ("rows.json", b"[]", "holds no prompt"),
+        ("rows.json", b"{}", "expected a JSON list of objects with a Prompt"),
+        ("rows.json", b'[{"Prompt": "a"}, {"prompt": "a"}]', "item 2 is not an object with a Pro"),
+        ("rows.json", b'[{"Prompt": 3}]', "item 1 is not an object with a Prompt that is text"),
+        ("rows.json", b'["a"]', "item 1 is not an object with a Prompt"),
+        ("rows.jsonl", b'{"prompt": "a"}\n', r"expected \*\.txt, one prompt a line, or \*\.json"),
         ("rows.json", b"{", "expected a JSON list of objects with a Prompt"),
     ],
 )
 def test_a_broken_validation_file_is_named(
     tmp_path: Path, name: str, content: bytes | None, reason: str
 ) -> None:
-    """One line with the file."""
+    """One line with the file, and with the item if it is one of a list."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=reason) as caught:
