@@ -7,11 +7,13 @@
     adapter/        of a LoRA run: what peft loads on the run's base. model/ is merged even so, that
                     whoever reads a checkpoint need not know of adapters, nor have the base
 
-A folder without manifest was not finished and is refused.
+A folder without manifest was not finished and is refused. Everything is on the disk before the
+manifest is, for older checkpoints are deleted then: power that fails leaves one that is whole.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -48,12 +50,15 @@ class Manifest(BaseModel):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Hash every file in the folder and seal it."""
+    """Hash every file in the folder, have all of it on the disk, and seal it."""
+    entries = sorted(folder.rglob("*"))
     files = {
         file.relative_to(folder).as_posix(): _sha256(file)
-        for file in sorted(folder.rglob("*"))
+        for file in entries
         if file.is_file() and file.name != MANIFEST
     }
+    for path in (*entries, folder, folder.parent):
+        _sync(path)
     sealed = manifest.model_copy(update={"files": files})
     temporary = folder / f".{MANIFEST}"
     with temporary.open("w") as stream:
@@ -61,6 +66,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(folder / MANIFEST)
+    _sync(folder)
 
 
 def verified_manifest(folder: Path) -> Manifest:
@@ -129,6 +135,19 @@ def export_model(
             and not (folder / file.name).exists()
         ):
             shutil.copyfile(file, folder / file.name)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some shared file systems do not know this of folders.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF)):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _shown(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from learner.batch import TrainingGroup, split_over_ranks
-from learner.checkpoint import Manifest, check_resumable, verified_manifest
+from learner.checkpoint import Manifest, check_resumable, verified_manifest, write_manifest
 from policy.errors import UserError
 from policy.loading import load_policy
 from policy.types import Group
@@ -115,6 +116,31 @@ def test_every_changed_or_missing_file_is_named(saved):
             verified_manifest(saved)
         file.write_bytes(content)
     verified_manifest(saved)
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+    """Files and folders are synced while there is no manifest, and its name is synced at the end.
+
+    Older checkpoints are deleted when it is there, so power that fails must not empty it.
+    """
+    folder = tmp_path / "checkpoints" / "step-1"
+    for name in ("model/weights", "state/of/optimizer"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(name)
+    synced = {False: set(), True: set()}  # by whether the manifest was there
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced[(folder / "manifest.json").is_file()].add(path)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_manifest(
+        folder,
+        Manifest(weight_version=1, world_size=1, zero_stage=0, dtype="float32", reference="a"),
+    )
+    everything = {folder.parent, folder, *folder.rglob("*")} - {folder / "manifest.json"}
+    assert synced[False] == everything | {folder / ".manifest.json"}
+    assert synced[True] == {folder}
 
 
 class Trap:
