@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
+import signal
 import sys
 from pathlib import Path
 
@@ -15,8 +18,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
     0: done. 1: a worker failed. 2: bad input, said in one line before any actor started.
-    130: stopped by the user.
+    130: stopped by the user. 141: nobody reads standard output any more, as behind ``| head``.
     """
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:  # closed by the caller
+                sys.stdout.flush()  # here, where it can be helped, and not when Python ends
+    except BrokenPipeError:
+        if not _stdout_is_gone():
+            raise
+        # What is still to be written would raise again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str] | None) -> int:
     keep_freed_memory()
     # Flags and key=value overrides may come in any order, which subparsers alone do not allow.
     parser = _parser()
@@ -34,14 +52,44 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail("stopped", 130)
 
 
+def _stdout_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads: a socket of Ray or Redis can break too,
+    and is another matter."""
+    try:
+        waiting = select.poll()
+        waiting.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # no file, as in tests
+        return False
+    return any(event & select.POLLERR for _, event in waiting.poll(0))
+
+
+# The commands and their flags
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eg-grpo",
         description="Train autoregressive text-to-image models with EG-GRPO.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-
     train = commands.add_parser("train", help="train a policy as a configuration file describes")
+    _add_train_flags(train)
+    generate = commands.add_parser("generate", help="draw images for a prompt")
+    _add_generate_flags(generate)
+    export = commands.add_parser("export", help="write a checkpoint's model for other programs")
+    _add_export_flags(export)
+    data = commands.add_parser("data", help="get the public prompt files")
+    fetch = data.add_subparsers(required=True, metavar="action").add_parser(
+        "fetch", help="download what is missing, check it, list validation prompts in training"
+    )
+    fetch.add_argument("--output", type=Path, default=Path("data"), help="folder (default data/)")
+    fetch.set_defaults(run=_fetch)
+    doctor = commands.add_parser("doctor", help="check this machine and, if given, a configuration")
+    _add_doctor_flags(doctor)
+    return parser
+
+
+def _add_train_flags(train: argparse.ArgumentParser) -> None:
     _add_config(train)
     group = train.add_mutually_exclusive_group()
     group.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
@@ -53,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
-    generate = commands.add_parser("generate", help="draw images for a prompt")
+
+def _add_generate_flags(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--model", required=True, help="checkpoint folder, or Hub id[@revision]")
     generate.add_argument("--prompt", required=True, help="what to draw")
     generate.add_argument("--n", type=int, default=8, help="how many images (default 8)")
@@ -77,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.set_defaults(run=_generate)
 
-    export = commands.add_parser("export", help="write a checkpoint's model for other programs")
+
+def _add_export_flags(export: argparse.ArgumentParser) -> None:
     export.add_argument("checkpoint", type=Path, help="step-N folder of a run")
     export.add_argument("output", type=Path, help="folder to write; must not exist or be empty")
     export.add_argument(
@@ -85,14 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=_export)
 
-    data = commands.add_parser("data", help="get the public prompt files")
-    fetch = data.add_subparsers(required=True, metavar="action").add_parser(
-        "fetch", help="download what is missing, check it, list validation prompts in training"
-    )
-    fetch.add_argument("--output", type=Path, default=Path("data"), help="folder (default data/)")
-    fetch.set_defaults(run=_fetch)
 
-    doctor = commands.add_parser("doctor", help="check this machine and, if given, a configuration")
+def _add_doctor_flags(doctor: argparse.ArgumentParser) -> None:
     _add_config(doctor, optional=True)
     doctor.add_argument(
         "--plan",
@@ -106,7 +150,6 @@ def _parser() -> argparse.ArgumentParser:
     ):
         doctor.add_argument(name, type=kind, help=text)
     doctor.set_defaults(run=_doctor)
-    return parser
 
 
 def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -116,6 +159,9 @@ def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. learner.learning_rate=2e-6"
     )
+
+
+# What each command does
 
 
 def _train(parsed: argparse.Namespace) -> int:

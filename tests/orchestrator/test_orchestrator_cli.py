@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,6 +143,38 @@ def test_flags_and_overrides_come_in_any_order(
     with pytest.raises(SystemExit):
         main(["train", SHAPES, "--dryrun"])
     assert "unrecognized arguments: --dryrun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["", "unbuffered"])
+@pytest.mark.parametrize(
+    "command", [["train", SHAPES, "--dry-run"], ["--help"]], ids=lambda command: command[0]
+)
+def test_nobody_reads_the_output(command: list[str], unbuffered: dict[str, str]) -> None:
+    """As behind `| head`: no traceback, neither at once nor when Python ends, and not exit code 0.
+
+    The reading end is closed before the process starts, so that its first byte meets nobody.
+    """
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *command], cwd=ROOT, stdout=writing,
+        stderr=subprocess.PIPE, text=True, env=os.environ | unbuffered, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_not_taken_for_the_output(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A socket of Ray or Redis raises the same; with standard output in order it is a failure."""
+
+    def broken(parsed: object) -> int:
+        raise BrokenPipeError("of a socket")
+
+    monkeypatch.setattr("orchestrator.cli._doctor", broken)
+    with pytest.raises(BrokenPipeError, match="of a socket"):
+        main(["doctor"])
 
 
 def test_generate_and_doctor_refuse_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
