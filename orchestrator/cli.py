@@ -106,8 +106,14 @@ def _add_generate_flags(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--model", required=True, help="checkpoint folder, or Hub id[@revision]")
     generate.add_argument("--prompt", required=True, help="what to draw")
     generate.add_argument("--n", type=int, default=8, help="how many images (default 8)")
-    generate.add_argument("--output", type=Path, default=Path("generated"), help="folder to write")
-    generate.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
+    generate.add_argument(
+        "--output",
+        type=Path,
+        help="folder to write; must not exist or be empty (default generated, generated-2, ...)",
+    )
+    generate.add_argument(
+        "--seed", type=int, default=0, help="another one draws other images (default 0)"
+    )
     for name, kind, text in (
         ("--template", str, "prompt template"),
         ("--guidance", float, "guidance scale w"),

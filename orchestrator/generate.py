@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from PIL import Image
 from pydantic import ValidationError
 
+from orchestrator.files import check_vacant
 from orchestrator.preflight import check_device, model_folder
 from orchestrator.prompts import derived_seed
 from orchestrator.sheets import Tile, contact_sheet, save_png
@@ -16,13 +19,19 @@ from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults, load_defaults
 from policy.hub import checkpoint_folder
 from policy.runtime import tune_process
-from policy.types import Prompt
+from policy.types import Group, Prompt
 
 
 def generate(parsed: argparse.Namespace) -> Path:
-    """Write ``<output>/0.png ...``, ``cots.jsonl`` and ``sheet.png``; returns the sheet's path."""
+    """Write ``<output>/0.png ...``, ``cots.jsonl`` and ``sheet.png``; returns the sheet's path.
+
+    Without an output, the first of ``generated``, ``generated-2``, ... that is not there is made.
+    Raises ``UserError`` for an output with anything in it: pictures of two prompts would mix.
+    """
     if parsed.n < 1:
         raise UserError(f"--n must be 1 or more, not {parsed.n}")
+    if parsed.output is not None:
+        check_vacant(parsed.output)
     check_device(parsed.device, "--device")
     tune_process()
     from rollout.config import RolloutConfig
@@ -43,21 +52,42 @@ def generate(parsed: argparse.Namespace) -> Path:
     )
     prompt = Prompt(id="generate", text=parsed.prompt, task_type="none")
     seeds = tuple(derived_seed("generate", parsed.seed, index) for index in range(parsed.n))
+    output = _made(parsed.output)  # before the work, which an unwritable place would waste
     (group,) = engine.generate([GenerationRequest(prompt, seeds)])
+    return _write(group, parsed.prompt, output)
 
+
+def _made(output: Path | None) -> Path:
     try:
-        parsed.output.mkdir(parents=True, exist_ok=True)
+        if output is None:
+            return _made_anew(Path("generated"))
+        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output {parsed.output} cannot be written: {error.strerror}") from None
-    with (parsed.output / "cots.jsonl").open("w", encoding="utf-8") as cots:
+        folder = output or Path.cwd()
+        raise UserError(f"--output: {folder} cannot be written: {error.strerror}") from None
+    return output
+
+
+def _made_anew(folder: Path) -> Path:
+    """Made here, so that two processes at once do not take the same."""
+    for number in count(1):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with suppress(FileExistsError):
+            candidate.mkdir()
+            return candidate
+    raise AssertionError("there is always another number")
+
+
+def _write(group: Group, prompt: str, output: Path) -> Path:
+    with (output / "cots.jsonl").open("w", encoding="utf-8") as cots:
         for trajectory in group.trajectories:
             file = f"{trajectory.index_in_group}.png"
-            Image.fromarray(trajectory.image).save(parsed.output / file)
-            row = {"image": file, "prompt": parsed.prompt, "cot": trajectory.cot_text}
+            Image.fromarray(trajectory.image).save(output / file)
+            row = {"image": file, "prompt": prompt, "cot": trajectory.cot_text}
             cots.write(json.dumps(row, ensure_ascii=False) + "\n")
-    tiles = [Tile(t.image, (parsed.prompt, t.cot_text)) for t in group.trajectories]
-    sheet = parsed.output / "sheet.png"
-    save_png(contact_sheet(tiles, columns=min(4, parsed.n)), sheet)
+    tiles = [Tile(t.image, (prompt, t.cot_text)) for t in group.trajectories]
+    sheet = output / "sheet.png"
+    save_png(contact_sheet(tiles, columns=min(4, len(tiles))), sheet)
     return sheet
 
 
