@@ -175,4 +175,9 @@ class LearnerConfig(BaseModel):
             raise ValueError("offload_parameters needs zero_stage 3")
         if (self.device == "cuda") != (self.gpus_per_rank > 0):
             raise ValueError("device cuda and gpus_per_rank > 0 go together")
+        if self.ranks > 1 and 0 < self.gpus_per_rank <= 0.5:
+            raise ValueError(
+                "NCCL refuses two ranks on one GPU: with several ranks gpus_per_rank must be above"
+                f" 0.5, not {self.gpus_per_rank:g}"
+            )
         return self

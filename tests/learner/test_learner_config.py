@@ -51,6 +51,7 @@ def test_impossible_algorithms_are_refused(settings, reason):
         (dict(dtype="bfloat16"), "zero_stage 1"),
         (dict(device="cuda"), "gpus_per_rank"),
         (dict(gpus_per_rank=1), "device cuda"),
+        (dict(device="cuda", ranks=2, gpus_per_rank=0.5), "must be above 0.5, not 0.5"),
         (dict(zero_stage=4), "zero_stage"),
         (dict(offload_optimizer=True), "offload_optimizer needs zero_stage 1"),
         (dict(zero_stage=2, offload_parameters=True), "offload_parameters needs zero_stage 3"),
@@ -63,6 +64,12 @@ def test_impossible_algorithms_are_refused(settings, reason):
 def test_impossible_learners_are_refused(settings, reason):
     with pytest.raises(ValidationError, match=reason):
         LearnerConfig(**settings)
+
+
+def test_ranks_may_share_their_gpus_with_other_roles():
+    """More than half a GPU each is a GPU of its own; a lone rank has no peer to meet on one."""
+    LearnerConfig(device="cuda", ranks=2, gpus_per_rank=0.6)
+    LearnerConfig(device="cuda", ranks=1, gpus_per_rank=0.3)
 
 
 def test_linear_schedule_wastes_no_update():
