@@ -32,8 +32,9 @@ class Template:
     default_instruction: str  # {} stands for the prompt
 
     def cot_prompt(self, prompt: str, instruction: str | None = None) -> str:
-        """Text of phase 1, up to where the CoT begins."""
-        message = (instruction or self.default_instruction).replace("{}", prompt)
+        """Text of phase 1, up to where the CoT begins; an instruction is used as it is written."""
+        chosen = self.default_instruction if instruction is None else instruction
+        message = chosen.replace("{}", prompt)
         return self.system + self.turn.format(message=message.strip())
 
     def image_prompt(self, prompt: str, cot: str) -> str:

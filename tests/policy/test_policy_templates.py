@@ -88,6 +88,11 @@ def test_the_default_instruction_holds_the_prompt_once() -> None:
         assert "{}" not in text
 
 
+def test_an_empty_instruction_is_not_our_own() -> None:
+    """Only none at all stands for the default."""
+    assert TEMPLATES["shapes"].cot_prompt("a red circle", "") == "<|User|> :  <|Assistant|> :"
+
+
 # Ids
 
 
