@@ -12,12 +12,13 @@ from PIL import Image
 from pydantic import ValidationError
 
 from orchestrator.files import check_vacant
-from orchestrator.preflight import check_device, model_folder
+from orchestrator.preflight import check_device, check_positions, model_folder
 from orchestrator.prompts import derived_seed
 from orchestrator.sheets import Tile, contact_sheet, save_png
 from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults, load_defaults
 from policy.hub import checkpoint_folder
+from policy.loading import load_encoder, read_config
 from policy.runtime import tune_process
 from policy.types import Group, Prompt
 
@@ -40,6 +41,7 @@ def generate(parsed: argparse.Namespace) -> Path:
 
     folder = model_folder(checkpoint_folder(parsed.model))
     defaults = _with_flags(load_defaults(folder), parsed)
+    prompt = Prompt(id="generate", text=parsed.prompt, task_type="none")
     config = RolloutConfig(
         guidance_scale=defaults.guidance_scale,
         temperature=defaults.temperature,
@@ -47,10 +49,13 @@ def generate(parsed: argparse.Namespace) -> Path:
         device=parsed.device,
         gpus_per_worker=1 if parsed.device == "cuda" else 0,
     )
+    encoder = load_encoder(folder, defaults.template, defaults.instruction)
+    check_positions(
+        read_config(folder), encoder, [prompt], defaults.max_cot_tokens, "--max-cot-tokens"
+    )
     engine = load_engine(
         config, folder, defaults.template, defaults.instruction, dtype=parsed.dtype
     )
-    prompt = Prompt(id="generate", text=parsed.prompt, task_type="none")
     seeds = tuple(derived_seed("generate", parsed.seed, index) for index in range(parsed.n))
     output = _made(parsed.output)  # before the work, which an unwritable place would waste
     (group,) = engine.generate([GenerationRequest(prompt, seeds)])

@@ -6,16 +6,22 @@ import math
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import JanusConfig
 
 from evaluation.leaks import Leak, find_leaks, load_validation
 from learner.checkpoint import verified_manifest
 from orchestrator.cluster import cluster_address
 from orchestrator.config import RunConfig
 from orchestrator.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
+from policy.encoding import PromptEncoder
 from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults
 from policy.hub import checkpoint_folder
@@ -53,7 +59,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     if config.rollout.engine == "vllm":
         check_head_size(config.rollout, read_config(model_path))
     instruction = read_instruction(config.model.instruction)
-    load_encoder(model_path, config.model.template, instruction)
+    encoder = load_encoder(model_path, config.model.template, instruction)
     for reward in config.rewards:
         if not reward.runtime_env.pip:  # else it may be importable in its workers only
             check_factory(reward)
@@ -69,11 +75,19 @@ def check_inputs(config: RunConfig) -> Inputs:
             raise UserError(
                 f"data.leaks: every prompt of {config.data.train} is a validation prompt"
             )
+    evaluation_sets = {name: load_prompts(path) for name, path in config.data.evaluation.items()}
+    check_positions(
+        read_config(model_path),
+        encoder,
+        [*prompts, *chain.from_iterable(evaluation_sets.values())],
+        config.rollout.max_cot_tokens,
+        "rollout.max_cot_tokens",
+    )
     return Inputs(
         model_path=model_path,
         instruction=instruction,
         prompts=prompts,
-        evaluation_sets={name: load_prompts(p) for name, p in config.data.evaluation.items()},
+        evaluation_sets=evaluation_sets,
         generation_defaults=GenerationDefaults(
             template=config.model.template,
             instruction=instruction,
@@ -110,6 +124,33 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
         raise UserError(
             f"cluster.object_store_mb: {config.cluster.object_store_mb} MiB asked for, but"
             f" {SHARED_MEMORY} has {free} MiB free (in a container, raise --shm-size)"
+        )
+
+
+def check_positions(
+    model: JanusConfig,
+    encoder: PromptEncoder,
+    prompts: Sequence[Prompt],
+    max_cot_tokens: int,
+    key: str,
+) -> None:
+    """Raise ``UserError`` when a trajectory may be longer than the model has positions.
+
+    vLLM would refuse it when it comes, and rotary embeddings would run on past what they were
+    trained for without a word. Tokens are counted in the longest prompts only.
+    """
+    text: Any = model.get_text_config()
+    vq: Any = model.vq_config
+    positions, image_tokens = text.max_position_embeddings, vq.num_patches**2
+    longest = nlargest(64, prompts, key=lambda prompt: len(prompt.text.encode()))
+    cot_prompt = max(len(encoder.cot_prompt_ids(prompt)) for prompt in longest)
+    image_prompt = max(len(encoder.image_prompt_ids(prompt, "")) for prompt in longest)
+    others = max(cot_prompt, image_prompt + image_tokens)
+    if others + max_cot_tokens > positions:
+        raise UserError(
+            f"{key}: with a CoT of {max_cot_tokens} tokens a trajectory may need"
+            f" {others + max_cot_tokens} positions ({image_tokens} of them for the image), the"
+            f" checkpoint has {positions}, which leaves {max(0, positions - others)} for a CoT"
         )
 
 

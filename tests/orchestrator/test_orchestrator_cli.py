@@ -184,6 +184,8 @@ def test_generate_and_doctor_refuse_bad_arguments(capsys: pytest.CaptureFixture[
     assert main(["generate", "--model", "shapes/checkpoint", "--prompt", "x", "--n", "0"]) == 2
     assert "--n must be 1 or more" in capsys.readouterr().err
     model = ["generate", "--model", "shapes/checkpoint", "--prompt", "x"]
+    assert main([*model, "--max-cot-tokens", "250"]) == 2
+    assert "--max-cot-tokens: with a CoT of 250 tokens a traj" in capsys.readouterr().err
     assert main([*model, "--guidance", "-1"]) == 2
     assert "--guidance: " in capsys.readouterr().err
     assert main(["doctor", "no/such.yaml"]) == 2

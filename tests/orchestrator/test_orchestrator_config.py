@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,24 @@ def test_a_model_that_vllm_cannot_run_is_named_before_any_actor_starts(
     with pytest.raises(UserError, match=r"^rollout\.engine: vllm on a CPU .* of size 16, only 32"):
         check_inputs(load_config(SHAPES, overrides))
     check_inputs(load_config(SHAPES, ["rollout.engine=vllm"]))
+
+
+@pytest.mark.parametrize("file", ["train", "evaluation.seen"])
+def test_a_trajectory_must_fit_the_positions_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """The tiny model has 256 positions: 16 image tokens, BOS, begin of image, 5 words of the
+    template and 30 of the longest prompt, in training or in evaluation, leave 203 to a CoT."""
+    monkeypatch.chdir(SHAPES.parent.parent)
+    prompts = tmp_path / "prompts.jsonl"
+    texts = ("red " * 30, "red")
+    prompts.write_text(
+        "".join(json.dumps({"prompt": text, "task_type": "color"}) + "\n" for text in texts)
+    )
+    settings = [f"model.path={save_tiny_checkpoint(tmp_path)}", f"data.{file}={prompts}"]
+    check_inputs(load_config(SHAPES, [*settings, "rollout.max_cot_tokens=203"]))
+    with pytest.raises(UserError, match=r"^rollout\.max_cot_tokens: .* which leaves 203 for a CoT$"):
+        check_inputs(load_config(SHAPES, [*settings, "rollout.max_cot_tokens=204"]))
 
 
 def test_an_instruction_file_is_taken_as_it_is(
