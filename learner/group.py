@@ -1,8 +1,8 @@
 """The learner as the orchestrator sees it: some ranks that act as one.
 
 Failure policy: every wait has a deadline. A silent rank raises ``LearnerTimeout``, a dead one
-``LearnerRankDied``, a failing or lost one ``LearnerFailed``; each names the rank. After any of them the
-group is beyond use: ``shutdown``, build another and ``load`` the latest checkpoint. Bad input
+``LearnerRankDied``, a failing or lost one ``LearnerFailed``; each names the rank. After any of them
+the group is beyond use: ``shutdown``, build another and ``load`` the latest checkpoint. Bad input
 (``UserError``) leaves it usable.
 """
 

@@ -117,9 +117,9 @@ def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Mac
     actors = list(_actors(config))
     placed = _placed(actors, machine.gpus)  # first: without GPUs their memory says nothing
     needs = _memory_by_kind(config, size, lengths, machine)
-    process = {one.name: Process(**vars(one), memory=needs[one.kind]) for one in actors}
-    processes = list(process.values())
-    gpus = [Gpu([process[one.name] for one in on_gpu]) for on_gpu in placed]
+    named = {actor.name: Process(**vars(actor), memory=needs[actor.kind]) for actor in actors}
+    processes = list(named.values())
+    gpus = [Gpu([named[actor.name] for actor in on_gpu]) for on_gpu in placed]
     host = {"object store": memory.object_store_bytes(size, config)}
     for process in processes:
         parts = list(process.memory.host.items())

@@ -1,7 +1,7 @@
 """The run folder: everything a run leaves behind, and the lock that keeps a second run out.
 
-``runs/<name>/``: ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``, ``dropped.jsonl``,
-``samples/``, ``checkpoints/step-N/``, ``report.html``, ``run.log``.
+``runs/<name>/``: ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
+``dropped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html``, ``run.log``.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_a_group_trains_publishes_resumes_and_dies_by_name(
 
     ray.kill(group._workers[1])
     # Not the LearnerTimeout of a rank that is waited for to the end.
-    with pytest.raises(LearnerRankDied, match="^learner rank 1 died"):
+    with pytest.raises(LearnerRankDied, match=r"^learner rank 1 died"):
         group.update(batch)
     group.shutdown()
 

@@ -145,11 +145,8 @@ def test_flags_and_overrides_come_in_any_order(
     assert "unrecognized arguments: --dryrun" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["", "unbuffered"])
-@pytest.mark.parametrize(
-    "command", [["train", SHAPES, "--dry-run"], ["--help"]], ids=lambda command: command[0]
-)
-def test_nobody_reads_the_output(command: list[str], unbuffered: dict[str, str]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_nobody_reads_the_output(unbuffered: str) -> None:
     """As behind `| head`: no traceback, neither at once nor when Python ends, and not exit code 0.
 
     The reading end is closed before the process starts, so that its first byte meets nobody.
@@ -157,9 +154,14 @@ def test_nobody_reads_the_output(command: list[str], unbuffered: dict[str, str])
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", *command], cwd=ROOT, stdout=writing,
-        stderr=subprocess.PIPE, text=True, env=os.environ | unbuffered, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "orchestrator", "train", SHAPES, "--dry-run"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
 

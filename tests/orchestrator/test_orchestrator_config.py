@@ -110,7 +110,7 @@ def test_a_trajectory_must_fit_the_positions_of_the_model(
     )
     settings = [f"model.path={save_tiny_checkpoint(tmp_path)}", f"data.{file}={prompts}"]
     check_inputs(load_config(SHAPES, [*settings, "rollout.max_cot_tokens=203"]))
-    with pytest.raises(UserError, match=r"^rollout\.max_cot_tokens: .* which leaves 203 for a CoT$"):
+    with pytest.raises(UserError, match=r"^rollout\.max_cot_tokens: .* leaves 203 for a CoT$"):
         check_inputs(load_config(SHAPES, [*settings, "rollout.max_cot_tokens=204"]))
 
 
