@@ -35,21 +35,29 @@ class Found:
     scores: NDArray[np.float32]  # n
 
 
+def missing_info(prompt: Prompt) -> str | None:
+    """Why no image of this prompt can be judged: its task's score asks about what it lacks."""
+    if prompt.task_type == "spatial" and prompt.spatial_info is None:
+        return f"prompt {prompt.id}: a spatial prompt without spatial_info"
+    if prompt.task_type == "numeracy" and not prompt.numeracy_info:
+        return f"prompt {prompt.id}: a numeracy prompt without numeracy_info"
+    return None
+
+
 def detection_score(found: Sequence[Found], prompt: Prompt, variant: Variant) -> float:
     """The reward of one image: spatial in [0, 0.9], any other task in [0, 1].
 
     ``found`` has an entry for each name of the variant's ``DetectionPrompt``, which names
-    something. Raises ``ValueError`` for a prompt that lacks what its task needs.
+    something. Raises ``ValueError`` for a prompt of ``missing_info``, and for a relation that
+    cannot be judged.
     """
-    if prompt.task_type == "spatial":
-        if prompt.spatial_info is None:
-            raise ValueError(f"prompt {prompt.id}: a spatial prompt without spatial_info")
+    if reason := missing_info(prompt):
+        raise ValueError(reason)
+    if prompt.task_type == "spatial" and prompt.spatial_info is not None:
         if variant == "corrected":
             return _spatial(found, prompt.spatial_info, prompt.text)
         return _published_spatial(found, prompt.spatial_info, variant == "published-strict")
     if prompt.task_type == "numeracy":
-        if not prompt.numeracy_info:
-            raise ValueError(f"prompt {prompt.id}: a numeracy prompt without numeracy_info")
         return _numeracy(found, prompt.numeracy_info, as_published=variant != "corrected")
     if variant == "corrected":
         return _objects(found, prompt.text)

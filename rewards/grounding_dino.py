@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from policy.errors import UserError
-from policy.types import Prompt, RewardResult, Score
+from policy.types import Prompt, RewardFailure, RewardResult, Score
 from policy.weight_files import weight_files
 from rewards.detection_prompt import (
     DetectionPrompt,
@@ -27,7 +27,7 @@ from rewards.detection_prompt import (
     detection_prompt,
     published_detection_prompt,
 )
-from rewards.detection_scores import VARIANTS, Found, Variant, detection_score
+from rewards.detection_scores import VARIANTS, Found, Variant, detection_score, missing_info
 from rewards.loading import load_model, model_folder, torch_device, weights_digest
 
 MODEL = "IDEA-Research/grounding-dino-tiny"
@@ -38,9 +38,10 @@ THRESHOLD = 0.3  # of a query's probability for a name, from which it counts as 
 class GroundingDinoReward:
     """The detector's score by task type, see ``docs/rewards.md``: spatial [0, 0.9], others [0, 1].
 
-    A prompt that names nothing is not judged: 1, not applicable. Options: ``model``, folder or Hub
-    id (``IDEA-Research/grounding-dino-tiny``); ``variant``, ``corrected`` (default), ``published``
-    or ``published-strict``; ``device`` (``auto``). Always float32: rounded weights change which
+    A prompt that names nothing is not judged: 1, not applicable. One of a task whose information
+    it lacks has failed. Options: ``model``, folder or Hub id
+    (``IDEA-Research/grounding-dino-tiny``); ``variant``, ``corrected`` (default), ``published`` or
+    ``published-strict``; ``device`` (``auto``). Always float32: rounded weights change which
     queries the model selects.
     """
 
@@ -70,11 +71,14 @@ class GroundingDinoReward:
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
     ) -> list[RewardResult]:
-        """One ``Score`` per image."""
+        """One ``Score`` per image, or the reason why its prompt cannot be judged."""
         prepare = detection_prompt if self._variant == "corrected" else published_detection_prompt
         asked = [prepare(prompt) for prompt in prompts]
-        judged = [index for index, one in enumerate(asked) if one.names]
-        results: list[RewardResult] = [Score(1.0, applicable=False)] * len(images)
+        results: list[RewardResult] = [
+            RewardFailure(reason) if reason else Score(1.0, applicable=False)
+            for reason in map(missing_info, prompts)
+        ]
+        judged = [i for i, one in enumerate(asked) if one.names and isinstance(results[i], Score)]
         if judged:
             found = self._detect([images[i] for i in judged], [asked[i] for i in judged])
             for index, boxes in zip(judged, found, strict=True):

@@ -37,9 +37,10 @@ from transformers import (
 )
 
 from policy.errors import UserError
-from policy.types import Prompt, RewardResult, Score
+from policy.types import Prompt, RewardFailure, RewardResult, Score
 from rewards.clip_score import ClipScoreReward
 from rewards.config import RewardConfig
+from rewards.detection_scores import VARIANTS
 from rewards.factory import check_factory
 from rewards.git import GitReward
 from rewards.grounding_dino import GroundingDinoReward
@@ -223,6 +224,23 @@ def test_grounding_dino_finds_what_the_model_says(folders: dict[str, Path], vari
                 expected += max(0.0, 1 - 0.5 * extra) / len(prompt.nouns)
         (result,) = reward.score([image], [prompt])
         assert result == Score(pytest.approx(expected))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("nouns", [(), ("car", "zebra")])
+def test_a_prompt_without_what_its_task_asks_about_fails_alone(
+    folders: dict[str, Path], variant: str, nouns: tuple[str, ...]
+) -> None:
+    """Never a 1, whether it names nouns or not; the others of its batch keep their scores."""
+    reward = GroundingDinoReward(str(folders["grounding_dino"]), variant=variant)  # type: ignore[arg-type]
+    bare = [Prompt("t:7", "x", "spatial", nouns), Prompt("t:8", "x", "numeracy", nouns)]
+    results = reward.score(IMAGES[:4], [*bare, PROMPTS[2], PROMPTS[5]])
+    assert results == [
+        RewardFailure("prompt t:7: a spatial prompt without spatial_info"),
+        RewardFailure("prompt t:8: a numeracy prompt without numeracy_info"),
+        *reward.score(IMAGES[2:3], [PROMPTS[2]]),
+        Score(1.0, applicable=False),
+    ]
 
 
 def distinct(boxes: list[list[float]]) -> int:
