@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -122,16 +122,50 @@ class RewardScorer:
 def _checked(result: Any) -> RewardResult:
     """The result itself, or why it cannot stand."""
     if isinstance(result, RewardFailure):
-        return result
+        return replace(result, reason=_text(result.reason))
     if not isinstance(result, Score):
         return RewardFailure(f"returned {type(result).__name__}, not Score or RewardFailure")
-    if not isinstance(result.value, int | float | np.integer | np.floating):
-        return RewardFailure(f"score is of type {type(result.value).__name__}, not a number")
-    value = float(result.value)
-    if not math.isfinite(value):
-        return RewardFailure(f"score is {value}")
-    return replace(result, value=value)
+    if not isinstance(result.applicable, bool):
+        return RewardFailure(
+            f"applicable is of type {type(result.applicable).__name__}, not a bool"
+        )
+    try:
+        return replace(
+            result, value=_number("score", result.value), detail=_checked_detail(result.detail)
+        )
+    except ValueError as error:
+        return RewardFailure(str(error))
+
+
+def _checked_detail(detail: Any) -> dict[str, float] | None:
+    """As metrics can hold it; raises ``ValueError``."""
+    if detail is None:
+        return None
+    if not isinstance(detail, Mapping):
+        raise ValueError(f"detail is of type {type(detail).__name__}, not a mapping")
+    for part in detail:
+        if not isinstance(part, str):
+            raise ValueError(f"detail has a part named {part!r}, not by a string")
+    return {_text(part): _number(f"detail {part!r}", value) for part, value in detail.items()}
+
+
+def _number(what: str, value: Any) -> float:
+    """A finite number; raises ``ValueError`` that says what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ValueError(f"{what} is of type {type(value).__name__}, not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{what} is {number}")
+    return number
 
 
 def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return _text(f"{type(error).__name__}: {error}")
+
+
+def _text(value: Any) -> str:
+    """As a record in UTF-8 can hold it: no exception, and no half of a surrogate pair."""
+    return str(value).encode("utf-8", "backslashreplace").decode()

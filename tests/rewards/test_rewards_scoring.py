@@ -88,6 +88,15 @@ def test_only_the_batch_that_raised_is_repeated() -> None:
         ([Score(float("-inf"))], "score is -inf"),
         ([Score(None)], "score is of type NoneType, not a number"),  # type: ignore[arg-type]
         ([Score("0.5")], "score is of type str, not a number"),  # type: ignore[arg-type]
+        ([Score(True)], "score is of type bool, not a number"),
+        ([Score(10**400)], "score is inf"),
+        ([Score(1.0, {"part": float("inf")})], "detail 'part' is inf"),
+        ([Score(1.0, {"part": np.float32("nan")})], "detail 'part' is nan"),  # type: ignore[dict-item]
+        ([Score(1.0, {"part": "high"})], "detail 'part' is of type str, not a number"),  # type: ignore[dict-item]
+        ([Score(1.0, {"part": True})], "detail 'part' is of type bool, not a number"),
+        ([Score(1.0, {3: 1.0})], "detail has a part named 3, not by a string"),  # type: ignore[dict-item]
+        ([Score(1.0, [1.0])], "detail is of type list, not a mapping"),  # type: ignore[arg-type]
+        ([Score(1.0, None, 1)], "applicable is of type int, not a bool"),  # type: ignore[arg-type]
         ([0.5], "returned float, not Score or RewardFailure"),
         ([None], "returned NoneType, not Score or RewardFailure"),
         ([], "ValueError: 0 results for 1 images"),
@@ -102,15 +111,21 @@ def test_what_is_no_score_is_a_failure_with_its_reason(returned: Any, reason: st
 
 @pytest.mark.parametrize("value", [1, 0.25, np.float32(0.25), np.int64(3), 0.0, -2.0])
 def test_any_finite_number_is_a_score(value: Any) -> None:
-    """Zero and negative scores are scores; NumPy numbers become floats; detail is kept."""
-    (result,) = score(Returns([Score(value, {"part": 1.0})]), [1])
-    assert result == Score(float(value), {"part": 1.0})
-    assert type(result.value) is float
+    """Zero and negative scores are scores; NumPy numbers become floats, in the detail too."""
+    (result,) = score(Returns([Score(value, {"part": value})]), [1])
+    assert isinstance(result, Score)
+    assert result == Score(float(value), {"part": float(value)})
+    assert result.detail is not None
+    assert (type(result.value), type(result.detail["part"])) == (float, float)
 
 
-def test_a_failure_that_the_reward_reports_is_passed_on() -> None:
-    """With its own reason."""
-    assert score(Returns([RewardFailure("too dark")]), [1]) == [RewardFailure("too dark")]
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [("too dark", "too dark"), (ValueError("too dark"), "too dark"), ("\ud83d", "\\ud83d")],
+)
+def test_a_failure_that_the_reward_reports_is_passed_on(reason: Any, text: str) -> None:
+    """With its own reason, as text that a file can hold."""
+    assert score(Returns([RewardFailure(reason)]), [1]) == [RewardFailure(text)]
 
 
 def test_nothing_to_score_calls_nothing() -> None:
