@@ -184,7 +184,7 @@ def _row(
         method,
         str(len(done)),
         *(interval(values("seen", scale)) for scale in scales),
-        interval(values("seen", guidance, "detail/strict")),
+        interval(values("seen", guidance, "detail/structure/strict")),
         interval(values("held_out", guidance)),
         interval([row["kl/mean"] for row in last]),
         interval([row["entropy/image/mean"] for row in last]),

@@ -60,21 +60,17 @@ def summarize(groups: Sequence[ScoredGroup]) -> JsonDict:
     """One row of ``evaluations.jsonl``, without step and set: see the keys below.
 
     ``reward/mean`` and ``reward/standard_error`` are of the weighted total; ``reward/<name>`` and
-    ``detail/<part>`` are means over surviving samples; NaN becomes null.
+    ``detail/<name>/<part>`` are means over surviving samples that the reward judged; NaN becomes
+    null.
     """
     means = prompt_means(groups)
     known = [mean for mean in means if mean is not None]
     by_task: dict[str, list[float]] = defaultdict(list)
-    parts: dict[str, list[float]] = defaultdict(list)
     for group, mean in zip(groups, means, strict=True):
         if mean is not None:
             by_task[group.prompt.task_type].append(mean)
-        for name, results in group.results.items():
-            for result in results:
-                if isinstance(result, Score):
-                    parts[f"reward/{name}"].append(result.value)
-                    for part, value in (result.detail or {}).items():
-                        parts[f"detail/{part}"].append(value)
+    parts = {f"reward/{name}": values for name, values in values_by_reward(groups).items()}
+    parts |= {f"detail/{part}": values for part, values in values_by_detail(groups).items()}
     overall = estimate(known)
     totals = [total for group in groups for total in group.totals]
     return {
@@ -90,6 +86,26 @@ def summarize(groups: Sequence[ScoredGroup]) -> JsonDict:
     }
 
 
+def values_by_reward(groups: Sequence[ScoredGroup]) -> dict[str, list[float]]:
+    """Each reward's values over the surviving results that it really judged."""
+    values: dict[str, list[float]] = {}
+    for group in groups:
+        for name, results in group.results.items():
+            values.setdefault(name, []).extend(score.value for score in _judged(results))
+    return values
+
+
+def values_by_detail(groups: Sequence[ScoredGroup]) -> dict[str, list[float]]:
+    """The same for the details of rewards, by ``<reward>/<part>``: two may name a part alike."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        for name, results in group.results.items():
+            for score in _judged(results):
+                for part, value in (score.detail or {}).items():
+                    values[f"{name}/{part}"].append(value)
+    return dict(sorted(values.items()))
+
+
 def failure_reasons(groups: Sequence[ScoredGroup]) -> dict[str, int]:
     """How often each reward failed for each reason, as ``"<reward>: <reason>"``."""
     reasons: dict[str, int] = defaultdict(int)
@@ -99,6 +115,10 @@ def failure_reasons(groups: Sequence[ScoredGroup]) -> dict[str, int]:
                 if isinstance(result, RewardFailure):
                     reasons[f"{name}: {result.reason}"] += 1
     return dict(reasons)
+
+
+def _judged(results: Sequence[RewardResult]) -> list[Score]:
+    return [result for result in results if isinstance(result, Score) and result.applicable]
 
 
 def _finite(value: float) -> float | None:

@@ -51,4 +51,4 @@ class Palette:
         pixels = (image // self._step).reshape(-1, 3)
         _, counts = np.unique(pixels, axis=0, return_counts=True)
         covered = np.sort(counts)[::-1][: self._colours].sum()
-        return Score(float(covered) / len(pixels), {"palette/colours": float(len(counts))})
+        return Score(float(covered) / len(pixels), {"colours": float(len(counts))})

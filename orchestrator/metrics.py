@@ -8,10 +8,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from evaluation.summary import ScoredGroup, failure_reasons
+from evaluation.summary import (
+    ScoredGroup,
+    failure_reasons,
+    values_by_detail,
+    values_by_reward,
+)
 from learner.advantages import has_variance
 from orchestrator.reward_pool import Usage
-from policy.types import JsonDict, RewardFailure, Score
+from policy.types import JsonDict, RewardFailure
 
 
 class Clock:
@@ -50,7 +55,7 @@ def reward_metrics(
     for name, values in values_by_reward(scored).items():
         row[f"reward/{name}"] = _mean(values)
         row[f"reward_std/{name}"] = _std(values)
-    for part, values in _details(scored).items():
+    for part, values in values_by_detail(scored).items():
         row[f"detail/{part}"] = _mean(values)
     spreads = [_std([t for t in group.totals if t is not None]) for group in scored]
     row["reward/group_std"] = _mean([spread for spread in spreads if spread is not None])
@@ -80,16 +85,6 @@ def scoring_metrics(usage: Mapping[str, Usage]) -> JsonDict:
     return row
 
 
-def values_by_reward(scored: Sequence[ScoredGroup]) -> dict[str, list[float]]:
-    """Each reward's values over the surviving results of a step that it really judged."""
-    values: dict[str, list[float]] = {}
-    for group in scored:
-        for name, results in group.results.items():
-            kept = [r.value for r in results if isinstance(r, Score) and r.applicable]
-            values.setdefault(name, []).extend(kept)
-    return values
-
-
 def failures_by_reward(scored: Sequence[ScoredGroup]) -> dict[str, int]:
     """How many trajectories each reward failed to score."""
     counts: dict[str, int] = {}
@@ -103,17 +98,6 @@ def failures_by_reward(scored: Sequence[ScoredGroup]) -> dict[str, int]:
 def spreads(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of each reward that has any."""
     return {name: (min(v), max(v)) for name, v in values.items() if v}
-
-
-def _details(scored: Sequence[ScoredGroup]) -> dict[str, list[float]]:
-    parts: dict[str, list[float]] = defaultdict(list)
-    for group in scored:
-        for results in group.results.values():
-            for result in results:
-                if isinstance(result, Score):
-                    for part, value in (result.detail or {}).items():
-                        parts[part].append(value)
-    return dict(sorted(parts.items()))
 
 
 def without_nan(row: JsonDict) -> JsonDict:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.metrics import Clock, reward_metrics, scoring_metrics, spreads, values_by_reward
+from evaluation.summary import values_by_reward
+from orchestrator.metrics import Clock, reward_metrics, scoring_metrics, spreads
 from orchestrator.run import Run
 from orchestrator.sampling import sample_batch
 from policy.types import JsonDict

@@ -42,8 +42,21 @@ def test_failures_leave_the_mean_and_are_counted() -> None:
     assert row["reward/standard_error"] is None  # one prompt has no spread
     assert row["num_failed"] == 3
     assert row["by_task"] == {"color": 1.0}
-    assert row["detail/strict"] == 1.0
+    assert row["detail/shapes/strict"] == 1.0
     assert failure_reasons(groups) == {"shapes: no image": 3}
+
+
+def test_a_reward_has_a_mean_of_what_it_judged_and_details_of_its_own() -> None:
+    """A 0 that is not applicable is in the total alone; equal names of details stay apart."""
+    results = {
+        "git": (Score(0.5, {"share": 0.25}), Score(0.0, {"share": 0.0}, applicable=False)),
+        "hps": (Score(1.0, {"share": 0.75}), Score(1.0, {"share": 0.25})),
+        "none": (Score(1.0, applicable=False), RewardFailure("no image")),
+    }
+    row = summarize([ScoredGroup(Prompt("a", "a", "color"), (2.5, None), results)])
+    assert (row["reward/git"], row["reward/hps"], row["reward/none"]) == (0.5, 1.0, None)
+    assert (row["detail/git/share"], row["detail/hps/share"]) == (0.25, 0.5)
+    assert row["reward/mean"] == 2.5
 
 
 def test_a_paired_difference_ignores_what_prompts_share() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.summary import ScoredGroup
+from evaluation.summary import ScoredGroup, values_by_reward
 from orchestrator.alarms import WINDOW, Alarms
 from orchestrator.interrupt import graceful_interrupt
-from orchestrator.metrics import reward_metrics, scoring_metrics, spreads, values_by_reward
+from orchestrator.metrics import reward_metrics, scoring_metrics, spreads
 from orchestrator.progress import duration
 from orchestrator.prompts import derived_seed, step_prompts
 from orchestrator.publisher import check_receipt
@@ -106,7 +106,7 @@ def test_failed_rewards_count_nowhere_but_as_failures() -> None:
     assert row["reward/mean"] == pytest.approx(0.5)
     assert row["reward/a"] == pytest.approx(0.5)
     assert row["reward_std/a"] == pytest.approx(math.sqrt(0.5 / 4))
-    assert row["detail/strict"] == 1.0
+    assert row["detail/a/strict"] == 1.0
     assert (row["groups/trained"], row["groups/failed"], row["groups/zero_variance"]) == (2, 1, 1)
     assert (row["rewards/failed"], row["scoring/a/failed"]) == (3, 3)
     assert row["rewards/failure_reasons"] == {"a: broken image": 2, "a: no answer": 1}

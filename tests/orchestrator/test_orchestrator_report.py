@@ -80,7 +80,7 @@ def evaluation_row(step: int, name: str, num_prompts: int = 96) -> JsonDict:
         "reward/mean": mean,
         "reward/standard_error": float(means.std(ddof=1) / math.sqrt(num_prompts)),
         **{f"reward/{reward}": mean + 0.03 * place for place, reward in enumerate(REWARDS)},
-        "detail/strict": mean - 0.2,
+        "detail/structure/strict": mean - 0.2,
         "by_task": {task: mean + 0.04 * place for place, task in enumerate(TASKS)},
         "num_prompts": num_prompts,
         "num_samples": 4 * num_prompts,
@@ -238,12 +238,12 @@ def test_sets_are_told_apart_by_guidance() -> None:
 def test_the_table_holds_first_and_last_means() -> None:
     """Totals, rewards, details and tasks in this order; what one side lacks has no difference."""
     first = {"reward/mean": 0.5, "reward/standard_error": 0.1, "by_task": {"color": 0.25}}
-    last = {"reward/mean": 0.75, "reward/hps": 0.5, "detail/strict": 0.125, "by_task": {}}
+    last = {"reward/mean": 0.75, "reward/hps": 0.5, "detail/hps/strict": 0.125, "by_task": {}}
     table = change_table({"seen": [row_of(0, [], **first), row_of(9, [], **last)]})
     assert [(row.name, row.changes[0].before, row.changes[0].after) for row in table] == [
         ("reward", 0.5, 0.75),
         ("hps", None, 0.5),
-        ("strict", None, 0.125),
+        ("hps/strict", None, 0.125),
         ("color", 0.25, None),
     ]
     assert [row.changes[0].difference for row in table] == [0.25, None, None, None]

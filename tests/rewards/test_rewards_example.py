@@ -36,7 +36,7 @@ def test_the_example_scores_by_its_formula() -> None:
     empty = np.zeros((0, 4, 3), dtype=np.uint8)
     scorer = RewardScorer(build_reward(config(colours=2)), batch_size=8)
     assert scorer.score([image, image, empty], [SPATIAL, NUMERACY, SPATIAL]) == [
-        Score(0.75, {"palette/colours": 3.0}),
+        Score(0.75, {"colours": 3.0}),
         Score(0.0, applicable=False),
         RewardFailure("the image has no pixels"),
     ]
