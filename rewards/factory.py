@@ -20,20 +20,37 @@ def check_factory(config: RewardConfig) -> None:
     Imports the module, looks the class up and fits ``options`` to its signature; raises
     ``UserError``. No model is loaded and no actor is needed. A class with a class method
     ``check(**options)`` is asked too: it raises ``UserError`` for what it can know to be wrong,
-    such as a folder that is not there.
+    such as a folder that is not there. One with ``longest_call_s(**options)`` is refused when its
+    pool would end a call sooner.
     """
     factory = _resolve(config)
     try:
         inspect.signature(factory).bind(**config.options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise _error(config, f"options do not fit {config.factory}: {error}") from None
     if inspect.isclass(factory):
         _check_score(config, factory)
-        if check := getattr(factory, "check", None):
-            try:
-                check(**config.options)
-            except UserError as error:
-                raise _error(config, str(error)) from None
+        _check_options(config, factory)
+
+
+def _check_options(config: RewardConfig, factory: type) -> None:
+    """Ask the class itself."""
+    check, longest = (getattr(factory, name, None) for name in ("check", "longest_call_s"))
+    try:
+        if check:
+            check(**config.options)
+        longest_s = longest(**config.options) if longest else 0.0
+    except UserError as error:
+        raise _error(config, str(error)) from None
+    except Exception as error:  # an option of a type that its author did not think of
+        raise UserError(
+            f"rewards.{config.name}.options: {config.factory} cannot check them: {_describe(error)}"
+        ) from error
+    if longest_s > config.timeout_s:
+        raise UserError(
+            f"rewards.{config.name}.timeout_s: {config.timeout_s:g} s is less than the"
+            f" {longest_s:g} s that one call may take by its options"
+        )
 
 
 def build_reward(config: RewardConfig) -> Reward:

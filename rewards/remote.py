@@ -1,23 +1,32 @@
 """A reward behind HTTP: images as PNG and prompts as JSON there, scores back.
 
-Failure policy. Every try has a deadline. Connection errors and the answers 408, 429 and 5xx are
-tried again a bounded number of times, with growing, jittered pauses; what then still fails raises
-``ConnectionError``, which says that all of the request may succeed later. Any other refusal, and an
-answer that is not what ``docs/rewards.md`` describes, is not tried again and raises ``ValueError``,
-so that the images are asked about one by one. Nothing here imports torch.
+Failure policy. Every try has one deadline for all of it: a server that sends its answer byte by
+byte gets no more time than a silent one. Connection errors, late or broken-off answers, and the
+answers 408, 429 and 5xx are tried again a bounded number of times, with growing, jittered pauses;
+what then still fails raises ``ConnectionError``, which says that all of the request may succeed
+later. Any other refusal, an answer that is too large, and one that is not what ``docs/rewards.md``
+describes, is not tried again and raises ``ValueError``, so that the images are asked about one by
+one. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import json
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import urllib3
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,44 +35,40 @@ from policy.types import JsonDict, Prompt, RewardFailure, RewardResult, Score
 
 TRANSIENT = (408, 429, *range(500, 600))
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_LARGEST_ANSWER = 16 * 2**20  # bytes; a result takes some hundred
+_HEADERS = {"Content-Type": "application/json", "Connection": "close"}
+_jitter = random.Random()  # decides when a batch is asked about again, never what it scores
 
 
 class RemoteReward:
     """Asks a scorer at ``url`` with one POST per batch.
 
-    Options: ``url`` (http or https); ``timeout_s`` of one try (60); ``retries`` after transient
-    failures (3).
+    Options: ``url`` (http or https); ``timeout_s`` of one try, from its connection to the last
+    byte of the answer (60); ``retries`` after transient failures (3).
     """
 
     def __init__(self, url: str, timeout_s: float = 60.0, retries: int = 3) -> None:
         self.check(url, timeout_s, retries)
-        self._url = url
-        self._http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(total=timeout_s),
-            retries=urllib3.Retry(
-                total=retries,
-                redirect=0,
-                allowed_methods=["POST"],
-                status_forcelist=TRANSIENT,
-                backoff_factor=_FIRST_PAUSE_S / 2,
-                backoff_jitter=_FIRST_PAUSE_S,
-                backoff_max=_LONGEST_PAUSE_S,
-                # A server's Retry-After would not be bounded by ours.
-                respect_retry_after_header=False,
-                raise_on_status=False,
-            ),
-        )
+        parts = urlsplit(url)
+        self._url, self._timeout_s, self._retries = url, timeout_s, retries
+        self._host, self._port = parts.hostname or "", parts.port
+        self._connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     @classmethod
     def check(cls, url: str, timeout_s: float = 60.0, retries: int = 3) -> None:
         """Raise ``UserError`` for options with which it cannot be built."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(url):
             raise UserError(f"url: {url!r} is not an http or https address")
         if not timeout_s > 0:
             raise UserError(f"timeout_s: {timeout_s} is not above 0")
         if retries < 0:
             raise UserError(f"retries: {retries} is below 0")
+
+    @classmethod
+    def longest_call_s(cls, url: str, timeout_s: float = 60.0, retries: int = 3) -> float:
+        """Seconds that one ``score()`` may take: each try until its deadline, and the pauses."""
+        return (retries + 1) * timeout_s + sum(map(_pause_s, range(retries)))
 
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
@@ -73,21 +78,96 @@ class RemoteReward:
             {"image_png": _png(image), "prompt": asdict(prompt)}
             for image, prompt in zip(images, prompts, strict=True)
         ]
+        status, content = self._ask(json.dumps({"items": items}).encode())
+        if status != 200:
+            raise ValueError(f"{self._url}: answered {status}")
+        if len(content) > _LARGEST_ANSWER:
+            raise ValueError(f"{self._url}: an answer of more than {_LARGEST_ANSWER} bytes")
         try:
-            answer = self._http.request("POST", self._url, json={"items": items})
-        except urllib3.exceptions.HTTPError as error:
-            raise ConnectionError(f"{self._url}: {_cause(error)}") from None
-        if answer.status in TRANSIENT:
-            raise ConnectionError(f"{self._url}: answered {answer.status}")
-        if answer.status != 200:
-            raise ValueError(f"{self._url}: answered {answer.status}")
-        try:
-            results = [_result(result) for result in answer.json()["results"]]
+            results = [_result(result) for result in json.loads(content)["results"]]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self._url}: not an answer of a scorer: {error!r}") from None
         if len(results) != len(images):
             raise ValueError(f"{self._url}: {len(results)} results for {len(images)} images")
         return results
+
+    def _ask(self, body: bytes) -> tuple[int, bytes]:
+        """Status and content of the first answer that is not transient."""
+        problem = ""
+        for attempt in range(self._retries + 1):
+            if attempt:
+                time.sleep(_pause_s(attempt - 1) * _jitter.uniform(0.5, 1.0))
+            try:
+                status, content = self._try(body)
+            except (OSError, HTTPException) as error:
+                problem = f"{type(error).__name__}: {error}"
+                continue
+            if status not in TRANSIENT:
+                return status, content
+            problem = f"answered {status}"
+        raise ConnectionError(f"{self._url}: {problem}")
+
+    def _try(self, body: bytes) -> tuple[int, bytes]:
+        """One answer; raises ``TimeoutError`` unless all of it is there by the deadline."""
+        deadline = time.monotonic() + self._timeout_s
+        answer: tuple[int, bytes] | None = None
+        try:
+            answer = self._exchange(body, deadline)
+        except (OSError, HTTPException):
+            if time.monotonic() < deadline:
+                raise
+        # A connection that was cut looks like one that ended, or like an error of any other kind.
+        if answer is None or time.monotonic() >= deadline:
+            raise TimeoutError(f"no whole answer within {self._timeout_s:g} s")
+        return answer
+
+    def _exchange(self, body: bytes, deadline: float) -> tuple[int, bytes]:
+        """Send and receive; of an answer that is too large, one byte more than is allowed."""
+        connection = self._connection(self._host, self._port, timeout=self._timeout_s)
+        try:
+            connection.connect()
+            with _cut_at(connection.sock, deadline):
+                with suppress(BrokenPipeError):  # an early refusal says more than the broken pipe
+                    connection.request("POST", self._target, body, _HEADERS)
+                answer = connection.getresponse()
+                content = answer.read(_LARGEST_ANSWER + 1)
+        finally:
+            connection.close()
+        if answer.length and len(content) <= _LARGEST_ANSWER:
+            raise ConnectionError(f"the answer broke off {answer.length} bytes before its end")
+        return answer.status, content
+
+
+@contextmanager
+def _cut_at(connection: socket.socket, deadline: float) -> Iterator[None]:
+    """Shut the connection down at the deadline: its own timeout begins anew with every byte."""
+
+    def cut() -> None:
+        with suppress(OSError):  # it is closed already
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _pause_s(attempt: int) -> float:
+    """The longest pause after this attempt, counted from 0."""
+    return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        usable = parts.port != 0  # raises for what is no port
+    except ValueError:
+        return False
+    printable = re.fullmatch(r"[!-~]+", url) is not None  # as a request line holds it
+    return usable and printable and parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _png(image: NDArray[np.uint8]) -> str:
@@ -108,8 +188,3 @@ def _result(result: JsonDict) -> RewardResult:
         {name: float(value) for name, value in detail.items()} or None,
         applicable=result.get("applicable", True),
     )
-
-
-def _cause(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return f"{type(reason).__name__}: {reason}"

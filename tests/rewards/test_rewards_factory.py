@@ -28,6 +28,11 @@ class Constant:
     def score(self, images, prompts):
         return [Score(self.value) for _ in images]
 
+class Picky(Constant):
+    @classmethod
+    def check(cls, value):
+        return {"small": 1}[value]
+
 class Mute:
     pass
 
@@ -94,6 +99,16 @@ def test_a_wrong_factory_is_refused_before_anything_starts(
         assert str(caught.value).startswith("reward 'mine': ")
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_check_that_fails_itself_is_one_line() -> None:
+    """The key, the class and what it raised, and no traceback."""
+    for refuse in (check_factory, build_reward):
+        with pytest.raises(UserError) as caught:
+            refuse(config("simple:Picky", value="large"))
+        assert str(caught.value) == (
+            "rewards.mine.options: user_rewards.simple:Picky cannot check them: KeyError: 'large'"
+        )
 
 
 def test_an_unknown_package_is_named() -> None:

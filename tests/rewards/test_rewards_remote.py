@@ -6,8 +6,10 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -144,13 +146,95 @@ def test_an_answer_of_another_form_is_an_error(scorer: Scorer, body: Any) -> Non
         RemoteReward(scorer.url).score(IMAGES, PROMPTS[:2])
 
 
+def answering(scorer: Scorer, answer: Callable[[BaseHTTPRequestHandler], object]) -> None:
+    """Have the server read a request and then do this."""
+
+    def do_POST(handler: BaseHTTPRequestHandler) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        answer(handler)
+
+    scorer.RequestHandlerClass = type("Answers", (_Answer,), {"do_POST": do_POST})  # type: ignore[assignment]
+
+
 def test_a_server_that_hangs_is_left(scorer: Scorer) -> None:
     """Every try has a deadline."""
     hung = threading.Event()
-    scorer.RequestHandlerClass = type("Hangs", (_Answer,), {"do_POST": lambda self: hung.wait(10)})  # type: ignore[assignment]
-    with pytest.raises(ConnectionError, match="ReadTimeout"):
-        RemoteReward(scorer.url, timeout_s=0.2, retries=1).score(IMAGES[:1], PROMPTS[:1])
+    answering(scorer, lambda handler: hung.wait(10))
+    with pytest.raises(ConnectionError, match=r"TimeoutError: no whole answer within 0\.3 s$"):
+        RemoteReward(scorer.url, timeout_s=0.3, retries=1).score(IMAGES[:1], PROMPTS[:1])
     hung.set()
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"],
+    ids=["headers", "content"],
+)
+def test_a_server_that_trickles_is_left(scorer: Scorer, begin: bytes) -> None:
+    """The deadline is that of the whole try: twice the client goes while bytes still come."""
+    ends: Queue[str] = Queue()
+
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        try:
+            handler.wfile.write(begin)
+            for _ in range(300):
+                time.sleep(0.05)
+                handler.wfile.write(b" ")
+            ends.put("the client stayed")
+        except OSError:
+            ends.put("the client left")
+
+    answering(scorer, trickle)
+    with pytest.raises(ConnectionError, match=r"TimeoutError: no whole answer within 0\.3 s$"):
+        RemoteReward(scorer.url, timeout_s=0.3, retries=1).score(IMAGES[:1], PROMPTS[:1])
+    assert [ends.get(timeout=60) for _ in range(2)] == ["the client left"] * 2
+
+
+def test_an_answer_that_is_too_large_is_refused(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many bytes as are allowed are read; one more, and it is not asked for again."""
+    monkeypatch.setattr("rewards.remote._LARGEST_ANSWER", 1000)
+    fits = json.dumps({"results": [{"value": 1}]}).encode().ljust(1000)
+    scorer.answers = [(200, fits), (200, fits + b" ")]
+    reward = RemoteReward(scorer.url)
+    assert reward.score(IMAGES[:1], PROMPTS[:1]) == [Score(1.0)]
+    with pytest.raises(ValueError, match=f"{scorer.url}: an answer of more than 1000 bytes"):
+        reward.score(IMAGES[:1], PROMPTS[:1])
+    assert len(scorer.asked) == 2
+
+
+def test_an_answer_without_end_is_not_read(scorer: Scorer) -> None:
+    """Of 256 MiB the client takes as much as is allowed, and goes."""
+    ends: Queue[str] = Queue()
+
+    def flood(handler: BaseHTTPRequestHandler) -> None:
+        try:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            for _ in range(256):
+                handler.wfile.write(bytes(2**20))
+            ends.put("the client took all")
+        except OSError:
+            ends.put("the client left")
+
+    answering(scorer, flood)
+    with pytest.raises(ValueError, match="an answer of more than 16777216 bytes"):
+        RemoteReward(scorer.url).score(IMAGES[:1], PROMPTS[:1])
+    assert ends.get(timeout=60) == "the client left"
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(scorer: Scorer) -> None:
+    """Half of the announced bytes are no answer of another form."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        handler.wfile.write(b'{"results": [{"value": 1}]}'.ljust(60))
+
+    answering(scorer, answer)
+    with pytest.raises(ConnectionError, match="the answer broke off 40 bytes before its end"):
+        RemoteReward(scorer.url, retries=1).score(IMAGES[:1], PROMPTS[:1])
 
 
 @pytest.mark.parametrize(
@@ -158,10 +242,18 @@ def test_a_server_that_hangs_is_left(scorer: Scorer) -> None:
     [
         ({"url": "ftp://host/score"}, "url: 'ftp://host/score' is not an http or https address"),
         ({"url": "localhost:80"}, "is not an http or https address"),
+        ({"url": "http://[x"}, r"url: 'http://\[x' is not an http or https address"),
+        ({"url": "http://h:port"}, "is not an http or https address"),
+        ({"url": "http://h/a b"}, "is not an http or https address"),
+        ({"url": 80}, r"^rewards\.far\.options: rewards\.remote:RemoteReward cannot check them: "),
+        ({"url": "http://h", "timeout_s": "60"},
+         r"^rewards\.far\.options: rewards\.remote:RemoteReward cannot check them: TypeError: '>'"),
+        ({"url": "http://h", "timeout_s": 200, "retries": 2},
+         r"^rewards\.far\.timeout_s: 600 s is less than the 601\.5 s that one call may take"),
         ({"url": "http://h", "timeout_s": 0}, "timeout_s: 0 is not above 0"),
         ({"url": "http://h", "retries": -1}, "retries: -1 is below 0"),
     ],
-)
+)  # fmt: skip
 def test_wrong_options_are_found_before_any_worker(options: dict[str, Any], message: str) -> None:
     """One line that names the option."""
     config = RewardConfig(name="far", factory="rewards.remote:RemoteReward", options=options)
