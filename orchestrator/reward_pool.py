@@ -96,6 +96,17 @@ class RewardPool:
             Worker(f"reward worker {config.name}/{index}", start_reward_worker(config, cache))
             for index in range(config.workers)
         ]
+        # Asked now and not when waited for: all pools load their models at the same time.
+        self._starting = Starting(
+            [worker.actor for worker in self.workers],
+            lambda actor: actor.ready.remote(),
+            [worker.name for worker in self.workers],
+            Share(
+                config.cpus_per_worker,
+                config.gpus_per_worker,
+                installs=bool(config.runtime_env.pip),
+            ),
+        )
         self._queue: list[Batch] = []
         self._task = Task((), 1, [])
         self._advanced_at = -math.inf
@@ -105,16 +116,7 @@ class RewardPool:
 
         Raises ``WorkerFailed``; for a worker whose process does not run, with what it asks for.
         """
-        Starting(
-            [worker.actor for worker in self.workers],
-            lambda actor: actor.ready.remote(),
-            [worker.name for worker in self.workers],
-            Share(
-                self.config.cpus_per_worker,
-                self.config.gpus_per_worker,
-                installs=bool(self.config.runtime_env.pip),
-            ),
-        ).wait(self._start_timeout_s)
+        self._starting.wait(self._start_timeout_s)
 
     def begin(self, groups: Sequence[GroupRef]) -> None:
         """Expect these groups; each is scored after it was ``add``-ed."""

@@ -91,13 +91,25 @@ class CanImport:
 
 
 class SlowToBuild:
-    """Never done with loading its model."""
+    """Never done with loading its model; a file in ``folder`` says that it has begun."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        (Path(folder) / "building").touch()
         time.sleep(LONG_S)
 
     def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
         raise AssertionError("it was never built")
+
+
+class BuiltTogether:
+    """Built only while ``others`` rewards like it are: each leaves a file and waits for all."""
+
+    def __init__(self, folder: str, name: str, others: int) -> None:
+        (Path(folder) / name).touch()
+        wait_for_files(folder, 1 + others)
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        return [Score(brightness(image)) for image in images]
 
 
 class NotANumber:

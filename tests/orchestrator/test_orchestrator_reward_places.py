@@ -18,6 +18,7 @@ from orchestrator.waiting import WorkerFailed, WorkerLate, one_line
 from policy.types import Score
 from rewards.config import RuntimeEnvironment
 from rewards.worker import NO_CACHE
+from tests.faulty_rewards import wait_for_files
 from tests.packaged_rewards import write_wheel
 from tests.started_pools import Started, groups_of, reward
 
@@ -53,24 +54,23 @@ def test_two_workers_share_a_gpu_and_a_third_is_refused_in_one_line(start: Start
     results = [group.results["half"][0] for group in scored]
     details = [result.detail for result in results if isinstance(result, Score) and result.detail]
     assert len({detail["pid"] for detail in details}) == 2
-    began = time.monotonic()
     with pytest.raises(
         WorkerFailed,
         match=r"^reward worker third/0 was given no place by Ray within 2 s:"
         r" it asks for 0\.1 CPUs and 0\.5 GPUs, of which [\d.]+ and 0 are free$",
     ):
         start(reward("Brightness", "third", gpus_per_worker=0.5), start_timeout_s=2)
-    assert time.monotonic() - began < 30  # the pool's own 2 s, not the 60 of ``Started``
     start.end()
     assert free_gpus(1.0) == 1.0
 
 
-def test_a_worker_that_has_a_place_and_is_slow_is_only_late(start: Started) -> None:
+def test_a_worker_that_has_a_place_and_is_slow_is_only_late(start: Started, tmp_path: Path) -> None:
     """Building a model takes longer than the deadline: no word about places."""
-    pool = RewardPool(reward("SlowToBuild"), NO_CACHE, start_timeout_s=0.5)
+    slow = reward("SlowToBuild", options={"folder": str(tmp_path)})
+    pool = RewardPool(slow, NO_CACHE, start_timeout_s=0.5)
     (worker,) = pool.workers
     try:
-        ray.get(worker.actor.__ray_ready__.remote(), timeout=60)
+        wait_for_files(str(tmp_path), 1)
         with pytest.raises(
             WorkerLate, match=r"^reward worker light/0 did not answer within 0.5 s$"
         ):

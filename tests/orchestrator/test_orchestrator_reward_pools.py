@@ -155,6 +155,18 @@ def test_a_group_that_never_comes_is_named(start: Started, tmp_path: Path) -> No
     (tmp_path / "now").touch()
 
 
+def test_the_rewards_of_all_pools_are_built_at_the_same_time(
+    start: Started, tmp_path: Path
+) -> None:
+    """Each is built only while the other is: one after the other, neither would be."""
+    rewards = [
+        reward("BuiltTogether", name, options=dict(folder=str(tmp_path), name=name, others=1))
+        for name in ("first", "second")
+    ]
+    _, refs = groups_of([[3]])
+    assert [group.totals for group in start(*rewards).score(refs)] == [(6.0,)]
+
+
 def test_a_reward_that_cannot_be_built_is_one_line(start: Started) -> None:
     """What its constructor says, before anything is scored."""
     with pytest.raises(
