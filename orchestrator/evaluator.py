@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import ray
-
 from evaluation.summary import ScoredGroup, summarize
 from orchestrator.config import RunConfig
 from orchestrator.pools import GroupRef, RolloutPool
@@ -14,6 +12,7 @@ from orchestrator.prompts import derived_seed
 from orchestrator.run_folder import RunFolder
 from orchestrator.scoring import RewardPools
 from orchestrator.sheets import Tile, contact_sheet, save_png
+from orchestrator.waiting import wait_all
 from policy.types import Group, JsonDict, Prompt, Score, Trajectory
 from rollout.engine import GenerationRequest
 
@@ -80,7 +79,12 @@ class FixedEvaluation:
     def _keep_samples(
         self, step: int, name: str, groups: Sequence[GroupRef], scored: Sequence[ScoredGroup]
     ) -> None:
-        images: list[Group] = ray.get([group.ref for group in groups[:SHOWN_PROMPTS]])
+        shown = groups[:SHOWN_PROMPTS]
+        images: list[Group] = wait_all(
+            [group.ref for group in shown],
+            [f"the group of prompt {group.prompt.id}" for group in shown],
+            self.config.rollout.timeout_s,
+        )
         tiles = []
         for place, (group, scores) in enumerate(zip(images, scored, strict=False)):
             for trajectory in group.trajectories[:SHOWN_SAMPLES]:

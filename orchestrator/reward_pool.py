@@ -142,12 +142,7 @@ class RewardPool:
             self._cut()
         for worker in self.workers:
             if now >= worker.deadline:
-                seconds = self._start_timeout_s if worker.starting else self.config.timeout_s
-                self._replace(
-                    worker,
-                    f"did not answer within {seconds:g} s",
-                    f"no answer within {seconds:g} s",
-                )
+                self._give_up(worker)
         for index, worker in enumerate(self.workers):
             if worker.call is None and (batch := self._next_for(index, now)) is not None:
                 self._send(worker, batch, now)
@@ -181,7 +176,9 @@ class RewardPool:
         worker = next(worker for worker in self.workers if worker.call == call)
         batch = worker.batch
         try:
-            reply = ray.get(call)
+            reply = ray.get(call, timeout=self._patience_s(worker))
+        except ray.exceptions.GetTimeoutError:  # done, but on a node from which nothing comes
+            self._give_up(worker)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
@@ -226,16 +223,24 @@ class RewardPool:
         for (place, indices), results in zip(batch.members, reply.results, strict=True):
             transient = []
             for index, result in zip(indices, results, strict=True):
-                if isinstance(result, RewardFailure):
-                    if result.transient and batch.attempt <= self.config.retries:
-                        transient.append(index)
-                        continue
-                    result = replace(result, reward=self.config.name, attempts=batch.attempt)
-                self._task.results[place][index] = result
+                failed = isinstance(result, RewardFailure) and result.transient
+                if failed and batch.attempt <= self.config.retries:
+                    transient.append(index)
+                else:
+                    self._task.results[place][index] = result
             if transient:
                 again.append((place, tuple(transient)))
         if again:
             self._retry(replace(batch, members=tuple(again)))
+
+    def _patience_s(self, worker: Worker) -> float:
+        return self._start_timeout_s if worker.starting else self.config.timeout_s
+
+    def _give_up(self, worker: Worker) -> None:
+        seconds = self._patience_s(worker)
+        self._replace(
+            worker, f"did not answer within {seconds:g} s", f"no answer within {seconds:g} s"
+        )
 
     def _replace(self, worker: Worker, what: str, reason: str) -> None:
         """Start another actor in a worker's place; its batch is retried or fails for ``reason``."""
@@ -256,7 +261,7 @@ class RewardPool:
         if batch.attempt <= self.config.retries:
             self._retry(batch)
             return
-        failure = RewardFailure(reason, True, self.config.name, batch.attempt)
+        failure = RewardFailure(reason, transient=True)
         for place, indices in batch.members:
             for index in indices:
                 self._task.results[place][index] = failure

@@ -107,14 +107,11 @@ class Score:
 class RewardFailure:
     """One reward could not score one trajectory. Never stands for a number.
 
-    A reward states ``reason`` and, if another try may succeed, ``transient``; which reward it was
-    and how often it was asked is filled in by those who called it.
+    A reward states ``reason`` and, if another try may succeed, ``transient``.
     """
 
     reason: str
     transient: bool = False
-    reward: str = ""
-    attempts: int = 1
 
 
 RewardResult = Score | RewardFailure

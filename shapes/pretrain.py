@@ -32,6 +32,7 @@ from shapes.sampling import MAX_COT
 DECODER_STEPS, POLICY_STEPS = 1300, 1300
 SAMPLING = GenerationDefaults(template="shapes", guidance_scale=1.0, max_cot_tokens=MAX_COT)
 _REPORT_EVERY = 50
+_DECODER_PATIENCE_S = 3600.0  # after the policy is trained; each takes minutes
 
 
 def pretrain(output: Path, seed: int, decoder_steps: int, policy_steps: int) -> int:
@@ -48,7 +49,11 @@ def pretrain(output: Path, seed: int, decoder_steps: int, policy_steps: int) -> 
             encoder = PromptEncoder(tokenizer, template_named("shapes"))
             report = _progress("policy", policy_steps)
             train_policy(JanusPolicy(model), encoder, policy_steps, seed, report)
-            process.join()
+            process.join(_DECODER_PATIENCE_S)
+            if process.exitcode is None:
+                raise RuntimeError(
+                    f"decoder training did not end within {_DECODER_PATIENCE_S:g} s of the policy's"
+                )
         finally:
             process.terminate()
         if process.exitcode != 0:

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from evaluation.summary import ScoredGroup
 from orchestrator.config import RunConfig, load_config
 from orchestrator.evaluator import FixedEvaluation
 from orchestrator.metrics import Clock, reward_metrics
 from orchestrator.pools import GroupRef
 from orchestrator.run_folder import RunFolder
 from orchestrator.sampling import sample_batch
+from orchestrator.waiting import WorkerLate
 from policy.types import RewardResult, Score
 from rollout.engine import GenerationRequest
-from tests.started_pools import Started, groups_of, prompt, reward
+from tests.image_groups import image_group
+from tests.started_pools import Started, groups_of, late_group, prompt, reward
 
 ROOT = Path(__file__).parents[2]
 BROKEN = 99  # images of this brightness have no number for a reward
@@ -79,6 +82,29 @@ def test_a_failed_sample_is_counted_in_an_evaluation_and_is_no_0_in_its_mean(
     assert records[2]["rewards"] == {"light": None}
     assert records[2]["failures"] == {"light": "score is nan"}
     folder.close()
+
+
+def test_pictures_of_an_evaluation_that_do_not_arrive_are_named(
+    ray_cluster: None, config: RunConfig, tmp_path: Path
+) -> None:
+    """The wait for a group that was scored and is then lost has a deadline."""
+    group, gate = image_group(prompt(7), [10, 30]), tmp_path / "gate"
+    gate.mkdir()
+    ref = GroupRef(group.prompt, late_group.remote(str(gate), 1, group), 2)
+    scored = ScoredGroup(group.prompt, (1.0, 2.0), {"light": (Score(1.0), Score(2.0))})
+    patient = config.rollout.model_copy(update={"timeout_s": 0.5})
+    folder = RunFolder(tmp_path / "run")
+    evaluation = FixedEvaluation(
+        config.model_copy(update={"rollout": patient}),
+        {"seen": [group.prompt]},
+        cast(Any, SimpleNamespace(generate=lambda requests, sampling: [ref])),
+        cast(Any, SimpleNamespace(score=lambda groups: [scored])),
+        folder,
+    )
+    with pytest.raises(WorkerLate, match=r"^the group of prompt p:7 did not answer within 0\.5 s$"):
+        evaluation.run(step=0)
+    folder.close()
+    (gate / "open").touch()
 
 
 def z_scores(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,10 +12,10 @@ from evaluation.summary import ScoredGroup
 from orchestrator.pools import GroupRef
 from orchestrator.waiting import WorkerFailed
 from policy.errors import UserError
-from policy.types import Group, RewardFailure, Score
+from policy.types import RewardFailure, Score
 from rewards.config import RuntimeEnvironment
-from tests.faulty_rewards import brightness, share, wait_for_files
-from tests.started_pools import Started, groups_of, reward
+from tests.faulty_rewards import brightness, share
+from tests.started_pools import Started, groups_of, late_group, reward
 
 pytestmark = pytest.mark.cluster
 
@@ -43,12 +43,9 @@ def test_faults_leave_the_scores_of_survivors_as_they_were(start: Started, tmp_p
     broken = [share(image, "broken") < 0.01 for image in images]
     assert 0 < sum(broken) < 10
     assert results == [
-        RewardFailure("score is nan", reward="light", attempts=result.attempts)
-        if is_broken and isinstance(result, RewardFailure)
-        else Score(brightness(image))
-        for image, result, is_broken in zip(images, results, broken, strict=True)
+        RewardFailure("score is nan") if is_broken else Score(brightness(image))
+        for image, is_broken in zip(images, broken, strict=True)
     ]
-    assert [isinstance(result, RewardFailure) for result in results] == broken
     assert [None in group.totals for group in scored] == [
         any(broken[4 * place : 4 * place + 4]) for place in range(60)
     ]
@@ -69,15 +66,29 @@ def test_a_slow_reward_does_not_hold_back_another(start: Started, tmp_path: Path
 
 
 def test_transient_failures_end_as_failures_and_never_as_a_number(start: Started) -> None:
-    """After the retries: which reward, how often it was asked, and its last reason."""
+    """After the retries, with the last reason."""
     _, refs = groups_of([[1, 2]])
     pools = start(reward("Busy", retries=2))
     (scored,) = pools.score(refs)
     reason = "TransientRewardError: 429 Too Many Requests"
     assert scored.totals == (None, None)
-    assert scored.results["light"] == (RewardFailure(reason, True, "light", 3),) * 2
+    assert scored.results["light"] == (RewardFailure(reason, transient=True),) * 2
     usage = pools.take_usage()["light"]
     assert (usage.batch_sizes, usage.retries, usage.restarts) == ([2, 2, 2], 2, 0)
+
+
+def test_an_answer_that_does_not_arrive_replaces_its_worker(start: Started, tmp_path: Path) -> None:
+    """Fetching it has the deadline of the call, though Ray says that it is done."""
+    _, refs = groups_of([[1]])
+    options = dict(folder=str(tmp_path), files=1)
+    pools = start(reward("WaitsFor", options=options, timeout_s=0.5, retries=0))
+    pool = pools.pools["light"]
+    pool.begin(refs)
+    pool.add([0], last=True)
+    pool.advance()
+    pool.receive(pool.calls[0])
+    assert pool.results(0) == (RewardFailure("no answer within 0.5 s", transient=True),)
+    assert pool.usage.restarts == 1
 
 
 def test_a_batch_that_kills_its_workers_fails_and_one_that_always_does_stops_the_run(
@@ -87,7 +98,7 @@ def test_a_batch_that_kills_its_workers_fails_and_one_that_always_does_stops_the
     _, refs = groups_of([[1], [2]])
     pools = start(reward("Deadly", retries=0, restarts=2))
     (scored,) = pools.score(refs[:1])
-    assert scored.results["light"] == (RewardFailure("its worker died", True, "light", 1),)
+    assert scored.results["light"] == (RewardFailure("its worker died", transient=True),)
     pools.score(refs[1:])
     with pytest.raises(
         WorkerFailed, match=r"reward worker light/0 died: .* 2 times since it last scored"
@@ -107,13 +118,6 @@ def test_work_is_dealt_out_by_position_and_a_worker_has_variables_of_its_own(
     assert pids[0] == pids[2] != pids[1] == pids[3]
     assert details(second, "pid") == pids
     assert details(first, "scale") == [0.25] * 4
-
-
-@ray.remote(num_cpus=0)
-def late_group(folder: str, files: int, group: Group) -> Group:
-    """A group that is there when the folder holds so many files."""
-    wait_for_files(folder, files)
-    return group
 
 
 def test_groups_are_scored_as_they_come(start: Started, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from shapes.examples import collate, make_example
 from shapes.measure import CHECKPOINT, load_checkpoint, measure_decoder, measure_samples
 from shapes.model import build_model, build_tokenizer
 from shapes.policy_training import train_policy
-from shapes.pretrain import SAMPLING
+from shapes.pretrain import SAMPLING, pretrain
 from shapes.prompts import DATA
 from shapes.sampling import sample
 from shapes.scenes import describe, sample_request, sample_scene
@@ -129,6 +131,19 @@ def test_pretraining_learns_and_leaves_the_tables_alone(tmp_path: Path) -> None:
     assert "lm_head.weight" in moved
     model.save_pretrained(tmp_path)
     assert JanusForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_a_decoder_that_is_never_trained_ends_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy is trained and its process still runs: one line, and the process is ended."""
+    monkeypatch.setattr("shapes.pretrain.train_policy", lambda *arguments: None)
+    monkeypatch.setattr("shapes.pretrain._DECODER_PATIENCE_S", 0.1)
+    with pytest.raises(RuntimeError, match=r"^decoder training did not end within 0\.1 s of the"):
+        pretrain(tmp_path, seed=0, decoder_steps=10**9, policy_steps=1)
+    for process in multiprocessing.active_children():
+        process.join(60)
+        assert process.exitcode == -signal.SIGTERM
 
 
 def test_examples_are_reproducible_and_end() -> None:
