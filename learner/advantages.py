@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-EQUAL_WITHIN = 1e-12  # relative; the same total, summed from other parts, differs by rounding
+from policy.equality import all_equal
+
 STD_EPSILON = 1e-4  # of the authors' trainer; keeps nearly equal rewards from exploding
 
 
@@ -35,7 +36,7 @@ def group_advantages(
         raise ValueError(f"rewards must be finite; a failed one is None: {list(rewards)}")
     if len(survivors) < minimum_survivors:
         return None
-    if np.ptp(survivors) <= EQUAL_WITHIN * np.abs(survivors).max():
+    if all_equal(survivors.tolist()):
         return [None if reward is None else 0.0 for reward in rewards]
     mean, scale = float(survivors.mean()), float(survivors.std(ddof=1)) + STD_EPSILON
     return [None if reward is None else (float(reward) - mean) / scale for reward in rewards]

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from policy.equality import all_equal
 from policy.types import RewardFailure, RewardResult, Score
-
-EQUAL_WITHIN = 1e-12  # relative; equal scores from other batches may differ by rounding
 
 
 def combine(
@@ -35,7 +34,7 @@ def normalise(results: Sequence[RewardResult]) -> list[RewardResult]:
     """
     values = [r.value for r in results if isinstance(r, Score) and r.applicable]
     mean = math.fsum(values) / len(values) if values else 0.0
-    if not values or max(values) - min(values) <= EQUAL_WITHIN * max(map(abs, values)):
+    if all_equal(values):
         scale = 0.0
     else:
         scale = 1 / math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.advantages import (
-    EQUAL_WITHIN,
     default_minimum_survivors,
     group_advantages,
     has_variance,
 )
+from policy.equality import EQUAL_WITHIN
 
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 REWARD = st.floats(-10.0, 10.0, allow_subnormal=False)
