@@ -141,8 +141,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--image", type=int, default=384, help="side of the images, in pixels")
-    parser.add_argument("--processes", type=int, default=1, help="side by side, up to this many")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="up to this many side by side, with equal shares"
+    )
     parsed = parser.parse_args()
+    numbers = [REWARDS[name][1] for name in parsed.rewards]
+    if parsed.processes < 1 or any(number % parsed.processes for number in numbers):
+        parser.error(
+            f"--processes: {parsed.processes} cannot share the images of a round equally:"
+            f" {', '.join(f'{name} has {REWARDS[name][1]}' for name in parsed.rewards)}"
+        )
     tune_process(parsed.threads)
     for name in parsed.rewards:
         factory, number, batch = REWARDS[name]
@@ -153,6 +161,7 @@ def main() -> int:
             more = {
                 count: Processes(count, parsed.threads, config, number, parsed.image)
                 for count in range(2, parsed.processes + 1)
+                if number % count == 0
             }
             ways: dict[str, Callable[[], object]] = {
                 "one at a time": lambda task=task: task.score(1),

@@ -34,8 +34,8 @@ class Palette:
         """Optional: called before any worker starts, so that nobody waits for a typing error."""
         if colours < 1:
             raise UserError(f"colours: {colours} is below 1")
-        if not 2 <= levels <= 256:
-            raise UserError(f"levels: {levels} is not from 2 to 256")
+        if levels < 2 or 256 % levels:
+            raise UserError(f"levels: {levels} is not one of 2, 4, 8, ... 256")
 
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]

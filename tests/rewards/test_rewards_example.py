@@ -46,7 +46,8 @@ def test_the_example_scores_by_its_formula() -> None:
     ("options", "message"),
     [
         ({"colours": 0}, "reward 'mine': colours: 0 is below 1"),
-        ({"colours": 2, "levels": 1}, "reward 'mine': levels: 1 is not from 2 to 256"),
+        ({"colours": 2, "levels": 1}, "reward 'mine': levels: 1 is not one of 2, 4, 8, ... 256"),
+        ({"colours": 2, "levels": 100}, "reward 'mine': levels: 100 is not one of 2, 4, 8"),
         ({}, "missing a required argument: 'colours'"),
     ],
 )
