@@ -55,7 +55,7 @@ class RewardConfig(BaseModel):
         default_factory=RuntimeEnvironment, description="Packages and variables of its own."
     )
     timeout_s: float = Field(
-        600, gt=0, description="Seconds for one batch, after which its worker is replaced."
+        600, gt=0, description="Seconds for all a worker is given at once, then it is replaced."
     )
     retries: int = Field(
         2, ge=0, description="Further attempts at what a worker lost or failed transiently."
