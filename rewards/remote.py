@@ -11,21 +11,19 @@ one. Nothing here imports torch.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import random
 import re
-import socket
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -36,7 +34,7 @@ from policy.types import JsonDict, Prompt, RewardFailure, RewardResult, Score
 TRANSIENT = (408, 429, *range(500, 600))
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _LARGEST_ANSWER = 16 * 2**20  # bytes; a result takes some hundred
-_HEADERS = {"Content-Type": "application/json", "Connection": "close"}
+_HEADERS = {"Content-Type": "application/json"}
 _jitter = random.Random()  # decides when a batch is asked about again, never what it scores
 
 
@@ -49,11 +47,7 @@ class RemoteReward:
 
     def __init__(self, url: str, timeout_s: float = 60.0, retries: int = 3) -> None:
         self.check(url, timeout_s, retries)
-        parts = urlsplit(url)
         self._url, self._timeout_s, self._retries = url, timeout_s, retries
-        self._host, self._port = parts.hostname or "", parts.port
-        self._connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     @classmethod
     def check(cls, url: str, timeout_s: float = 60.0, retries: int = 3) -> None:
@@ -98,8 +92,11 @@ class RemoteReward:
             if attempt:
                 time.sleep(_pause_s(attempt - 1) * _jitter.uniform(0.5, 1.0))
             try:
-                status, content = self._try(body)
-            except (OSError, HTTPException) as error:
+                status, content = asyncio.run(self._try(body))
+            except TimeoutError:
+                problem = f"no whole answer within {self._timeout_s:g} s"
+                continue
+            except (OSError, aiohttp.ClientError) as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue
             if status not in TRANSIENT:
@@ -107,52 +104,18 @@ class RemoteReward:
             problem = f"answered {status}"
         raise ConnectionError(f"{self._url}: {problem}")
 
-    def _try(self, body: bytes) -> tuple[int, bytes]:
-        """One answer; raises ``TimeoutError`` unless all of it is there by the deadline."""
-        deadline = time.monotonic() + self._timeout_s
-        answer: tuple[int, bytes] | None = None
-        try:
-            answer = self._exchange(body, deadline)
-        except (OSError, HTTPException):
-            if time.monotonic() < deadline:
-                raise
-        # A connection that was cut looks like one that ended, or like an error of any other kind.
-        if answer is None or time.monotonic() >= deadline:
-            raise TimeoutError(f"no whole answer within {self._timeout_s:g} s")
-        return answer
-
-    def _exchange(self, body: bytes, deadline: float) -> tuple[int, bytes]:
-        """Send and receive; of an answer that is too large, one byte more than is allowed."""
-        connection = self._connection(self._host, self._port, timeout=self._timeout_s)
-        try:
-            connection.connect()
-            with _cut_at(connection.sock, deadline):
-                with suppress(BrokenPipeError):  # an early refusal says more than the broken pipe
-                    connection.request("POST", self._target, body, _HEADERS)
-                answer = connection.getresponse()
-                content = answer.read(_LARGEST_ANSWER + 1)
-        finally:
-            connection.close()
-        if answer.length and len(content) <= _LARGEST_ANSWER:
-            raise ConnectionError(f"the answer broke off {answer.length} bytes before its end")
-        return answer.status, content
-
-
-@contextmanager
-def _cut_at(connection: socket.socket, deadline: float) -> Iterator[None]:
-    """Shut the connection down at the deadline: its own timeout begins anew with every byte."""
-
-    def cut() -> None:
-        with suppress(OSError):  # it is closed already
-            connection.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    async def _try(self, body: bytes) -> tuple[int, bytes]:
+        """Status and content; of one that is too large, one byte more than is allowed."""
+        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=_HEADERS) as session,
+            session.post(self._url, data=body, allow_redirects=False) as answer,
+        ):
+            try:
+                content = await answer.content.readexactly(_LARGEST_ANSWER + 1)
+            except asyncio.IncompleteReadError as end:
+                content = end.partial
+            return answer.status, content
 
 
 def _pause_s(attempt: int) -> float:

