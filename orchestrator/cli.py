@@ -107,6 +107,9 @@ def _add_generate_flags(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--prompt", required=True, help="what to draw")
     generate.add_argument("--n", type=int, default=8, help="how many images (default 8)")
     generate.add_argument(
+        "--batch-size", type=int, default=8, help="images drawn at once (default 8)"
+    )
+    generate.add_argument(
         "--output",
         type=Path,
         help="folder to write; must not exist or be empty (default generated, generated-2, ...)",
@@ -116,6 +119,7 @@ def _add_generate_flags(generate: argparse.ArgumentParser) -> None:
     )
     for name, kind, text in (
         ("--template", str, "prompt template"),
+        ("--instruction", Path, "file with the CoT instruction"),
         ("--guidance", float, "guidance scale w"),
         ("--temperature", float, "sampling temperature"),
         ("--max-cot-tokens", int, "length at which a CoT is cut"),

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from orchestrator.files import check_vacant
-from orchestrator.preflight import check_device, check_positions, model_folder
+from orchestrator.preflight import check_device, check_positions, model_folder, read_instruction
 from orchestrator.prompts import derived_seed
 from orchestrator.sheets import Tile, contact_sheet, save_png
 from policy.errors import UserError
@@ -29,12 +29,15 @@ def generate(parsed: argparse.Namespace) -> Path:
     Without an output, the first of ``generated``, ``generated-2``, ... that is not there is made.
     Raises ``UserError`` for an output with anything in it: pictures of two prompts would mix.
     """
-    if parsed.n < 1:
-        raise UserError(f"--n must be 1 or more, not {parsed.n}")
+    for flag, value in (("--n", parsed.n), ("--batch-size", parsed.batch_size)):
+        if value < 1:
+            raise UserError(f"{flag} must be 1 or more, not {value}")
     if parsed.output is not None:
         check_vacant(parsed.output)
     check_device(parsed.device, "--device")
     tune_process()
+    import torch
+
     from rollout.config import RolloutConfig
     from rollout.engine import GenerationRequest
     from rollout.transformers_engine import load_engine
@@ -46,6 +49,7 @@ def generate(parsed: argparse.Namespace) -> Path:
         guidance_scale=defaults.guidance_scale,
         temperature=defaults.temperature,
         max_cot_tokens=defaults.max_cot_tokens,
+        batch_size=parsed.batch_size,
         device=parsed.device,
         gpus_per_worker=1 if parsed.device == "cuda" else 0,
     )
@@ -58,7 +62,13 @@ def generate(parsed: argparse.Namespace) -> Path:
     )
     seeds = tuple(derived_seed("generate", parsed.seed, index) for index in range(parsed.n))
     output = _made(parsed.output)  # before the work, which an unwritable place would waste
-    (group,) = engine.generate([GenerationRequest(prompt, seeds)])
+    try:
+        (group,) = engine.generate([GenerationRequest(prompt, seeds)])
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"--device {parsed.device} has no room for {min(parsed.n, parsed.batch_size)} images at"
+            " once; give a smaller --batch-size"
+        ) from None
     return _write(group, parsed.prompt, output)
 
 
@@ -104,6 +114,8 @@ def _with_flags(defaults: GenerationDefaults, parsed: argparse.Namespace) -> Gen
         "max_cot_tokens": parsed.max_cot_tokens,
     }
     given = {name: value for name, value in flags.items() if value is not None}
+    if parsed.instruction is not None:
+        given["instruction"] = read_instruction(parsed.instruction, "--instruction")
     try:
         return GenerationDefaults(**(defaults.model_dump() | given))
     except ValidationError as error:

@@ -198,14 +198,14 @@ def logical_gpus(config: RunConfig) -> float:
     )
 
 
-def read_instruction(path: Path | None) -> str | None:
+def read_instruction(path: Path | None, key: str = "model.instruction") -> str | None:
     """The CoT instruction in a file; raises ``UserError`` unless it holds {} once."""
     if path is None:
         return None
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"model.instruction: cannot read {path}: {error}") from None
+        raise UserError(f"{key}: cannot read {path}: {error}") from None
     if text.count("{}") != 1:
-        raise UserError(f"model.instruction: {path} must hold {{}} once, where the prompt goes")
+        raise UserError(f"{key}: {path} must hold {{}} once, where the prompt goes")
     return text
