@@ -18,11 +18,12 @@ test: $(VENV)/.installed-test  ## ruff, type check and all tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --durations=10
 
-test-fast: $(VENV)/.installed-test  ## the same without the slow tests
+test-fast: $(VENV)/.installed-test  ## the same without the slow tests, on all cores (4 at most)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" --durations=10
+	$(BIN)/python -m pytest -m "not slow" --durations=10 \
+		--numprocesses auto --maxprocesses 4 --dist loadfile
 
 $(VENV)/.installed: pyproject.toml constraints.txt tools/install.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh .

@@ -105,13 +105,14 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
         ):
             _announce(progress, config, inputs)
             rollout = RolloutPool(config, inputs)
-            rewards = RewardPools(
-                config.rewards, config.cache, cluster.start_timeout_s, config.rollout.timeout_s
-            )
             learner = LearnerGroup(_learner_settings(config, inputs))
             try:
                 for identity in rollout.wait_ready(cluster.start_timeout_s):
                     log.info("rollout engine: %s", describe(identity))
+                # Only now: on a GPU that they share, vLLM measures what is free while it starts.
+                rewards = RewardPools(
+                    config.rewards, config.cache, cluster.start_timeout_s, config.rollout.timeout_s
+                )
                 rewards.wait_ready()
                 learner.start()
                 if checkpoint is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -12,6 +13,20 @@ from policy.runtime import tune_process
 
 tune_process()
 private_environment()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group_ends_with_its_file() -> Iterator[None]:
+    """DeepSpeed and vLLM each take a process group that is there for their own, and remember it
+    after the other has ended it: files may run in any order."""
+    yield
+    distributed, deepspeed = map(sys.modules.get, ("torch.distributed", "deepspeed.comm"))
+    if distributed is None or not distributed.is_initialized():
+        return
+    if deepspeed is not None and deepspeed.is_initialized():
+        deepspeed.destroy_process_group()
+    else:
+        distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

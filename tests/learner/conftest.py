@@ -36,7 +36,7 @@ def batch(checkpoint: Path) -> list[TrainingGroup]:
     return [TrainingGroup(g, a) for g, a in zip(groups, ADVANTAGES, strict=True)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
