@@ -37,7 +37,7 @@ def join(place: Place, config: LearnerConfig) -> torch.device:
             MASTER_PORT=str(place.port),
         )
         if place.one_machine:
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+            os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
             _meet_on_loopback(place, config)
         if config.device == "cpu":
             # An optional shared-memory transport that would be compiled on the spot.

@@ -58,7 +58,10 @@ def prepare_vllm_process(config: RolloutConfig) -> None:
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        # Its process groups have one member, and would listen where the host's name points to.
         "VLLM_HOST_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
     }
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     # On a GPU float32 attention is Triton's, which rounds to TF32 and would fail the parity check.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from tiny import PROMPTS, tiny_encoder, tiny_policy
@@ -317,3 +319,15 @@ def test_a_preempted_trajectory_is_the_same(
     monkeypatch.setattr(Scheduler, "_preempt_request", recorded)
     assert_same(sample(start(), GUIDED), transformers_sample(GUIDED, None))
     assert sum(count > 0 for count in preempted) > 2
+
+
+def test_an_engine_listens_on_loopback_only(engine: Any) -> None:
+    """Its groups of one member do listen. Where is named: the host's name may point anywhere."""
+    listening = [
+        connection.laddr.ip
+        for connection in psutil.Process().net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert all(address.startswith(("127.", "::ffff:127.", "::1")) for address in listening)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "lo"
