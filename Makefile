@@ -12,11 +12,8 @@ help:  ## show this list
 train: $(VENV)/.installed  ## install if needed, train the embedded world, write a report
 	$(BIN)/eg-grpo train $(CONFIG) --new
 
-test: $(VENV)/.installed-test  ## ruff, type check and all tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest --durations=10
+test: test-fast  ## ruff, type check and all tests; the slow ones, which start clusters, one by one
+	$(BIN)/python -m pytest -m slow --durations=10
 
 test-fast: $(VENV)/.installed-test  ## the same without the slow tests, on all cores (4 at most)
 	$(BIN)/ruff check .

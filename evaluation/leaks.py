@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ class ValidationPrompt:
 
 @dataclass(frozen=True)
 class Leak:
-    """A validation prompt and the training prompt that is the same."""
+    """A validation prompt and the training prompts that are the same."""
 
     validation: ValidationPrompt
-    training: Prompt
+    training: tuple[Prompt, ...]  # more than one where the file repeats it
 
 
 def load_validation(path: Path) -> list[ValidationPrompt]:
@@ -70,9 +71,11 @@ def _listed(path: Path, text: str) -> list[str]:
 
 def find_leaks(training: Sequence[Prompt], validation: Iterable[ValidationPrompt]) -> list[Leak]:
     """Validation prompts that are training prompts but for case, spaces and the final period."""
-    trained = {_normalised(prompt.text): prompt for prompt in training}
+    trained: dict[str, list[Prompt]] = defaultdict(list)
+    for prompt in training:
+        trained[_normalised(prompt.text)].append(prompt)
     return [
-        Leak(prompt, trained[key])
+        Leak(prompt, tuple(trained[key]))
         for prompt in validation
         if (key := _normalised(prompt.text)) in trained
     ]

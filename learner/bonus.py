@@ -28,13 +28,13 @@ def capped_bonus(advantage_B: Tensor, entropy_BT: Tensor, factor: float = CAP_FA
     return factor * torch.minimum(advantage_B.abs()[:, None], entropy_BT.detach())
 
 
-def budget_bonus(bonus_lambda: float, entropy_BT: Tensor, has_variance_B: Tensor) -> Tensor:
+def budget_bonus(lambda_b: float, entropy_BT: Tensor, has_variance_B: Tensor) -> Tensor:
     """b = lambda_B h, and 0 for trajectories of a group whose rewards are all equal.
 
     Without that exception a group at its stationary point would be moved by lambda_B > 0 of the
     others (a deviation from the paper, which keeps the point only when all groups are at it).
     """
-    return torch.where(has_variance_B[:, None], bonus_lambda * entropy_BT.detach(), 0.0)
+    return torch.where(has_variance_B[:, None], lambda_b * entropy_BT.detach(), 0.0)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class AlgorithmConfig(BaseModel):
             cap_factor=0.0 if self.bonus == "none" else self.cap_factor,
             aggregation=self.aggregation,
             aggregation_constant=self.aggregation_constant,
-            kl_coefficient=self.kl_beta,
+            kl_beta=self.kl_beta,
             kl_estimator=self.kl_estimator,
             clip_low=self.clip_low,
             clip_high=self.clip_high,

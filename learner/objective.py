@@ -31,7 +31,7 @@ class ObjectiveSettings:
     cap_factor: float = CAP_FACTOR
     aggregation: Aggregation = "token-mean"
     aggregation_constant: float = 1.0  # Dr. GRPO's divisor, used by "constant" alone
-    kl_coefficient: float = 0.01  # beta
+    kl_beta: float = 0.01
     kl_estimator: KlEstimator = "k3"
     clip_low: float = 0.2
     clip_high: float = 0.2  # larger than clip_low: clip-higher
@@ -64,7 +64,7 @@ def eg_grpo_loss(
     batch: LossBatch,
     settings: ObjectiveSettings,
     counts: BatchCounts,
-    bonus_lambda: float | None = None,
+    lambda_b: float | None = None,
 ) -> tuple[Tensor, Metrics]:
     """This micro-batch's share of the EG-GRPO loss (eq. 10), and its metrics.
 
@@ -72,7 +72,7 @@ def eg_grpo_loss(
     batch (``aggregation_weights``) sum to 1 under both means. Add shares over micro-batches and
     ranks; where a framework averages them instead, multiply by the number averaged over.
 
-    Under the budget rules ``bonus_lambda`` is the batch's lambda_B and ``batch.entropy_BT`` what it
+    Under the budget rules ``lambda_b`` is the batch's lambda_B and ``batch.entropy_BT`` what it
     was computed from. Raises ValueError when one of the two is needed and absent.
     """
     mask_BT = batch.cot_mask_BT | batch.image_mask_BT
@@ -80,7 +80,7 @@ def eg_grpo_loss(
     reference_logprob_BT = _masked(batch.reference_logprob_BT, mask_BT)
     advantage_B = batch.advantage_B.float()
 
-    low_BT, high_BT, bonus_BT = _entropy_guidance(batch, settings, advantage_B, bonus_lambda)
+    low_BT, high_BT, bonus_BT = _entropy_guidance(batch, settings, advantage_B, lambda_b)
     token_advantage_BT = _masked(token_advantages(advantage_B, low_BT, high_BT, bonus_BT), mask_BT)
 
     if batch.behaviour_logprob_BT is None:
@@ -102,7 +102,7 @@ def eg_grpo_loss(
     weight_BT = aggregation_weights(
         mask_BT, settings.aggregation, counts, settings.aggregation_constant
     )
-    loss = (weight_BT * (settings.kl_coefficient * kl_BT - surrogate_BT)).sum()
+    loss = (weight_BT * (settings.kl_beta * kl_BT - surrogate_BT)).sum()
 
     metrics = token_metrics(
         mask_BT=mask_BT,
@@ -125,7 +125,7 @@ def _entropy_guidance(
     batch: LossBatch,
     settings: ObjectiveSettings,
     advantage_B: Tensor,
-    bonus_lambda: float | None,
+    lambda_b: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(low_BT, high_BT, bonus_BT) of the batch's entropies; all empty and 0 for plain GRPO."""
     if settings.modalities == "none":
@@ -143,9 +143,9 @@ def _entropy_guidance(
     )
     if settings.bonus == "capped":
         return low_BT, high_BT, capped_bonus(advantage_B, batch.entropy_BT, settings.cap_factor)
-    if bonus_lambda is None:
+    if lambda_b is None:
         raise ValueError(f"bonus {settings.bonus!r} needs the batch's lambda")
-    return low_BT, high_BT, budget_bonus(bonus_lambda, batch.entropy_BT, batch.has_variance_B)
+    return low_BT, high_BT, budget_bonus(lambda_b, batch.entropy_BT, batch.has_variance_B)
 
 
 def token_advantages(

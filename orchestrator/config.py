@@ -84,7 +84,7 @@ class ClusterConfig(Settings):
         default=512, ge=80, description="object store of a private cluster, in MiB of /dev/shm"
     )
     start_timeout_s: float = Field(
-        default=300, gt=0, description="deadline for every actor to come up"
+        default=300, gt=0, description="deadline for rollout and reward workers to come up, seconds"
     )
 
 

@@ -79,9 +79,14 @@ class ModelSize:
 
     @classmethod
     def of(cls, config: JanusConfig) -> ModelSize:
-        """Counted on the meta device: no weight is needed."""
-        with torch.device("meta"):
-            model = JanusForConditionalGeneration(config)
+        """Counted on the meta device: no weight is needed. Raises ``UserError`` when the
+        configuration is one that no model can be built from."""
+        try:
+            with torch.device("meta"):
+                model = JanusForConditionalGeneration(config)
+        except Exception as error:  # a wrong value surfaces wherever transformers first uses it
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"model.path: config.json: no model can be built: {reason}") from None
         trained = frozen = 0
         for name, parameter in model.named_parameters():
             if name.startswith(TRAINED_PREFIXES):

@@ -69,7 +69,7 @@ def check_inputs(config: RunConfig) -> Inputs:
         prompts, [v for path in config.data.validation for v in load_validation(path)]
     )
     if config.data.leaks == "drop":
-        leaked = {leak.training.id for leak in leaks}
+        leaked = {prompt.id for leak in leaks for prompt in leak.training}
         prompts = [prompt for prompt in prompts if prompt.id not in leaked]
         if not prompts:
             raise UserError(

@@ -21,8 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 GPU = torch.device("cuda", 0)
 _SHELL = torch.device("lazy", 0)  # what torch's C++ sees: for CUDA it would look for a driver
 aten = torch.ops.aten
-# Copies between devices, and indexing a tensor on a GPU by indices on the CPU, are CUDA's to allow.
-_MAY_MIX = {aten.copy_.default, aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
+_INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
 # Lists of tensors that one kernel reads: a scalar on the CPU is no exception there.
 _STRICT = {aten.cat.default, aten.stack.default}
 
@@ -95,8 +94,8 @@ class _Made(TorchDispatchMode):
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    said = {t.device for t in tensors if t.dim() > 0 or func in _STRICT}
-    if len(said) > 1 and func not in _MAY_MIX:
+    said = {t.device for t in _together(func, args, tensors) if t.dim() > 0 or func in _STRICT}
+    if len(said) > 1:
         raise RuntimeError(f"{func}: tensors on {said}")
     # Where the result shall be: a keyword but under inference_mode, or where the tensors are.
     targets = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
@@ -119,3 +118,13 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if targets:
         return result
     return return_and_correct_aliasing(func, args, kwargs, result)
+
+
+def _together(func: Any, args: Any, tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors that must be on one device."""
+    if func is aten.copy_.default:
+        return []
+    if func in _INDEXED:  # a tensor on a GPU may be indexed from the CPU, not the other way round
+        indices = [index for index in args[1] if isinstance(index, OnGpu)]
+        return [args[0], *indices, *args[2:3]]
+    return tensors

@@ -22,6 +22,8 @@ CPU = torch.arange(6.0).view(2, 3)
         lambda gpu: torch.cat([gpu, CPU]),
         lambda gpu: torch.stack([gpu.sum(), torch.tensor(1.0)]),
         lambda gpu: torch.nn.functional.linear(CPU, gpu),
+        lambda gpu: CPU[gpu[0].long().clamp(max=1)],
+        lambda gpu: gpu.index_put_((torch.tensor([0]),), CPU[:1]),
     ],
 )
 def test_two_devices_in_one_operation_raise(mixed: Callable[[Tensor], Tensor]) -> None:

@@ -54,7 +54,7 @@ def some_terms(draw: st.DrawFn) -> BudgetTerms:
     return terms_of([draw(advantages) for _ in range(count)], tokens, low, high)
 
 
-def spent(terms: BudgetTerms, bonus_lambda: float, aggregation: Aggregation) -> float:
+def spent(terms: BudgetTerms, lambda_b: float, aggregation: Aggregation) -> float:
     """Left side of eq. 15 as it is written, one trajectory at a time."""
     total, start = 0.0, 0
     for advantage, tokens, count in zip(
@@ -64,7 +64,7 @@ def spent(terms: BudgetTerms, bonus_lambda: float, aggregation: Aggregation) -> 
         start += count
         if count:
             weight = 1.0 if aggregation == "sequence-mean" else float(tokens)
-            excess = np.maximum(bonus_lambda * entropies - advantage, 0.0)
+            excess = np.maximum(lambda_b * entropies - advantage, 0.0)
             total += weight * (count / tokens) * float(excess.mean())
     return total
 
@@ -113,14 +113,14 @@ def test_budget_exact_solves_its_equation(
     terms: BudgetTerms, kappa: float, aggregation: Aggregation
 ) -> None:
     """Eq. 15 holds to 1e-6, and no smaller lambda solves it; otherwise lambda is 0 for a reason."""
-    bonus_lambda = budget_exact_lambda(terms, kappa, aggregation)
+    lambda_b = budget_exact_lambda(terms, kappa, aggregation)
     saved = saved_budget(terms, kappa, aggregation)
-    if bonus_lambda == 0.0:
+    if lambda_b == 0.0:
         assert saved <= 0.0 or len(terms.high_entropies_M) == 0
     else:
         assume(saved > 1e-9)
-        assert spent(terms, bonus_lambda, aggregation) == pytest.approx(saved, rel=1e-6)
-        assert spent(terms, bonus_lambda * (1 - 1e-4), aggregation) < saved
+        assert spent(terms, lambda_b, aggregation) == pytest.approx(saved, rel=1e-6)
+        assert spent(terms, lambda_b * (1 - 1e-4), aggregation) < saved
 
 
 @PROPERTY
@@ -221,8 +221,8 @@ def test_exact_budget_is_neutral_over_signs(aggregation: Aggregation) -> None:
     size_B = torch.tensor([0.5, 1.5, 1.0, 0.2])
     yes_B = torch.ones(4, dtype=torch.bool)
     terms = budget_terms(size_B, yes_B, entropy_BT, mask_BT, low_BT, high_BT)
-    bonus_lambda = budget_exact_lambda(terms, 1.0, aggregation)
-    bonus_BT = budget_bonus(bonus_lambda, entropy_BT, yes_B)
+    lambda_b = budget_exact_lambda(terms, 1.0, aggregation)
+    bonus_BT = budget_bonus(lambda_b, entropy_BT, yes_B)
     length_B1 = mask_BT.sum(1, keepdim=True)
     weight_BT = mask_BT / length_B1 if aggregation == "sequence-mean" else mask_BT.float()
     mass = sum(

@@ -98,7 +98,7 @@ def test_loss_literal() -> None:
         has_variance_B=torch.tensor([True]),
         entropy_BT=torch.tensor([[0.2, 0.8]]),
     )
-    loss, gradient_BT = loss_and_gradient(batch, ObjectiveSettings(kl_coefficient=0.1))
+    loss, gradient_BT = loss_and_gradient(batch, ObjectiveSettings(kl_beta=0.1))
     assert loss.item() == pytest.approx(-1.24 / 2 + 0.1 * (1 - math.log(2.0)))
     torch.testing.assert_close(gradient_BT, torch.tensor([[-0.1 / 2, (-1.24 - 0.1) / 2]]))
 
@@ -284,7 +284,7 @@ def test_truncated_importance_weight() -> None:
     assert not weight_BT.requires_grad
     halves_BT = torch.full((5, COT_COLUMNS + IMAGE_COLUMNS), 0.5)
     for beta in (0.0, 0.01):
-        objective = ObjectiveSettings(kl_coefficient=beta, aggregation="sequence-mean")
+        objective = ObjectiveSettings(kl_beta=beta, aggregation="sequence-mean")
         batch = example()
         whole, _ = loss_and_gradient(batch, objective)
         half, _ = loss_and_gradient(replace(batch, importance_weight_BT=halves_BT), objective)

@@ -128,13 +128,19 @@ def test_the_table_is_pinned_and_complete() -> None:
 
 
 def test_leaks_ignore_case_spaces_and_the_period(tmp_path: Path) -> None:
-    """And nothing else: another word is another prompt."""
+    """And nothing else: another word is another prompt. Where training repeats a prompt, each of
+    its rows is named, so that dropping leaves none."""
     training = tmp_path / "train.jsonl"
-    training.write_text('{"prompt": "A red cube.", "task_type": "shape"}\n')
+    training.write_text(
+        '{"prompt": "A red cube.", "task_type": "shape"}\n'
+        '{"prompt": "a green cube", "task_type": "shape"}\n'
+        '{"prompt": "a red cube", "task_type": "shape"}\n'
+    )
     validation = tmp_path / "val.txt"
     validation.write_text("a blue cube\n\na  RED cube\n")
     (leak,) = find_leaks(load_prompts(training), load_validation(validation))
-    assert (leak.validation.place, leak.training.id) == ("val.txt:3", "train:1")
+    assert leak.validation.place == "val.txt:3"
+    assert [prompt.id for prompt in leak.training] == ["train:1", "train:3"]
 
 
 @pytest.mark.parametrize(

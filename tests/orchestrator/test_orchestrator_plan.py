@@ -254,3 +254,16 @@ def test_generate_in_bfloat16(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main([*command, "--n", "2", "--dtype", "bfloat16", "--output", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "sheet.png")
     assert (tmp_path / "1.png").is_file()
+
+
+def test_a_model_that_cannot_be_built_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each number is well formed, but 33 channels cannot be normalised in 32 groups."""
+    config = json.loads(Path("shapes/checkpoint/config.json").read_text())
+    config["vq_config"]["base_channels"] = 33
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["doctor", "--plan", "configs/shapes.yaml", f"model.path={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "model.path: config.json: no model can be built: ValueError: " in error
+    assert error.count("\n") == 1

@@ -1,0 +1,52 @@
+"""Reward models on a GPU, as far as a CPU can show it: no operation mixes devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pretend_gpu import pretend_gpu
+from tiny_rewards import (
+    PROMPTS,
+    images,
+    save_clip,
+    save_git,
+    save_grounding_dino,
+    save_hps,
+    save_orm,
+)
+
+from policy.types import Score
+from rewards.clip_score import ClipScoreReward
+from rewards.git import GitReward
+from rewards.grounding_dino import GroundingDinoReward
+from rewards.hps import HpsReward
+from rewards.orm import OrmReward
+
+IMAGES = images(len(PROMPTS))
+
+
+@pytest.mark.parametrize(
+    ("save", "build"),
+    [
+        (save_hps, lambda folder, device: HpsReward(folder, folder, device=device)),
+        (save_clip, lambda folder, device: ClipScoreReward(folder, device=device)),
+        (save_git, lambda folder, device: GitReward(folder, device=device)),
+        (save_grounding_dino, lambda folder, device: GroundingDinoReward(folder, device=device)),
+        (save_orm, lambda folder, device: OrmReward(folder, dtype="float32", device=device)),
+    ],
+    ids=["hps", "clip", "git", "grounding_dino", "orm"],
+)
+def test_scores_are_those_of_the_cpu(
+    tmp_path: Path, save: Callable[[Path], Path], build: Callable[[str, str], Any]
+) -> None:
+    """Of prompts of every task type."""
+    folder = str(save(tmp_path))
+    expected = build(folder, "cpu").score(IMAGES, PROMPTS)
+    with pretend_gpu():
+        scores = build(folder, "cuda").score(IMAGES, PROMPTS)
+    for score, other in zip(scores, expected, strict=True):
+        assert isinstance(score, Score)
+        assert score.value == pytest.approx(other.value, abs=1e-5)
