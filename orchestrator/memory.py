@@ -14,14 +14,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from transformers import JanusConfig, JanusForConditionalGeneration
+from transformers import JanusConfig
 
 from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.kernels import SCRATCH_BYTES
 from orchestrator.config import RunConfig
 from policy.errors import UserError
 from policy.janus import TRAINED_PREFIXES
+from policy.transformers_config import built_on_meta
 from rewards.config import RewardConfig
 from rewards.loading import torch_dtype
 from rollout.config import RolloutConfig
@@ -81,12 +81,7 @@ class ModelSize:
     def of(cls, config: JanusConfig) -> ModelSize:
         """Counted on the meta device: no weight is needed. Raises ``UserError`` when the
         configuration is one that no model can be built from."""
-        try:
-            with torch.device("meta"):
-                model = JanusForConditionalGeneration(config)
-        except Exception as error:  # a wrong value surfaces wherever transformers first uses it
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise UserError(f"model.path: config.json: no model can be built: {reason}") from None
+        model: Any = built_on_meta(config, "model.path: config.json")
         trained = frozen = 0
         for name, parameter in model.named_parameters():
             if name.startswith(TRAINED_PREFIXES):

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, Field, ValidationError
-from transformers import JanusConfig
+from transformers import JanusConfig, JanusForConditionalGeneration
+
+from policy.errors import UserError
 
 
 class _Text(BaseModel):
@@ -41,6 +44,17 @@ def untied_config(written: Mapping[str, Any]) -> JanusConfig:
     config = JanusConfig.from_dict(dict(written))
     config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
     return config
+
+
+def built_on_meta(config: JanusConfig, where: str) -> JanusForConditionalGeneration:
+    """The model without its weights; raises ``UserError``, which names ``where`` the configuration
+    stands, when no model can be built from it."""
+    try:
+        with torch.device("meta"):
+            return JanusForConditionalGeneration(config)
+    except Exception as error:  # a wrong value surfaces wherever transformers first uses it
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{where}: no model can be built: {reason}") from None
 
 
 def first_problem(error: ValidationError) -> str:
