@@ -14,7 +14,6 @@ manifest is, for older checkpoints are deleted then: power that fails leaves one
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
 from learner.config import LoraConfig
+from policy.digest import sha256
 from policy.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -53,7 +53,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Hash every file in the folder, have all of it on the disk, and seal it."""
     entries = sorted(folder.rglob("*"))
     files = {
-        file.relative_to(folder).as_posix(): _sha256(file)
+        file.relative_to(folder).as_posix(): sha256(file)
         for file in entries
         if file.is_file() and file.name != MANIFEST
     }
@@ -87,7 +87,7 @@ def verified_manifest(folder: Path) -> Manifest:
         path = folder / name
         if not path.is_file():
             raise UserError(f"checkpoint file {path} is missing")
-        if _sha256(path) != digest:
+        if sha256(path) != digest:
             raise UserError(f"checkpoint file {path} is corrupt: its SHA-256 is not the manifest's")
     return manifest
 
@@ -152,11 +152,6 @@ def _sync(path: Path) -> None:
 
 def _shown(value: object) -> str:
     return "none" if value is None else str(value)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:

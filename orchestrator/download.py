@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from evaluation.public_files import PublicFile
-from orchestrator.files import sha256
+from policy.digest import sha256
 from policy.errors import UserError
 
 _TRANSIENT = (408, 429, 500, 502, 503, 504)

@@ -1,8 +1,7 @@
-"""Files that appear whole or not at all, and what tells one from another."""
+"""Files that appear whole or not at all, in folders that hold nothing else."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -22,12 +21,6 @@ def write_whole(file: Path, text: str) -> None:
         fresh.replace(file)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_vacant(folder: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from orchestrator.config import RunConfig, dump_config
-from orchestrator.files import sha256, write_whole
+from orchestrator.files import write_whole
+from policy.digest import sha256
 from policy.errors import UserError
 
 _INSTEAD = "resume it as it was, or start a new run from its checkpoint with model.path"
