@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learner.kernels import COLUMN_UNIT, linear_logprob_entropy
+from learner.blocks import COLUMN_UNIT
+from learner.kernels import linear_logprob_entropy
 from policy.distribution import guide, logprob_entropy
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
