@@ -77,7 +77,7 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float | Te
     """Classifier-free guidance u + w (c - u) of the logits c and u; at w = 1 c to the last bit.
 
     Raises TypeError in 16 bits: what the head reads is rounded there, and guiding that in place of
-    the logits, though linear, moved log-probs by up to 0.04 nats at w = 5 on the shapes model.
+    the logits, though linear, moves log-probs by up to 0.2 nats at w = 5 on the shapes model.
     """
     _refuse_16_bits(conditional)
     return torch.lerp(unconditional, conditional, guidance_scale)
