@@ -1,7 +1,12 @@
-"""Every wait on another process has a deadline and says who was waited for."""
+"""Every wait on another process has a deadline and says who was waited for.
+
+Answers are taken as they come, so that a worker that fails at once is heard of at once, whoever
+else is still at work.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,40 +15,64 @@ import ray
 
 from policy.errors import UserError
 
+log = logging.getLogger("eg_grpo")
+
 
 class WorkerFailed(Exception):
     """A worker died, raised, or did not answer in time; the message names it."""
 
 
 class WorkerLate(WorkerFailed):
-    """A worker did not answer in time."""
+    """Workers did not answer in time."""
 
 
 def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: float) -> list[Any]:
     """The results in order, all within one deadline.
 
-    Raises ``WorkerFailed`` that names the first worker that failed, ``WorkerLate`` the one still
-    silent.
+    Raises as soon as one fails: ``WorkerFailed`` that names the worker, or its own ``UserError``.
+    Others that have failed by then are logged. ``WorkerLate`` names all that are still silent.
     """
     deadline = time.monotonic() + timeout_s
-    results = []
-    for ref, name in zip(refs, names, strict=True):
+    results: dict[int, Any] = {}
+    pending = dict(zip(refs, range(len(names)), strict=True))
+    while pending:
+        # Ready means that it lies on this machine: nothing is left to wait for when it is read.
+        done, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            silent = ", ".join(names[index] for index in pending.values())
+            raise WorkerLate(f"{silent} did not answer within {timeout_s:g} s")
+        index = pending.pop(done[0])
         try:
-            results.append(ray.get(ref, timeout=max(0.0, deadline - time.monotonic())))
-        except ray.exceptions.GetTimeoutError:
-            raise WorkerLate(f"{name} did not answer within {timeout_s:g} s") from None
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            raise WorkerFailed(f"{name} failed: {error.cause!r}") from error
-        except ray.exceptions.RayActorError as error:
-            raise WorkerFailed(f"{name} died: {one_line(error)}") from error
-        except ray.exceptions.RuntimeEnvSetupError as error:
-            raise WorkerFailed(f"{name} was not started: {one_line(error)}") from None
+            results[index] = ray.get(done[0])
         except ray.exceptions.RayError as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise WorkerFailed(f"the answer of {name} is lost: {reason}") from error
-    return results
+            _log_failures({ref: names[other] for ref, other in pending.items()})
+            raise _failure(names[index], error) from error
+    return [results[index] for index in range(len(names))]
+
+
+def _log_failures(pending: dict[ray.ObjectRef, str]) -> None:
+    """What else is known to have failed, before one failure is raised for all."""
+    if not pending:
+        return
+    done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
+    for ref in done:
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayError as error:
+            log.warning("%s", _failure(pending[ref], error))
+
+
+def _failure(name: str, error: ray.exceptions.RayError) -> Exception:
+    """What is said of a worker whose answer is an error."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        if isinstance(error.cause, UserError):
+            return error.cause
+        return WorkerFailed(f"{name} failed: {error.cause!r}")
+    if isinstance(error, ray.exceptions.RayActorError):
+        return WorkerFailed(f"{name} died: {one_line(error)}")
+    if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
+        return WorkerFailed(f"{name} was not started: {one_line(error)}")
+    return WorkerFailed(f"the answer of {name} is lost: {type(error).__name__}: {one_line(error)}")
 
 
 def one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from orchestrator.reward_pool import RewardPool
+from orchestrator.starting import wait_started
 from orchestrator.waiting import WorkerFailed, WorkerLate, one_line
 from policy.types import Score
 from rewards.config import RuntimeEnvironment
@@ -68,15 +69,14 @@ def test_a_worker_that_has_a_place_and_is_slow_is_only_late(start: Started, tmp_
     """Building a model takes longer than the deadline: no word about places."""
     slow = reward("SlowToBuild", options={"folder": str(tmp_path)})
     pool = RewardPool(slow, NO_CACHE, start_timeout_s=0.5)
-    (worker,) = pool.workers
     try:
         wait_for_files(str(tmp_path), 1)
         with pytest.raises(
             WorkerLate, match=r"^reward worker light/0 did not answer within 0.5 s$"
         ):
-            pool.wait_ready()
+            wait_started([pool.starting], 0.5)
     finally:
-        ray.kill(worker.actor)
+        pool.close()
 
 
 def test_each_pool_has_variables_of_its_own(start: Started) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_transient_failures_end_as_failures_and_never_as_a_number(start: Started
 
 
 def test_an_answer_that_does_not_arrive_replaces_its_worker(start: Started, tmp_path: Path) -> None:
-    """Fetching it has the deadline of the call, though Ray says that it is done."""
+    """Looking for it takes no time, and its call keeps the deadline that it had."""
     _, refs = groups_of([[1]])
     options = dict(folder=str(tmp_path), files=1)
     pools = start(reward("WaitsFor", options=options, timeout_s=0.5, retries=0))
@@ -87,7 +88,10 @@ def test_an_answer_that_does_not_arrive_replaces_its_worker(start: Started, tmp_
     pool.add([0], last=True)
     pool.advance()
     pool.receive(pool.calls[0])
-    assert pool.results(0) == (RewardFailure("no answer within 0.5 s", transient=True),)
+    assert (pool.done, pool.usage.restarts) == (False, 0)
+    time.sleep(0.5)
+    pool.advance()
+    assert pool.finish() == [(RewardFailure("no answer within 0.5 s", transient=True),)]
     assert pool.usage.restarts == 1
 
 
