@@ -9,19 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-import ray
-
 from evaluation.summary import ScoredGroup
 from orchestrator.pools import GroupRef
 from orchestrator.reward_pool import RewardPool, Usage
 from orchestrator.starting import wait_started
-from orchestrator.waiting import WorkerFailed
+from orchestrator.waiting import WorkerFailed, wait_any
 from policy.types import Prompt, RewardResult, Score
 from rewards.cache import resolve_cache
 from rewards.combine import combine, normalise
 from rewards.config import CacheConfig, RewardConfig
-
-_TURN_S = 0.05  # of waiting for answers, between looks at which groups have come
 
 
 class RewardPools:
@@ -61,7 +57,7 @@ class RewardPools:
         timeout_s = 0.0  # first of all, learn what is there already
         while True:
             calls = {call: pool for pool in pools for call in pool.calls}
-            arrived, answered = _ready(list(arriving), list(calls), timeout_s)
+            arrived, answered = wait_any(list(arriving), list(calls), timeout_s)
             places = sorted(arriving.pop(ref) for ref in arrived)
             for call in answered:
                 calls[call].receive(call)
@@ -96,40 +92,6 @@ class RewardPools:
         for pool in self.pools.values():
             pool.usage = Usage()
         return usage
-
-
-def _ready(
-    groups: Sequence[ray.ObjectRef], calls: Sequence[ray.ObjectRef], timeout_s: float
-) -> tuple[list[ray.ObjectRef], list[ray.ObjectRef]]:
-    """Groups that are somewhere, and answers that are here: whichever are done with the first.
-
-    Groups stay where they are, for only workers fetch them. An answer is fetched meanwhile: one
-    that lies where nothing comes from is not ready, and holds nobody up.
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        left = max(0.0, deadline - time.monotonic())
-        # Ray waits for one kind at a time.
-        patience = min(left, _TURN_S) if groups and calls else left
-        arrived = _done(groups, 0 if calls else patience, fetch_local=False)
-        answered = _done(calls, 0 if arrived else patience, fetch_local=True)
-        if arrived or answered or not left:
-            return arrived, answered
-        if not groups and not calls:
-            time.sleep(left)
-
-
-def _done(
-    refs: Sequence[ray.ObjectRef], timeout_s: float, fetch_local: bool
-) -> list[ray.ObjectRef]:
-    """After the first, whichever are done with it."""
-    if not refs:
-        return []
-    first, rest = ray.wait(list(refs), timeout=timeout_s, fetch_local=fetch_local)
-    if not first or not rest:
-        return first
-    more, _ = ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=fetch_local)
-    return first + more
 
 
 def training_totals(

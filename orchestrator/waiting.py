@@ -17,6 +17,8 @@ from policy.errors import UserError
 
 log = logging.getLogger("eg_grpo")
 
+_TURN_S = 0.05  # between looks at whether an answer has come
+
 
 class WorkerFailed(Exception):
     """A worker died, raised, or did not answer in time; the message names it."""
@@ -36,28 +38,73 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
     results: dict[int, Any] = {}
     pending = dict(zip(refs, range(len(names)), strict=True))
     while pending:
-        # Ready means that it lies on this machine: nothing is left to wait for when it is read.
-        done, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
-        if not done:
+        _, here = wait_any((), list(pending), deadline - time.monotonic())
+        if not here:
             silent = ", ".join(names[index] for index in pending.values())
             raise WorkerLate(f"{silent} did not answer within {timeout_s:g} s")
-        index = pending.pop(done[0])
-        try:
-            results[index] = ray.get(done[0])
-        except ray.exceptions.RayError as error:
-            _log_failures({ref: names[other] for ref, other in pending.items()})
-            raise _failure(names[index], error) from error
+        for ref in here:
+            try:
+                results[pending[ref]] = ray.get(ref, timeout=0)
+            except ray.exceptions.GetTimeoutError:
+                continue  # it has left the memory meanwhile
+            except ray.exceptions.RayError as error:
+                name = names[pending.pop(ref)]
+                _log_failures({ref: names[index] for ref, index in pending.items()})
+                raise _failure(name, error) from error
+            del pending[ref]
     return [results[index] for index in range(len(names))]
+
+
+def wait_any(
+    objects: Sequence[ray.ObjectRef], answers: Sequence[ray.ObjectRef], timeout_s: float
+) -> tuple[list[ray.ObjectRef], list[ray.ObjectRef]]:
+    """Objects that are somewhere and answers that are here: whichever are, after the first.
+
+    Objects stay where they are. An answer is brought here meanwhile; one that lies where nothing
+    comes from holds nobody up. Both lists are empty at the end of the deadline.
+    """
+    deadline = time.monotonic() + timeout_s
+    awaited = [*objects, *answers]
+    coming: list[ray.ObjectRef] = []
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        # Ray does not wait for one to come and for another to be done at the same time.
+        done = _done(awaited, min(left, _TURN_S) if coming else left)
+        awaited = [ref for ref in awaited if ref not in done]
+        coming += [ref for ref in done if ref in answers]
+        there = [ref for ref in done if ref in objects]
+        here = _here(coming)
+        if there or here or not left:
+            return there, here
+
+
+def _done(refs: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef]:
+    """Those that are done, wherever they lie: after the first, whichever are done with it."""
+    if not refs:
+        time.sleep(timeout_s)
+        return []
+    first, rest = ray.wait(list(refs), timeout=timeout_s, fetch_local=False)
+    if not first or not rest:
+        return first
+    more, _ = ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)
+    return first + more
+
+
+def _here(refs: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
+    """Those that lie on this machine; the others are sent for."""
+    if not refs:
+        return []
+    here, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=True)
+    return here
 
 
 def _log_failures(pending: dict[ray.ObjectRef, str]) -> None:
     """What else is known to have failed, before one failure is raised for all."""
-    if not pending:
-        return
-    done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
-    for ref in done:
+    for ref in _here(list(pending)):
         try:
-            ray.get(ref)
+            ray.get(ref, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            continue
         except ray.exceptions.RayError as error:
             log.warning("%s", _failure(pending[ref], error))
 

@@ -163,6 +163,26 @@ def test_a_group_that_never_comes_is_named(start: Started, tmp_path: Path) -> No
     (tmp_path / "now").touch()
 
 
+def test_a_round_broken_off_gives_nothing_to_the_next(start: Started, tmp_path: Path) -> None:
+    """One of four groups never comes; of the others one is being scored, two are queued. The next
+    round has its own result alone, and its own work: the late answer is no part of it."""
+    scoring, sampling = tmp_path / "scoring", tmp_path / "sampling"
+    scoring.mkdir()
+    sampling.mkdir()
+    (*_, last), refs = groups_of([[1], [2], [3], [4]])
+    refs[3] = GroupRef(last.prompt, late_group.remote(str(sampling), 1, last), 1)
+    options = dict(folder=str(scoring), files=1)
+    settings = dict(options=options, batch_size=1, batch_delay_s=0.0)
+    pools = start(reward("WaitsFor", **settings), group_timeout_s=0.5)
+    with pytest.raises(WorkerFailed, match=r"prompt p:3: no group within 0.5 s"):
+        pools.score(refs)
+    (scoring / "now").touch()
+    (sampling / "now").touch()
+    assert [group.totals for group in pools.score(groups_of([[70, 80]])[1])] == [(70.0, 80.0)]
+    # A group of two for batches of one: two calls of the reward.
+    assert pools.take_usage()["light"].batch_sizes == [1, 1]
+
+
 def test_the_rewards_of_all_pools_are_built_at_the_same_time(
     start: Started, tmp_path: Path
 ) -> None:
