@@ -65,6 +65,11 @@ _CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
         {"bonus/flip_share": "reversed"},
     ),
     ("CoT length", "tokens", {"cot_length/mean": "tokens"}),
+    (
+        "CoTs cut",
+        "share that rollout.max_cot_tokens cut before their end",
+        {"cot_length/capped": "cut"},
+    ),
 )
 
 

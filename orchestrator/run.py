@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,41 +102,42 @@ def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
             logged_to(folder.path / "run.log"),
             ray_cluster(cluster.address, logical_cpus(config), cluster.object_store_mb),
             graceful_interrupt() as interrupt,  # after Ray, which installs handlers of its own
+            ExitStack() as actors,  # not left to the cluster, which may outlive the run
         ):
             _announce(progress, config, inputs)
             rollout = RolloutPool(config, inputs)
+            actors.callback(rollout.close)
             learner = LearnerGroup(_learner_settings(config, inputs))
-            try:
-                for identity in rollout.wait_ready(cluster.start_timeout_s):
-                    log.info("rollout engine: %s", describe(identity))
-                # Only now: on a GPU that they share, vLLM measures what is free while it starts.
-                rewards = RewardPools(
-                    config.rewards, config.cache, cluster.start_timeout_s, config.rollout.timeout_s
-                )
-                rewards.wait_ready()
-                learner.start()
-                if checkpoint is not None:
-                    learner.load(checkpoint)
-                folder.forget_after(-1 if checkpoint is None else start_step)
-                yield Run(
-                    config=config,
-                    folder=folder,
-                    start_step=start_step,
-                    prompts=inputs.prompts,
-                    rollout=rollout,
-                    rewards=rewards,
-                    learner=learner,
-                    publisher=WeightPublisher(learner, rollout, config.probe_tolerance),
-                    evaluation=FixedEvaluation(
-                        config, inputs.evaluation_sets, rollout, rewards, folder
-                    ),
-                    progress=progress,
-                    alarms=Alarms(),
-                    interrupt=interrupt,
-                    last_saved=checkpoint,
-                )
-            finally:
-                learner.shutdown()
+            actors.callback(learner.close)
+            for identity in rollout.wait_ready(cluster.start_timeout_s):
+                log.info("rollout engine: %s", describe(identity))
+            # Only now: on a GPU that they share, vLLM measures what is free while it starts.
+            rewards = RewardPools(
+                config.rewards, config.cache, cluster.start_timeout_s, config.rollout.timeout_s
+            )
+            actors.callback(rewards.close)
+            rewards.wait_ready()
+            learner.start()
+            if checkpoint is not None:
+                learner.load(checkpoint)
+            folder.forget_after(-1 if checkpoint is None else start_step)
+            yield Run(
+                config=config,
+                folder=folder,
+                start_step=start_step,
+                prompts=inputs.prompts,
+                rollout=rollout,
+                rewards=rewards,
+                learner=learner,
+                publisher=WeightPublisher(learner, rollout, config.probe_tolerance),
+                evaluation=FixedEvaluation(
+                    config, inputs.evaluation_sets, rollout, rewards, folder
+                ),
+                progress=progress,
+                alarms=Alarms(),
+                interrupt=interrupt,
+                last_saved=checkpoint,
+            )
 
 
 def _checkpoint_of(folder: RunFolder, config: RunConfig) -> Path | None:

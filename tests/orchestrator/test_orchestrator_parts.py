@@ -73,11 +73,15 @@ def test_a_receipt_must_match_in_version_bytes_and_arithmetic() -> None:
 
 
 def test_alarms_name_what_stays_silent() -> None:
-    """Zero gradient, zero variance everywhere, dropped groups, flips, and nothing when healthy."""
+    """Zero gradient, zero variance everywhere, dropped groups, flips, cut CoTs, and nothing when
+    healthy."""
     assert Alarms().check(HEALTHY, {}) == []
     assert "gradient is exactly zero" in Alarms().check(HEALTHY | {"grad_norm": 0.0}, {})[0]
     assert "zero reward variance" in Alarms().check(HEALTHY | {"groups/zero_variance": 2}, {})[0]
     assert "3 groups dropped" in Alarms().check(HEALTHY | {"groups/failed": 3}, {})[0]
+    assert Alarms().check(HEALTHY | {"cot_length/capped": 0.5}, {}) == []
+    (cut,) = Alarms().check(HEALTHY | {"cot_length/capped": 0.75}, {})
+    assert cut == "rollout.max_cot_tokens cuts 75% of the CoTs"
     assert "reverses 25%" in Alarms().check(HEALTHY | {"bonus/flip_share": 0.25}, {})[0]
 
 
