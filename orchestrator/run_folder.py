@@ -17,6 +17,7 @@ from typing import IO
 
 from orchestrator.files import write_whole
 from policy.errors import UserError
+from policy.text_files import decoded, parse_json, read_json
 from policy.types import JsonDict
 
 _STEP = re.compile(r"step-[0-9]+")
@@ -133,7 +134,7 @@ class RunFolder:
         """The best complete checkpoint; one that the resumed history never reached is none."""
         if not self._best_file.is_file():
             return None
-        best: JsonDict = json.loads(self._best_file.read_text(encoding="utf-8"))
+        best: JsonDict = read_json(self._best_file)
         return best if self.checkpoint(best["step"]) in self.checkpoints() else None
 
 
@@ -141,18 +142,17 @@ def read_rows(file: Path) -> list[JsonDict]:
     """All rows of a ``.jsonl`` file, none if it is not there.
 
     A last line without its end is what a crash leaves, and no row. Any other line that is no JSON
-    object raises ``UserError`` with file and line: the history is damaged.
+    object, read strictly, raises ``UserError`` with file and line: the history is damaged.
     """
     if not file.is_file():
         return []
+    content = file.read_bytes()
+    text = decoded(content[: content.rfind(b"\n") + 1], file)
     rows = []
-    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line:
             continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
+        row = parse_json(line, file, number)
         if not isinstance(row, dict):
             raise UserError(f"{file}:{number}: damaged: not a JSON object")
         rows.append(row)

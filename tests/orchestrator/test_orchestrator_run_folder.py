@@ -61,12 +61,23 @@ def test_rows_survive_a_cut_off_line(tmp_path: Path) -> None:
     assert folder.rows("metrics.jsonl") == [{"step": 1, "text": "käse"}]
 
 
-@pytest.mark.parametrize("damage", [b'{"step": 2, "te\n', b"3\n", b'{"text": "\xff"}\n'])
-def test_a_damaged_row_is_named_by_file_and_line(tmp_path: Path, damage: bytes) -> None:
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (b'{"step": 2, "te\n', "not JSON"),
+        (b"3\n", "damaged: not a JSON object"),
+        (b'{"text": "\xff"}\n', "byte 0xff is not UTF-8"),
+        (b'{"step": 2, "step": 3}\n', "key 'step' is there twice"),
+        (b'{"step": NaN}\n', "NaN is not a number of JSON"),
+    ],
+)
+def test_a_damaged_row_is_named_by_file_and_line(
+    tmp_path: Path, damage: bytes, reason: str
+) -> None:
     """Cut off in the middle of the file, no object, no UTF-8: nothing that a crash leaves."""
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl:2: damaged: not a JSON object"):
+    with pytest.raises(UserError, match=rf"metrics\.jsonl:2: .*{reason}"):
         read_rows(file)
 
 
