@@ -8,6 +8,7 @@ from evaluation.leaks import find_leaks, load_validation
 from evaluation.public_files import PUBLIC_FILES, TRAINING
 from orchestrator.download import download
 from orchestrator.files import write_whole
+from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.prompts import load_prompts
 from policy.text_files import read_text
@@ -49,6 +50,6 @@ def _write_seen(file: Path, training_file: Path) -> int:
     step = len(rows) // _SEEN_PROMPTS
     try:
         write_whole(file, "".join(f"{row}\n" for row in rows[::step][:_SEEN_PROMPTS]))
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from None
+    except NotWritten as error:
+        raise UserError(str(error)) from None
     return step
