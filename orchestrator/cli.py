@@ -7,11 +7,14 @@ import os
 import select
 import signal
 import sys
+import traceback
 from pathlib import Path
+from types import TracebackType
 
 from orchestrator.cluster import cluster_address, private_environment
 from policy.errors import UserError
 from policy.runtime import keep_freed_memory
+from policy.secrets import masked
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     0: done. 1: a worker failed. 2: bad input, said in one line before any actor started.
     130: stopped by the user. 141: nobody reads standard output any more, as behind ``| head``.
     """
+    sys.excepthook = _print_masked
     try:
         try:
             return _run(arguments)
@@ -32,6 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
         # What is still to be written would raise again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _print_masked(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A bug's traceback, as Python prints it."""
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -259,5 +270,5 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"eg-grpo: {message}", file=sys.stderr)
+    print(f"eg-grpo: {masked(message)}", file=sys.stderr)
     return code

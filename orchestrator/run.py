@@ -24,6 +24,7 @@ from orchestrator.publisher import WeightPublisher
 from orchestrator.resume import check_unchanged, save_settings
 from orchestrator.run_folder import RunFolder, checkpoint_step
 from orchestrator.scoring import RewardPools
+from policy.secrets import masked
 from policy.types import JsonDict, Prompt
 
 log = logging.getLogger("eg_grpo")
@@ -171,11 +172,16 @@ def _learner_settings(config: RunConfig, inputs: Inputs) -> LearnerSettings:
     )
 
 
+class _Masked(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
     """Have ``eg_grpo`` log into this file, and no longer when the run is over."""
     handler = logging.FileHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
