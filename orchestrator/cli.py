@@ -8,13 +8,16 @@ import os
 import select
 import signal
 import sys
+import traceback
 from pathlib import Path
+from types import TracebackType
 
 from orchestrator.cluster import cluster_address, private_environment
 from orchestrator.interrupt import Interrupt, graceful_interrupt
 from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.runtime import keep_freed_memory
+from policy.secrets import masked
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     started. 130: stopped by the user or by SIGTERM. 141: nobody reads standard output any more, as
     behind ``| head``.
     """
+    sys.excepthook = _print_masked
     try:
         try:
             return _run(arguments)
@@ -41,6 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
         _forget_stdout()
         what = error.filename or "standard output"  # every file of a run is named where it fails
         return _fail(f"{what} cannot be written: {error.strerror}", 1)
+
+
+def _print_masked(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A bug's traceback, as Python prints it."""
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -284,5 +295,5 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"eg-grpo: {message}", file=sys.stderr)
+    print(f"eg-grpo: {masked(message)}", file=sys.stderr)
     return code

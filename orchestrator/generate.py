@@ -9,7 +9,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.files import check_vacant, made_anew
-from orchestrator.preflight import check_device, check_positions, model_folder, read_instruction
+from orchestrator.preflight import (
+    check_device,
+    check_positions,
+    read_instruction,
+    verified_model_folder,
+)
 from orchestrator.prompts import derived_seed
 from orchestrator.sheets import Tile, contact_sheet, save_png
 from policy.disk import writing
@@ -40,7 +45,7 @@ def generate(parsed: argparse.Namespace) -> Path:
     from rollout.engine import GenerationRequest
     from rollout.transformers_engine import load_engine
 
-    folder = model_folder(checkpoint_folder(parsed.model))
+    folder = verified_model_folder(checkpoint_folder(parsed.model))
     defaults = _with_flags(load_defaults(folder), parsed)
     prompt = Prompt(id="generate", text=parsed.prompt, task_type="none")
     config = RolloutConfig(

@@ -26,6 +26,7 @@ from orchestrator.resume import check_unchanged, save_settings
 from orchestrator.run_folder import RunFolder
 from orchestrator.scoring import RewardPools
 from policy.disk import writing
+from policy.secrets import masked
 from policy.types import JsonDict, Prompt
 
 log = logging.getLogger("eg_grpo")
@@ -183,12 +184,17 @@ def _learner_settings(config: RunConfig, inputs: Inputs) -> LearnerSettings:
     )
 
 
+class _Masked(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
     """Have ``eg_grpo`` log into this file, and no longer when the run is over."""
     with writing(file):
         handler = RunLog(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from policy.errors import UserError
+from policy.inner_path import stays_inside
 from policy.text_files import read_json
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -91,6 +92,8 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"checkpoint index {index} is not a weight index") from None
     for name in names:
+        if not stays_inside(name):
+            raise UserError(f"checkpoint index {index} names {name!r}, which is not in its folder")
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} has no {name}, which its index names")
     return [folder / name for name in names]

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
 from policy.errors import UserError
+from policy.inner_path import stays_inside
 from policy.text_files import read_json
 
 NEEDED = ("config.json", "tokenizer_config.json")
@@ -93,7 +94,7 @@ def _tower(folder: Path, name: str) -> dict[str, Any]:
     if name in _TOWERS:
         return dict(_TOWERS[name])
     file = folder / name / "config.json"
-    if not file.is_file():
+    if not stays_inside(name) or not file.is_file():
         raise ValueError(f"mm_vision_tower {name!r} is none of {', '.join(_TOWERS)}")
     described = read_json(file)
     return {key: described[key] for key in _TOWERS["google/siglip-so400m-patch14-384"]}

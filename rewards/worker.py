@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 
+from policy import secrets
 from policy.runtime import keep_freed_memory
 from policy.types import Group, RewardResult
 from rewards.cache import open_cache
@@ -41,6 +42,7 @@ class RewardWorker:
 
     def __init__(self, config: RewardConfig, cache: CacheConfig) -> None:
         keep_freed_memory()
+        secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))  # in reasons of failures
         if not config.gpus_per_worker:
             # Ray hides from a worker the GPUs of others, but hides none from one without a share.
             variables = config.runtime_env.env_vars
@@ -80,10 +82,12 @@ class RewardWorker:
 
 def start_reward_worker(config: RewardConfig, cache: CacheConfig = NO_CACHE) -> Any:
     """An actor handle on a ``RewardWorker``; returns before the worker is ready."""
+    environment = config.runtime_env.resolved()
+    secrets.hide(environment.env_vars.values())
     actor = ray.remote(RewardWorker).options(
         num_cpus=config.cpus_per_worker,
         num_gpus=config.gpus_per_worker,
         max_restarts=0,
-        runtime_env=config.runtime_env.for_ray(),
+        runtime_env=environment.for_ray(),
     )
-    return actor.remote(config, cache)
+    return actor.remote(config.model_copy(update={"runtime_env": environment}), cache)
