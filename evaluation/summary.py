@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from policy.moments import deviation, mean
 from policy.types import JsonDict, Prompt, RewardFailure, RewardResult, Score
 
 
@@ -35,11 +36,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     """Mean and standard error of independent values."""
     if not values:
         return Estimate(math.nan, math.nan)
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Estimate(mean, math.nan)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return Estimate(mean, math.sqrt(variance / len(values)))
+    error = deviation(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(mean(values), error)
 
 
 def paired_difference(
@@ -53,7 +51,7 @@ def paired_difference(
 def prompt_means(groups: Sequence[ScoredGroup]) -> list[float | None]:
     """Mean total of each prompt's surviving samples; None where none survived."""
     survivors = ([total for total in group.totals if total is not None] for group in groups)
-    return [math.fsum(totals) / len(totals) if totals else None for totals in survivors]
+    return [mean(totals) if totals else None for totals in survivors]
 
 
 def summarize(groups: Sequence[ScoredGroup]) -> JsonDict:
@@ -64,11 +62,11 @@ def summarize(groups: Sequence[ScoredGroup]) -> JsonDict:
     null.
     """
     means = prompt_means(groups)
-    known = [mean for mean in means if mean is not None]
+    known = [value for value in means if value is not None]
     by_task: dict[str, list[float]] = defaultdict(list)
-    for group, mean in zip(groups, means, strict=True):
-        if mean is not None:
-            by_task[group.prompt.task_type].append(mean)
+    for group, value in zip(groups, means, strict=True):
+        if value is not None:
+            by_task[group.prompt.task_type].append(value)
     parts = {f"reward/{name}": values for name, values in values_by_reward(groups).items()}
     parts |= {f"detail/{part}": values for part, values in values_by_detail(groups).items()}
     overall = estimate(known)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from policy.equality import all_equal
+from policy.moments import power_of_two_scale
 
 STD_EPSILON = 1e-4  # of the authors' trainer; keeps nearly equal rewards from exploding
 
@@ -18,14 +19,14 @@ def default_minimum_survivors(group_size: int) -> int:
 
 
 def group_advantages(
-    rewards: Sequence[float | None], minimum_survivors: int
+    rewards: Sequence[float | None], minimum_survivors: int, size: float | None = None
 ) -> list[float | None] | None:
     """A_i = (r_i - mean) / (std + 1e-4) over one prompt's group (eq. 4), std unbiased.
 
     ``None`` marks a failed trajectory: it takes no part in mean and std and stays ``None``.
     Returns ``None`` when fewer than ``minimum_survivors`` trajectories survive: the group is
-    dropped. Equal rewards give exactly 0.0, where rounding in the mean would leave a residue that
-    Adam amplifies to a full step.
+    dropped. Rewards that are equal to float32 rounding (``all_equal``, which ``size`` is for) give
+    exactly 0.0: what is left of them is noise, which Adam amplifies to a full step.
 
     Raises ValueError when ``minimum_survivors`` is under 2 or a reward is not finite.
     """
@@ -36,10 +37,12 @@ def group_advantages(
         raise ValueError(f"rewards must be finite; a failed one is None: {list(rewards)}")
     if len(survivors) < minimum_survivors:
         return None
-    if all_equal(survivors.tolist()):
+    if all_equal(survivors.tolist(), size):
         return [None if reward is None else 0.0 for reward in rewards]
-    mean, scale = float(survivors.mean()), float(survivors.std(ddof=1)) + STD_EPSILON
-    return [None if reward is None else (float(reward) - mean) / scale for reward in rewards]
+    scale = power_of_two_scale(survivors.tolist())
+    scaled = survivors / scale
+    mean, spread = float(scaled.mean()), float(scaled.std(ddof=1)) + STD_EPSILON / scale
+    return [None if reward is None else (reward / scale - mean) / spread for reward in rewards]
 
 
 def has_variance(advantages: Sequence[float | None]) -> bool:

@@ -14,7 +14,6 @@ manifest is, for older checkpoints are deleted then: power that fails leaves one
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from transformers import JanusForConditionalGeneration
 from learner.config import LoraConfig
 from policy.digest import sha256
 from policy.errors import UserError
+from policy.text_files import read_json
 
 MANIFEST = "manifest.json"
 MODEL, ADAPTER, STATE, RNG = "model", "adapter", "state", "rng"
@@ -80,8 +80,8 @@ def verified_manifest(folder: Path) -> Manifest:
             f"checkpoint {folder} has no {MANIFEST}: it does not exist or was not finished"
         )
     try:
-        manifest = Manifest.model_validate(json.loads(file.read_text()))
-    except (ValueError, ValidationError) as error:
+        manifest = Manifest.model_validate(read_json(file))
+    except (UserError, ValidationError) as error:
         raise UserError(f"checkpoint file {file} is corrupt: {_first_line(error)}") from None
     for name, digest in manifest.files.items():
         path = folder / name

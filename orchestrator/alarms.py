@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
+from policy.equality import all_equal
 from policy.types import JsonDict
 
 WINDOW = 5  # steps a reward may stand still before it is called constant
@@ -46,6 +47,6 @@ class Alarms:
             recent = self._recent.setdefault(name, deque(maxlen=WINDOW))
             recent.append(spread)
             lowest, highest = min(s[0] for s in recent), max(s[1] for s in recent)
-            if len(recent) == WINDOW and lowest == highest:
+            if len(recent) == WINDOW and all_equal([lowest, highest]):
                 found.append(f"reward {name} has been {lowest:g} for {WINDOW} steps: never varies")
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import select
 import signal
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 from orchestrator.cluster import cluster_address, private_environment
+from orchestrator.interrupt import Interrupt, graceful_interrupt
+from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.runtime import keep_freed_memory
 
@@ -17,8 +20,9 @@ from policy.runtime import keep_freed_memory
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
-    0: done. 1: a worker failed. 2: bad input, said in one line before any actor started.
-    130: stopped by the user. 141: nobody reads standard output any more, as behind ``| head``.
+    0: done. 1: a worker failed, or the disk did. 2: bad input, said in one line before any actor
+    started. 130: stopped by the user or by SIGTERM. 141: nobody reads standard output any more, as
+    behind ``| head``.
     """
     try:
         try:
@@ -29,9 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         if not _stdout_is_gone():
             raise
-        # What is still to be written would raise again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _forget_stdout()
+        what = error.filename or "standard output"  # every file of a run is named where it fails
+        return _fail(f"{what} cannot be written: {error.strerror}", 1)
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -48,8 +57,15 @@ def _run(arguments: list[str] | None) -> int:
         return int(parsed.run(parsed))
     except UserError as error:
         return _fail(str(error), 2)
+    except NotWritten as error:
+        return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
+
+
+def _forget_stdout() -> None:
+    """What is still to be written would raise again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stdout_is_gone() -> bool:
@@ -175,17 +191,21 @@ def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None
 
 
 def _train(parsed: argparse.Namespace) -> int:
+    with graceful_interrupt() as interrupt:
+        return _train_until(interrupt, parsed)
+
+
+def _train_until(interrupt: Interrupt, parsed: argparse.Namespace) -> int:
     from orchestrator.config import dump_config, load_config
     from orchestrator.preflight import check_inputs, check_machine
-    from orchestrator.run_folder import free_name
+    from orchestrator.run_folder import RunFolder
 
     config = load_config(parsed.config, parsed.overrides)
+    inputs = check_inputs(config)
+    check_machine(config, inputs.model_path)
     if parsed.dry_run:
-        check_machine(config, check_inputs(config).model_path)
         print(dump_config(config), end="")
         return 0
-    if parsed.new:
-        config = config.model_copy(update={"name": free_name(config.root, config.name)})
 
     if cluster_address(config.cluster.address) is None:
         private_environment()
@@ -195,14 +215,19 @@ def _train(parsed: argparse.Namespace) -> int:
     from orchestrator.run import open_run
     from orchestrator.waiting import WorkerFailed
 
+    if parsed.new:
+        folder = RunFolder.fresh(config.root, config.name)
+        config = config.model_copy(update={"name": folder.path.name})
+    else:
+        folder = RunFolder(config.folder, parsed.resume)
     try:
-        with open_run(config, parsed.resume) as run:
+        with open_run(config, inputs, folder, interrupt) as run:
             train(run)
-    except (WorkerFailed, LearnerFailed) as error:
+        report = write_report(config.folder)
+    except (WorkerFailed, LearnerFailed, NotWritten) as error:
         return _fail(f"{error} ({_way_on(config.folder)})", 1)
     except KeyboardInterrupt:
         return _fail(f"stopped at once ({_way_on(config.folder)})", 130)
-    report = write_report(config.folder)
     for line in headlines(config.folder):
         print(line)
     print(f"checkpoint: {run.last_saved}\nreport: {report}")
@@ -213,13 +238,13 @@ def _train(parsed: argparse.Namespace) -> int:
 
 def _way_on(folder: Path) -> str:
     """What is left of a run that did not end, and what to do with it."""
-    from orchestrator.run_folder import complete_checkpoints
+    from orchestrator.own_checkpoints import OwnCheckpoints
 
-    checkpoints = complete_checkpoints(folder)
-    if not checkpoints:
+    last = OwnCheckpoints(folder).last()
+    if last is None:
         return f"{folder} has no checkpoint yet; start afresh with --new"
     command = f"eg-grpo train {folder / 'config.yaml'} --resume"
-    return f"the last checkpoint is {checkpoints[-1]}; go on with: {command}"
+    return f"the last checkpoint is {last}; go on with: {command}"
 
 
 def _generate(parsed: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from policy.errors import UserError
+from policy.text_files import read_text
 
 BASE = "base"
 
@@ -45,13 +46,10 @@ def _read(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _mapping(path: Path, named: str) -> dict[str, Any]:
+    text = read_text(path, f"configuration file {named}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"configuration file {named} does not exist") from None
-    except OSError as error:
-        raise UserError(f"configuration file {named} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping of settings")

@@ -16,6 +16,7 @@ from evaluation.summary import (
 )
 from learner.advantages import has_variance
 from orchestrator.reward_pool import Usage
+from policy.moments import deviation, mean
 from policy.types import JsonDict, RewardFailure
 
 
@@ -101,19 +102,16 @@ def spreads(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, flo
 
 
 def without_nan(row: JsonDict) -> JsonDict:
-    """The row with null for the mean of nothing, which JSON has no NaN for."""
+    """The row with null for what JSON has no number for: the mean of nothing, what overflowed."""
     return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()
     }
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+    return mean(values) if values else None
 
 
 def _std(values: Sequence[float]) -> float | None:
-    if len(values) < 2:
-        return None
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return deviation(values) if len(values) > 1 else None

@@ -22,6 +22,7 @@ def train(run: Run) -> None:
     if first == 0:
         run.evaluate(step=0)
 
+    run.interrupt.stepping = True
     for step in range(first, config.steps):
         clock = Clock()
         batch = sample_batch(run, step, clock)

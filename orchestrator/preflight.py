@@ -27,6 +27,7 @@ from policy.generation_defaults import GenerationDefaults
 from policy.hub import checkpoint_folder
 from policy.loading import check_checkpoint, load_encoder, read_config
 from policy.prompts import load_prompts
+from policy.text_files import read_text
 from policy.types import Prompt
 from rewards.cache import resolve_cache
 from rewards.factory import check_factory
@@ -202,10 +203,7 @@ def read_instruction(path: Path | None, key: str = "model.instruction") -> str |
     """The CoT instruction in a file; raises ``UserError`` unless it holds {} once."""
     if path is None:
         return None
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}: cannot read {path}: {error}") from None
+    text = read_text(path, f"{key}: {path}")
     if text.count("{}") != 1:
         raise UserError(f"{key}: {path} must hold {{}} once, where the prompt goes")
     return text

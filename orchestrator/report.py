@@ -21,6 +21,7 @@ from orchestrator.gallery import galleries
 from orchestrator.progress import duration
 from orchestrator.run_folder import read_rows
 from policy.errors import UserError
+from policy.text_files import read_text
 from policy.types import JsonDict
 
 _SHORT_COT = 140  # characters of a longer CoT that show before it is opened
@@ -84,7 +85,7 @@ def write_report(run_folder: Path) -> Path:
         raise UserError(f"{run_folder} holds no run: no row in metrics.jsonl or evaluations.jsonl")
     samples = run_folder / "samples"
     settings_file = run_folder / "config.yaml"
-    settings = settings_file.read_text(encoding="utf-8") if settings_file.is_file() else ""
+    settings = read_text(settings_file) if settings_file.is_file() else ""
     config = yaml.safe_load(settings) or {}
     last_step = max((row["step"] for row in metrics), default=0)
     sets = evaluated_sets(evaluations)

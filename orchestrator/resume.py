@@ -12,6 +12,7 @@ from orchestrator.config import RunConfig, dump_config
 from orchestrator.files import write_whole
 from policy.digest import sha256
 from policy.errors import UserError
+from policy.text_files import read_json, read_text
 
 _INSTEAD = "resume it as it was, or start a new run from its checkpoint with model.path"
 # Where things run and how often they are looked at does not change what is computed.
@@ -33,7 +34,7 @@ def check_unchanged(config: RunConfig, folder: Path) -> None:
     _check_settings(config, folder / _SETTINGS)
     saved = folder / _INPUTS
     # A run that was begun before digests were saved has none.
-    digests = json.loads(saved.read_text()) if saved.is_file() else {}
+    digests = read_json(saved) if saved.is_file() else {}
     for key, file in _input_files(config).items():
         if key in digests and sha256(file) != digests[key]:
             raise UserError(f"{key}: {file} was changed since the run was started; {_INSTEAD}")
@@ -52,7 +53,7 @@ def _input_files(config: RunConfig) -> dict[str, Path]:
 
 
 def _check_settings(config: RunConfig, saved: Path) -> None:
-    before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
+    before = _flat(yaml.safe_load(read_text(saved)))
     after = _flat(yaml.safe_load(dump_config(config)))
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)

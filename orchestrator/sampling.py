@@ -98,7 +98,7 @@ def _batch(
     scored = [result for _, result in whole]
     advantages = []
     for totals in training_totals(scored, run.config.rewards):
-        values = group_advantages(totals, _minimum_survivors(run))
+        values = group_advantages(totals.values, _minimum_survivors(run), totals.size)
         assert values is not None  # groups with fewer survivors were dropped
         advantages.append(values)
     groups = [group for group, _ in whole]

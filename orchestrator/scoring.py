@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from evaluation.summary import ScoredGroup
 from orchestrator.pools import GroupRef
@@ -16,7 +17,7 @@ from orchestrator.starting import wait_started
 from orchestrator.waiting import WorkerFailed, wait_any
 from policy.types import Prompt, RewardResult, Score
 from rewards.cache import resolve_cache
-from rewards.combine import combine, normalise
+from rewards.combine import combine, normalise, normalising_scale
 from rewards.config import CacheConfig, RewardConfig
 
 
@@ -94,22 +95,43 @@ class RewardPools:
         return usage
 
 
+@dataclass(frozen=True)
+class TrainingTotals:
+    """The totals that a group's advantages are made of; None where a reward failed."""
+
+    values: tuple[float | None, ...]
+    size: float  # the largest |weight x reward| in them, which bounds their rounding
+
+
 def training_totals(
     scored: Sequence[ScoredGroup], configs: Sequence[RewardConfig]
-) -> list[tuple[float | None, ...]]:
-    """The totals that advantages are made of, for each group.
-
-    They are those of the groups, unless a reward is to be normalised: then its z-score over all
-    these trajectories stands in the sum for its value.
+) -> list[TrainingTotals]:
+    """Those of each group; they are the group's own, unless a reward is to be normalised: then its
+    z-score over all these trajectories stands in the sum for its value.
     """
-    if not any(config.normalise for config in configs):
-        return [group.totals for group in scored]
     results: dict[str, list[RewardResult]] = {}
+    factors: dict[str, float] = {}
     for config in configs:
         flat = [result for group in scored for result in group.results[config.name]]
         results[config.name] = normalise(flat) if config.normalise else flat
+        # Of the value before its mean was taken off, whose rounding the difference keeps.
+        scale = normalising_scale(flat) if config.normalise else 1.0
+        factors[config.name] = abs(config.weight) * scale
     totals = iter(_totals(results, {config.name: config.weight for config in configs}))
-    return [tuple(next(totals) for _ in group.totals) for group in scored]
+    return [
+        TrainingTotals(tuple(next(totals) for _ in group.totals), _largest_part(group, factors))
+        for group in scored
+    ]
+
+
+def _largest_part(group: ScoredGroup, factors: Mapping[str, float]) -> float:
+    parts = [
+        factor * abs(result.value)
+        for name, factor in factors.items()
+        for result, total in zip(group.results[name], group.totals, strict=True)
+        if isinstance(result, Score) and total is not None
+    ]
+    return max(parts, default=0.0)
 
 
 def _totals(

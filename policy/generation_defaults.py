@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from policy.errors import UserError
+from policy.text_files import read_json
 
 FILE_NAME = "eg_grpo.json"
 
@@ -33,8 +34,8 @@ def load_defaults(folder: Path) -> GenerationDefaults:
     if not file.is_file():
         return GenerationDefaults()
     try:
-        return GenerationDefaults.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
+        return GenerationDefaults.model_validate(read_json(file))
+    except ValidationError as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from policy.equality import all_equal
+from policy.moments import deviation, mean
 from policy.types import RewardFailure, RewardResult, Score
 
 
@@ -17,7 +18,8 @@ def combine(
 
     ``results[name]`` holds one result per trajectory, in the same order for every reward. A
     trajectory that any reward failed to score has failed, with the reasons of all that did: the
-    sum of the others would be on another scale than its group's.
+    sum of the others would be on another scale than its group's. So has one whose sum is beyond
+    float64.
     """
     names = list(results)
     return [
@@ -32,18 +34,27 @@ def normalise(results: Sequence[RewardResult]) -> list[RewardResult]:
     Scores that do not differ become 0.0: such a reward says nothing about the trajectories. So
     does a score that is not applicable, and it does not widen the spread of those that are.
     """
-    values = [r.value for r in results if isinstance(r, Score) and r.applicable]
-    mean = math.fsum(values) / len(values) if values else 0.0
-    if all_equal(values):
-        scale = 0.0
-    else:
-        scale = 1 / math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    values = _judged(results)
+    centre, scale = (mean(values) if values else 0.0), normalising_scale(results)
     return [
-        replace(r, value=(r.value - mean) * scale if r.applicable else 0.0)
+        replace(r, value=2 * (r.value / 2 - centre / 2) * scale if r.applicable else 0.0)
         if isinstance(r, Score)
         else r
         for r in results
     ]
+
+
+def normalising_scale(results: Sequence[RewardResult]) -> float:
+    """What ``normalise`` multiplies scores by: 1 / their deviation, 0 where they do not differ.
+
+    Here as there in halves, for the difference of two huge scores may be beyond float64.
+    """
+    values = _judged(results)
+    return 0.0 if all_equal(values) else 0.5 / deviation([value / 2 for value in values])
+
+
+def _judged(results: Sequence[RewardResult]) -> list[float]:
+    return [r.value for r in results if isinstance(r, Score) and r.applicable]
 
 
 def _total(results: Mapping[str, RewardResult], weights: Mapping[str, float]) -> RewardResult:
@@ -56,4 +67,5 @@ def _total(results: Mapping[str, RewardResult], weights: Mapping[str, float]) ->
             reasons.append(f"{name}: {result.reason}")
     if reasons:
         return RewardFailure("; ".join(reasons))
-    return Score(sum(weights[name] * value for name, value in values.items()), values)
+    total = sum(weights[name] * value for name, value in values.items())
+    return Score(total, values) if math.isfinite(total) else RewardFailure("total is not finite")

@@ -89,9 +89,61 @@ def test_permutation_equivariance_and_zero_mean(rewards: list[float], seed: int)
     assert has_variance(advantages) == (max(rewards) - min(rewards) > rounding)
 
 
-def test_rewards_that_differ_by_rounding_are_equal() -> None:
+def neighbours(reward: float, size: int = 8) -> list[float]:
+    """``size`` rewards, alternately a float32 and the next one above it."""
+    low = np.float32(reward)
+    high = np.nextafter(low, np.float32(np.inf), dtype=np.float32)
+    return [float(low), float(high)] * (size // 2)
+
+
+@pytest.mark.parametrize("reward", [0.7, -0.7, 1.0, 1e-9, 1e13, 3e38])
+def test_rewards_one_float32_unit_apart_are_equal(reward: float) -> None:
+    """What separates them is the rounding of the model that scored them: advantages are exactly
+    0, where 0.7 would have had 3.7e-4, and the group counts as one without variance."""
+    advantages = group_advantages(neighbours(reward), 2)
+    assert advantages == [0.0] * 8
+    assert not has_variance(advantages)
+
+
+def test_rewards_that_differ_by_float64_rounding_are_equal() -> None:
     """0.1 + 0.2 and 0.3 are one reward: no residue for Adam to amplify, and no bonus."""
     assert group_advantages([0.1 + 0.2, 0.3, 0.3], 2) == [0.0, 0.0, 0.0]
+
+
+def test_small_differences_still_count() -> None:
+    """1e-4 at size 1 is a thousand float32 units; a tenth of 1e-9 is a tenth. The advantages are
+    those of eq. 4: 0.5e-4 / (0.5e-4 sqrt(2) + 1e-4), and 0.5e-10 / 1e-4 but for a millionth."""
+    assert group_advantages([1.0, 1.0001], 2) == pytest.approx([-0.2928932, 0.2928932], rel=1e-6)
+    assert group_advantages([1.0e-9, 1.1e-9], 2) == pytest.approx([-5e-7, 5e-7], rel=1e-5)
+
+
+def test_a_sum_that_cancels_has_the_rounding_of_its_parts() -> None:
+    """1000.00006 - 1000 and 1000 - 1000: 6e-5 is one float32 unit of 1000, and nothing at all; of
+    rewards around 1e-4 it would be much. Half a unit of 1000 more on each side counts again."""
+    totals = [first - 1000.0 for first in neighbours(1000.0, 4)]
+    assert max(totals) == 2.0**-14
+    assert group_advantages(totals, 2, size=1000.0) == [0.0] * 4
+    assert has_variance(group_advantages(totals, 2) or [])
+    assert has_variance(group_advantages([0.0, 0.5, 0.0, 0.5], 2, size=1000.0) or [])
+
+
+def test_huge_rewards_have_the_advantages_of_small_ones() -> None:
+    """Neither the mean nor the squares of 1e308 leave the range of float64: at that size, and at
+    1e13, rewards of -1, 0 and 1 times it have the advantages -1, 0 and 1."""
+    for size in (1e13, 1e200, 1e308, 1.7e308):
+        assert group_advantages([-size, 0.0, size], 2) == [-1.0, 0.0, 1.0]
+        assert group_advantages([size] * 8, 2) == [0.0] * 8
+    (low, high) = group_advantages([1.0e308, 1.7e308], 2) or []
+    assert (low, high) == pytest.approx((-(0.5**0.5), 0.5**0.5))
+
+
+@PROPERTY
+@given(rewards=REWARDS, exponent=st.integers(-60, 900))
+def test_equality_does_not_know_the_scale(rewards: list[float], exponent: int) -> None:
+    """Rewards times a power of two vary exactly when the rewards do."""
+    scaled = [math.ldexp(reward, exponent) for reward in rewards]
+    varies = [has_variance(group_advantages(group, 2) or []) for group in (rewards, scaled)]
+    assert varies[0] == varies[1]
 
 
 def test_mean_reward_is_not_absence_of_variance() -> None:

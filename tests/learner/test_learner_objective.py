@@ -7,12 +7,14 @@ from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from learner.advantages import group_advantages, has_variance
 from learner.bonus import Aggregation, BonusRule
 from learner.kl import KL_ESTIMATORS, k3
 from learner.loss_metrics import add_metrics, finish_metrics
@@ -219,6 +221,27 @@ def test_equal_rewards_leave_the_kl_term_alone() -> None:
     torch.testing.assert_close(
         loss_and_gradient(no_variance, ObjectiveSettings(bonus="budget"))[1], kl_BT
     )
+
+
+@pytest.mark.parametrize("bonus", ["capped", "budget", "budget-exact"])
+def test_rounding_noise_earns_no_bonus(bonus: BonusRule) -> None:
+    """Rewards of 0.7 and the float32 next to it: whatever lambda the other groups of the batch
+    give, every token is left to the KL term, under every rule."""
+    low = float(np.float32(0.7))
+    high = float(np.nextafter(np.float32(0.7), np.float32(1.0)))
+    advantages = group_advantages([low, high, low, low, high], 2)
+    assert advantages is not None
+    noise = replace(
+        example(),
+        advantage_B=torch.tensor(advantages),
+        has_variance_B=torch.tensor([has_variance(advantages)] * 5),
+    )
+    objective = ObjectiveSettings(bonus=bonus)
+    loss, metrics = eg_grpo_loss(noise, objective, counts_of(noise), 2.5)
+    assert finish_metrics(metrics)["bonus/mean"] == 0.0
+    assert finish_metrics(metrics)["advantage/abs_mean"] == 0.0
+    equal = replace(noise, advantage_B=torch.zeros(5))
+    assert torch.equal(loss, eg_grpo_loss(equal, objective, counts_of(noise), 2.5)[0])
 
 
 def test_equal_entropies_are_grpo() -> None:

@@ -9,21 +9,24 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from evaluation.summary import ScoredGroup, values_by_reward
+from learner.advantages import group_advantages, has_variance
 from orchestrator.alarms import WINDOW, Alarms
 from orchestrator.interrupt import graceful_interrupt
-from orchestrator.metrics import reward_metrics, scoring_metrics, spreads
+from orchestrator.metrics import reward_metrics, scoring_metrics, spreads, without_nan
 from orchestrator.progress import duration
 from orchestrator.prompts import derived_seed, step_prompts
 from orchestrator.publisher import check_receipt
 from orchestrator.reward_pool import Usage
 from orchestrator.run import logged_to
-from orchestrator.scoring import training_totals
+from orchestrator.scoring import TrainingTotals, training_totals
 from orchestrator.waiting import WorkerFailed
 from policy.probe import WeightReceipt
 from policy.types import Prompt, RewardFailure, Score
+from rewards.combine import combine
 from rewards.config import RewardConfig
 
 PROMPTS = [Prompt(id=f"p:{index}", text=str(index), task_type="color") for index in range(5)]
@@ -153,21 +156,110 @@ def test_a_normalised_reward_trains_on_its_z_score() -> None:
         ScoredGroup(PROMPTS[1], (35.0,), {"a": (Score(5.0),), "b": (Score(30.0),)}),
     ]
     plain = [RewardConfig(name=name, factory="m:C", weight=1.0) for name in "ab"]
-    assert training_totals(scored, plain) == [group.totals for group in scored]
+    assert [totals.values for totals in training_totals(scored, plain)] == [
+        group.totals for group in scored
+    ]
     normalised = [plain[0].model_copy(update={"normalise": True, "weight": 2.0}), plain[1]]
-    assert training_totals(scored, normalised) == [(8.0, 10.0, None), (32.0,)]
+    assert training_totals(scored, normalised) == [
+        TrainingTotals((8.0, 10.0, None), size=10.0),
+        TrainingTotals((32.0,), size=30.0),
+    ]
+
+
+def test_rounding_of_large_parts_is_not_a_difference_of_their_sum() -> None:
+    """Rewards of 1000 and of 1000 one float32 unit higher, less one of 1000: the total is noise of
+    6e-5. So is the z-score of 1000s in a batch that spreads by 1: other groups do vary. A reward
+    of 0.28 that really differs by 0.01 is seen beside neither."""
+    above = float(np.nextafter(np.float32(1000.0), np.float32(2000.0)))
+    noisy = (Score(1000.0), Score(above))
+
+    def group(a: tuple[Score, ...], b: tuple[Score, ...]) -> ScoredGroup:
+        totals = combine({"a": a, "b": b}, {"a": 1.0, "b": -1.0})
+        return ScoredGroup(
+            PROMPTS[0], tuple(t.value for t in totals if isinstance(t, Score)), {"a": a, "b": b}
+        )
+
+    differing = (Score(0.28), Score(0.29))
+    scored = [
+        group(noisy, (Score(1000.0),) * 2),
+        group(noisy, differing),
+        group((Score(1002.0), Score(998.0)), (Score(1000.0),) * 2),
+    ]
+    weighted = [
+        RewardConfig(name="a", factory="m:C", weight=1.0),
+        RewardConfig(name="b", factory="m:C", weight=-1.0),
+    ]
+    for normalise in (False, True):
+        configs = [weighted[0].model_copy(update={"normalise": normalise}), weighted[1]]
+        varied = [
+            has_variance(group_advantages(totals.values, 2, totals.size) or [])
+            for totals in training_totals(scored, configs)
+        ]
+        assert varied == [False, True, True]
+
+
+def test_huge_rewards_have_a_mean_and_a_deviation() -> None:
+    """1e308 is a float64, and so is the mean of many; a deviation beyond the range, that of the two
+    ends, is null in the row, which JSON could not hold otherwise."""
+    huge = 1.5e308
+    scored = [
+        ScoredGroup(PROMPTS[0], (value,) * 2, {"a": (Score(value),) * 2}) for value in (huge, -huge)
+    ]
+    row = without_nan(reward_metrics(scored[:1], [(0.0, 0.0)]))
+    assert (row["reward/mean"], row["reward/std"], row["reward/a"]) == (huge, 0.0, huge)
+    row = without_nan(reward_metrics(scored, [(0.0, 0.0)] * 2))
+    assert row["reward/mean"] == 0.0
+    assert row["reward/std"] == pytest.approx(huge * (2 / 3**0.5), rel=1e-12)
+    ends = [ScoredGroup(PROMPTS[0], (1.7e308, -1.7e308), {"a": ()})]
+    assert without_nan(reward_metrics(ends, [(1.0, -1.0)]))["reward/std"] is None
+
+
+def test_a_reward_that_moves_by_rounding_never_varies() -> None:
+    """Five steps of 0.7 to the next float32: the alarm of a constant reward goes off."""
+    above = float(np.nextafter(np.float32(0.7), np.float32(1.0)))
+    alarms = Alarms()
+    spread = {"git": (float(np.float32(0.7)), above)}
+    found = [alarms.check(HEALTHY, spread) for _ in range(5)]
+    assert found[:4] == [[]] * 4
+    assert "never varies" in found[4][0]
 
 
 def test_the_first_signal_asks_and_the_second_stops() -> None:
-    """One SIGINT lets the step finish; two raise KeyboardInterrupt; handlers come back."""
+    """In a step one SIGINT lets it finish and two raise KeyboardInterrupt; handlers come back."""
     before = signal.getsignal(signal.SIGINT)
     with graceful_interrupt() as interrupt:
-        assert not interrupt.requested
+        interrupt.stepping = True
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_starting_the_first_signal_stops(number: signal.Signals) -> None:
+    """Nothing would be lost, and models may take minutes to load."""
+    with graceful_interrupt() as interrupt:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert not interrupt.requested
+
+
+def test_a_sigterm_that_comes_twice_is_one_and_a_later_one_stops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm signals every process of a step, and srun hands its own signal on to them."""
+    now = [100.0]
+    monkeypatch.setattr("orchestrator.interrupt.time.monotonic", lambda: now[0])
+    with graceful_interrupt() as interrupt:
+        interrupt.stepping = True
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested
+        assert capsys.readouterr().err.count("stopping after this step; send SIGTERM again") == 1
+        now[0] += 30
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

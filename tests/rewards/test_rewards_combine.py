@@ -45,7 +45,23 @@ def test_a_z_score_is_taken_over_the_survivors() -> None:
     assert normalise(results) == [Score(-1.0, {"part": 7.0}), failure, Score(0.0), Score(1.0)]
 
 
-@pytest.mark.parametrize("values", [[], [0.7], [0.0, 0.0], [0.1 + 0.2, 0.3, 0.3]])
+def test_a_total_beyond_the_range_has_failed() -> None:
+    """Two rewards of 1e308 have no finite sum; their difference has."""
+    results = {"a": [Score(1e308)], "b": [Score(1e308)]}
+    assert combine(results, {"a": 1.0, "b": 1.0}) == [RewardFailure("total is not finite")]
+    assert combine(results, {"a": 1.0, "b": -1.0}) == [Score(0.0, {"a": 1e308, "b": 1e308})]
+
+
+def test_a_z_score_of_huge_scores() -> None:
+    """-1, 0 and 1 times the largest float64 have deviation that number and these z-scores."""
+    huge = 1.7e308
+    scores = normalise([Score(-huge), Score(0.0), Score(huge)])
+    assert [s.value for s in scores if isinstance(s, Score)] == pytest.approx([-1.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "values", [[], [0.7], [0.0, 0.0], [0.1 + 0.2, 0.3, 0.3], [0.7, 0.7 + 2.0**-24], [1e308] * 3]
+)
 def test_scores_without_spread_contribute_nothing(values: list[float]) -> None:
     """Also a single one, none at all, and those that differ by rounding alone."""
     assert normalise([Score(value) for value in values]) == [Score(0.0)] * len(values)
