@@ -17,11 +17,14 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 from learner.group import LearnerFailed, LearnerGroup, PublishedWeights
 from orchestrator import run as run_module
 from orchestrator.config import load_config
+from orchestrator.interrupt import Interrupt
 from orchestrator.memory import ModelSize, object_store_bytes
 from orchestrator.pipeline import train
 from orchestrator.pools import GroupRef, RolloutPool
+from orchestrator.preflight import check_inputs
 from orchestrator.prompts import step_prompts
 from orchestrator.run import open_run
+from orchestrator.run_folder import RunFolder
 from policy.loading import read_config
 from policy.prompts import load_prompts
 from tests.started_pools import reward
@@ -114,7 +117,8 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     pids: list[int] = []
 
     def failing_run() -> None:
-        with open_run(config) as run:
+        folder = RunFolder(config.folder)
+        with open_run(config, check_inputs(config), folder, Interrupt()) as run:
             (scorer,) = run.rewards.pools["light"].workers
             actors.extend([*run.rollout.workers, *run.learner._workers, scorer.actor])
             pids.extend(process_of(actor) for actor in actors)
