@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from torch.nn import functional
 from benchmarks.storage_log import MIB, StorageLog
 from benchmarks.timing import Interval, clock_of, interleave
 from learner.kernels import linear_logprob_entropy
+from policy.distribution import guide, temper
 from policy.runtime import tune_process
 
 TOLERANCE = 1e-5  # of float32 gradients, relative to the largest
@@ -36,8 +38,27 @@ COMPARED = ("log-probs", "entropies", "hidden gradients", "weight gradients")
 Path = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+def _full_logits(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    temperature: float = 1.0,
+    twin_ND: Tensor | None = None,
+    guidance_scale: float = 1.0,
+) -> Tensor:
+    logits_NV = functional.linear(hidden_ND, weight_VD, bias_V).float()
+    if twin_ND is not None:
+        twin_NV = functional.linear(twin_ND, weight_VD, bias_V).float()
+        logits_NV = guide(logits_NV, twin_NV, guidance_scale)
+    return temper(logits_NV, temperature)
+
+
 def full_logprob_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None = None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    bias_V: Tensor | None = None,
+    **distribution: Any,
 ) -> tuple[Tensor, Tensor]:
     """All logits at once, as usually written: they are kept until the end, and the entropy is taken
     under autograd.
@@ -45,17 +66,21 @@ def full_logprob_entropy(
     16-bit logits are rounded, as in public code (and their product is slow on most CPUs): one of
     16 bits into float32, which the kernel uses, has no derivative on a GPU.
     """
-    logits_NV = functional.linear(hidden_ND, weight_VD, bias_V).float()
+    logits_NV = _full_logits(hidden_ND, weight_VD, bias_V, **distribution)
     logprob_NV = torch.log_softmax(logits_NV, dim=-1)
     entropy_N = -(logprob_NV.exp() * logprob_NV).sum(dim=-1)
     return logprob_NV.gather(1, target_N[:, None])[:, 0], entropy_N.detach()
 
 
 def full_logprob(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None = None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    bias_V: Tensor | None = None,
+    **distribution: Any,
 ) -> tuple[Tensor, Tensor]:
     """The same without the entropy, which is NaN."""
-    logits_NV = functional.linear(hidden_ND, weight_VD, bias_V).float()
+    logits_NV = _full_logits(hidden_ND, weight_VD, bias_V, **distribution)
     logprob_N = torch.log_softmax(logits_NV, dim=-1).gather(1, target_N[:, None])[:, 0]
     return logprob_N, torch.full_like(logprob_N, torch.nan)
 

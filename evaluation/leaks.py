@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from policy.errors import UserError
+from policy.text_files import parse_json, read_text
 from policy.types import Prompt
 
 
@@ -39,13 +39,8 @@ def load_validation(path: Path) -> list[ValidationPrompt]:
             f"validation file {path}: expected *.txt, one prompt a line, or *.json, a list of"
             " objects with a Prompt"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"validation file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"validation file {path} cannot be read: {error}") from None
-    texts = _listed(path, text) if path.suffix == ".json" else text.splitlines()
+    text = read_text(path, f"validation file {path}")
+    texts = _listed(path, text) if path.suffix == ".json" else text.split("\n")
     prompts = [
         ValidationPrompt(f"{path.name}:{number}", line.strip())
         for number, line in enumerate(texts, start=1)
@@ -57,10 +52,7 @@ def load_validation(path: Path) -> list[ValidationPrompt]:
 
 
 def _listed(path: Path, text: str) -> list[str]:
-    try:
-        items = json.loads(text)
-    except ValueError:
-        items = None
+    items = parse_json(text, path)
     if not isinstance(items, list):
         raise UserError(f"{path}: expected a JSON list of objects with a Prompt")
     for number, item in enumerate(items, start=1):

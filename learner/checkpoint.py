@@ -14,7 +14,6 @@ manifest is, for older checkpoints are deleted then: power that fails leaves one
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -28,6 +27,8 @@ from transformers import JanusForConditionalGeneration
 from learner.config import LoraConfig
 from policy.digest import sha256
 from policy.errors import UserError
+from policy.inner_path import stays_inside
+from policy.text_files import read_json
 
 MANIFEST = "manifest.json"
 MODEL, ADAPTER, STATE, RNG = "model", "adapter", "state", "rng"
@@ -55,7 +56,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     files = {
         file.relative_to(folder).as_posix(): sha256(file)
         for file in entries
-        if file.is_file() and file.name != MANIFEST
+        if file.is_file() and file != folder / MANIFEST
     }
     for path in (*entries, folder, folder.parent):
         _sync(path)
@@ -69,10 +70,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     _sync(folder)
 
 
-def verified_manifest(folder: Path) -> Manifest:
+def verified_manifest(folder: Path, others: Literal["refuse", "leave"] = "refuse") -> Manifest:
     """Read the manifest and check every file against it, before anything else is opened.
 
-    Raises ``UserError`` that names the first file that is missing or was changed.
+    ``others``: what to do about files that it does not name in the folders whose files are loaded;
+    ``leave`` is for who opens by name what it does. Raises ``UserError`` that names the first file
+    that is missing, was changed, does not lie in the folder or is such another one.
     """
     file = folder / MANIFEST
     if not file.is_file():
@@ -80,16 +83,34 @@ def verified_manifest(folder: Path) -> Manifest:
             f"checkpoint {folder} has no {MANIFEST}: it does not exist or was not finished"
         )
     try:
-        manifest = Manifest.model_validate(json.loads(file.read_text()))
-    except (ValueError, ValidationError) as error:
+        manifest = Manifest.model_validate(read_json(file))
+    except (UserError, ValidationError) as error:
         raise UserError(f"checkpoint file {file} is corrupt: {_first_line(error)}") from None
     for name, digest in manifest.files.items():
         path = folder / name
+        if not stays_inside(name) or not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"checkpoint file {file} names {name!r}, which is not in its folder")
         if not path.is_file():
             raise UserError(f"checkpoint file {path} is missing")
         if sha256(path) != digest:
             raise UserError(f"checkpoint file {path} is corrupt: its SHA-256 is not the manifest's")
+    if others == "refuse":
+        _refuse_others(folder, manifest)
     return manifest
+
+
+def _refuse_others(folder: Path, manifest: Manifest) -> None:
+    """Files beside those folders are their owner's; in them transformers and DeepSpeed find files
+    by pattern, and behind a linked folder this would not see them."""
+    for part in (MODEL, ADAPTER, STATE, RNG):
+        for parent, folders, files in os.walk(folder / part):
+            links = (name for name in folders if Path(parent, name).is_symlink())
+            for path in (Path(parent, name) for name in (*files, *links)):
+                if path.relative_to(folder).as_posix() not in manifest.files:
+                    raise UserError(
+                        f"checkpoint file {path} is not in the checkpoint's {MANIFEST}: it came"
+                        " later, and would be loaded; move it away"
+                    )
 
 
 def check_resumable(folder: Path, found: Manifest, expected: Manifest) -> None:

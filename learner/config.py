@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, get_args
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from learner.bonus import CAP_FACTOR, Aggregation
 from learner.kl import KlEstimator
 from learner.objective import ObjectiveSettings
 from learner.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
+from policy.settings import Deadline, Ignored, Settings, Share, refuse
 
 PRESETS: dict[str, dict[str, str]] = {
     "as-code": {"bonus": "capped", "aggregation": "token-mean"},
     "as-paper": {"bonus": "budget", "aggregation": "sequence-mean"},
 }
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 BUCKET_ELEMENTS = 50_000_000  # that DeepSpeed reduces, or gathers, at a time
 
 
-class AlgorithmConfig(BaseModel):
+class AlgorithmConfig(Settings):
     """EG-GRPO and its ablations; the defaults are the authors' code."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: Literal["as-code", "as-paper"] = Field(
         "as-code",
@@ -51,7 +53,9 @@ class AlgorithmConfig(BaseModel):
     kl_estimator: KlEstimator = Field("k3", description="estimator of the KL term")
     aggregation: Aggregation = Field("token-mean", description="how token losses are averaged")
     aggregation_constant: float = Field(
-        1.0, gt=0, description="tokens that constant aggregation divides each trajectory by"
+        1.0,
+        gt=0,
+        description="tokens that constant aggregation divides each trajectory by; above 1 there",
     )
     clip_low: float = Field(0.2, gt=0, lt=1, description="stale rollouts: ratio >= 1 - this")
     clip_high: float = Field(0.2, gt=0, description="stale rollouts: ratio <= 1 + this")
@@ -87,8 +91,38 @@ class AlgorithmConfig(BaseModel):
     @model_validator(mode="after")
     def _check_quantiles(self) -> Self:
         if self.low_quantile > self.high_quantile:
-            raise ValueError("low_quantile must not exceed high_quantile")
+            raise refuse(type(self), "low_quantile", "must not exceed high_quantile")
         return self
+
+    @model_validator(mode="after")
+    def _check_constant(self) -> Self:
+        if self.aggregation == "constant" and self.aggregation_constant <= 1:
+            # A trajectory's summed loss would be hundreds of times its mean.
+            raise refuse(
+                type(self),
+                "aggregation_constant",
+                "aggregation constant divides each trajectory's sum over tokens by this: give the"
+                f" tokens of a typical one, not {self.aggregation_constant:g}",
+            )
+        return self
+
+    def ignored(self) -> Iterator[Ignored]:
+        """Of modalities, the bonus and the aggregation each makes settings of others useless."""
+        rule = ("preset", "modalities", "bonus")
+        if self.modalities == "none":
+            for key in ("low_quantile", "high_quantile"):
+                yield Ignored(key, "has no effect with modalities none", ("modalities",))
+            if self.bonus != PRESETS[self.preset]["bonus"]:
+                yield Ignored("bonus", "has no effect with modalities none", rule[:2])
+        if self.modalities == "none" or self.bonus != "capped":
+            yield Ignored("cap_factor", "has an effect with bonus capped alone", rule)
+        if not self.calibrated:
+            yield Ignored("kappa", "has an effect with bonus budget and budget-exact alone", rule)
+        if self.aggregation != "constant":
+            text = "has an effect with aggregation constant alone"
+            yield Ignored("aggregation_constant", text, ("preset", "aggregation"))
+        if self.kl_beta == 0:
+            yield Ignored("kl_estimator", "has no effect with kl_beta 0", ("kl_beta",))
 
     @property
     def calibrated(self) -> bool:
@@ -116,10 +150,8 @@ class AlgorithmConfig(BaseModel):
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-class LoraConfig(BaseModel):
+class LoraConfig(Settings):
     """A low-rank adapter on the language model; everything else is frozen, heads included."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(16, ge=1, description="rank of every adapted layer's update")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
@@ -129,20 +161,25 @@ class LoraConfig(BaseModel):
         description="linear layers of every decoder layer that are adapted",
     )
 
+    @field_validator("target_modules")
+    @classmethod
+    def _check_targets(cls, targets: tuple[LoraTarget, ...]) -> tuple[LoraTarget, ...]:
+        if len(set(targets)) < len(targets):
+            raise ValueError(f"names a layer twice: {', '.join(targets)}")
+        return targets
+
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
 
 
-class LearnerConfig(BaseModel):
+class LearnerConfig(Settings):
     """The learner group: its ranks, its optimizer, its deadlines."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ranks: int = Field(1, ge=1, description="learner processes; data-parallel")
     micro_batch_size: int = Field(8, ge=1, description="trajectories per forward pass of a rank")
     learning_rate: float = Field(1e-6, gt=0, description="peak learning rate of AdamW")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's averages")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's averages")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up; the first is not 0")
     schedule: Literal["linear", "constant"] = Field(
@@ -173,13 +210,13 @@ class LearnerConfig(BaseModel):
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where ranks compute")
     threads: int = Field(1, ge=1, description="compute threads of a rank")
-    cpus_per_rank: float = Field(1.0, ge=0, description="CPUs that Ray sets aside for a rank")
-    gpus_per_rank: float = Field(0.0, ge=0, description="GPUs that Ray sets aside for a rank")
+    cpus_per_rank: Share = Field(1.0, description="CPUs that Ray sets aside for a rank")
+    gpus_per_rank: Share = Field(0.0, description="GPUs that Ray sets aside for a rank")
     rendezvous_port: int = Field(
         0, ge=0, le=65535, description="where ranks find each other; 0 takes a free port"
     )
-    start_timeout_s: float = Field(600.0, gt=0, description="deadline of start-up, seconds")
-    timeout_s: float = Field(1800.0, gt=0, description="deadline of any one call, seconds")
+    start_timeout_s: Deadline = Field(600.0, description="deadline of start-up, seconds")
+    timeout_s: Deadline = Field(1800.0, description="deadline of any one call, seconds")
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

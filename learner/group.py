@@ -2,12 +2,13 @@
 
 Failure policy: every wait has a deadline. A silent rank raises ``LearnerTimeout``, a dead one
 ``LearnerRankDied``, a failing or lost one ``LearnerFailed``; each names the rank. After any of them
-the group is beyond use: ``shutdown``, build another and ``load`` the latest checkpoint. Bad input
-(``UserError``) leaves it usable.
+the group is beyond use: ``close``, build another and ``load`` the latest checkpoint. Bad input
+(``UserError``) leaves it usable. Answers are taken as they come: the first failure is heard first.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from learner.settings import LearnerSettings, Place
 from learner.worker import LearnerWorker
 from policy.errors import UserError
 from policy.probe import WeightReceipt
+
+log = logging.getLogger("eg_grpo")
 
 LOOPBACK = "127.0.0.1"
 _PEER_GRACE_S = 10.0  # a dead rank is reported a little after its peers' collectives fail
@@ -118,8 +121,8 @@ class LearnerGroup:
         versions = self._call([worker.load.remote(folder.absolute()) for worker in self._workers])
         self.weight_version = versions[0]
 
-    def shutdown(self) -> None:
-        """End the ranks' processes; published weights stay."""
+    def close(self) -> None:
+        """End the ranks' processes; published weights stay. Again, it does nothing."""
         for worker in self._workers:
             ray.kill(worker)
         self._workers = []
@@ -145,14 +148,18 @@ class LearnerGroup:
             try:
                 results[rank] = ray.get(done[0])
             except RayActorError as error:
+                if failure is not None:
+                    log.warning("%s", failure)
                 raise LearnerRankDied(f"learner rank {rank} died: {_one_line(error)}") from error
             except RayTaskError as error:
                 if isinstance(error.cause, UserError):
                     raise error.cause from None
                 # Perhaps only the echo of another rank's death, which says more.
+                failed = LearnerFailed(f"learner rank {rank} failed: {_one_line(error.cause)}")
                 if failure is None:
-                    failure = LearnerFailed(f"learner rank {rank} failed: {_one_line(error.cause)}")
-                    deadline = min(deadline, time.monotonic() + _PEER_GRACE_S)
+                    failure, deadline = failed, min(deadline, time.monotonic() + _PEER_GRACE_S)
+                else:
+                    log.warning("%s", failed)
             except RayError as error:  # its environment, its memory, its node, its answer
                 raise LearnerFailed(f"learner rank {rank} is lost: {_one_line(error)}") from error
         if failure is not None:

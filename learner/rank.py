@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from learner import checkpoint
@@ -19,6 +20,7 @@ from learner.distributed import join
 from learner.model import TrainedModel
 from learner.settings import LearnerSettings, Place
 from learner.update import Updater
+from policy.disk import writing
 from policy.encoding import special_ids
 from policy.errors import UserError
 from policy.generation_defaults import save_defaults
@@ -75,20 +77,23 @@ class LearnerRank:
     def save(self, folder: Path) -> None:
         """Write a checkpoint (see ``learner.checkpoint``); every rank must call it.
 
-        Nothing in the folder counts until the manifest is there, which is written last.
+        Nothing in the folder counts until the manifest is there, which is written last. Raises
+        ``NotWritten``.
         """
-        if self._place.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / checkpoint.MANIFEST).unlink(missing_ok=True)
-            (folder / checkpoint.RNG).mkdir(exist_ok=True)
-        exchange(None)
-        self._model.save_state(folder / checkpoint.STATE)
-        save_file({"cpu": torch.get_rng_state()}, self._rng_file(folder))
-        self._write_model(folder)
-        exchange(None)
-        if self._place.rank == 0:
-            checkpoint.write_manifest(folder, self._manifest())
-        exchange(None)
+        # torch and safetensors report a full disk by these.
+        with writing(folder, RuntimeError, SafetensorError):
+            if self._place.rank == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / checkpoint.MANIFEST).unlink(missing_ok=True)
+                (folder / checkpoint.RNG).mkdir(exist_ok=True)
+            exchange(None)
+            self._model.save_state(folder / checkpoint.STATE)
+            save_file({"cpu": torch.get_rng_state()}, self._rng_file(folder))
+            self._write_model(folder)
+            exchange(None)
+            if self._place.rank == 0:
+                checkpoint.write_manifest(folder, self._manifest())
+            exchange(None)
 
     def _write_model(self, folder: Path) -> None:
         """model/ and, if one is trained, adapter/; every rank must call it."""

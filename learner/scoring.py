@@ -7,6 +7,8 @@ N = tokens, D = hidden size, V = vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,20 +19,30 @@ from policy.sequences import TrajectoryBatch
 
 
 def entropy_kernel(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    bias_V: Tensor | None,
+    **distribution: Any,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs with gradient, and entropies, without materialising the logits."""
-    logprob_N, entropy_N = linear_logprob_entropy(hidden_ND, weight_VD, target_N, bias_V)
+    logprob_N, entropy_N = linear_logprob_entropy(
+        hidden_ND, weight_VD, target_N, bias_V, **distribution
+    )
     assert entropy_N is not None
     return logprob_N, entropy_N
 
 
 def logprob_kernel(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    bias_V: Tensor | None,
+    **distribution: Any,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs alone, for the reference and for plain GRPO; the entropies are NaN."""
     logprob_N, _ = linear_logprob_entropy(
-        hidden_ND, weight_VD, target_N, bias_V, with_entropy=False
+        hidden_ND, weight_VD, target_N, bias_V, with_entropy=False, **distribution
     )
     return logprob_N, torch.full_like(logprob_N, torch.nan)
 

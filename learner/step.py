@@ -132,11 +132,14 @@ def micro_batch_loss(
     return loss, metrics | {"ratio/mean": mean_metric(ratio_BT[batch.mask_BT])}
 
 
-def trajectory_metrics(scored: Sequence[ScoredTrajectory], weight_version: int) -> Metrics:
+def trajectory_metrics(
+    scored: Sequence[ScoredTrajectory], weight_version: int, eos: int
+) -> Metrics:
     """Metrics that need no forward pass, over trajectories.
 
     Those of guidance are over image tokens and in nats, guided minus conditional as recorded: 0
-    without guidance.
+    without guidance. cot_length/capped is the share of CoTs that the length cap cut: those that do
+    not end with EOS.
     """
     trajectories = [item.trajectory for item in scored]
     return {
@@ -147,6 +150,9 @@ def trajectory_metrics(scored: Sequence[ScoredTrajectory], weight_version: int) 
             [(t.image_entropies_guided, t.image_entropies_conditional) for t in trajectories]
         ),
         "cot_length/mean": mean_metric(torch.tensor([len(t.cot_ids) for t in trajectories])),
+        "cot_length/capped": mean_metric(
+            torch.tensor([eos not in t.cot_ids[-1:] for t in trajectories])
+        ),
         "staleness/mean": mean_metric(
             torch.tensor([weight_version - t.weight_version for t in trajectories])
         ),

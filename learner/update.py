@@ -57,7 +57,7 @@ class Updater:
         batches = self.micro_batches(scored, weight_version)
         size = _batch_size(scored, batches, weight_version)
         entropies, lambda_b = self._calibrate(batches, size)
-        parts = [trajectory_metrics(scored, weight_version)]
+        parts = [trajectory_metrics(scored, weight_version, self._special.eos)]
         loss_sum = 0.0
         for index in range(size.micro_batches):
             last = index == size.micro_batches - 1

@@ -13,6 +13,7 @@ from policy.types import JsonDict
 
 WINDOW = 5  # steps a reward may stand still before it is called constant
 MAX_FLIP_SHARE = 0.10  # of negative-advantage high tokens that the bonus turned positive
+MAX_CUT_SHARE = 0.5  # of CoTs that the length cap cut
 
 
 class Alarms:
@@ -38,6 +39,8 @@ class Alarms:
             found.append(f"{row['groups/failed']} groups dropped: too many failed rewards")
         if (flips := row.get("bonus/flip_share") or 0.0) > MAX_FLIP_SHARE:
             found.append(f"the bonus reverses {flips:.0%} of the negative high-entropy tokens")
+        if (cut := row.get("cot_length/capped") or 0.0) > MAX_CUT_SHARE:
+            found.append(f"rollout.max_cot_tokens cuts {cut:.0%} of the CoTs")
         return found + self._constant_rewards(spreads)
 
     def _constant_rewards(self, spreads: Mapping[str, tuple[float, float]]) -> list[str]:

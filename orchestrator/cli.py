@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import select
 import signal
 import sys
+import traceback
 from pathlib import Path
+from types import TracebackType
 
 from orchestrator.cluster import cluster_address, private_environment
+from orchestrator.interrupt import Interrupt, graceful_interrupt
+from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.runtime import keep_freed_memory
+from policy.secrets import masked
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
-    0: done. 1: a worker failed. 2: bad input, said in one line before any actor started.
-    130: stopped by the user. 141: nobody reads standard output any more, as behind ``| head``.
+    0: done. 1: a worker failed, or the disk did. 2: bad input, said in one line before any actor
+    started. 130: stopped by the user or by SIGTERM. 141: nobody reads standard output any more, as
+    behind ``| head``.
     """
+    sys.excepthook = _print_masked
     try:
         try:
             return _run(arguments)
@@ -29,9 +37,21 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         if not _stdout_is_gone():
             raise
-        # What is still to be written would raise again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _forget_stdout()
+        what = error.filename or "standard output"  # every file of a run is named where it fails
+        return _fail(f"{what} cannot be written: {error.strerror}", 1)
+
+
+def _print_masked(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A bug's traceback, as Python prints it."""
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -48,8 +68,15 @@ def _run(arguments: list[str] | None) -> int:
         return int(parsed.run(parsed))
     except UserError as error:
         return _fail(str(error), 2)
+    except NotWritten as error:
+        return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
+
+
+def _forget_stdout() -> None:
+    """What is still to be written would raise again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stdout_is_gone() -> bool:
@@ -175,17 +202,21 @@ def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None
 
 
 def _train(parsed: argparse.Namespace) -> int:
+    with graceful_interrupt() as interrupt:
+        return _train_until(interrupt, parsed)
+
+
+def _train_until(interrupt: Interrupt, parsed: argparse.Namespace) -> int:
     from orchestrator.config import dump_config, load_config
     from orchestrator.preflight import check_inputs, check_machine
-    from orchestrator.run_folder import free_name
+    from orchestrator.run_folder import RunFolder
 
     config = load_config(parsed.config, parsed.overrides)
+    inputs = check_inputs(config)
+    check_machine(config, inputs.model_path)
     if parsed.dry_run:
-        check_machine(config, check_inputs(config).model_path)
         print(dump_config(config), end="")
         return 0
-    if parsed.new:
-        config = config.model_copy(update={"name": free_name(config.root, config.name)})
 
     if cluster_address(config.cluster.address) is None:
         private_environment()
@@ -195,14 +226,19 @@ def _train(parsed: argparse.Namespace) -> int:
     from orchestrator.run import open_run
     from orchestrator.waiting import WorkerFailed
 
+    if parsed.new:
+        folder = RunFolder.fresh(config.root, config.name)
+        config = config.model_copy(update={"name": folder.path.name})
+    else:
+        folder = RunFolder(config.folder, parsed.resume)
     try:
-        with open_run(config, parsed.resume) as run:
+        with open_run(config, inputs, folder, interrupt) as run:
             train(run)
-    except (WorkerFailed, LearnerFailed) as error:
+        report = write_report(config.folder)
+    except (WorkerFailed, LearnerFailed, NotWritten) as error:
         return _fail(f"{error} ({_way_on(config.folder)})", 1)
     except KeyboardInterrupt:
         return _fail(f"stopped at once ({_way_on(config.folder)})", 130)
-    report = write_report(config.folder)
     for line in headlines(config.folder):
         print(line)
     print(f"checkpoint: {run.last_saved}\nreport: {report}")
@@ -213,13 +249,13 @@ def _train(parsed: argparse.Namespace) -> int:
 
 def _way_on(folder: Path) -> str:
     """What is left of a run that did not end, and what to do with it."""
-    from orchestrator.run_folder import complete_checkpoints
+    from orchestrator.own_checkpoints import OwnCheckpoints
 
-    checkpoints = complete_checkpoints(folder)
-    if not checkpoints:
+    last = OwnCheckpoints(folder).last()
+    if last is None:
         return f"{folder} has no checkpoint yet; start afresh with --new"
     command = f"eg-grpo train {folder / 'config.yaml'} --resume"
-    return f"the last checkpoint is {checkpoints[-1]}; go on with: {command}"
+    return f"the last checkpoint is {last}; go on with: {command}"
 
 
 def _generate(parsed: argparse.Namespace) -> int:
@@ -259,5 +295,5 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"eg-grpo: {message}", file=sys.stderr)
+    print(f"eg-grpo: {masked(message)}", file=sys.stderr)
     return code

@@ -9,16 +9,35 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from policy.errors import UserError
 
+_CONNECT_TIMEOUT_S = 60.0
+# Ray waits for a cluster that is gone for many minutes, and nothing interrupts it but a signal that
+# ends the process.
+_CONNECT = """
+import signal, sys
+import ray
+signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
+ray.init(address=sys.argv[1], logging_level="WARNING", log_to_driver=False)
+"""
+
 
 def cluster_address(configured: str | None) -> str | None:
-    """The existing cluster to use: as configured, or as ``ray job submit`` says; else None."""
-    return configured or os.environ.get("RAY_ADDRESS")
+    """The existing cluster to use: as configured, or as ``ray job submit`` says; else None.
+
+    ``local`` is Ray's word for a cluster of one's own, ``auto`` for one that it has to find.
+    """
+    address = configured or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
+    return None if address == "local" else address
 
 
 def in_submitted_job() -> bool:
@@ -28,39 +47,98 @@ def in_submitted_job() -> bool:
 
 @contextmanager
 def ray_cluster(
-    address: str | None = None, num_cpus: float = 2, object_store_mb: int = 512
+    configured: str | None = None,
+    num_cpus: float = 2,
+    object_store_mb: int = 512,
+    start_timeout_s: float = 300,
 ) -> Iterator[None]:
-    """Connect to ``address``, or start a private cluster that listens on loopback only.
+    """Connect to the ``cluster_address``, or start a private cluster that listens on loopback only.
 
     ``num_cpus`` is bookkeeping: in the synchronous schedule roles take turns, so the sum of what
-    the actors ask for may exceed the cores there are.
+    the actors ask for may exceed the cores there are. SIGTERM does not reach the processes of a
+    private cluster, and is handled by this one as before.
     """
-    address = cluster_address(address)
+    address = cluster_address(configured)
     if address is None:
         private_environment()
+    else:
+        _check_reachable(configured, address, start_timeout_s)
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None:
             ray.init(address=address, logging_level=logging.WARNING)
         else:
-            ray.init(
-                address="local",
-                num_cpus=max(1, round(num_cpus + 0.499)),
-                object_store_memory=object_store_mb * 2**20,
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-                _node_ip_address="127.0.0.1",
-            )
+            with _children_without_sigterm():
+                ray.init(
+                    address="local",
+                    num_cpus=max(1, round(num_cpus + 0.499)),
+                    object_store_memory=object_store_mb * 2**20,
+                    include_dashboard=False,
+                    logging_level=logging.WARNING,
+                    _node_ip_address="127.0.0.1",
+                )
+    except SystemExit:  # what Ray does at SIGTERM, by a handler that it installs first of all
+        raise KeyboardInterrupt from None
     except Exception as error:  # Ray raises a bare Exception when a node is slow to start
-        where, reason = address or "a private cluster", " ".join(str(error).split())
-        raise UserError(
-            f"cluster.address: cannot start or reach Ray ({where}): {reason}"
-        ) from error
+        raise _unreachable(configured, address, " ".join(str(error).split())) from error
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(configured: str | None, address: str, start_timeout_s: float) -> None:
+    """Raise ``UserError`` unless a process that may be killed can connect to the cluster."""
+    limit_s = min(_CONNECT_TIMEOUT_S, start_timeout_s)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CONNECT, address, str(limit_s)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s + start_timeout_s,  # its import of Ray is not the cluster's fault
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode == -signal.SIGALRM:
+        raise _unreachable(configured, address, f"no answer within {limit_s:g} s")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise _unreachable(configured, address, last)
+
+
+def _unreachable(configured: str | None, address: str | None, reason: str) -> UserError:
+    if configured in (None, "auto") and address == os.environ.get("RAY_ADDRESS"):
+        key = "RAY_ADDRESS (of the submitted job)" if in_submitted_job() else "RAY_ADDRESS"
+    else:
+        key = "cluster.address"
+    where = address or "a private cluster"
+    return UserError(f"{key}: cannot start or reach Ray ({where}): {reason}")
+
+
+@contextmanager
+def _children_without_sigterm() -> Iterator[None]:
+    """Have processes that are started here, and theirs, never receive SIGTERM.
+
+    Slurm sends it to every process of a step: the workers would be gone before the step is
+    finished and saved. A signal mask is inherited; one that this thread does not take goes to
+    another one of the process, and there has to be one. Ray itself keeps SIGINT from them, and
+    ends by SIGKILL, after a second, what does not heed SIGTERM.
+    """
+    done = threading.Event()
+    listener = threading.Thread(target=done.wait, name="takes SIGTERM", daemon=True)
+    listener.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        done.set()
 
 
 def private_environment() -> None:

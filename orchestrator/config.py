@@ -5,26 +5,27 @@ Every mistake is one line that names the key, before any actor starts.
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from learner.config import AlgorithmConfig, LearnerConfig
 from orchestrator.cluster import in_submitted_job
-from orchestrator.config_files import forget_preset, read_tree
+from orchestrator.config_errors import first_problem
+from orchestrator.config_files import forget_preset, merged, read_layers
+from orchestrator.layers import forget, inherited_from
+from orchestrator.overrides import apply_override
+from orchestrator.yaml_text import dump
+from policy import secrets
 from policy.errors import UserError
+from policy.settings import IGNORED, Deadline, Ignored, Name, Settings, refuse
 from rewards.config import CacheConfig, RewardConfig
 from rollout.config import RolloutConfig
 
-
-class Settings(BaseModel):
-    """Unknown keys fail and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+METRICS_OF_THE_TOTAL = {"mean", "std", "group_std", "standard_error"}  # after reward/
 
 
 class ModelConfig(Settings):
@@ -44,7 +45,7 @@ class DataConfig(Settings):
     """Prompt files, one JSON object a line."""
 
     train: Path
-    evaluation: dict[str, Path] = Field(
+    evaluation: dict[Name, Path] = Field(
         default_factory=dict, description="fixed evaluation sets by name, such as seen, held_out"
     )
     validation: tuple[Path, ...] = Field(
@@ -55,6 +56,16 @@ class DataConfig(Settings):
         default="keep", description="training prompts that are in `validation` too"
     )
 
+    @field_validator("evaluation")
+    @classmethod
+    def _check_names(cls, evaluation: dict[str, Path]) -> dict[str, Path]:
+        check_distinct(evaluation)
+        return evaluation
+
+    def ignored(self) -> Iterator[Ignored]:
+        if not self.validation:
+            yield Ignored("leaks", "has no effect without data.validation", ("validation",))
+
 
 class EvaluationConfig(Settings):
     """Fixed prompts and fixed seeds, so that steps and runs are compared pair by pair."""
@@ -63,9 +74,18 @@ class EvaluationConfig(Settings):
     during: str = Field(default="held_out", description="the set evaluated during training")
     prompts: int = Field(default=64, ge=1, description="prompts taken from the head of each file")
     samples_per_prompt: int = Field(default=4, ge=1)
-    guidance_scales: tuple[float, ...] | None = Field(
-        default=None, description="guidance in evaluation; default: that of rollout"
+    guidance_scales: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="guidance in evaluation; default: that of rollout",
     )
+
+    @field_validator("guidance_scales")
+    @classmethod
+    def _check_scales(cls, scales: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if scales is not None and len(set(scales)) < len(scales):
+            raise ValueError(f"names a scale twice: {', '.join(f'{scale:g}' for scale in scales)}")
+        return scales
 
 
 class CheckpointConfig(Settings):
@@ -83,17 +103,26 @@ class ClusterConfig(Settings):
     object_store_mb: int = Field(
         default=512, ge=80, description="object store of a private cluster, in MiB of /dev/shm"
     )
-    start_timeout_s: float = Field(
-        default=300, gt=0, description="deadline for rollout and reward workers to come up, seconds"
+    start_timeout_s: Deadline = Field(
+        default=300, description="deadline for rollout and reward workers to come up, seconds"
     )
+
+    def ignored(self) -> Iterator[Ignored]:
+        if self.address is not None:
+            text = "has no effect with cluster.address: it is of a private cluster"
+            yield Ignored("object_store_mb", text, ("address",))
 
 
 class RunConfig(Settings):
     """Everything a run is made of."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     root: Path = Field(default=Path("runs"), description="run folders are made below it")
     seed: int = Field(default=0, ge=0)
+    deterministic: bool = Field(
+        default=False,
+        description="torch's deterministic algorithms in every worker; it warns where it has none",
+    )
     steps: int = Field(ge=1, description="optimizer steps, one batch each")
     prompts_per_step: int = Field(ge=1, description="prompt groups per optimizer step")
     replacements: int = Field(
@@ -115,11 +144,10 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> RunConfig:
-        names = [reward.name for reward in self.rewards]
-        if len(set(names)) < len(names):
-            raise ValueError(f"rewards: names must differ, found {', '.join(names)}")
-        if reserved := {"mean", "std", "group_std"} & set(names):
-            raise ValueError(f"rewards: {reserved.pop()} is the name of a metric of the total")
+        group_size, minimum = self.rollout.group_size, self.algorithm.minimum_survivors
+        if minimum is not None and minimum > group_size:
+            text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
+            raise refuse(type(self), "algorithm.minimum_survivors", text)
         batch, share = self.trajectories_per_step, self.learner.ranks
         if batch % (share * self.learner.micro_batch_size):
             raise ValueError(
@@ -134,6 +162,21 @@ class RunConfig(Settings):
             )
         return self
 
+    @field_validator("rewards")
+    @classmethod
+    def _check_names(cls, rewards: tuple[RewardConfig, ...]) -> tuple[RewardConfig, ...]:
+        names = [reward.name for reward in rewards]
+        check_distinct(names)
+        if reserved := METRICS_OF_THE_TOTAL & set(names):
+            raise ValueError(f"{reserved.pop()} is the name of a metric of the total")
+        return rewards
+
+    def ignored(self) -> Iterator[Ignored]:
+        if not self.data.evaluation:
+            for key in EvaluationConfig.model_fields:
+                text = "has no effect without data.evaluation"
+                yield Ignored(f"evaluation.{key}", text, ("data.evaluation",))
+
     @property
     def trajectories_per_step(self) -> int:
         return self.prompts_per_step * self.rollout.group_size
@@ -147,103 +190,69 @@ class RunConfig(Settings):
 def load_config(path: Path, overrides: list[str]) -> RunConfig:
     """Read a YAML file and its ``base``, apply ``key.sub=value`` overrides (YAML too), validate.
 
-    Relative paths are taken from the working folder; ``root`` must be absolute in a job that was
-    submitted to Ray. Raises ``UserError`` with one line that names the key at fault, and for an
-    unknown key the nearest one.
+    A setting that another one makes useless is refused, unless it stands in a lower layer (a base
+    under a file, files under overrides) than what makes it so: then it is dropped. Relative paths
+    are taken from the working folder; ``root`` must be absolute in a job that was submitted to Ray.
+    Raises ``UserError`` with one line that names the key at fault, and for an unknown key the
+    nearest one.
     """
-    tree = read_tree(path)
+    layers = read_layers(path)
+    tree = merged(layers)
     if any(override.startswith("algorithm.preset=") for override in overrides):
         forget_preset(tree)  # before any of them: an override stands, whatever their order
     for override in overrides:
-        _apply(tree, override)
-    try:
-        config = RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_first_problem(error)}") from None
+        apply_override(tree, override)
+    config = _validated(tree, path, inherited_from(layers, overrides))
     if in_submitted_job() and not config.root.is_absolute():
         raise UserError(
             f"root: {config.root} would lie in the job's own copy of the working folder, which Ray"
             " deletes; give an absolute path on shared storage"
         )
+    secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))
     return config.model_copy(update={"root": config.root.absolute()})
 
 
+def load_saved(path: Path) -> RunConfig:
+    """The settings of an earlier run, secrets masked; what it named and nothing read is dropped.
+
+    Raises ``UserError`` when an earlier version wrote what this one does not know.
+    """
+    return _validated(merged(read_layers(path)), path, lambda key, decided_by: True)
+
+
 def dump_config(config: RunConfig) -> str:
-    """The resolved settings as YAML; loading them again gives the same run."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """The resolved settings as YAML; but for masked secrets, loading them gives the same run."""
+    return dump(secrets.masked_tree(config.model_dump(mode="json")))
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"override {override!r} is not of the form key=value")
-    *parents, leaf = key.split(".")
-    node: Any = tree
-    for depth, name in enumerate(parents):
-        node = _below(node, name, override)
-        if not isinstance(node, dict | list):
-            raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} has no keys")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: the value is not YAML") from None
-    if isinstance(value, str):
-        value = _number(value)
-    if isinstance(node, list):
-        _item(node, leaf, override)
-        node[int(leaf)] = value
-    else:
-        node[leaf] = value
+def _validated(
+    tree: dict[str, Any], path: Path, inherited: Callable[[str, Sequence[str]], bool]
+) -> RunConfig:
+    """``inherited``: whether a setting that others make useless, by its key and theirs, is one
+    that whoever set those was given, and need not know of."""
+    while True:
+        try:
+            return RunConfig.model_validate(tree)
+        except ValidationError as error:
+            useless = [
+                problem["loc"]
+                for problem in error.errors()
+                if problem["type"] == IGNORED and inherited(*_full_keys(problem))
+            ]
+            if not useless:
+                raise UserError(f"{path}: {first_problem(RunConfig, error)}") from None
+        for location in useless:
+            forget(tree, location)
 
 
-def _below(node: Any, name: str, override: str) -> Any:
-    if isinstance(node, list):
-        return _item(node, name, override)
-    if node.get(name) is None:  # a resolved file spells out null where a group of settings is off
-        node[name] = {}
-    return node[name]
+def _full_keys(problem: ErrorDetails) -> tuple[str, list[str]]:
+    """The dotted key of a useless setting, and those of what makes it so."""
+    key, found = ".".join(map(str, problem["loc"])), problem["ctx"]
+    prefix = key.removesuffix(found["key"])
+    return key, [prefix + other for other in found["decided_by"]]
 
 
-def _item(node: list[Any], name: str, override: str) -> Any:
-    if not name.isdecimal() or int(name) >= len(node):
-        raise UserError(f"override {override!r}: {name!r} is no index of a list of {len(node)}")
-    return node[int(name)]
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads 2e-6 as a string; people mean the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = _keys_at(RunConfig, problem["loc"][:-1])
-        nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return f"unknown key {key}" + (f"; did you mean {nearest[0]}?" if nearest else "")
-    if problem["type"] == "missing":
-        return f"key {key} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
-
-
-def _keys_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        if isinstance(part, int):
-            continue
-        model = _model_in(model.model_fields[part].annotation)
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> Any:
-    """The settings class inside an annotation such as ``tuple[RewardConfig, ...]``."""
-    if get_origin(annotation) in (tuple, list, Union, UnionType, Literal):
-        inner = [_model_in(argument) for argument in get_args(annotation)]
-        return next((found for found in inner if found is not None), None)
-    return (
-        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    )
+def check_distinct(names: Sequence[str] | dict[str, Any]) -> None:
+    """Raise ``ValueError`` unless files named so are different ones everywhere."""
+    if len({name.casefold() for name in names}) < len(names):
+        raise ValueError(f"names must differ, not by case alone, found {', '.join(names)}")

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from orchestrator.yaml_text import parse
 from policy.errors import UserError
+from policy.text_files import read_text
 
 BASE = "base"
 
 
-def read_tree(path: Path) -> dict[str, Any]:
-    """The settings in ``path`` laid over those of its ``base``, if it names one.
+def read_layers(path: Path) -> list[dict[str, Any]]:
+    """The settings in ``path`` as the last, before them those of its ``base``, if it names one.
 
-    ``base`` is relative to the file that names it. Mappings are merged key by key; a list or a
-    value replaces what stood there. Raises ``UserError`` that names the file at fault.
+    ``base`` is relative to the file that names it. Raises ``UserError`` that names the file at
+    fault, and the line where it can.
     """
     return _read(path, ())
+
+
+def merged(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Each laid over those before it.
+
+    Mappings are merged key by key; a list or a value replaces what stood there.
+    """
+    tree: dict[str, Any] = {}
+    for layer in layers:
+        if "preset" in (layer.get("algorithm") or ()):
+            forget_preset(tree)
+        tree = _merged(tree, layer)
+    return tree
 
 
 def forget_preset(tree: dict[str, Any]) -> None:
@@ -28,31 +42,22 @@ def forget_preset(tree: dict[str, Any]) -> None:
             algorithm.pop(key, None)
 
 
-def _read(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, derived: tuple[Path, ...]) -> list[dict[str, Any]]:
     if path.resolve() in derived:
         raise UserError(f"{path}: {BASE} leads back to the file it started from")
     named = f"{path}, the {BASE} of {derived[-1]}," if derived else str(path)
     tree = _mapping(path, named)
     base = tree.pop(BASE, None)
     if base is None:
-        return tree
+        return [tree]
     if not isinstance(base, str):
         raise UserError(f"{path}: {BASE} must name a file")
-    below = _read(path.parent / base, (*derived, path.resolve()))
-    if "preset" in (tree.get("algorithm") or ()):
-        forget_preset(below)
-    return _merged(below, tree)
+    return [*_read(path.parent / base, (*derived, path.resolve())), tree]
 
 
 def _mapping(path: Path, named: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"configuration file {named} does not exist") from None
-    except OSError as error:
-        raise UserError(f"configuration file {named} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    text = read_text(path, f"configuration file {named}")
+    tree = parse(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping of settings")
     return tree

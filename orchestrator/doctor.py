@@ -9,10 +9,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.preflight import SHARED_MEMORY, check_inputs, check_machine, model_folder
+from orchestrator.preflight import SHARED_MEMORY, check_inputs, check_machine
 from policy.errors import UserError
-from policy.hub import config_folder
-from policy.loading import model_config
+from policy.secrets import masked
 
 PACKAGES = (
     "torch",
@@ -45,7 +44,7 @@ def examine(config_path: Path | None, overrides: list[str]) -> int:
             print(f"ok    {name}: {find()}")
         except (UserError, ImportError, importlib.metadata.PackageNotFoundError) as error:
             sound = False
-            print(f"FAIL  {name}: {error}")
+            print(f"FAIL  {name}: {masked(str(error))}")
     return 0 if sound else 2
 
 
@@ -58,14 +57,15 @@ def plan(
 ) -> None:
     """Print what a configuration needs; raises ``UserError`` when the machine is too small."""
     from orchestrator.config import load_config
-    from orchestrator.memory import ModelSize
-    from orchestrator.plan import make_plan, planned_lengths, table, this_machine
+    from orchestrator.plan import make_plan, table, this_machine
+    from orchestrator.plan_inputs import assumptions, planned_lengths, planned_size
 
     config = load_config(config_path, overrides)
     machine = this_machine(gpus, gpu_gib, host_gib)
-    model = model_folder(config_folder(config.model.path))
-    size = ModelSize.of(model_config(model))
+    size, notes = planned_size(config.model.path)
     planned = make_plan(config, size, planned_lengths(config), machine)
+    for note in (*notes, *assumptions(config)):
+        print(note)
     print(table(planned, machine), flush=True)
     planned.refuse_what_cannot_fit(machine)
 

@@ -14,7 +14,7 @@ from orchestrator.scoring import RewardPools
 from orchestrator.sheets import Tile, contact_sheet, save_png
 from orchestrator.waiting import wait_all
 from policy.types import Group, JsonDict, Prompt, Score, Trajectory
-from rollout.engine import GenerationRequest
+from rollout.engine import GenerationRequest, Sampling
 
 SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2  # of each set, kept as pictures
 
@@ -49,19 +49,25 @@ class FixedEvaluation:
         rewards: dict[str, float] = {}
         for name in names if names is not None else self.sets:
             for sampling in self.samplings:
-                groups = self.rollout.generate(self._requests(name), sampling)
-                scored = self.rewards.score(groups)
-                row: JsonDict = {
-                    "step": step,
-                    "set": name,
-                    "guidance_scale": sampling.guidance_scale,
-                } | summarize(scored)
-                self.folder.append("evaluations.jsonl", row)
-                if sampling is self.samplings[0]:
-                    self._keep_samples(step, name, groups, scored)
-                    if row["reward/mean"] is not None:
-                        rewards[name] = row["reward/mean"]
+                reward = self._evaluate(step, name, sampling)
+                if sampling is self.samplings[0] and reward is not None:
+                    rewards[name] = reward
         return rewards
+
+    def _evaluate(self, step: int, name: str, sampling: Sampling) -> float | None:
+        """One set at one guidance scale. Its groups leave the object store with the return."""
+        groups = self.rollout.generate(self._requests(name), sampling)
+        scored = self.rewards.score(groups)
+        row: JsonDict = {
+            "step": step,
+            "set": name,
+            "guidance_scale": sampling.guidance_scale,
+        } | summarize(scored)
+        self.folder.append("evaluations.jsonl", row)
+        if sampling is self.samplings[0]:
+            self._keep_samples(step, name, groups, scored)
+        mean: float | None = row["reward/mean"]
+        return mean
 
     def _requests(self, name: str) -> list[GenerationRequest]:
         return [

@@ -18,7 +18,7 @@ def export(checkpoint: Path, output: Path, adapter: bool = False) -> Path:
     manifest does not vouch for is not copied. Raises ``UserError`` when the checkpoint is damaged
     or has no adapter, or ``output`` is not empty or cannot be written.
     """
-    files = [Path(name) for name in verified_manifest(checkpoint).files]
+    files = [Path(name) for name in verified_manifest(checkpoint, others="leave").files]
     part = ADAPTER if adapter else MODEL
     files = [file for file in files if file.parts[0] == part]
     if not files:

@@ -8,8 +8,10 @@ from evaluation.leaks import find_leaks, load_validation
 from evaluation.public_files import PUBLIC_FILES, TRAINING
 from orchestrator.download import download
 from orchestrator.files import write_whole
+from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.prompts import load_prompts
+from policy.text_files import read_text
 
 SEEN = "seen.jsonl"
 _SEEN_PROMPTS = 64
@@ -44,10 +46,10 @@ def fetch(output: Path) -> None:
 
 def _write_seen(file: Path, training_file: Path) -> int:
     """Every how many rows one was taken. Later runs trust the file: it is never there in part."""
-    rows = training_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = read_text(training_file).removesuffix("\n").split("\n")
     step = len(rows) // _SEEN_PROMPTS
     try:
-        write_whole(file, "".join(rows[::step][:_SEEN_PROMPTS]))
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from None
+        write_whole(file, "".join(f"{row}\n" for row in rows[::step][:_SEEN_PROMPTS]))
+    except NotWritten as error:
+        raise UserError(str(error)) from None
     return step

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import suppress
-from itertools import count
 from pathlib import Path
 
-from PIL import Image
 from pydantic import ValidationError
 
-from orchestrator.files import check_vacant
-from orchestrator.preflight import check_device, check_positions, model_folder, read_instruction
+from orchestrator.files import check_vacant, made_anew
+from orchestrator.preflight import (
+    check_device,
+    check_positions,
+    read_instruction,
+    verified_model_folder,
+)
 from orchestrator.prompts import derived_seed
 from orchestrator.sheets import Tile, contact_sheet, save_png
+from policy.disk import writing
 from policy.errors import UserError
 from policy.generation_defaults import GenerationDefaults, load_defaults
 from policy.hub import checkpoint_folder
@@ -42,7 +45,7 @@ def generate(parsed: argparse.Namespace) -> Path:
     from rollout.engine import GenerationRequest
     from rollout.transformers_engine import load_engine
 
-    folder = model_folder(checkpoint_folder(parsed.model))
+    folder = verified_model_folder(checkpoint_folder(parsed.model))
     defaults = _with_flags(load_defaults(folder), parsed)
     prompt = Prompt(id="generate", text=parsed.prompt, task_type="none")
     config = RolloutConfig(
@@ -75,7 +78,7 @@ def generate(parsed: argparse.Namespace) -> Path:
 def _made(output: Path | None) -> Path:
     try:
         if output is None:
-            return _made_anew(Path("generated"))
+            return made_anew(Path("generated"))
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         folder = output or Path.cwd()
@@ -83,21 +86,12 @@ def _made(output: Path | None) -> Path:
     return output
 
 
-def _made_anew(folder: Path) -> Path:
-    """Made here, so that two processes at once do not take the same."""
-    for number in count(1):
-        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        with suppress(FileExistsError):
-            candidate.mkdir()
-            return candidate
-    raise AssertionError("there is always another number")
-
-
 def _write(group: Group, prompt: str, output: Path) -> Path:
-    with (output / "cots.jsonl").open("w", encoding="utf-8") as cots:
+    rows = output / "cots.jsonl"
+    with writing(rows), rows.open("w", encoding="utf-8") as cots:
         for trajectory in group.trajectories:
             file = f"{trajectory.index_in_group}.png"
-            Image.fromarray(trajectory.image).save(output / file)
+            save_png(trajectory.image, output / file)
             row = {"image": file, "prompt": prompt, "cot": trajectory.cot_text}
             cots.write(json.dumps(row, ensure_ascii=False) + "\n")
     tiles = [Tile(t.image, (prompt, t.cot_text)) for t in group.trajectories]

@@ -282,7 +282,7 @@ def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
         )
     parameters, dtype = REWARD_MODELS[config.factory]
     try:
-        weights = parameters * torch_dtype(config.options.get("dtype", dtype)).itemsize
+        weights = parameters * torch_dtype(str(config.options.get("dtype", dtype))).itemsize
     except UserError as error:
         raise UserError(f"reward {config.name!r}: {error}") from None
     return _on(device, {"weights": weights}, {"scratch": REWARD_SCRATCH}, {}, weights)

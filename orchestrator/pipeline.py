@@ -23,11 +23,13 @@ def train(run: Run) -> None:
     if first == 0:
         run.evaluate(step=0)
 
+    run.interrupt.stepping = True
     for step in range(first, config.steps):
         clock = Clock()
         batch = sample_batch(run, step, clock)
         with clock.stage("learn"), run.rollout.asleep():
             learned = run.learner.update(batch.training_groups)
+        batch.groups.clear()  # the object store has room for one step's or evaluation's images
         with clock.stage("sync"):
             gap = run.publisher.publish(weight_version=step + 1)
 

@@ -1,6 +1,6 @@
 """``eg-grpo doctor --plan``: what a run will need, from settings and config.json alone.
 
-Nothing is downloaded but a config.json, and nothing is started. A plan that cannot fit the GPUs it
+Nothing is started, and nothing is downloaded but the config.json of a model that is not public. A plan that cannot fit the GPUs it
 names is a ``UserError`` that says which GPU, by how much and what is on it.
 """
 
@@ -14,14 +14,9 @@ from pathlib import Path
 from orchestrator import memory
 from orchestrator.config import RunConfig
 from orchestrator.memory import GIB, Lengths, Memory, ModelSize
-from orchestrator.preflight import read_instruction
 from policy.errors import UserError
-from policy.prompts import load_prompts
-from policy.templates import template_named
 
 RESERVE = 0.05  # of a GPU, for fragmentation and what else is there
-BYTES_PER_TOKEN = 3  # of English text, at least: an upper bound of its tokens
-ASSUMED_PROMPT = 200  # bytes, where the training file is not there yet (the public file has 159)
 
 
 @dataclass(frozen=True)
@@ -135,21 +130,6 @@ def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Mac
     return Plan(config, lengths, processes, gpus, host)
 
 
-def planned_lengths(config: RunConfig) -> Lengths:
-    """Upper bounds from the template, the instruction and the longest prompt of the file."""
-    template = template_named(config.model.template)
-    instruction = read_instruction(config.model.instruction)
-    longest = "x" * ASSUMED_PROMPT
-    if config.data.train.is_file():
-        longest = max((p.text for p in load_prompts(config.data.train)), key=len)
-    cot = config.rollout.max_cot_tokens
-    return Lengths(
-        cot_prompt=_tokens(template.cot_prompt(longest, instruction)),
-        cot=cot,
-        image_prompt=_tokens(template.image_prompt(longest, "")) + cot,
-    )
-
-
 def table(plan: Plan, machine: Machine) -> str:
     """The plan as text: the batch, each kind of process by part, each GPU, the host."""
     config, lengths = plan.config, plan.lengths
@@ -192,9 +172,12 @@ def this_machine(gpus: int | None, gpu_gib: float | None, host_gib: float | None
     """The machine as told, or where nothing is told, this one."""
     if (gpus is None) != (gpu_gib is None):
         raise UserError("--gpus and --gpu-memory go together")
+    for gib in (gpu_gib, host_gib):
+        if gib is not None and not 0 < gib < math.inf:  # NaN is neither
+            raise UserError("--gpus, --gpu-memory and --host-memory must be positive")
     host_bytes = None if host_gib is None else round(host_gib * GIB)
     if gpus is not None and gpu_gib is not None:
-        if gpus < 0 or gpu_gib <= 0 or (host_gib is not None and host_gib <= 0):
+        if gpus < 0:
             raise UserError("--gpus, --gpu-memory and --host-memory must be positive")
         return Machine(gpus, round(gpu_gib * GIB), host_bytes)
     import torch
@@ -273,10 +256,6 @@ def _placed(actors: Sequence[Actor], count: int) -> list[list[Actor]]:
         gpus[fullest].append(actor)
         free[fullest] -= actor.gpu_share
     return gpus
-
-
-def _tokens(text: str) -> int:
-    return math.ceil(len(text.encode()) / BYTES_PER_TOKEN) + 2  # BOS, begin-of-image
 
 
 def _row(name: str, amount: int) -> str:

@@ -7,6 +7,7 @@ by position alone, so that the same seed and layout give the same batches on eve
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,12 +17,14 @@ import ray
 
 from orchestrator.config import RunConfig
 from orchestrator.preflight import Inputs
-from orchestrator.starting import Share, Starting
+from orchestrator.starting import Share, Starting, wait_started
 from orchestrator.waiting import wait_all
 from policy.probe import WeightReceipt
 from policy.types import Prompt
 from rollout.engine import EngineIdentity, GenerationRequest, Sampling
 from rollout.worker import start_rollout_worker
+
+log = logging.getLogger("eg_grpo")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class RolloutPool:
                 config.model.template,
                 inputs.instruction,
                 config.learner.dtype,
+                config.deterministic,
             )
             for _ in range(self.config.workers)
         ]
@@ -58,7 +62,7 @@ class RolloutPool:
 
     def wait_ready(self, timeout_s: float) -> list[EngineIdentity]:
         """Block until every worker has loaded its model."""
-        return self._starting.wait(timeout_s)
+        return wait_started([self._starting], timeout_s)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
@@ -87,17 +91,37 @@ class RolloutPool:
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
-        """Have every worker sleep meanwhile, if the settings say so."""
+        """Have every worker sleep meanwhile, if the settings say so.
+
+        They are woken after a failure too, which is raised whether they wake or not. After Ctrl-C
+        nobody waits for them.
+        """
         if not self.config.sleep_while_learning:
             yield
             return
-        self._all([worker.sleep.remote() for worker in self.workers])
-        yield
-        self._all([worker.wake.remote() for worker in self.workers])
+        try:
+            self._all([worker.sleep.remote() for worker in self.workers])
+            yield
+        except Exception:
+            try:
+                self._wake()
+            except Exception as second:
+                log.warning("after a failure: %s", second)
+            raise
+        self._wake()
 
     def load_weights(self, weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
         """Have every worker load one version; returns their receipts in worker order."""
         return self._all([w.load_weights.remote(weights, weight_version) for w in self.workers])
+
+    def close(self) -> None:
+        """End the workers' processes; again, it does nothing."""
+        for worker in self.workers:
+            ray.kill(worker)
+        self.workers = []
+
+    def _wake(self) -> None:
+        self._all([worker.wake.remote() for worker in self.workers])
 
     def _all(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
         return wait_all(refs, self.names, self.config.load_timeout_s)

@@ -20,6 +20,7 @@ from evaluation.leaks import Leak, find_leaks, load_validation
 from learner.checkpoint import verified_manifest
 from orchestrator.cluster import cluster_address
 from orchestrator.config import RunConfig
+from orchestrator.layers import flat
 from orchestrator.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
 from policy.encoding import PromptEncoder
 from policy.errors import UserError
@@ -27,6 +28,8 @@ from policy.generation_defaults import GenerationDefaults
 from policy.hub import checkpoint_folder
 from policy.loading import check_checkpoint, load_encoder, read_config
 from policy.prompts import load_prompts
+from policy.secrets import MASK
+from policy.text_files import read_text
 from policy.types import Prompt
 from rewards.cache import resolve_cache
 from rewards.factory import check_factory
@@ -51,15 +54,13 @@ def check_inputs(config: RunConfig) -> Inputs:
     """Read and check every file that the configuration names; raises ``UserError``."""
     if config.rollout.engine == "vllm":
         check_vllm_installed()
-    given = checkpoint_folder(config.model.path)
-    model_path = model_folder(given)
-    if model_path != given.absolute():
-        verified_manifest(given)
+    model_path = verified_model_folder(checkpoint_folder(config.model.path))
     check_checkpoint(model_path)
     if config.rollout.engine == "vllm":
         check_head_size(config.rollout, read_config(model_path))
     instruction = read_instruction(config.model.instruction)
     encoder = load_encoder(model_path, config.model.template, instruction)
+    _check_secrets(config)
     for reward in config.rewards:
         if not reward.runtime_env.pip:  # else it may be importable in its workers only
             check_factory(reward)
@@ -97,6 +98,21 @@ def check_inputs(config: RunConfig) -> Inputs:
         ),
         leaks=leaks,
     )
+
+
+def _check_secrets(config: RunConfig) -> None:
+    """Refuse a mask that was read back, and references to what the environment does not hold."""
+    for key, value in flat(config.model_dump(mode="json")).items():
+        if isinstance(value, str) and MASK in value:
+            raise UserError(
+                f"{key}: {MASK} stands for a secret that was not written; give it again, or have"
+                " env_vars refer to the environment as ${NAME}"
+            )
+    for index, reward in enumerate(config.rewards):
+        try:
+            reward.runtime_env.resolved()
+        except UserError as error:
+            raise UserError(f"rewards.{index}.runtime_env.env_vars.{error}") from None
 
 
 def check_machine(config: RunConfig, model_path: Path) -> None:
@@ -179,6 +195,14 @@ def model_folder(path: Path) -> Path:
     return (inner if (inner / "config.json").is_file() else path).absolute()
 
 
+def verified_model_folder(path: Path) -> Path:
+    """The same, once every file of a run's checkpoint is proved to be the one that was written."""
+    folder = model_folder(path)
+    if folder != path.absolute():
+        verified_manifest(path)
+    return folder
+
+
 def logical_cpus(config: RunConfig) -> float:
     """What all actors together ask Ray for; at least the cores there are."""
     asked = (
@@ -202,10 +226,7 @@ def read_instruction(path: Path | None, key: str = "model.instruction") -> str |
     """The CoT instruction in a file; raises ``UserError`` unless it holds {} once."""
     if path is None:
         return None
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}: cannot read {path}: {error}") from None
+    text = read_text(path, f"{key}: {path}")
     if text.count("{}") != 1:
         raise UserError(f"{key}: {path} must hold {{}} once, where the prompt goes")
     return text

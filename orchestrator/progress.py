@@ -6,6 +6,7 @@ import sys
 from collections import deque
 
 from orchestrator.config import RunConfig
+from policy.secrets import masked
 from policy.types import JsonDict
 
 _RECENT = 20  # steps averaged for the estimate
@@ -19,7 +20,7 @@ class Progress:
         self._seconds: deque[float] = deque(maxlen=_RECENT)
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(masked(text), file=sys.stderr, flush=True)
 
     def step(self, row: JsonDict) -> None:
         self._seconds.append(row["seconds/step"])

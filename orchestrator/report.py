@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
 from orchestrator.charts import Series, error_bar_chart, line_chart, stacked_chart
@@ -20,7 +19,10 @@ from orchestrator.files import write_whole
 from orchestrator.gallery import galleries
 from orchestrator.progress import duration
 from orchestrator.run_folder import read_rows
+from orchestrator.yaml_text import dump, parse
 from policy.errors import UserError
+from policy.secrets import masked_tree
+from policy.text_files import read_text
 from policy.types import JsonDict
 
 _SHORT_COT = 140  # characters of a longer CoT that show before it is opened
@@ -65,6 +67,11 @@ _CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
         {"bonus/flip_share": "reversed"},
     ),
     ("CoT length", "tokens", {"cot_length/mean": "tokens"}),
+    (
+        "CoTs cut",
+        "share that rollout.max_cot_tokens cut before their end",
+        {"cot_length/capped": "cut"},
+    ),
 )
 
 
@@ -79,8 +86,8 @@ def write_report(run_folder: Path) -> Path:
         raise UserError(f"{run_folder} holds no run: no row in metrics.jsonl or evaluations.jsonl")
     samples = run_folder / "samples"
     settings_file = run_folder / "config.yaml"
-    settings = settings_file.read_text(encoding="utf-8") if settings_file.is_file() else ""
-    config = yaml.safe_load(settings) or {}
+    settings = read_text(settings_file) if settings_file.is_file() else ""
+    config = parse(settings, str(settings_file)) or {}
     last_step = max((row["step"] for row in metrics), default=0)
     sets = evaluated_sets(evaluations)
     environment = jinja2.Environment(
@@ -103,7 +110,7 @@ def write_report(run_folder: Path) -> Path:
         galleries=galleries(read_rows(samples / "records.jsonl"), samples),
         set_names=list(sets),
         table=change_table(sets),
-        settings=settings,
+        settings=dump(masked_tree(config)) if config else "",
         short_cot=_SHORT_COT,
     )
     report = run_folder / "report.html"

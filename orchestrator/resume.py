@@ -1,23 +1,42 @@
-"""A resumed run must be the run that stopped: what changed since is refused by its name."""
+"""A resumed run must be the run that stopped: what changed since is refused by its name.
+
+Settings are compared as this version understands them: one that an earlier version did not know
+has its default there. Secrets are compared by name; their values were not written.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from orchestrator.config import RunConfig, dump_config
+from orchestrator.config import RunConfig, dump_config, load_saved
 from orchestrator.files import write_whole
+from orchestrator.layers import flat
+from orchestrator.yaml_text import parse
 from policy.digest import sha256
 from policy.errors import UserError
+from policy.text_files import read_json
 
 _INSTEAD = "resume it as it was, or start a new run from its checkpoint with model.path"
-# Where things run and how often they are looked at does not change what is computed.
-_FREE = ("cluster", "evaluation", "checkpoint", "root", "name", "cache", "replacements")
-# A run that stopped because a scorer was late or away goes on with more patience.
-_FREE_OF_REWARDS = ("timeout_s", "retries", "retry_delay_s", "restarts", "cache")
+# What cannot change what is computed, with all that is below it; ``*`` is an index.
+FREE = (
+    # where things lie, and how often they are looked at
+    *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
+    *("cache", "rewards.*.cache"),
+    # what is reserved for a process whose device and threads are settings of their own
+    *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
+    *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
+    # how long and how often is waited for somebody, before the run stops
+    *("rollout.timeout_s", "rollout.load_timeout_s"),
+    *("learner.timeout_s", "learner.start_timeout_s", "learner.max_skipped_updates"),
+    *("rewards.*.timeout_s", "rewards.*.retries", "rewards.*.retry_delay_s", "rewards.*.restarts"),
+    "replacements",
+    # what is judged of what was computed
+    *("probe_tolerance", "rollout.vllm.parity_tolerance"),
+)
+# Options of one class are its own affair but for this one's patience.
+_REMOTE = "rewards.remote:RemoteReward"
+_REMOTE_FREE = ("options.timeout_s", "options.retries")
 _SETTINGS, _INPUTS = "config.yaml", "inputs.json"
 
 
@@ -30,13 +49,12 @@ def save_settings(config: RunConfig, folder: Path) -> None:
 
 def check_unchanged(config: RunConfig, folder: Path) -> None:
     """Raise ``UserError`` that names the first setting or input file that is not the saved one."""
-    _check_settings(config, folder / _SETTINGS)
     saved = folder / _INPUTS
-    # A run that was begun before digests were saved has none.
-    digests = json.loads(saved.read_text()) if saved.is_file() else {}
-    for key, file in _input_files(config).items():
-        if key in digests and sha256(file) != digests[key]:
-            raise UserError(f"{key}: {file} was changed since the run was started; {_INSTEAD}")
+    # A run that was begun before digests were saved has none: its files are known by their paths.
+    digests = read_json(saved) if saved.is_file() else None
+    _check_settings(config, load_saved(folder / _SETTINGS), by_path=digests is None)
+    if digests is not None:
+        _check_files(_input_files(config), digests)
 
 
 def _input_files(config: RunConfig) -> dict[str, Path]:
@@ -51,28 +69,49 @@ def _input_files(config: RunConfig) -> dict[str, Path]:
     return files
 
 
-def _check_settings(config: RunConfig, saved: Path) -> None:
-    before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
-    after = _flat(yaml.safe_load(dump_config(config)))
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key), after.get(key)
-        if old != new and not _is_free(key):
-            raise UserError(
-                f"{key}: the run was started with {old!r}, now it is {new!r}; {_INSTEAD}"
-            )
+def _check_files(files: dict[str, Path], digests: dict[str, str]) -> None:
+    """By content: a file may have moved."""
+    for key in sorted(files.keys() ^ digests.keys()):
+        was = "with" if key in digests else "without"
+        raise UserError(f"{key}: the run was started {was} it; {_INSTEAD}")
+    for key, file in files.items():
+        if sha256(file) != digests[key]:
+            raise UserError(f"{key}: {file} was changed since the run was started; {_INSTEAD}")
 
 
-def _is_free(key: str) -> bool:
-    parts = key.split(".")
-    return parts[0] in _FREE or (parts[0] == "rewards" and parts[-1] in _FREE_OF_REWARDS)
+def _check_settings(config: RunConfig, before: RunConfig, by_path: bool) -> None:
+    files = () if by_path else ("data.train", "data.evaluation", "model.instruction")
+    if not by_path or config.data.leaks == "keep":
+        files = (*files, "data.validation")
+    old, new = (flat(parse(dump_config(c), _SETTINGS)) for c in (before, config))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) == new.get(key) or _below(key, (*FREE, *files)) or _is_free(key, config):
+            continue
+        if key == "steps" and _may_go_on(before, config):
+            continue
+        raise UserError(
+            f"{key}: the run was started with {old.get(key)!r}, now it is {new.get(key)!r};"
+            f" {_INSTEAD}"
+        )
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    flat: dict[str, Any] = {}
-    for key, value in items:
-        if isinstance(value, dict | list):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _is_free(key: str, config: RunConfig) -> bool:
+    room, _, rest = key.partition(".")
+    index, _, option = rest.partition(".")
+    return (
+        room == "rewards"
+        and option in _REMOTE_FREE
+        and int(index) < len(config.rewards)
+        and config.rewards[int(index)].factory == _REMOTE
+    )
+
+
+def _may_go_on(before: RunConfig, config: RunConfig) -> bool:
+    """More steps change those before them only through a learning rate that falls to the last."""
+    constant = before.learner.schedule == config.learner.schedule == "constant"
+    return constant and config.steps > before.steps
+
+
+def _below(key: str, free: tuple[str, ...]) -> bool:
+    parts = ["*" if part.isdecimal() else part for part in key.split(".")]
+    return any(".".join(parts[: end + 1]) in free for end in range(len(parts)))

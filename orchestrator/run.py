@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,18 @@ from orchestrator.alarms import Alarms
 from orchestrator.cluster import ray_cluster
 from orchestrator.config import RunConfig
 from orchestrator.evaluator import FixedEvaluation
-from orchestrator.interrupt import Interrupt, graceful_interrupt
+from orchestrator.interrupt import Interrupt
 from orchestrator.metrics import Clock, without_nan
+from orchestrator.own_checkpoints import checkpoint_step
 from orchestrator.pools import RolloutPool, describe
-from orchestrator.preflight import Inputs, check_inputs, check_machine, logical_cpus
+from orchestrator.preflight import Inputs, logical_cpus
 from orchestrator.progress import Progress
 from orchestrator.publisher import WeightPublisher
 from orchestrator.resume import check_unchanged, save_settings
-from orchestrator.run_folder import RunFolder, checkpoint_step
+from orchestrator.run_folder import RunFolder
 from orchestrator.scoring import RewardPools
+from policy.disk import writing
+from policy.secrets import masked
 from policy.types import JsonDict, Prompt
 
 log = logging.getLogger("eg_grpo")
@@ -50,7 +53,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the last step is in a checkpoint."""
-        return self.last_saved == self.folder.checkpoint(self.config.steps)
+        return self.last_saved == self.folder.checkpoints.path(self.config.steps)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluate every fixed set, as at the start and the end of a run."""
@@ -75,74 +78,88 @@ class Run:
             self.progress.note(f"step {step}: ALARM: {alarm}")
         self.progress.step(row)
         reward = row.get(f"evaluation/{during}")
-        if last or step % config.checkpoint.every == 0 or self.folder.is_better(during, reward):
+        checkpoints = self.folder.checkpoints
+        if last or step % config.checkpoint.every == 0 or checkpoints.is_better(during, reward):
             self.save(step)
-            self.folder.note_best(during, step, reward)
+            checkpoints.note_best(during, step, reward)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of ``step``, if it is not there; of others only the best stays."""
-        path = self.folder.checkpoint(step)
-        if path != self.last_saved:
+        checkpoints = self.folder.checkpoints
+        if checkpoints.path(step) != self.last_saved:
+            path = checkpoints.begin(step)
             self.learner.save(path)
             self.last_saved = path
-            self.folder.keep_only({step})
+            checkpoints.keep_only({step})
 
 
 @contextmanager
-def open_run(config: RunConfig, resume: bool = False) -> Iterator[Run]:
-    """Check everything, start the actors, and take them down again whatever happens."""
-    inputs = check_inputs(config)
-    check_machine(config, inputs.model_path)
-    with closing(RunFolder(config.folder, resume)) as folder:
-        checkpoint = _checkpoint_of(folder, config) if resume else None
+def open_run(
+    config: RunConfig, inputs: Inputs, folder: RunFolder, interrupt: Interrupt
+) -> Iterator[Run]:
+    """Start the actors, and take them down again whatever happens; the folder is closed then.
+
+    A folder that holds a checkpoint of the run is gone on with.
+    """
+    with closing(folder):
+        checkpoint = _checkpoint_of(folder, config)
         start_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
         save_settings(config, folder.path)
         progress, cluster = Progress(config), config.cluster
         with (
             logged_to(folder.path / "run.log"),
-            ray_cluster(cluster.address, logical_cpus(config), cluster.object_store_mb),
-            graceful_interrupt() as interrupt,  # after Ray, which installs handlers of its own
+            ray_cluster(
+                cluster.address,
+                logical_cpus(config),
+                cluster.object_store_mb,
+                cluster.start_timeout_s,
+            ),
+            ExitStack() as actors,  # not left to the cluster, which may outlive the run
         ):
             _announce(progress, config, inputs)
             rollout = RolloutPool(config, inputs)
+            actors.callback(rollout.close)
             learner = LearnerGroup(_learner_settings(config, inputs))
-            try:
-                for identity in rollout.wait_ready(cluster.start_timeout_s):
-                    log.info("rollout engine: %s", describe(identity))
-                # Only now: on a GPU that they share, vLLM measures what is free while it starts.
-                rewards = RewardPools(
-                    config.rewards, config.cache, cluster.start_timeout_s, config.rollout.timeout_s
-                )
-                rewards.wait_ready()
-                learner.start()
-                if checkpoint is not None:
-                    learner.load(checkpoint)
-                folder.forget_after(-1 if checkpoint is None else start_step)
-                yield Run(
-                    config=config,
-                    folder=folder,
-                    start_step=start_step,
-                    prompts=inputs.prompts,
-                    rollout=rollout,
-                    rewards=rewards,
-                    learner=learner,
-                    publisher=WeightPublisher(learner, rollout, config.probe_tolerance),
-                    evaluation=FixedEvaluation(
-                        config, inputs.evaluation_sets, rollout, rewards, folder
-                    ),
-                    progress=progress,
-                    alarms=Alarms(),
-                    interrupt=interrupt,
-                    last_saved=checkpoint,
-                )
-            finally:
-                learner.shutdown()
+            actors.callback(learner.close)
+            for identity in rollout.wait_ready(cluster.start_timeout_s):
+                log.info("rollout engine: %s", describe(identity))
+            # Only now: on a GPU that they share, vLLM measures what is free while it starts.
+            rewards = RewardPools(
+                config.rewards,
+                config.cache,
+                cluster.start_timeout_s,
+                config.rollout.timeout_s,
+                config.deterministic,
+            )
+            actors.callback(rewards.close)
+            rewards.wait_ready()
+            learner.start()
+            if checkpoint is not None:
+                learner.load(checkpoint)
+                folder.resume_from(checkpoint)
+            yield Run(
+                config=config,
+                folder=folder,
+                start_step=start_step,
+                prompts=inputs.prompts,
+                rollout=rollout,
+                rewards=rewards,
+                learner=learner,
+                publisher=WeightPublisher(learner, rollout, config.probe_tolerance),
+                evaluation=FixedEvaluation(
+                    config, inputs.evaluation_sets, rollout, rewards, folder
+                ),
+                progress=progress,
+                alarms=Alarms(),
+                interrupt=interrupt,
+                last_saved=checkpoint,
+            )
 
 
 def _checkpoint_of(folder: RunFolder, config: RunConfig) -> Path | None:
     """The checkpoint to go on from, found whole; raises ``UserError`` for a run of other settings
     or with other input files."""
-    checkpoint = folder.last_checkpoint()
+    checkpoint = folder.checkpoints.last()
     if checkpoint is not None:
         verified_manifest(checkpoint)
         check_unchanged(config, folder.path)
@@ -167,19 +184,35 @@ def _learner_settings(config: RunConfig, inputs: Inputs) -> LearnerSettings:
         seed=config.seed,
         guidance_scale=config.rollout.guidance_scale,
         temperature=config.rollout.temperature,
+        deterministic=config.deterministic,
         generation_defaults=inputs.generation_defaults,
     )
+
+
+class _Masked(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
     """Have ``eg_grpo`` log into this file, and no longer when the run is over."""
-    handler = logging.FileHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    with writing(file):
+        handler = RunLog(file)
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # of a line that was already said not to be written
+            handler.close()
+
+
+class RunLog(logging.FileHandler):
+    """A log line that cannot be written stops the run, as a row does; it is not lost unseen."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        with writing(Path(self.baseFilename)):
+            raise  # what the handler has just caught

@@ -10,17 +10,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
-from orchestrator.files import write_whole
+from orchestrator.files import made_anew, write_whole
+from orchestrator.own_checkpoints import WRITTEN, OwnCheckpoints, checkpoint_step
+from policy.disk import writing
 from policy.errors import UserError
+from policy.text_files import decoded, parse_json
 from policy.types import JsonDict
 
-_STEP = re.compile(r"step-[0-9]+")
+_LOCK = ".lock"
+_OF_A_START = (_LOCK, "config.yaml", "inputs.json", "run.log", f"checkpoints/{WRITTEN}")
 _ROWS = (
     "metrics.jsonl",
     "evaluations.jsonl",
@@ -30,34 +32,64 @@ _ROWS = (
 )
 
 
+class FolderInUse(UserError):
+    """A living process has the run folder."""
+
+
 class RunFolder:
     """Owns one run's files; hold it open for the life of the run.
 
     Raises ``UserError`` when the folder cannot be written, is in use by a living process, or
-    already holds a run that ``resume`` does not continue.
+    holds anything that ``resume`` does not continue: nothing is deleted or overwritten but what
+    this run's history wrote.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
+        self.checkpoints = OwnCheckpoints(path)
         if resume and not path.is_dir():
             raise UserError(f"run folder {path} does not exist: nothing to resume")
+        if not resume:
+            _check_unused(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = (path / ".lock").open("a+")
+            self._lock: IO[str] = (path / _LOCK).open("a+")
         except OSError as error:
             raise UserError(f"run folder {path} cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"run folder {path} is in use by another process") from None
-        if not resume and self.rows("metrics.jsonl"):
             self.close()
-            raise UserError(f"run folder {path} holds a run; give --resume to go on, or --new")
-        if resume and self.last_checkpoint() is None:
+            raise FolderInUse(f"run folder {path} is in use by another process") from None
+        try:
+            if resume:
+                self._check_resumable()
+            for name in ("samples", "checkpoints"):
+                with writing(path / name):
+                    (path / name).mkdir(exist_ok=True)
+        except BaseException:
             self.close()
-            raise UserError(f"run folder {path} has no checkpoint to resume from; give --new")
-        (path / "samples").mkdir(exist_ok=True)
-        (path / "checkpoints").mkdir(exist_ok=True)
+            raise
+
+    @classmethod
+    def fresh(cls, root: Path, name: str) -> Self:
+        """The first of ``name``, ``name-2``, ... that is not there. Made here, so that of two
+        processes at once each has its own."""
+        while True:
+            try:
+                path = made_anew(root / name)
+            except OSError as error:
+                raise UserError(f"root: {root} cannot be written: {error.strerror}") from None
+            try:
+                return cls(path)
+            except FolderInUse:  # by a run that was told to take this very name
+                continue
+
+    def _check_resumable(self) -> None:
+        last = self.checkpoints.last()
+        if last is None:
+            raise UserError(f"run folder {self.path} has no checkpoint to resume from; give --new")
+        self.checkpoints.check_room_after(last)
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -67,8 +99,9 @@ class RunFolder:
 
     def append(self, name: str, row: JsonDict) -> None:
         """Add one JSON object to a ``.jsonl`` file and flush it to the disk."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
 
@@ -76,15 +109,12 @@ class RunFolder:
         """See ``read_rows``."""
         return read_rows(self.path / name)
 
-    def forget_after(self, step: int) -> None:
-        """Drop rows and checkpoints of steps that the history resumed from ``step`` never had."""
+    def resume_from(self, checkpoint: Path) -> None:
+        """Drop rows and checkpoints that the history resumed from ``checkpoint`` never had."""
+        self.checkpoints.resume_from(checkpoint)
         for name in _ROWS:
-            kept = [row for row in self.rows(name) if row["step"] <= step]
-            self._replace(name, kept)
-        whole = self.checkpoints()
-        for folder in _step_folders(self.path):
-            if checkpoint_step(folder) > step or folder not in whole:
-                shutil.rmtree(folder)
+            step = checkpoint_step(checkpoint)
+            self._replace(name, [row for row in self.rows(name) if row["step"] <= step])
 
     def _replace(self, name: str, rows: Iterable[JsonDict]) -> None:
         file = self.path / name
@@ -92,102 +122,49 @@ class RunFolder:
             return
         write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
-    # Checkpoints
-
-    def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` lies."""
-        return self.path / "checkpoints" / f"step-{step}"
-
-    def checkpoints(self) -> list[Path]:
-        """See ``complete_checkpoints``."""
-        return complete_checkpoints(self.path)
-
-    def last_checkpoint(self) -> Path | None:
-        """The complete checkpoint of the highest step."""
-        complete = self.checkpoints()
-        return complete[-1] if complete else None
-
-    def keep_only(self, steps: set[int]) -> None:
-        """Delete the checkpoints of all other steps but the best one."""
-        best = self._best()
-        kept = steps if best is None else steps | {best["step"]}
-        for folder in _step_folders(self.path):
-            if checkpoint_step(folder) not in kept:
-                shutil.rmtree(folder)
-
-    # The best checkpoint
-
-    def is_better(self, evaluation_set: str, reward: float | None) -> bool:
-        """Whether ``reward`` beats the best checkpoint's on the same fixed set."""
-        best = self._best()
-        if reward is None:
-            return False
-        return best is None or best["set"] != evaluation_set or reward > best["reward/mean"]
-
-    def note_best(self, evaluation_set: str, step: int, reward: float | None) -> None:
-        """Remember the checkpoint of ``step``, already written, if it is the best so far."""
-        if not self.is_better(evaluation_set, reward):
-            return
-        row = {"step": step, "set": evaluation_set, "reward/mean": reward}
-        write_whole(self._best_file, json.dumps(row) + "\n")
-        self.keep_only({step})
-
-    @property
-    def _best_file(self) -> Path:
-        return self.path / "checkpoints" / "best.json"
-
-    def _best(self) -> JsonDict | None:
-        """The best complete checkpoint; one that the resumed history never reached is none."""
-        if not self._best_file.is_file():
-            return None
-        best: JsonDict = json.loads(self._best_file.read_text(encoding="utf-8"))
-        return best if self.checkpoint(best["step"]) in self.checkpoints() else None
-
 
 def read_rows(file: Path) -> list[JsonDict]:
     """All rows of a ``.jsonl`` file, none if it is not there.
 
     A last line without its end is what a crash leaves, and no row. Any other line that is no JSON
-    object raises ``UserError`` with file and line: the history is damaged.
+    object, read strictly, raises ``UserError`` with file and line: the history is damaged.
     """
     if not file.is_file():
         return []
+    content = file.read_bytes()
+    text = decoded(content[: content.rfind(b"\n") + 1], file)
     rows = []
-    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line:
             continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
+        row = parse_json(line, file, number)
         if not isinstance(row, dict):
             raise UserError(f"{file}:{number}: damaged: not a JSON object")
         rows.append(row)
     return rows
 
 
-def complete_checkpoints(run_folder: Path) -> list[Path]:
-    """Checkpoints by step; one without its manifest was cut off and does not count."""
-    folders = _step_folders(run_folder)
-    complete = [folder for folder in folders if (folder / "manifest.json").is_file()]
-    return sorted(complete, key=checkpoint_step)
+def _check_unused(path: Path) -> None:
+    """Raise ``UserError`` when a new run would mix with what is there: all but the files of a run
+    that ended while it was starting, which the next start writes anew."""
+    if not path.is_dir():
+        return
+    begun = (path / _LOCK).is_file()  # otherwise no run made the folder, and all of it is a user's
+    found = next((name for name in _files(path) if not (begun and name in _OF_A_START)), None)
+    if found is None:
+        return
+    if begun and OwnCheckpoints(path).last() is not None:
+        raise UserError(
+            f"run folder {path} holds a run ({found}); give --resume to go on, or --new"
+        )
+    raise UserError(f"run folder {path} is not empty ({found}); give --new or another name")
 
 
-def _step_folders(run_folder: Path) -> list[Path]:
-    """The run's own; a folder of another name, such as step-40-backup, is its user's."""
-    entries = (run_folder / "checkpoints").glob("step-*")
-    return [entry for entry in entries if _STEP.fullmatch(entry.name) and entry.is_dir()]
-
-
-def checkpoint_step(folder: Path) -> int:
-    """N of a ``step-N`` folder."""
-    return int(folder.name.removeprefix("step-"))
-
-
-def free_name(root: Path, name: str) -> str:
-    """``name`` if no run ever began in its folder, else the first free one of ``name-2``, ..."""
-    candidate, number = name, 1
-    while (root / candidate / ".lock").is_file():
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate
+def _files(path: Path) -> Iterator[str]:
+    """Names of what is in the folder, in order; of ``samples/`` and ``checkpoints/`` what is in
+    them."""
+    for entry in sorted(path.iterdir()):
+        if entry.name in ("samples", "checkpoints") and entry.is_dir():
+            yield from (f"{entry.name}/{inner.name}" for inner in sorted(entry.iterdir()))
+        else:
+            yield entry.name

@@ -54,18 +54,7 @@ def sample_batch(run: Run, step: int, clock: Clock) -> StepBatch:
     whole: dict[int, tuple[GroupRef, ScoredGroup]] = {}
     dropped: list[ScoredGroup] = []
     for attempt in range(1 + config.replacements):
-        places = [place for place in range(len(prompts)) if place not in whole]
-        requests = [_request(run, step, place, prompts[place], attempt) for place in places]
-        with clock.stage("rollout"):
-            groups = run.rollout.generate(requests)
-        with clock.stage("reward"):
-            scored = run.rewards.score(groups)
-        for place, group, result in zip(places, groups, scored, strict=True):
-            if len(_survivors(result)) >= minimum:
-                whole[place] = (group, result)
-            else:
-                dropped.append(result)
-                _record_drop(run, step, attempt, result)
+        dropped += _attempt(run, step, attempt, prompts, whole, clock)
         if len(whole) == len(prompts):
             return _batch(run, [whole[place] for place in range(len(prompts))], dropped)
     raise WorkerFailed(
@@ -73,6 +62,34 @@ def sample_batch(run: Run, step: int, clock: Clock) -> StepBatch:
         f" times, and each time fewer than {minimum} of {config.rollout.group_size} trajectories"
         f" were scored: {_reasons(dropped[-1])}"
     )
+
+
+def _attempt(
+    run: Run,
+    step: int,
+    attempt: int,
+    prompts: Sequence[Prompt],
+    whole: dict[int, tuple[GroupRef, ScoredGroup]],
+    clock: Clock,
+) -> list[ScoredGroup]:
+    """Sample the places that ``whole`` lacks and put what can be trained on there.
+
+    Returns the others. Their groups leave the object store before the next attempt.
+    """
+    places = [place for place in range(len(prompts)) if place not in whole]
+    requests = [_request(run, step, place, prompts[place], attempt) for place in places]
+    with clock.stage("rollout"):
+        groups = run.rollout.generate(requests)
+    with clock.stage("reward"):
+        scored = run.rewards.score(groups)
+    dropped = []
+    for place, group, result in zip(places, groups, scored, strict=True):
+        if len(_survivors(result)) >= _minimum_survivors(run):
+            whole[place] = (group, result)
+        else:
+            dropped.append(result)
+            _record_drop(run, step, attempt, result)
+    return dropped
 
 
 def _batch(

@@ -10,13 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import ray
-
 from evaluation.summary import ScoredGroup
 from orchestrator.pools import GroupRef
 from orchestrator.reward_pool import RewardPool, Usage
-from orchestrator.waiting import WorkerFailed
-from policy.types import RewardResult, Score
+from orchestrator.starting import wait_started
+from orchestrator.waiting import WorkerFailed, wait_any
+from policy.types import Prompt, RewardResult, Score
 from rewards.cache import resolve_cache
 from rewards.combine import combine, normalise, normalising_scale
 from rewards.config import CacheConfig, RewardConfig
@@ -31,20 +30,22 @@ class RewardPools:
         cache: CacheConfig,
         start_timeout_s: float,
         group_timeout_s: float,
+        deterministic: bool = False,
     ) -> None:
         """``group_timeout_s`` bounds the wait for a group that is still being sampled."""
         self.configs = configs
         self.weights = {config.name: config.weight for config in configs}
+        self._start_timeout_s = start_timeout_s
         self._group_timeout_s = group_timeout_s
         resolved = resolve_cache(cache)
         self.pools = {
-            config.name: RewardPool(config, resolved, start_timeout_s) for config in configs
+            config.name: RewardPool(config, resolved, start_timeout_s, deterministic)
+            for config in configs
         }
 
     def wait_ready(self) -> None:
-        """Block until every worker has built its reward."""
-        for pool in self.pools.values():
-            pool.wait_ready()
+        """Block until every worker of every pool has built its reward."""
+        wait_started([pool.starting for pool in self.pools.values()], self._start_timeout_s)
 
     def score(self, groups: Sequence[GroupRef]) -> list[ScoredGroup]:
         """Score every trajectory of the groups with every reward; order is kept.
@@ -59,11 +60,10 @@ class RewardPools:
         timeout_s = 0.0  # first of all, learn what is there already
         while True:
             calls = {call: pool for pool in pools for call in pool.calls}
-            ready = _ready([*arriving, *calls], timeout_s)
-            places = sorted(arriving.pop(ref) for ref in ready if ref in arriving)
-            for ref in ready:
-                if ref in calls:
-                    calls[ref].receive(ref)
+            arrived, answered = wait_any(list(arriving), list(calls), timeout_s)
+            places = sorted(arriving.pop(ref) for ref in arrived)
+            for call in answered:
+                calls[call].receive(call)
             for pool in pools:
                 pool.add(places, last=not arriving)
                 pool.advance()
@@ -75,11 +75,19 @@ class RewardPools:
                 raise WorkerFailed(f"prompt {late}: no group within {self._group_timeout_s:g} s")
             wake_at = min([pool.wake_at for pool in pools] + [arrival_deadline] * bool(arriving))
             timeout_s = max(0.0, wake_at - now)
-        return [self._scored(group, place) for place, group in enumerate(groups)]
+        results = {name: pool.finish() for name, pool in self.pools.items()}
+        return [
+            self._scored(group.prompt, {name: of_pool[place] for name, of_pool in results.items()})
+            for place, group in enumerate(groups)
+        ]
 
-    def _scored(self, group: GroupRef, place: int) -> ScoredGroup:
-        results = {name: pool.results(place) for name, pool in self.pools.items()}
-        return ScoredGroup(group.prompt, tuple(_totals(results, self.weights)), results)
+    def close(self) -> None:
+        """End every worker's process; again, it does nothing."""
+        for pool in self.pools.values():
+            pool.close()
+
+    def _scored(self, prompt: Prompt, results: dict[str, tuple[RewardResult, ...]]) -> ScoredGroup:
+        return ScoredGroup(prompt, tuple(_totals(results, self.weights)), results)
 
     def take_usage(self) -> dict[str, Usage]:
         """What each reward's pool did since this was last asked."""
@@ -87,19 +95,6 @@ class RewardPools:
         for pool in self.pools.values():
             pool.usage = Usage()
         return usage
-
-
-def _ready(refs: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef]:
-    """Those that are done: after the first, whichever are done with it."""
-    if not refs:
-        time.sleep(timeout_s)
-        return []
-    # Groups stay where they are: only workers fetch them.
-    first, rest = ray.wait(list(refs), timeout=timeout_s, fetch_local=False)
-    if not first or not rest:
-        return first
-    more, _ = ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)
-    return first + more
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from policy.disk import writing
+
 _GAP = 12  # pixels between tiles and around the sheet
 _FONT_SIZE, _LINE_HEIGHT = 12, 16
 _LINES_PER_CAPTION = 3
@@ -76,10 +78,14 @@ def fit(image: NDArray[np.uint8], pixels: int) -> Image.Image:
 
 
 def save_png(image: Image.Image | NDArray[np.uint8], path: Path) -> None:
-    """Write a picture, or an array uint8 H W 3, as PNG; missing folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a picture, or an array uint8 H W 3, as PNG; missing folders are made.
+
+    Raises ``NotWritten``.
+    """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    picture.save(path, format="PNG")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, format="PNG")
 
 
 def _caption_lines(tile: Tile, font: Font, width: int) -> list[tuple[str, tuple[int, int, int]]]:

@@ -1,4 +1,4 @@
-"""Waiting for a pool's actors to come up, and saying why one did not."""
+"""Waiting for actors to come up, and saying why one did not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Share:
 
 
 class Starting:
-    """Actors that were just created and what each answers first, once it can work."""
+    """The actors of a pool that were just created, and what each answers first, once it can
+    work."""
 
     def __init__(
         self,
@@ -34,25 +35,16 @@ class Starting:
         belongs into that call."""
         # Before the slow call, for an actor answers in order: as soon as its process runs.
         self._placed = [actor.__ray_ready__.remote() for actor in actors]
-        self._answers = [ask(actor) for actor in actors]
-        self._names, self._share = names, share
+        self.answers = [ask(actor) for actor in actors]
+        self.names, self._share = names, share
 
-    def wait(self, timeout_s: float) -> list[Any]:
-        """The answers in order.
-
-        Raises ``WorkerFailed``; for a worker whose process does not run, with what it asks for.
-        """
-        try:
-            return wait_all(self._answers, self._names, timeout_s)
-        except WorkerLate:
-            for answer, name in zip(self._answers, self._names, strict=True):
-                if ray.wait([answer], timeout=0)[0]:  # a failure says more than lateness
-                    wait_all([answer], [name], 0)
-            _, waiting = ray.wait(self._placed, num_returns=len(self._placed), timeout=0)
-            if not waiting:
-                raise
-            name = self._names[self._placed.index(waiting[0])]
-            raise WorkerFailed(f"{name} {self._without_process(timeout_s)}") from None
+    def check_processes(self, timeout_s: float) -> None:
+        """Raise ``WorkerFailed`` for a worker whose process does not run at the end of the
+        deadline, with what it asks for."""
+        _, waiting = ray.wait(self._placed, num_returns=len(self._placed), timeout=0)
+        if waiting:
+            name = self.names[self._placed.index(waiting[0])]
+            raise WorkerFailed(f"{name} {self._without_process(timeout_s)}")
 
     def _without_process(self, timeout_s: float) -> str:
         """What is said of a worker whose process does not run at the end of the deadline."""
@@ -69,3 +61,18 @@ class Starting:
             f"did not start within {timeout_s:g} s: {asks} on all nodes together"
             f"{installing if share.installs else ''}"
         )
+
+
+def wait_started(pools: Sequence[Starting], timeout_s: float) -> list[Any]:
+    """The first answers of all actors, pool by pool in order, within one deadline.
+
+    Raises ``WorkerFailed`` as soon as one fails in any pool; for a worker whose process does not
+    run, with what it asks for.
+    """
+    answers = [answer for pool in pools for answer in pool.answers]
+    try:
+        return wait_all(answers, [name for pool in pools for name in pool.names], timeout_s)
+    except WorkerLate:
+        for pool in pools:
+            pool.check_processes(timeout_s)
+        raise

@@ -1,4 +1,7 @@
-"""What is read off a next-token distribution: the log-prob of a token and the Shannon entropy.
+"""The next-token distribution, softmax((u + w (c - u)) / T), and what is read off it.
+
+c and u are float32 logits of a trajectory and of its unconditional twin, w the guidance scale, T
+the temperature. Rollout, learner and vLLM all compute it by the functions below, in this order.
 
 Shape legend: N = tokens, V = vocabulary.
 """
@@ -71,5 +74,23 @@ def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float | Tensor) -> Tensor:
-    """Classifier-free guidance u + w (c - u), on logits or on anything linear before them."""
-    return unconditional + guidance_scale * (conditional - unconditional)
+    """Classifier-free guidance u + w (c - u) of the logits c and u; at w = 1 c to the last bit.
+
+    Raises TypeError in 16 bits: what the head reads is rounded there, and guiding that in place of
+    the logits, though linear, moves log-probs by up to 0.2 nats at w = 5 on the shapes model.
+    """
+    _refuse_16_bits(conditional)
+    return torch.lerp(unconditional, conditional, guidance_scale)
+
+
+def temper(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """Logits / temperature, which comes after guidance; raises TypeError in 16 bits."""
+    if not isinstance(temperature, Tensor) and temperature == 1.0:
+        return logits  # a large vocabulary makes the division felt
+    _refuse_16_bits(logits)
+    return logits / temperature
+
+
+def _refuse_16_bits(logits: Tensor) -> None:
+    if logits.dtype.itemsize < 4:
+        raise TypeError(f"guidance and temperature act on float32 logits, not on {logits.dtype}")

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from policy.errors import UserError
+from policy.settings import Settings
+from policy.text_files import read_json
 
 FILE_NAME = "eg_grpo.json"
 
 
-class GenerationDefaults(BaseModel):
+class GenerationDefaults(Settings):
     """Template and sampling of a checkpoint; the defaults are Janus-Pro's in the paper's runs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     template: str = "janus-plain"
     instruction: str | None = None
@@ -33,8 +33,8 @@ def load_defaults(folder: Path) -> GenerationDefaults:
     if not file.is_file():
         return GenerationDefaults()
     try:
-        return GenerationDefaults.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
+        return GenerationDefaults.model_validate(read_json(file))
+    except ValidationError as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
 
 

@@ -117,6 +117,15 @@ def _not_there(checkpoint: Path | str, missing: str | None = None) -> UserError:
     )
 
 
+def is_at_hand(checkpoint: str) -> bool:
+    """Whether a folder, or the Hub's cache, has the checkpoint's config.json."""
+    hub_id = _hub_id(checkpoint)
+    if hub_id is None or Path(checkpoint).is_dir():
+        return (Path(checkpoint) / "config.json").is_file()
+    cached = _from_hub(hub_id, hf_hub_download, filename="config.json", local_files_only=True)
+    return cached is not None
+
+
 def config_folder(checkpoint: str) -> Path:
     """A folder with the checkpoint's config.json; of the Hub's that file alone is downloaded.
 

@@ -6,7 +6,6 @@ this project writes) or in the original one (deepseek-ai/Janus-Pro-*), or the Hu
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from policy.hub import checkpoint_folder
 from policy.janus import JanusPolicy
 from policy.original_weights import translated_tensors
 from policy.templates import template_named
+from policy.text_files import read_json
 from policy.tokenizer import load_tokenizer
 from policy.transformers_config import built_on_meta, untied_config
 from policy.weight_files import read_tensors, weight_files
@@ -146,10 +146,7 @@ def load_encoder(
 
 
 def _config_json(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"checkpoint {folder}/config.json is not JSON: {error}") from None
+    config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise UserError(f"checkpoint {folder}/config.json is not a JSON object")
     return config

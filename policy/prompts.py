@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from policy.errors import UserError
+from policy.text_files import parse_json, read_text
 from policy.types import NumeracyItem, Prompt, SpatialInfo
 
 
@@ -16,19 +16,15 @@ def load_prompts(path: Path) -> list[Prompt]:
     A prompt's id is ``<file stem>:<line number>``. Blank lines are skipped. Any broken row raises
     ``UserError`` with the file and the line, so that no bad row is ever trained on or lost.
     """
-    if not path.is_file():
-        raise UserError(f"prompt file {path} does not exist")
     prompts: list[Prompt] = []
-    with path.open("rb") as lines:  # decoded row by row, so that a bad byte has a line number
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                prompts.append(prompt_from_row(json.loads(line), f"{path.stem}:{number}"))
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not a JSON object: {error.msg}") from None
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{path}:{number}: {_reason(error)}") from None
+    for number, line in enumerate(read_text(path, f"prompt file {path}").split("\n"), start=1):
+        if not line.strip():
+            continue
+        row = parse_json(line, path, number)
+        try:
+            prompts.append(prompt_from_row(row, f"{path.stem}:{number}"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}:{number}: {_reason(error)}") from None
     if not prompts:
         raise UserError(f"prompt file {path} holds no prompt")
     return prompts

@@ -14,25 +14,51 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from policy.distribution import guide, logprob_entropy, wide_product
+from policy.distribution import guide, logprob_entropy, temper, wide_product
 from policy.janus import JanusPolicy
 from policy.sequences import PhaseBatch, TrajectoryBatch
 
 
 class LogprobKernel(Protocol):
-    """Log-prob and entropy (nats, float32) of targets under a final linear layer."""
+    """Log-prob and entropy (nats, float32) of targets under a final linear layer.
+
+    The distribution is softmax((u + w (c - u)) / T) of the logits c of ``hidden_ND`` and, where
+    there is a twin, u of ``twin_ND`` (``policy.distribution``).
+    """
 
     def __call__(
-        self, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None
+        self,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        target_N: Tensor,
+        bias_V: Tensor | None,
+        *,
+        temperature: float = 1.0,
+        twin_ND: Tensor | None = None,
+        guidance_scale: float = 1.0,
     ) -> tuple[Tensor, Tensor]: ...
 
 
 def plain_kernel(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: Tensor | None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    bias_V: Tensor | None,
+    *,
+    temperature: float = 1.0,
+    twin_ND: Tensor | None = None,
+    guidance_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Full logits; fine for a probe, too large for training at real sizes."""
-    logits_NV = wide_product(hidden_ND, weight_VD.T, torch.float32)
-    return logprob_entropy(logits_NV if bias_V is None else logits_NV + bias_V, target_N)
+
+    def logits(features_ND: Tensor) -> Tensor:
+        logits_NV = wide_product(features_ND, weight_VD.T, torch.float32)
+        return logits_NV if bias_V is None else logits_NV + bias_V
+
+    logits_NV = logits(hidden_ND)
+    if twin_ND is not None:
+        logits_NV = guide(logits_NV, logits(twin_ND), guidance_scale)
+    return logprob_entropy(temper(logits_NV, temperature), target_N)
 
 
 @dataclass(frozen=True)
@@ -53,24 +79,28 @@ def score_trajectories(
     """Score both phases; gradients flow through the log-probs where the policy is trained.
 
     ``guidance_scale`` scores image tokens under the guided distribution, at the cost of a second
-    forward pass; ``None`` scores them under the conditional one. Guidance is applied before the
-    last linear layer: being affine, it commutes with u + w (c - u).
+    forward pass; ``None`` scores them under the conditional one.
     """
-    cot_hidden_ND = _token_hidden(policy, batch.cot)
-    lm_head = policy.model.lm_head
     cot = kernel(
-        cot_hidden_ND / temperature, lm_head.weight, batch.cot.target_BT[batch.cot.mask_BT], None
+        _token_hidden(policy, batch.cot),
+        policy.model.lm_head.weight,
+        batch.cot.target_BT[batch.cot.mask_BT],
+        None,
+        temperature=temperature,
     )
     features_ND = policy.image_features(_token_hidden(policy, batch.image))
+    twin_ND = None
     if guidance_scale is not None and guidance_scale != 1.0:
         twin_ND = policy.image_features(_token_hidden(policy, batch.unconditional))
-        features_ND = guide(features_ND, twin_ND, guidance_scale)
     head = policy.model.model.generation_head.vision_head
     image = kernel(
-        features_ND / temperature,
+        features_ND,
         head.weight,
         batch.image.target_BT[batch.image.mask_BT],
-        None if head.bias is None else head.bias / temperature,
+        head.bias,
+        temperature=temperature,
+        twin_ND=twin_ND,
+        guidance_scale=1.0 if guidance_scale is None else guidance_scale,
     )
     logprobs, entropies = (
         torch.cat([_spread(a, batch.cot.mask_BT), _spread(b, batch.image.mask_BT)], dim=1)

@@ -5,7 +5,6 @@ Nothing here unpickles objects: safetensors, or ``torch.load`` with ``weights_on
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from policy.errors import UserError
+from policy.inner_path import stays_inside
+from policy.text_files import read_json
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 
@@ -87,10 +88,12 @@ def _read_pickled(file: Path, shapes_only: bool) -> dict[str, Tensor]:
 
 def _indexed(folder: Path, index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError):
         raise UserError(f"checkpoint index {index} is not a weight index") from None
     for name in names:
+        if not stays_inside(name):
+            raise UserError(f"checkpoint index {index} names {name!r}, which is not in its folder")
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} has no {name}, which its index names")
     return [folder / name for name in names]

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, JsonValue, field_validator
+
+from policy import secrets
+from policy.settings import Deadline, Ignored, Name, Settings, Share
 
 
-class RuntimeEnvironment(BaseModel):
+class RuntimeEnvironment(Settings):
     """What Ray prepares for a reward's workers alone; see Ray's ``runtime_env``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pip: tuple[str, ...] = Field((), description="Requirements installed for these workers.")
     env_vars: dict[str, str] = Field(
-        default_factory=dict, description="Environment variables of these workers."
+        default_factory=dict,
+        description="Environment variables of these workers; ${NAME} is taken from the environment"
+        " that the run is started in, any other value is masked wherever it is written.",
     )
+
+    def resolved(self) -> RuntimeEnvironment:
+        """With the values that ``${NAME}`` stand for; ``UserError`` when one is not set."""
+        return self.model_copy(update={"env_vars": secrets.resolved(self.env_vars)})
 
     def for_ray(self) -> dict[str, Any]:
         """The parts that are set, as Ray takes them."""
@@ -24,44 +32,43 @@ class RuntimeEnvironment(BaseModel):
         return {name: part for name, part in parts.items() if part}
 
 
-class RewardConfig(BaseModel):
+class RewardConfig(Settings):
     """Which reward, how much it counts, and how its workers compute it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1, description="Name in metrics: reward/<name>.")
+    name: Name = Field(description="Name in metrics: reward/<name>.")
     factory: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
         description="module:Class of the reward, importable where the workers run.",
     )
-    weight: float = Field(
-        1.0, allow_inf_nan=False, description="Factor of this reward in the total."
-    )
+    weight: float = Field(1.0, description="Factor of this reward in the total.")
     normalise: bool = Field(
         False,
         description="Train on its z-score over a step's trajectories, not on its value.",
     )
-    options: dict[str, Any] = Field(
+    options: dict[str, JsonValue] = Field(
         default_factory=dict, description="Keyword arguments of the class."
     )
     workers: int = Field(1, ge=1, description="Reward workers in this reward's pool.")
     batch_size: int = Field(64, ge=1, description="Images passed to one score() call.")
     batch_delay_s: float = Field(
-        0.05, ge=0, description="Seconds that a group waits for others to fill a batch."
+        0.05, ge=0, le=3600, description="Seconds that a group waits for others to fill a batch."
     )
-    cpus_per_worker: float = Field(1, ge=0, description="CPUs that Ray reserves for a worker.")
-    gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray reserves for a worker.")
+    cpus_per_worker: Share = Field(1, description="CPUs that Ray reserves for a worker.")
+    gpus_per_worker: Share = Field(0, description="GPUs that Ray reserves for a worker.")
     runtime_env: RuntimeEnvironment = Field(
         default_factory=RuntimeEnvironment, description="Packages and variables of its own."
     )
-    timeout_s: float = Field(
-        600, gt=0, description="Seconds for all a worker is given at once, then it is replaced."
+    timeout_s: Deadline = Field(
+        600, description="Seconds for all a worker is given at once, then it is replaced."
     )
     retries: int = Field(
         2, ge=0, description="Further attempts at what a worker lost or failed transiently."
     )
     retry_delay_s: float = Field(
-        1.0, ge=0, description="Seconds before the first retry, with jitter; doubles each time."
+        1.0,
+        ge=0,
+        le=3600,
+        description="Seconds before the first retry, with jitter; doubles each time.",
     )
     restarts: int = Field(
         3, ge=0, description="Replacements in a row of a worker that scores nothing in between."
@@ -69,10 +76,8 @@ class RewardConfig(BaseModel):
     cache: bool = Field(True, description="Remember scores; off for a reward that draws lots.")
 
 
-class CacheConfig(BaseModel):
+class CacheConfig(Settings):
     """Where scores are remembered: in Redis if there is one, else in each worker's memory."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["auto", "memory", "none"] = Field(
         "auto", description="auto: Redis if redis_url or REDIS_URL names one, else memory."
@@ -81,6 +86,13 @@ class CacheConfig(BaseModel):
         None, description="redis://host:port/db; one with a password belongs into REDIS_URL."
     )
     entries: int = Field(65536, ge=1, description="Scores that a worker's memory holds.")
+
+    def ignored(self) -> Iterator[Ignored]:
+        """What the kind of cache does not read."""
+        if self.kind != "auto":
+            yield Ignored("redis_url", "has an effect with kind auto alone", ("kind",))
+        if self.kind == "none":
+            yield Ignored("entries", "has no effect with kind none", ("kind",))
 
     @field_validator("redis_url")
     @classmethod

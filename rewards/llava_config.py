@@ -5,7 +5,6 @@ The original file describes the language model; of the vision tower it gives the
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
 from policy.errors import UserError
+from policy.inner_path import stays_inside
+from policy.text_files import read_json
 
 NEEDED = ("config.json", "tokenizer_config.json")
 # What the towers' own repositories say.
@@ -58,7 +59,7 @@ def translated_config(folder: Path) -> LlavaConfig:
     """
     file = folder / "config.json"
     try:
-        given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        given: dict[str, Any] = read_json(file)
         for key, expected in _EXPECTED.items():
             if given[key] != expected:
                 raise ValueError(f"{key} is {given[key]!r}, not {expected!r}")
@@ -93,7 +94,7 @@ def _tower(folder: Path, name: str) -> dict[str, Any]:
     if name in _TOWERS:
         return dict(_TOWERS[name])
     file = folder / name / "config.json"
-    if not file.is_file():
+    if not stays_inside(name) or not file.is_file():
         raise ValueError(f"mm_vision_tower {name!r} is none of {', '.join(_TOWERS)}")
-    described = json.loads(file.read_text(encoding="utf-8"))
+    described = read_json(file)
     return {key: described[key] for key in _TOWERS["google/siglip-so400m-patch14-384"]}

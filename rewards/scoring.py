@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.secrets import masked
 from policy.types import Prompt, RewardFailure, RewardResult, Score
 from rewards.cache import ScoreCache, content_key, decode, encode
 from rewards.protocol import Reward, TransientRewardError
@@ -167,5 +168,5 @@ def _describe(error: Exception) -> str:
 
 
 def _text(value: Any) -> str:
-    """As a record in UTF-8 can hold it: no exception, and no half of a surrogate pair."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
+    """As a record in UTF-8 can hold it: no exception, no half of a surrogate pair, no secret."""
+    return masked(str(value).encode("utf-8", "backslashreplace").decode())

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from policy.settings import Deadline, Ignored, Settings, Share
 from rollout.engine import Sampling
 
 
-class VllmSettings(BaseModel):
+class VllmSettings(Settings):
     """What only `rollout.engine: vllm` needs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     memory_share: float = Field(
         0.85, gt=0, le=1, description="Share of a GPU's memory that vLLM may take."
@@ -29,10 +29,8 @@ class VllmSettings(BaseModel):
     )
 
 
-class RolloutConfig(BaseModel):
+class RolloutConfig(Settings):
     """How trajectories are sampled, by how many workers, and with what each of them runs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="What generates; docs/vllm.md says how vllm is installed."
@@ -57,17 +55,17 @@ class RolloutConfig(BaseModel):
     batch_size: int = Field(64, ge=1, description="Trajectories a worker generates at once.")
     threads: int = Field(1, ge=1, description="Compute threads of a worker.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of a worker's policy.")
-    cpus_per_worker: float = Field(1, ge=0, description="CPUs that Ray reserves for a worker.")
-    gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray reserves for a worker.")
+    cpus_per_worker: Share = Field(1, description="CPUs that Ray reserves for a worker.")
+    gpus_per_worker: Share = Field(0, description="GPUs that Ray reserves for a worker.")
     sleep_while_learning: bool = Field(
         False,
         description="Free the workers' GPU memory during the update, for roles that share a GPU.",
     )
-    timeout_s: float = Field(
-        1800, gt=0, description="Seconds after which one generate call counts as failed."
+    timeout_s: Deadline = Field(
+        1800, description="Seconds after which one generate call counts as failed."
     )
-    load_timeout_s: float = Field(
-        600, gt=0, description="Seconds for a worker to load new weights, to sleep or to wake."
+    load_timeout_s: Deadline = Field(
+        600, description="Seconds for a worker to load new weights, to sleep or to wake."
     )
 
     @field_validator("group_size")
@@ -90,6 +88,17 @@ class RolloutConfig(BaseModel):
                 f" gpus_per_worker must be above 0.5, not {self.gpus_per_worker:g}"
             )
         return self
+
+    def ignored(self) -> Iterator[Ignored]:
+        """What vLLM alone reads, and of that what each device does."""
+        if self.engine != "vllm":
+            yield Ignored("vllm", "has an effect with engine vllm alone", ("engine",))
+        elif self.device == "cuda":
+            text = "has an effect with device cpu alone"
+            yield Ignored("vllm.cpu_kv_cache_gib", text, ("engine", "device"))
+        else:
+            text = "has an effect with device cuda alone"
+            yield Ignored("vllm.memory_share", text, ("engine", "device"))
 
     @property
     def sampling(self) -> Sampling:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from policy.distribution import Softmax, guide, head_logits
+from policy.distribution import Softmax, guide, temper
 from policy.encoding import SpecialIds, unconditional_twin
 from policy.janus import JanusPolicy
 from policy.types import FloatArray, IntArray
 from rollout.decoding import RowDecoder
 from rollout.engine import Sampling
-from rollout.sampling import Phase, draw_tokens, temper, token_noise
+from rollout.sampling import Phase, draw_tokens, token_noise
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,9 @@ def sample_images(
     decoder = RowDecoder(policy, rows, num_steps=count - 1)
     hidden = decoder.prefill()
     for n in range(count):
-        features = policy.image_features(hidden)
+        logits = policy.image_logits(hidden)  # of both streams: the head's weights are read once
         if guided:
-            conditional_BD, unconditional_BD = features.chunk(2)
-            guided_BD = guide(conditional_BD, unconditional_BD, sampling.guidance_scale)
-            features = torch.cat([conditional_BD, guided_BD])
-        # One product for both, the head's weights are read once; guidance before this affine layer
-        # is guidance behind it.
-        logits = head_logits(features, policy.model.model.generation_head.vision_head)
+            logits[batch:] = guide(logits[:batch], logits[batch:], sampling.guidance_scale)
         softmax = Softmax.of(temper(logits, sampling.temperature))
         ids_B = draw_tokens(softmax.weight_NV[-batch:], noise_BN[:, n])
         ids_BN[:, n] = ids_B

@@ -45,8 +45,3 @@ def draw_tokens(weight_BV: Tensor, noise_B: Tensor) -> Tensor:
     # Below the total even after rounding: beyond it lies no token, only tokens of probability 0.
     target_B = torch.minimum(noise_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
     return torch.searchsorted(cdf_BV, target_B.unsqueeze(-1), right=True).squeeze(-1)
-
-
-def temper(logits_BV: Tensor, temperature: float) -> Tensor:
-    """Logits / temperature; at 1 nothing is computed, as a large vocabulary makes it felt."""
-    return logits_BV if temperature == 1.0 else logits_BV / temperature

@@ -28,7 +28,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.rotary_embedding import get_rope
 
-from policy.distribution import Softmax, guide, head_logits
+from policy.distribution import Softmax, guide, head_logits, temper
 from rollout.sampling import Phase, draw_tokens
 from rollout.vllm_requests import RowTask, RunningBatch, by_phase
 from rollout.vllm_vocabulary import NUM_CHANNELS, Vocabulary
@@ -166,38 +166,29 @@ class JanusForVllm(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Merged ids, R, and records, R K, of rows of one phase."""
         device = hidden_RSD.device
-        temperature_R1 = torch.tensor([[t.request.temperature] for t in tasks], device=device)
+        temperature_R11 = torch.tensor([[[t.request.temperature]] for t in tasks], device=device)
         noise_R = torch.tensor([t.noise for t in tasks], dtype=torch.float64, device=device)
         scale_R1 = torch.tensor([[t.request.guidance_scale] for t in tasks], device=device)
-        head, first = self.lm_head, 0
-        conditional = hidden_RSD[:, 0]
+        # From here on the second stream, if there is one, is that of the guided distribution.
         if phase is Phase.IMAGE:
-            head, first = self.vision_head, self.vocabulary.num_text
-            features = self._features(hidden_RSD)
-            conditional = features[:, 0]
-        guided = phase is Phase.IMAGE and self.streams == 2
-        views = conditional
-        if guided:
-            guided_RD = guide(conditional, features[:, 1], scale_R1.to(features.dtype))
-            # Without guidance the two distributions are one to the last bit.
-            guided_RD = torch.where(scale_R1 == 1, conditional, guided_RD)
-            # One product for both: the head's weights are read once.
-            views = torch.cat([conditional, guided_RD])
-            temperature_R1 = temperature_R1.repeat(2, 1)
-        logits = head_logits(views, head)
+            first = self.vocabulary.num_text
+            # One product for both streams: the head's weights are read once.
+            logits_RSV = head_logits(self._features(hidden_RSD), self.vision_head)
+            if self.streams == 2:
+                logits_RSV[:, 1] = guide(logits_RSV[:, 0], logits_RSV[:, 1], scale_R1)
+        else:
+            first = 0
+            logits_RSV = head_logits(hidden_RSD[:, :1], self.lm_head)
         if any(task.request.temperature != 1 for task in tasks):
-            logits = logits / temperature_R1
-        softmax = Softmax.of(logits)
-        drawn_R = draw_tokens(softmax.weight_NV[-len(tasks) :], noise_R)
+            logits_RSV = temper(logits_RSV, temperature_R11)
+        softmax = Softmax.of(logits_RSV)
+        drawn_R = draw_tokens(softmax.weight_NV[:, -1], noise_R)
         forced = [(row, t.forced) for row, t in enumerate(tasks) if t.forced is not None]
         for row, token in forced:
             drawn_R[row] = token - first
-        logprob = softmax.logprob(drawn_R.repeat(2 if guided else 1))
-        records = torch.stack([-logprob, softmax.entropy()], dim=1)
-        conditional_RK, sampled_RK = records[: len(tasks)], records[-len(tasks) :]
-        # Another place in the product may round otherwise.
-        sampled_RK = torch.where(scale_R1 == 1, conditional_RK, sampled_RK)
-        return drawn_R + first, torch.cat([conditional_RK, sampled_RK], dim=1)
+        logprob_RS = softmax.logprob(drawn_R.unsqueeze(1).expand(logits_RSV.shape[:2]))
+        record_RSK = torch.stack([-logprob_RS, softmax.entropy()], dim=2)
+        return drawn_R + first, torch.cat([record_RSK[:, 0], record_RSK[:, -1]], dim=1)
 
 
 class _Norm(RMSNorm):

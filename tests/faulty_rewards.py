@@ -179,6 +179,14 @@ class Marks:
         return [Score(brightness(image)) for image in images]
 
 
+class Wordy:
+    """The mean byte, with so many details that an answer is larger than Ray sends at once."""
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        detail = {f"part {number}": 0.0 for number in range(20_000)}
+        return [Score(brightness(image), detail) for image in images]
+
+
 class WaitsFor:
     """Scores only when ``folder`` holds ``files`` files: when others have done their part."""
 

@@ -40,6 +40,7 @@ def main(wheel: str) -> None:
     private_environment()  # before Ray is imported
     from orchestrator.cluster import ray_cluster
     from orchestrator.reward_pool import RewardPool
+    from orchestrator.starting import wait_started
     from orchestrator.waiting import WorkerFailed
     from rewards.config import RewardConfig, RuntimeEnvironment
     from rewards.worker import NO_CACHE
@@ -59,7 +60,7 @@ def main(wheel: str) -> None:
         _, refs = groups_of([[5]])
         (scored,) = Started()(packaged, plain, start_timeout_s=200).score(refs)
         try:
-            refused.wait_ready()
+            wait_started([refused.starting], 200)
             said = ""
         except WorkerFailed as error:
             said = str(error)

@@ -36,9 +36,7 @@ class Started:
 
     def end(self) -> None:
         for pools in self._pools:
-            for pool in pools.pools.values():
-                for worker in pool.workers:
-                    ray.kill(worker.actor)
+            pools.close()
         self._pools.clear()
 
 

@@ -23,7 +23,7 @@ def test_explicit_fields_override_the_preset():
 
 def test_dumped_settings_load_to_the_same_settings():
     """A resolved file says what ran, whatever the presets become."""
-    config = AlgorithmConfig(preset="as-paper", aggregation="constant")
+    config = AlgorithmConfig(preset="as-paper", aggregation="constant", aggregation_constant=88)
     assert AlgorithmConfig(**config.model_dump()) == config
 
 

@@ -29,7 +29,7 @@ def group(ray_cluster, checkpoint):
     group = LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, total_steps=10))
     group.start()
     yield group
-    group.shutdown()
+    group.close()
 
 
 def test_a_group_trains_publishes_resumes_and_dies_by_name(
@@ -67,7 +67,7 @@ def test_a_group_trains_publishes_resumes_and_dies_by_name(
     # Not the LearnerTimeout of a rank that is waited for to the end.
     with pytest.raises(LearnerRankDied, match=r"^learner rank 1 died"):
         group.update(batch)
-    group.shutdown()
+    group.close()
 
     buckets = ray.get(published.buckets, timeout=10)
     assert checksum(buckets) == published.receipt.checksum
@@ -112,4 +112,4 @@ def test_a_silent_rank_is_named_within_the_deadline(ray_cluster, checkpoint):
     group = LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, total_steps=1))
     with pytest.raises(LearnerTimeout, match=r"^learner rank 0, 1 did not answer within"):
         group.start()
-    group.shutdown()
+    group.close()

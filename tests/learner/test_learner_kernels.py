@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learner.kernels import COLUMN_UNIT, linear_logprob_entropy
-from policy.distribution import guide, logprob_entropy
+from learner.blocks import COLUMN_UNIT
+from learner.kernels import linear_logprob_entropy
+from policy.distribution import logprob_entropy
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 # Scratch 0 makes 7 blocks of the vocabulary below. The gradient of a row of 16 numbers has room for
 # the exponentials of all blocks at 8 tokens, of the first 5 at 20, of none at 200.
 LAYOUTS = [(8, 0), (20, 0), (200, 0), (20, 5 * 128 * 4 * 20), (8, 2**20)]
 VOCABULARY = 6 * COLUMN_UNIT + 37
+GUIDED = dict(guidance_scale=5.0, temperature=0.7)
 
 
 def head(
@@ -183,32 +185,81 @@ def test_extremes(
     assert weight_VD.grad.isfinite().all()
 
 
-def test_guided_distribution_needs_no_kernel_of_its_own() -> None:
-    """Log-probs, entropies and gradients of the logits u + w (c - u) are those of the guided hidden
-    states, with the bias counted once."""
-    conditional_ND, weight_VD, target_N, bias_V = head()
-    unconditional_ND = conditional_ND.flip(0)
-    results = []
-    for through_logits in (True, False):
-        pair = (
-            conditional_ND.double().requires_grad_(),
-            unconditional_ND.double().requires_grad_(),
-        )
-        weight, bias = weight_VD.double(), bias_V.double()
-        if through_logits:
-            logits_NV = guide(pair[0] @ weight.T + bias, pair[1] @ weight.T + bias, 5.0)
-            logprob_NV = logits_NV.log_softmax(-1)
-            logprob_N = logprob_NV.gather(1, target_N[:, None])[:, 0]
-            entropy_N = -(logprob_NV.exp() * logprob_NV).sum(-1).detach()
+def guided(
+    conditional_ND: Tensor,
+    twin_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    target_N: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The guided and tempered distribution by its formula, with full logits."""
+    w, temperature = GUIDED["guidance_scale"], GUIDED["temperature"]
+    c, u = (features_ND @ weight_VD.T + bias_V for features_ND in (conditional_ND, twin_ND))
+    logprob_NV = ((u + w * (c - u)) / temperature).log_softmax(-1)
+    entropy_N = -(logprob_NV.exp() * logprob_NV).sum(-1).detach()
+    return logprob_NV.gather(1, target_N[:, None])[:, 0], entropy_N
+
+
+@pytest.mark.parametrize(("tokens", "scratch_bytes"), LAYOUTS)
+@pytest.mark.parametrize(
+    ("dtype", "gradient_error"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
+)
+@pytest.mark.parametrize("trained", ["ct", "c", "t", "ctwb", "cw", "tb", "w"])
+def test_the_guided_distribution(
+    tokens: int,
+    scratch_bytes: int,
+    dtype: torch.dtype,
+    gradient_error: float,
+    trained: str,
+) -> None:
+    """w = 5 and T = 0.7 in blocks: log-probs, entropies and the gradient of whatever is trained
+    (conditional, twin, weight, bias) against autograd through full float64 logits of the same
+    numbers. In bfloat16 the values are as exact as in float32."""
+    conditional_ND, weight_VD, target_N, bias_V = head(tokens, dtype=dtype)
+    tensors = [0.3 * conditional_ND, 0.3 * conditional_ND.flip(0), weight_VD, bias_V]
+    exact = [tensor.double() for tensor in tensors]
+    for letter, *both in zip("ctwb", tensors, exact, strict=True):
+        for tensor in both:
+            tensor.requires_grad_(letter in trained)
+    conditional_ND, twin_ND, weight_VD, bias_V = tensors
+    logprob_N, entropy_N = linear_logprob_entropy(
+        conditional_ND,
+        weight_VD,
+        target_N,
+        bias_V,
+        twin_ND=twin_ND,
+        scratch_bytes=scratch_bytes,
+        **GUIDED,
+    )
+    assert entropy_N is not None
+    expected = guided(*exact, target_N)
+    torch.testing.assert_close(logprob_N.double(), expected[0], rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(entropy_N.double(), expected[1], rtol=1e-5, atol=2e-5)
+    grad_N = torch.linspace(-1.0, 2.0, tokens, dtype=torch.float64)
+    (grad_N * logprob_N).sum().backward()
+    (grad_N * expected[0]).sum().backward()
+    for tensor, other in zip(tensors, exact, strict=True):
+        if other.grad is None:
+            assert tensor.grad is None
         else:
-            logprob_N, entropy = linear_logprob_entropy(
-                guide(pair[0], pair[1], 5.0), weight, target_N, bias
-            )
-            assert entropy is not None
-            entropy_N = entropy
-        results.append([logprob_N, entropy_N, *torch.autograd.grad(logprob_N.sum(), pair)])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+            assert tensor.grad is not None
+            assert tensor.grad.dtype == dtype
+            assert (tensor.grad.double() - other.grad).norm() <= gradient_error * other.grad.norm()
+
+
+def test_guided_gradcheck() -> None:
+    """Finite differences in float64, of twin and temperature too, over two blocks."""
+    hidden_ND, weight_VD, target_N, bias_V = head(3, COLUMN_UNIT + 2, torch.float64)
+    tensors = [hidden_ND, hidden_ND.flip(0).clone(), weight_VD, bias_V]
+
+    def logprob(*inputs: Tensor) -> Tensor:
+        hidden, twin, weight, bias = inputs
+        return linear_logprob_entropy(
+            hidden, weight, target_N, bias, twin_ND=twin, scratch_bytes=0, **GUIDED
+        )[0]
+
+    inputs = tuple(tensor.requires_grad_() for tensor in tensors)
+    assert torch.autograd.gradcheck(logprob, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("tokens", [8, 20, 200])
@@ -243,6 +294,12 @@ def test_bad_input_is_refused() -> None:
             linear_logprob_entropy(hidden_ND, weight_VD, target_N)
     with pytest.raises(ValueError, match="bfloat16"):
         linear_logprob_entropy(hidden_ND.bfloat16(), weight_VD, target_N.clamp(0, 1))
+    with pytest.raises(ValueError, match=r"twin is torch\.bfloat16"):
+        linear_logprob_entropy(
+            hidden_ND, weight_VD, target_N.clamp(0, 1), twin_ND=hidden_ND.bfloat16()
+        )
+    with pytest.raises(ValueError, match="without the twin"):
+        linear_logprob_entropy(hidden_ND, weight_VD, target_N.clamp(0, 1), guidance_scale=5.0)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -283,16 +340,23 @@ def test_logits_are_computed_once_where_the_gradient_has_room(tokens: int, kept:
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_logits_of_all_tokens_never_exist(trained: bool) -> None:
+@pytest.mark.parametrize("distribution", [{}, GUIDED])
+def test_logits_of_all_tokens_never_exist(trained: bool, distribution: dict[str, float]) -> None:
     """With little scratch no operation, forward or backward, makes anything of the logits' size
-    but the weight and its gradient (V D elements)."""
+    but the weight and its gradient (V D elements); guided or not."""
     tokens = 200
     hidden_ND, weight_VD, target_N, bias_V = head(tokens)
     hidden_ND.requires_grad_()
     weight_VD.requires_grad_(trained)
     with LargestTensor() as largest:
         logprob_N, _ = linear_logprob_entropy(
-            hidden_ND, weight_VD, target_N, bias_V, scratch_bytes=0
+            hidden_ND,
+            weight_VD,
+            target_N,
+            bias_V,
+            scratch_bytes=0,
+            twin_ND=hidden_ND.detach().flip(0) if distribution else None,
+            **distribution,
         )
         logprob_N.sum().backward()
     assert largest.elements == max(tokens * COLUMN_UNIT, weight_VD.numel())

@@ -1,20 +1,26 @@
-"""An update does not depend on what carries the gradients."""
+"""An update does not depend on what carries the gradients, and tells of its trajectories."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from trajectories import TINY_SPECIAL
 
 from benchmarks.torch_model import TorchModel
-from learner.batch import split_over_ranks
+from learner.batch import ScoredTrajectory, split_over_ranks
 from learner.config import AlgorithmConfig, LearnerConfig
+from learner.loss_metrics import add_metrics, finish_metrics
 from learner.settings import LearnerSettings
+from learner.step import trajectory_metrics
 from learner.update import Updater
 from policy.loading import load_policy
+from policy.types import Prompt
 from policy.weights import unpack
+from tests.image_groups import image_group
 
 
 @pytest.mark.parametrize(
@@ -46,3 +52,21 @@ def test_torch_alone_updates_as_deepspeed_does(make_rank, checkpoint: Path, batc
         named, policy.device))  # fmt: skip
     for name, tensor in expected.items():
         assert torch.allclose(trained[name].detach(), tensor, rtol=1e-2, atol=1e-4), name
+
+
+def test_a_cot_that_does_not_end_with_eos_was_cut() -> None:
+    """Of four CoTs of three tokens at most, one ends early, one just in time, two are cut: one of
+    them has an EOS of the prompt's kind in its middle only. Shares add over ranks, also empty ones.
+    """
+    eos = TINY_SPECIAL.eos
+    cots = [[9, eos], [9, 8, eos], [9, 8, 7], [9, eos, 7]]
+    prompt = Prompt(id="p", text="a red circle", task_type="color")
+    scored = [
+        ScoredTrajectory(replace(t, cot_ids=np.array(ids, dtype=np.int32)), 1.0, True)
+        for t, ids in zip(image_group(prompt, [0] * 4).trajectories, cots, strict=True)
+    ]
+    assert finish_metrics(trajectory_metrics(scored, 0, eos))["cot_length/capped"] == 0.5
+    shares = [trajectory_metrics(part, 0, eos) for part in (scored[:3], scored[3:], [])]
+    assert finish_metrics(add_metrics(shares))["cot_length/capped"] == 0.5
+    assert finish_metrics(shares[0])["cot_length/capped"] == pytest.approx(1 / 3)
+    assert finish_metrics(shares[0])["cot_length/mean"] == pytest.approx(8 / 3)

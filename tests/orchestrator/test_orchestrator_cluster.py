@@ -46,7 +46,7 @@ def test_a_run_listens_on_loopback_only(config: RunConfig) -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
     assert listening, "Ray listens somewhere"
-    learner.shutdown()
+    learner.close()
     loopback = ("127.", "::ffff:127.", "::1")
     assert [address for address in listening if not address.startswith(loopback)] == []
 
@@ -82,8 +82,7 @@ def test_a_rollout_worker_that_ray_cannot_place_says_what_it_asks_for(config: Ru
         r" it asks for 1000 CPUs and 0 GPUs, of which [\d.]+ and [\d.]+ are free$",
     ):
         rollout.wait_ready(2)
-    for worker in rollout.workers:
-        ray.kill(worker)
+    rollout.close()
 
 
 def test_weights_corrupted_on_the_way_stop_the_run(
@@ -113,9 +112,8 @@ def test_weights_corrupted_on_the_way_stop_the_run(
     monkeypatch.setattr(rollout, "load_weights", corrupted)
     with pytest.raises(WorkerFailed, match="rollout worker 0 received other weights"):
         publisher.publish(weight_version=0)
-    learner.shutdown()
-    for worker in rollout.workers:
-        ray.kill(worker)
+    learner.close()
+    rollout.close()
 
 
 def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConfig) -> None:
@@ -141,4 +139,5 @@ def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConf
         rollout.generate(requests)
     with pytest.raises(WorkerFailed, match="rollout worker 1 died"), rollout.asleep():
         pytest.fail("a dead worker does not sleep")
-    ray.kill(rollout.workers[0])
+    rollout.close()
+    rewards.close()

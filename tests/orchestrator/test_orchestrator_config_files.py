@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from orchestrator.config import dump_config, load_config
-from orchestrator.config_files import read_tree
+from orchestrator.config_files import merged, read_layers
 from policy.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -25,7 +25,7 @@ def test_mappings_are_merged_and_the_rest_replaced(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", "a: {x: 1, y: {p: 1, q: 2}}\nlist: [1, 2]\nkept: 0\n")
     write(tmp_path / "middle.yaml", "base: base.yaml\na: {y: {q: 3}}\nlist: [9]\n")
     top = write(tmp_path / "sub" / "top.yaml", "base: ../middle.yaml\na: {x: null}\n")
-    assert read_tree(top) == {
+    assert merged(read_layers(top)) == {
         "a": {"x": None, "y": {"p": 1, "q": 3}},
         "list": [9],
         "kept": 0,

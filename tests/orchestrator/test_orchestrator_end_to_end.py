@@ -29,7 +29,8 @@ SMALL = (
 ).split()
 METRICS = """step time reward/mean reward/std reward/attributes reward/structure reward/cleanliness
     advantage/abs_mean entropy/cot/mean entropy/cot/std entropy/image/mean entropy/image/std kl/mean
-    ratio/mean ratio/clipped grad_norm learning_rate cot_length/mean staleness/mean weight_version
+    ratio/mean ratio/clipped grad_norm learning_rate cot_length/mean cot_length/capped
+    staleness/mean weight_version
     seconds/rollout seconds/reward seconds/learn seconds/sync seconds/step groups/trained
     groups/failed probe/gap alarms""".split()
 # The process sends it to itself, as a signal from outside would race with the run; from a thread,

@@ -148,14 +148,14 @@ def test_leaks_ignore_case_spaces_and_the_period(tmp_path: Path) -> None:
     [
         ("none.txt", None, "does not exist"),
         ("empty.txt", b"\n \n", "holds no prompt"),
-        ("bytes.txt", b"\xff", "cannot be read"),
+        ("bytes.txt", b"a\nb\xff", r"bytes\.txt:2: byte 0xff is not UTF-8"),
         ("rows.json", b"[]", "holds no prompt"),
         ("rows.json", b"{}", "expected a JSON list of objects with a Prompt"),
         ("rows.json", b'[{"Prompt": "a"}, {"prompt": "a"}]', "item 2 is not an object with a Pro"),
         ("rows.json", b'[{"Prompt": 3}]', "item 1 is not an object with a Prompt that is text"),
         ("rows.json", b'["a"]', "item 1 is not an object with a Prompt"),
         ("rows.jsonl", b'{"prompt": "a"}\n', r"expected \*\.txt, one prompt a line, or \*\.json"),
-        ("rows.json", b"{", "expected a JSON list of objects with a Prompt"),
+        ("rows.json", b"{", r"rows\.json:1: not JSON"),
     ],
 )
 def test_a_broken_validation_file_is_named(

@@ -76,11 +76,15 @@ def test_a_receipt_must_match_in_version_bytes_and_arithmetic() -> None:
 
 
 def test_alarms_name_what_stays_silent() -> None:
-    """Zero gradient, zero variance everywhere, dropped groups, flips, and nothing when healthy."""
+    """Zero gradient, zero variance everywhere, dropped groups, flips, cut CoTs, and nothing when
+    healthy."""
     assert Alarms().check(HEALTHY, {}) == []
     assert "gradient is exactly zero" in Alarms().check(HEALTHY | {"grad_norm": 0.0}, {})[0]
     assert "zero reward variance" in Alarms().check(HEALTHY | {"groups/zero_variance": 2}, {})[0]
     assert "3 groups dropped" in Alarms().check(HEALTHY | {"groups/failed": 3}, {})[0]
+    assert Alarms().check(HEALTHY | {"cot_length/capped": 0.5}, {}) == []
+    (cut,) = Alarms().check(HEALTHY | {"cot_length/capped": 0.75}, {})
+    assert cut == "rollout.max_cot_tokens cuts 75% of the CoTs"
     assert "reverses 25%" in Alarms().check(HEALTHY | {"bonus/flip_share": 0.25}, {})[0]
 
 
@@ -221,15 +225,41 @@ def test_a_reward_that_moves_by_rounding_never_varies() -> None:
 
 
 def test_the_first_signal_asks_and_the_second_stops() -> None:
-    """One SIGINT lets the step finish; two raise KeyboardInterrupt; handlers come back."""
+    """In a step one SIGINT lets it finish and two raise KeyboardInterrupt; handlers come back."""
     before = signal.getsignal(signal.SIGINT)
     with graceful_interrupt() as interrupt:
-        assert not interrupt.requested
+        interrupt.stepping = True
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_starting_the_first_signal_stops(number: signal.Signals) -> None:
+    """Nothing would be lost, and models may take minutes to load."""
+    with graceful_interrupt() as interrupt:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert not interrupt.requested
+
+
+def test_a_sigterm_that_comes_twice_is_one_and_a_later_one_stops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm signals every process of a step, and srun hands its own signal on to them."""
+    now = [100.0]
+    monkeypatch.setattr("orchestrator.interrupt.time.monotonic", lambda: now[0])
+    with graceful_interrupt() as interrupt:
+        interrupt.stepping = True
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested
+        assert capsys.readouterr().err.count("stopping after this step; send SIGTERM again") == 1
+        now[0] += 30
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

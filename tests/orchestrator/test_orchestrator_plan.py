@@ -12,7 +12,8 @@ from original_janus import JANUS_PRO_1B, JANUS_PRO_7B
 from orchestrator.cli import main
 from orchestrator.config import load_config
 from orchestrator.memory import Lengths, Memory, ModelSize, rollout_memory
-from orchestrator.plan import Gpu, Process, make_plan, planned_lengths, this_machine
+from orchestrator.plan import Gpu, Process, make_plan, this_machine
+from orchestrator.plan_inputs import planned_lengths
 from policy.errors import UserError
 from policy.loading import model_config
 from rollout.config import RolloutConfig, VllmSettings

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import ray
 
 from orchestrator.reward_pool import RewardPool
+from orchestrator.starting import wait_started
 from orchestrator.waiting import WorkerFailed, WorkerLate, one_line
 from policy.types import Score
 from rewards.config import RuntimeEnvironment
@@ -68,15 +70,14 @@ def test_a_worker_that_has_a_place_and_is_slow_is_only_late(start: Started, tmp_
     """Building a model takes longer than the deadline: no word about places."""
     slow = reward("SlowToBuild", options={"folder": str(tmp_path)})
     pool = RewardPool(slow, NO_CACHE, start_timeout_s=0.5)
-    (worker,) = pool.workers
     try:
         wait_for_files(str(tmp_path), 1)
         with pytest.raises(
             WorkerLate, match=r"^reward worker light/0 did not answer within 0.5 s$"
         ):
-            pool.wait_ready()
+            wait_started([pool.starting], 0.5)
     finally:
-        ray.kill(worker.actor)
+        pool.close()
 
 
 def test_each_pool_has_variables_of_its_own(start: Started) -> None:
@@ -108,6 +109,21 @@ def test_why_an_environment_cannot_be_prepared_is_one_line() -> None:
         "its runtime_env cannot be prepared:"
         " ERROR: No matching distribution found for no-such-package"
     )
+
+
+@pytest.mark.slow
+def test_an_answer_that_cannot_be_fetched_holds_back_no_other_reward(tmp_path: Path) -> None:
+    """On a real node that is frozen with an answer in its memory: the other reward scores all its
+    groups meanwhile, and the answer counts once it comes."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as short:  # the path of a socket is limited
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.frozen_node", tmp_path],
+            cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+            env=os.environ | {"RAY_TMPDIR": short},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer == {"held_back": True, "totals": [[2.0], [4.0], [6.0]]}
 
 
 def light_environment(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_transient_failures_end_as_failures_and_never_as_a_number(start: Started
 
 
 def test_an_answer_that_does_not_arrive_replaces_its_worker(start: Started, tmp_path: Path) -> None:
-    """Fetching it has the deadline of the call, though Ray says that it is done."""
+    """Looking for it takes no time, and its call keeps the deadline that it had."""
     _, refs = groups_of([[1]])
     options = dict(folder=str(tmp_path), files=1)
     pools = start(reward("WaitsFor", options=options, timeout_s=0.5, retries=0))
@@ -87,7 +88,10 @@ def test_an_answer_that_does_not_arrive_replaces_its_worker(start: Started, tmp_
     pool.add([0], last=True)
     pool.advance()
     pool.receive(pool.calls[0])
-    assert pool.results(0) == (RewardFailure("no answer within 0.5 s", transient=True),)
+    assert (pool.done, pool.usage.restarts) == (False, 0)
+    time.sleep(0.5)
+    pool.advance()
+    assert pool.finish() == [(RewardFailure("no answer within 0.5 s", transient=True),)]
     assert pool.usage.restarts == 1
 
 
@@ -157,6 +161,26 @@ def test_a_group_that_never_comes_is_named(start: Started, tmp_path: Path) -> No
     with pytest.raises(WorkerFailed, match=r"prompt p:0: no group within 0.5 s"):
         pools.score([GroupRef(group.prompt, ref, 1)])
     (tmp_path / "now").touch()
+
+
+def test_a_round_broken_off_gives_nothing_to_the_next(start: Started, tmp_path: Path) -> None:
+    """One of four groups never comes; of the others one is being scored, two are queued. The next
+    round has its own result alone, and its own work: the late answer is no part of it."""
+    scoring, sampling = tmp_path / "scoring", tmp_path / "sampling"
+    scoring.mkdir()
+    sampling.mkdir()
+    (*_, last), refs = groups_of([[1], [2], [3], [4]])
+    refs[3] = GroupRef(last.prompt, late_group.remote(str(sampling), 1, last), 1)
+    options = dict(folder=str(scoring), files=1)
+    settings = dict(options=options, batch_size=1, batch_delay_s=0.0)
+    pools = start(reward("WaitsFor", **settings), group_timeout_s=0.5)
+    with pytest.raises(WorkerFailed, match=r"prompt p:3: no group within 0.5 s"):
+        pools.score(refs)
+    (scoring / "now").touch()
+    (sampling / "now").touch()
+    assert [group.totals for group in pools.score(groups_of([[70, 80]])[1])] == [(70.0, 80.0)]
+    # A group of two for batches of one: two calls of the reward.
+    assert pools.take_usage()["light"].batch_sizes == [1, 1]
 
 
 def test_the_rewards_of_all_pools_are_built_at_the_same_time(

@@ -199,7 +199,7 @@ def _rewrite_section(section: str, **changes: object) -> Callable[[Path], None]:
     [
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json:1: not JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "is not a JSON object"),
         (_rewrite_config(architectures=["LlamaForCausalLM"]), "not JanusForConditionalGeneration"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no *.safetensors file"),

@@ -80,7 +80,7 @@ def test_a_broken_row_is_named(tmp_path: Path, change: dict[str, Any], reason: s
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "not a JSON object"),
+        ("{", "not JSON: Expecting property name"),
         ("[1]", "expected a JSON object"),
         ("{}", "key 'prompt' is missing"),
         ('{"prompt": "a"}', "key 'task_type' is missing"),
@@ -101,7 +101,7 @@ def test_a_file_that_holds_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no prompt"):
         load_prompts(write(tmp_path, "", " "))
     (tmp_path / "binary.jsonl").write_bytes(b'{"prompt": "\xff"}')
-    with pytest.raises(UserError, match=r"binary\.jsonl:1: 'utf-8' codec"):
+    with pytest.raises(UserError, match=r"binary\.jsonl:1: byte 0xff is not UTF-8"):
         load_prompts(tmp_path / "binary.jsonl")
 
 
