@@ -59,7 +59,8 @@ class TorchModel(Passes):
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         grad_norm = nn.utils.clip_grad_norm_(self._optimised, self._max_grad_norm)
-        self._optimizer.step()
+        if grad_norm.isfinite():
+            self._optimizer.step()
         self.forget_gradients()
         with torch.no_grad():
             for live, master in self._masters:

@@ -45,7 +45,11 @@ class AlgorithmConfig(Settings):
     )
     low_quantile: float = Field(LOW_QUANTILE, ge=0, le=1, description="low set: h under this")
     high_quantile: float = Field(HIGH_QUANTILE, ge=0, le=1, description="high set: h over this")
-    kl_beta: float = Field(0.01, ge=0, description="weight of the KL term")
+    kl_beta: float = Field(
+        0.01,
+        ge=0,
+        description="weight of the KL term; at 0 no reference is kept or computed",
+    )
     kl_estimator: KlEstimator = Field("k3", description="estimator of the KL term")
     aggregation: Aggregation = Field("token-mean", description="how token losses are averaged")
     aggregation_constant: float = Field(
@@ -55,6 +59,12 @@ class AlgorithmConfig(Settings):
     )
     clip_low: float = Field(0.2, gt=0, lt=1, description="stale rollouts: ratio >= 1 - this")
     clip_high: float = Field(0.2, gt=0, description="stale rollouts: ratio <= 1 + this")
+    dual_clip: float | None = Field(
+        None,
+        gt=1,
+        description="stale rollouts: ratio <= this where the advantage is negative, which is where "
+        "clipping leaves it free (arXiv 1912.09729 suggests 3); null switches it off",
+    )
     importance_cap: float | None = Field(
         None,
         gt=0,
@@ -133,6 +143,7 @@ class AlgorithmConfig(Settings):
             kl_estimator=self.kl_estimator,
             clip_low=self.clip_low,
             clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
         )
 
 
@@ -175,6 +186,12 @@ class LearnerConfig(Settings):
         "linear", description="after the warm-up: linear to 0 at the end of the run, or constant"
     )
     max_grad_norm: float = Field(1.0, gt=0, description="global gradient norm is clipped at this")
+    max_skipped_updates: int = Field(
+        3,
+        ge=1,
+        description="an update whose loss or gradient is not finite is skipped; after so many in a "
+        "row the run stops",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights; bfloat16 keeps float32 master weights"

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from learner.kl import k3
+
 Metrics = dict[str, Tensor]
 
 SQUARE_SUFFIX = "/square"  # a mean of squares, which becomes a /std beside its /mean
@@ -25,23 +27,23 @@ def token_metrics(
     advantage_B: Tensor,
     bonus_BT: Tensor,
     ratio_BT: Tensor,
-    k3_BT: Tensor,
     token_advantage_BT: Tensor,
     clip_low: float,
     clip_high: float,
+    dual_clip: float | None = None,
 ) -> Metrics:
     """Means over valid tokens, but for those that say otherwise.
 
-    kl/mean is the mean of k3, which is no divergence under guided or stale samples (see
-    ``learner.kl``). bonus/flip_share is the part of the high tokens of negative trajectories whose
+    bonus/flip_share is the part of the high tokens of negative trajectories whose
     advantage the bonus turned positive. bonus/mean is over high tokens, advantage/abs_mean over
     trajectories that have tokens.
     """
     over_BT = (ratio_BT > 1.0 + clip_high) & (token_advantage_BT > 0.0)
     under_BT = (ratio_BT < 1.0 - clip_low) & (token_advantage_BT < 0.0)
+    if dual_clip is not None:
+        over_BT |= (ratio_BT > dual_clip) & (token_advantage_BT < 0.0)
     negative_high_BT = high_BT & (advantage_B < 0.0)[:, None]
     return {
-        "kl/mean": _mean(k3_BT, mask_BT),
         "ratio/mean": _mean(ratio_BT, mask_BT),
         "ratio/clipped": _mean(over_BT | under_BT, mask_BT),
         "tokens/low_fraction": _mean(low_BT, mask_BT),
@@ -50,6 +52,17 @@ def token_metrics(
         "bonus/flip_share": _mean(token_advantage_BT > 0.0, negative_high_BT),
         "advantage/abs_mean": _mean(advantage_B.abs(), mask_BT.any(dim=1)),
     }
+
+
+def kl_metrics(logprob_BT: Tensor, reference_logprob_BT: Tensor, mask_BT: Tensor) -> Metrics:
+    """kl/mean is the mean of k3 over valid tokens, which is no divergence under guided or stale
+    samples (see ``learner.kl``)."""
+    return {"kl/mean": _mean(k3(logprob_BT, reference_logprob_BT), mask_BT)}
+
+
+def exact_ratio(logprob_BT: Tensor, behaviour_logprob_BT: Tensor) -> Tensor:
+    """exp(lp - behaviour lp) as a metric: in float64, where no log-prob of float32 overflows."""
+    return torch.exp(logprob_BT.double() - behaviour_logprob_BT.double())
 
 
 def entropy_metrics(entropy_BT: Tensor, cot_mask_BT: Tensor, image_mask_BT: Tensor) -> Metrics:

@@ -15,8 +15,14 @@ import torch
 from torch import Tensor
 
 from learner.bonus import CAP_FACTOR, Aggregation, BonusRule, budget_bonus, capped_bonus
-from learner.kl import KL_ESTIMATORS, KlEstimator, k3
-from learner.loss_metrics import Metrics, entropy_metrics, token_metrics
+from learner.kl import KL_ESTIMATORS, KlEstimator
+from learner.loss_metrics import (
+    Metrics,
+    entropy_metrics,
+    exact_ratio,
+    kl_metrics,
+    token_metrics,
+)
 from learner.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities, partition_by_modality
 
 
@@ -35,6 +41,7 @@ class ObjectiveSettings:
     kl_estimator: KlEstimator = "k3"
     clip_low: float = 0.2
     clip_high: float = 0.2  # larger than clip_low: clip-higher
+    dual_clip: float | None = None  # bound of the ratio where A~ < 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class LossBatch:
     """One micro-batch. What masked positions hold, NaN included, never matters."""
 
     logprob_BT: Tensor  # policy, with gradient; any float type
-    reference_logprob_BT: Tensor  # frozen reference, same tokens, same distribution
+    # Of the frozen reference, same tokens, same distribution; None without a KL term (beta 0).
+    reference_logprob_BT: Tensor | None
     cot_mask_BT: Tensor  # bool, valid CoT tokens, the first EOS included
     image_mask_BT: Tensor  # bool, disjoint from the former
     advantage_B: Tensor  # A_i (eq. 4)
@@ -73,11 +81,10 @@ def eg_grpo_loss(
     ranks; where a framework averages them instead, multiply by the number averaged over.
 
     Under the budget rules ``lambda_b`` is the batch's lambda_B and ``batch.entropy_BT`` what it
-    was computed from. Raises ValueError when one of the two is needed and absent.
+    was computed from. Raises ValueError when what the settings need is absent.
     """
     mask_BT = batch.cot_mask_BT | batch.image_mask_BT
     logprob_BT = _masked(batch.logprob_BT, mask_BT)
-    reference_logprob_BT = _masked(batch.reference_logprob_BT, mask_BT)
     advantage_B = batch.advantage_B.float()
 
     low_BT, high_BT, bonus_BT = _entropy_guidance(batch, settings, advantage_B, lambda_b)
@@ -94,15 +101,23 @@ def eg_grpo_loss(
             token_advantage_BT,
             settings.clip_low,
             settings.clip_high,
+            settings.dual_clip,
         )
     if batch.importance_weight_BT is not None:
         surrogate_BT = surrogate_BT * _masked(batch.importance_weight_BT, mask_BT)
 
-    kl_BT = KL_ESTIMATORS[settings.kl_estimator](logprob_BT, reference_logprob_BT)
+    reference_logprob_BT = None
+    token_loss_BT = -surrogate_BT
+    if settings.kl_beta > 0.0:  # times 0 the term could still be NaN
+        if batch.reference_logprob_BT is None:
+            raise ValueError(f"kl_beta {settings.kl_beta} needs the reference's log-probs")
+        reference_logprob_BT = _masked(batch.reference_logprob_BT, mask_BT)
+        kl_BT = KL_ESTIMATORS[settings.kl_estimator](logprob_BT, reference_logprob_BT)
+        token_loss_BT = settings.kl_beta * kl_BT - surrogate_BT
     weight_BT = aggregation_weights(
         mask_BT, settings.aggregation, counts, settings.aggregation_constant
     )
-    loss = (weight_BT * (settings.kl_beta * kl_BT - surrogate_BT)).sum()
+    loss = (weight_BT * token_loss_BT).sum()
 
     metrics = token_metrics(
         mask_BT=mask_BT,
@@ -110,12 +125,14 @@ def eg_grpo_loss(
         high_BT=high_BT,
         advantage_B=advantage_B,
         bonus_BT=bonus_BT,
-        ratio_BT=torch.exp(logprob_BT.detach() - behaviour_logprob_BT),
-        k3_BT=k3(logprob_BT.detach(), reference_logprob_BT),
+        ratio_BT=exact_ratio(logprob_BT.detach(), behaviour_logprob_BT),
         token_advantage_BT=token_advantage_BT,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
+        dual_clip=settings.dual_clip,
     )
+    if reference_logprob_BT is not None:
+        metrics |= kl_metrics(logprob_BT.detach(), reference_logprob_BT, mask_BT)
     if batch.entropy_BT is not None:
         metrics |= entropy_metrics(batch.entropy_BT, batch.cot_mask_BT, batch.image_mask_BT)
     return loss, metrics
@@ -167,15 +184,27 @@ def policy_surrogate_clipped(
     token_advantage_BT: Tensor,
     clip_low: float,
     clip_high: float,
+    dual_clip: float | None = None,
 ) -> Tensor:
     """min(ratio A~, clip(ratio, 1 - clip_low, 1 + clip_high) A~), ratio = exp(lp - behaviour lp).
 
     ``behaviour_logprob_BT`` belongs to the trained distribution at the weight version that
-    generated the token.
+    generated the token. In other words the ratio is bounded from above where A~ > 0 and from below
+    where A~ < 0; there ``dual_clip`` bounds it from above too (arXiv 1912.09729, eq. 5), without
+    which one token can outweigh the batch. Where A~ = 0 the surrogate is 0. A ratio that is
+    infinite matters only where nothing bounds it.
     """
-    ratio_BT = torch.exp(logprob_BT - behaviour_logprob_BT)
-    clipped_BT = ratio_BT.clamp(1.0 - clip_low, 1.0 + clip_high)
-    return torch.minimum(ratio_BT * token_advantage_BT, clipped_BT * token_advantage_BT)
+    positive_BT, negative_BT = token_advantage_BT > 0.0, token_advantage_BT < 0.0
+    highest_BT = torch.where(
+        positive_BT, 1.0 + clip_high, torch.inf if dual_clip is None else dual_clip
+    )
+    lowest_BT = torch.where(negative_BT, 1.0 - clip_low, 0.0)
+    log_ratio_BT = logprob_BT - behaviour_logprob_BT
+    # Ratios that will be cut off or multiplied by 0 are not formed: infinity would pass the
+    # clipping, but its gradient is 0 * inf. One nat beyond the bound none of the others is near.
+    log_ratio_BT = torch.where(positive_BT | negative_BT, log_ratio_BT, 0.0)
+    log_ratio_BT = torch.minimum(log_ratio_BT, highest_BT.log() + 1.0)
+    return torch.clamp(torch.exp(log_ratio_BT), lowest_BT, highest_BT) * token_advantage_BT
 
 
 def truncated_importance_weight(

@@ -41,10 +41,11 @@ class Passes(ABC):
         policy.to(device)
         self._probe = probe_batch(policy, special)
         self.adapter: Adapter | None = None
+        self._compares = settings.algorithm.kl_beta > 0.0  # with a reference; else it needs none
         self.reference: JanusPolicy | None = None  # with an adapter, the policy without it
         if config.lora is not None:
             self.adapter = Adapter(policy, config.lora, settings.checkpoint, settings.seed)
-        else:
+        elif self._compares:
             self.reference = _reference(policy, config.zero_stage)
             self._reference_scoring: Callable[..., tuple[Tensor, Tensor]] = ScoringModule(
                 self.reference
@@ -69,8 +70,10 @@ class Passes(ABC):
         return self.scores(batch or self._probe, with_entropy=True)[1]
 
     @torch.no_grad()
-    def reference_logprobs(self, batch: TrajectoryBatch) -> Tensor:
-        """logprob_BT of the same tokens under the frozen reference."""
+    def reference_logprobs(self, batch: TrajectoryBatch) -> Tensor | None:
+        """logprob_BT of the same tokens under the frozen reference; None without a KL term."""
+        if not self._compares:
+            return None
         if self.adapter is None:
             return self._reference_scoring(batch, logprob_kernel, *self._distribution)[0]
         with self.adapter.off():
@@ -89,7 +92,11 @@ class Passes(ABC):
 
     @abstractmethod
     def step(self, learning_rate: float) -> float:
-        """Clip, update, clear; returns the global gradient norm before clipping."""
+        """Clip, update, clear; returns the global gradient norm before clipping.
+
+        A norm that is not finite, on one rank or several, is so on all. Nothing is updated then:
+        weights and optimizer stay as they are, to the bit, and the gradients are dropped.
+        """
 
 
 def adamw(parameters: Iterable[nn.Parameter], config: LearnerConfig) -> torch.optim.AdamW:

@@ -22,6 +22,7 @@ class LearnerSettings:
     seed: int = 0  # of an adapter's first weights
     guidance_scale: float = 1.0  # of the rollouts; matters when the guided distribution is trained
     temperature: float = 1.0  # of the rollouts; the trained distribution is the tempered one
+    deterministic: bool = False  # see policy.runtime.choose_deterministic_algorithms
     generation_defaults: GenerationDefaults = field(  # go into every checkpoint
         default_factory=GenerationDefaults
     )

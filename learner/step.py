@@ -15,7 +15,7 @@ from torch import Tensor
 from learner.batch import MicroBatch, ScoredTrajectory
 from learner.bonus import BudgetTerms, budget_exact_lambda, budget_lambda, budget_terms
 from learner.config import AlgorithmConfig
-from learner.loss_metrics import Metrics
+from learner.loss_metrics import Metrics, exact_ratio
 from learner.objective import BatchCounts, LossBatch, eg_grpo_loss, truncated_importance_weight
 from learner.partition import partition_by_modality
 from policy.types import FloatArray
@@ -88,7 +88,7 @@ def bonus_lambda(terms: Sequence[BudgetTerms], algorithm: AlgorithmConfig) -> fl
 def micro_batch_loss(
     batch: MicroBatch,
     logprob_BT: Tensor,
-    reference_logprob_BT: Tensor,
+    reference_logprob_BT: Tensor | None,
     entropy_BT: Tensor,
     algorithm: AlgorithmConfig,
     counts: BatchCounts,
@@ -128,7 +128,7 @@ def micro_batch_loss(
         counts,
         lambda_b,
     )
-    ratio_BT = torch.exp(current_BT - batch.recorded_logprob_BT)
+    ratio_BT = exact_ratio(current_BT, batch.recorded_logprob_BT)
     return loss, metrics | {"ratio/mean": mean_metric(ratio_BT[batch.mask_BT])}
 
 

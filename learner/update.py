@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from learner.batch import (
@@ -48,8 +49,9 @@ class Updater:
     def update(self, slices: Sequence[GroupSlice], weight_version: int) -> dict[str, float]:
         """One optimizer step on the batch whose slices the ranks hold; the batch's metrics.
 
-        Raises ValueError for an empty batch or a trajectory newer than the weights, and
-        FloatingPointError when the gradient is not finite: these weights are then lost.
+        Where loss or gradient are not finite the weights stay as they are, and the metric
+        ``updates/skipped`` is 1. Raises ValueError for an empty batch or a trajectory newer than
+        the weights.
         """
         scored = scored_trajectories(slices)
         batches = self.micro_batches(scored, weight_version)
@@ -77,15 +79,18 @@ class Updater:
                 size.counts,
                 lambda_b,
             )
-            self._model.backward(loss, last)
+            # A loss that is no number may leave gradients that are: they must not be either.
+            self._model.backward(loss * torch.where(loss.isfinite(), 1.0, torch.nan), last)
             loss_sum += float(loss.detach())
             parts.append(metrics)
         rate = learning_rate(self._settings.learner, weight_version, self._settings.total_steps)
         grad_norm = self._model.step(rate)
-        if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"gradient norm {grad_norm} in update {weight_version}")
-        row = _whole_batch(parts, loss_sum)
-        row |= {"grad_norm": grad_norm, "learning_rate": rate, "tokens/trained": size.counts.tokens}
+        row = _whole_batch(parts, loss_sum) | {
+            "grad_norm": grad_norm,
+            "learning_rate": rate,
+            "tokens/trained": size.counts.tokens,
+            "updates/skipped": int(not math.isfinite(grad_norm)),
+        }
         return row if lambda_b is None else row | {"lambda_b": lambda_b}
 
     def micro_batches(

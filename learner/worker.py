@@ -28,7 +28,7 @@ class LearnerWorker:
     """One ``LearnerRank`` in a process of its own. A lone rank cannot rejoin: never restarted."""
 
     def __init__(self, settings: LearnerSettings) -> None:
-        tune_process(settings.learner.threads)
+        tune_process(settings.learner.threads, settings.deterministic)
         self._settings = settings
         self._rank: LearnerRank | None = None
 

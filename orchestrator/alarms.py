@@ -31,6 +31,8 @@ class Alarms:
         found = []
         if not row["grad_norm"]:
             found.append("the gradient is exactly zero")
+        if row.get("updates/skipped"):
+            found.append("loss or gradient are not finite: the update was skipped")
         if row["groups/zero_variance"] == row["groups/trained"]:
             found.append("every group has zero reward variance: nothing to learn from")
         if row["groups/failed"]:

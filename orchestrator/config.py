@@ -119,6 +119,10 @@ class RunConfig(Settings):
     name: Name
     root: Path = Field(default=Path("runs"), description="run folders are made below it")
     seed: int = Field(default=0, ge=0)
+    deterministic: bool = Field(
+        default=False,
+        description="torch's deterministic algorithms in every worker; it warns where it has none",
+    )
     steps: int = Field(ge=1, description="optimizer steps, one batch each")
     prompts_per_step: int = Field(ge=1, description="prompt groups per optimizer step")
     replacements: int = Field(

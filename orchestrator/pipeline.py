@@ -8,6 +8,7 @@ from evaluation.summary import values_by_reward
 from orchestrator.metrics import Clock, reward_metrics, scoring_metrics, spreads
 from orchestrator.run import Run
 from orchestrator.sampling import sample_batch
+from orchestrator.skipped import record_skipped, stop_if_stuck
 from policy.types import JsonDict
 
 
@@ -36,7 +37,9 @@ def train(run: Run) -> None:
         row |= reward_metrics(batch.scored, batch.advantages, batch.dropped) | learned
         row |= scoring_metrics(batch.usage) | {"probe/gap": gap}
         row["alarms"] = run.alarms.check(row, spreads(values_by_reward(batch.scored)))
+        record_skipped(run, row, batch.scored)
         run.commit(row, clock)
+        stop_if_stuck(run, step + 1)
         if run.interrupt.requested:
             run.save(step + 1)
             break

@@ -48,6 +48,7 @@ class RolloutPool:
                 config.model.template,
                 inputs.instruction,
                 config.learner.dtype,
+                config.deterministic,
             )
             for _ in range(self.config.workers)
         ]

@@ -28,7 +28,7 @@ FREE = (
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
     # how long and how often is waited for somebody, before the run stops
     *("rollout.timeout_s", "rollout.load_timeout_s"),
-    *("learner.timeout_s", "learner.start_timeout_s"),
+    *("learner.timeout_s", "learner.start_timeout_s", "learner.max_skipped_updates"),
     *("rewards.*.timeout_s", "rewards.*.retries", "rewards.*.retry_delay_s", "rewards.*.restarts"),
     "replacements",
     # what is judged of what was computed

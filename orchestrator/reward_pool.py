@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -60,13 +61,19 @@ class Worker:
 class RewardPool:
     """Workers of one reward; ``orchestrator.scoring`` tells it what has happened."""
 
-    def __init__(self, config: RewardConfig, cache: CacheConfig, start_timeout_s: float) -> None:
+    def __init__(
+        self,
+        config: RewardConfig,
+        cache: CacheConfig,
+        start_timeout_s: float,
+        deterministic: bool = False,
+    ) -> None:
         self.config = config
         self.usage = Usage()
-        self._cache = cache
+        self._new_worker = partial(start_reward_worker, config, cache, deterministic)
         self._start_timeout_s = start_timeout_s
         self.workers = [
-            Worker(f"reward worker {config.name}/{index}", start_reward_worker(config, cache))
+            Worker(f"reward worker {config.name}/{index}", self._new_worker())
             for index in range(config.workers)
         ]
         # Asked now and not when waited for: all pools load their models at the same time.
@@ -191,7 +198,7 @@ class RewardPool:
         self.usage.restarts += 1
         worker.restarts += 1
         batch, worker.batch = worker.batch, None
-        worker.actor = start_reward_worker(self.config, self._cache)
+        worker.actor = self._new_worker()
         worker.call = worker.actor.ready.remote()
         worker.deadline = time.monotonic() + self._start_timeout_s
         if batch is not None and batch.round is self._round:

@@ -125,7 +125,11 @@ def open_run(
                 log.info("rollout engine: %s", describe(identity))
             # Only now: on a GPU that they share, vLLM measures what is free while it starts.
             rewards = RewardPools(
-                config.rewards, config.cache, cluster.start_timeout_s, config.rollout.timeout_s
+                config.rewards,
+                config.cache,
+                cluster.start_timeout_s,
+                config.rollout.timeout_s,
+                config.deterministic,
             )
             actors.callback(rewards.close)
             rewards.wait_ready()
@@ -180,6 +184,7 @@ def _learner_settings(config: RunConfig, inputs: Inputs) -> LearnerSettings:
         seed=config.seed,
         guidance_scale=config.rollout.guidance_scale,
         temperature=config.rollout.temperature,
+        deterministic=config.deterministic,
         generation_defaults=inputs.generation_defaults,
     )
 

@@ -1,7 +1,8 @@
 """The run folder: everything a run leaves behind, and the lock that keeps a second run out.
 
 ``runs/<name>/``: ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
-``dropped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html``, ``run.log``.
+``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html``,
+``run.log``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from policy.types import JsonDict
 
 _LOCK = ".lock"
 _OF_A_START = (_LOCK, "config.yaml", "inputs.json", "run.log", f"checkpoints/{WRITTEN}")
-_ROWS = ("metrics.jsonl", "evaluations.jsonl", "dropped.jsonl", "samples/records.jsonl")
+_ROWS = (
+    "metrics.jsonl",
+    "evaluations.jsonl",
+    "dropped.jsonl",
+    "skipped.jsonl",
+    "samples/records.jsonl",
+)
 
 
 class FolderInUse(UserError):

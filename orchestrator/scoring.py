@@ -30,6 +30,7 @@ class RewardPools:
         cache: CacheConfig,
         start_timeout_s: float,
         group_timeout_s: float,
+        deterministic: bool = False,
     ) -> None:
         """``group_timeout_s`` bounds the wait for a group that is still being sampled."""
         self.configs = configs
@@ -38,7 +39,8 @@ class RewardPools:
         self._group_timeout_s = group_timeout_s
         resolved = resolve_cache(cache)
         self.pools = {
-            config.name: RewardPool(config, resolved, start_timeout_s) for config in configs
+            config.name: RewardPool(config, resolved, start_timeout_s, deterministic)
+            for config in configs
         }
 
     def wait_ready(self) -> None:

@@ -11,7 +11,7 @@ import os
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 
 
-def tune_process(threads: int = 1) -> None:
+def tune_process(threads: int = 1, deterministic: bool = False) -> None:
     """Keep freed memory in the process and bound its compute threads.
 
     glibc hands large tensors back to the kernel after every operation, and on virtual machines the
@@ -25,6 +25,19 @@ def tune_process(threads: int = 1) -> None:
     import torch  # after the environment, which OpenMP reads once
 
     torch.set_num_threads(threads)
+    if deterministic:
+        choose_deterministic_algorithms()
+
+
+def choose_deterministic_algorithms() -> None:
+    """Have torch compute the same bits twice where it can, and warn where it cannot.
+
+    Before the process computes on a GPU: cuBLAS reads the environment when it starts.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def keep_freed_memory() -> None:

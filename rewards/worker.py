@@ -5,7 +5,8 @@ replaced at any time. What a reward does wrong to an image comes back as that im
 ``RewardFailure``; ``score`` itself does not raise. A worker that dies or is late is replaced by
 its pool. A reward that cannot be built raises ``UserError`` from ``ready``;
 ``rewards.factory.check_factory`` finds most such cases before.
-Nothing here imports torch: a reward that needs none starts quickly and stays small.
+Nothing here imports torch, but for a run that is to be deterministic: a reward that needs none
+starts quickly and stays small.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import ray
 
 from policy import secrets
-from policy.runtime import keep_freed_memory
+from policy.runtime import choose_deterministic_algorithms, keep_freed_memory
 from policy.types import Group, RewardResult
 from rewards.cache import open_cache
 from rewards.config import CacheConfig, RewardConfig
@@ -40,13 +41,17 @@ class Reply:
 class RewardWorker:
     """Scores trajectories with the reward that the settings name."""
 
-    def __init__(self, config: RewardConfig, cache: CacheConfig) -> None:
+    def __init__(
+        self, config: RewardConfig, cache: CacheConfig, deterministic: bool = False
+    ) -> None:
         keep_freed_memory()
         secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))  # in reasons of failures
         if not config.gpus_per_worker:
             # Ray hides from a worker the GPUs of others, but hides none from one without a share.
             variables = config.runtime_env.env_vars
             os.environ["CUDA_VISIBLE_DEVICES"] = variables.get("CUDA_VISIBLE_DEVICES", "")
+        if deterministic:
+            choose_deterministic_algorithms()
         self._config = config
         self._cache = cache
         self._built: RewardScorer | None = None
@@ -80,7 +85,9 @@ class RewardWorker:
         return self._built
 
 
-def start_reward_worker(config: RewardConfig, cache: CacheConfig = NO_CACHE) -> Any:
+def start_reward_worker(
+    config: RewardConfig, cache: CacheConfig = NO_CACHE, deterministic: bool = False
+) -> Any:
     """An actor handle on a ``RewardWorker``; returns before the worker is ready."""
     environment = config.runtime_env.resolved()
     secrets.hide(environment.env_vars.values())
@@ -90,4 +97,5 @@ def start_reward_worker(config: RewardConfig, cache: CacheConfig = NO_CACHE) -> 
         max_restarts=0,
         runtime_env=environment.for_ray(),
     )
-    return actor.remote(config.model_copy(update={"runtime_env": environment}), cache)
+    resolved = config.model_copy(update={"runtime_env": environment})
+    return actor.remote(resolved, cache, deterministic)

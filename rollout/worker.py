@@ -42,8 +42,11 @@ class RolloutWorker:
         template: str,
         instruction: str | None = None,
         dtype: str = "float32",
+        deterministic: bool = False,
     ) -> None:
-        self._load = partial(load_engine, config, Path(checkpoint), template, instruction, dtype)
+        self._load = partial(
+            load_engine, config, Path(checkpoint), template, instruction, dtype, deterministic
+        )
         self._engine: Engine | None = None
 
     def generate(
@@ -86,9 +89,10 @@ def load_engine(
     template: str,
     instruction: str | None = None,
     dtype: str = "float32",
+    deterministic: bool = False,
 ) -> Engine:
     """The engine that the settings name, in a process tuned for it before torch is imported."""
-    tune_process(config.threads)
+    tune_process(config.threads, deterministic)
     if config.engine == "vllm":
         prepare_vllm_process(config)
         from rollout import vllm_engine
@@ -105,9 +109,10 @@ def start_rollout_worker(
     template: str,
     instruction: str | None = None,
     dtype: str = "float32",
+    deterministic: bool = False,
 ) -> Any:
     """An actor handle on a ``RolloutWorker``; returns before the worker is ready."""
     actor = ray.remote(RolloutWorker).options(
         num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=0
     )
-    return actor.remote(config, checkpoint, template, instruction, dtype)
+    return actor.remote(config, checkpoint, template, instruction, dtype, deterministic)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_batches import COT_COLUMNS, IMAGE_COLUMNS, counts_of, example, loss_and_gradient
 from torch import Tensor
 
 from learner.advantages import group_advantages, has_variance
@@ -34,25 +35,6 @@ from learner.partition import Modalities
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 AGGREGATIONS: list[Aggregation] = ["token-mean", "sequence-mean", "constant"]
 MODALITIES: list[Modalities] = ["both", "cot", "image", "none"]
-COT_COLUMNS, IMAGE_COLUMNS = 6, 8
-
-
-def example(cot_lengths: tuple[int, ...] = (6, 0, 1, 2, 4), seed: int = 0) -> LossBatch:
-    """Trajectories of unequal CoTs, empty and one-token ones among them; a stale behaviour."""
-    generator = torch.Generator().manual_seed(seed)
-    rows, columns = len(cot_lengths), COT_COLUMNS + IMAGE_COLUMNS
-    column_T = torch.arange(columns)
-    logprob_BT = -3 * torch.rand(rows, columns, generator=generator)
-    return LossBatch(
-        logprob_BT=logprob_BT,
-        reference_logprob_BT=logprob_BT + 0.3 * torch.randn(rows, columns, generator=generator),
-        cot_mask_BT=column_T < torch.tensor(cot_lengths)[:, None],
-        image_mask_BT=(column_T >= COT_COLUMNS).expand(rows, columns),
-        advantage_B=torch.randn(rows, generator=generator),
-        has_variance_B=torch.ones(rows, dtype=torch.bool),
-        entropy_BT=torch.rand(rows, columns, generator=generator),
-        behaviour_logprob_BT=logprob_BT + 0.3 * torch.randn(rows, columns, generator=generator),
-    )
 
 
 def rows_of(batch: LossBatch, index: slice | list[int]) -> LossBatch:
@@ -61,22 +43,6 @@ def rows_of(batch: LossBatch, index: slice | list[int]) -> LossBatch:
         value = getattr(batch, field.name)
         part[field.name] = None if value is None else value[index]
     return LossBatch(**part)
-
-
-def counts_of(batch: LossBatch) -> BatchCounts:
-    mask_BT = batch.cot_mask_BT | batch.image_mask_BT
-    return BatchCounts(tokens=int(mask_BT.sum()), sequences=int(mask_BT.any(1).sum()))
-
-
-def loss_and_gradient(
-    batch: LossBatch, objective: ObjectiveSettings, counts: BatchCounts | None = None
-) -> tuple[Tensor, Tensor]:
-    logprob_BT = batch.logprob_BT.clone().requires_grad_()
-    loss, _ = eg_grpo_loss(
-        replace(batch, logprob_BT=logprob_BT), objective, counts or counts_of(batch), 0.4
-    )
-    (gradient_BT,) = torch.autograd.grad(loss, logprob_BT)
-    return loss.detach(), gradient_BT
 
 
 def test_token_advantage_literal() -> None:

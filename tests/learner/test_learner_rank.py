@@ -258,10 +258,3 @@ def test_bad_batches_are_refused(make_rank, batch):
     with pytest.raises(ValueError, match="weights 3"):
         rank.update(whole(at_version(batch, 3)))
     assert rank.weight_version == 0
-
-
-def test_a_gradient_that_is_no_number_stops_the_learner(make_rank, batch):
-    """A NaN advantage would otherwise destroy the weights without a word."""
-    rank = make_rank()
-    with pytest.raises(FloatingPointError, match="update 0"):
-        rank.update(whole([TrainingGroup(batch[0].group, (float("nan"), 1.0, 0.0, 1.0))]))

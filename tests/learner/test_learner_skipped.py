@@ -1,0 +1,125 @@
+"""An update whose loss or gradient is not finite leaves no trace, at every ZeRO stage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from rank_processes import Scenario, run_ranks
+
+from learner.batch import TrainingGroup, split_over_ranks
+from policy.types import Group
+from policy.weights import unpack
+
+CONSTANT = dict(learning_rate=1e-2, schedule="constant")  # no skipped step shows in the rate
+KINDS = [
+    *(dict(zero_stage=stage) for stage in (0, 1, 2, 3)),
+    *(dict(zero_stage=stage, dtype="bfloat16") for stage in (1, 2, 3)),
+    dict(zero_stage=1, offload_optimizer=True),
+    dict(zero_stage=1, dtype="bfloat16", offload_optimizer=True),
+    dict(zero_stage=2, offload_optimizer=True),
+    dict(zero_stage=2, dtype="bfloat16", offload_optimizer=True),
+    dict(zero_stage=3, dtype="bfloat16", offload_optimizer=True),
+    dict(zero_stage=3, offload_optimizer=True, offload_parameters=True),
+    dict(zero_stage=0, lora={"rank": 4}),
+    dict(zero_stage=3, lora={"rank": 4}),
+]
+
+
+def at_version(batch, version):
+    return [
+        TrainingGroup(
+            Group(
+                item.group.prompt,
+                tuple(replace(t, weight_version=version) for t in item.group.trajectories),
+            ),
+            item.advantages,
+        )
+        for item in batch
+    ]
+
+
+def spoilt(batch):
+    """One advantage is NaN: that of the last trajectory, which the last rank holds."""
+    *others, last = batch
+    return [*others, TrainingGroup(last.group, (*last.advantages[:-1], math.nan))]
+
+
+def held(rank):
+    """Every tensor that an update changes: live and master weights, and AdamW's state."""
+    engine = rank._model._engine
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    masters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = [value for p in masters for value in optimizer.state.get(p, {}).values()]
+    tensors = [*masters, *states, *dict(unpack(rank.publish()[1])).values()]
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def same(some, others):
+    return len(some) == len(others) and all(map(torch.equal, some, others))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_bad_batch_changes_nothing(make_rank, batch, kind):
+    """Weights, master weights and optimizer are the same bits before and after it, first of all
+    updates or later; the next update is that of a twin that never saw it."""
+    options = {**CONSTANT, "micro_batch_size": 3, **kind}
+    twin, rank = make_rank(**options), make_rank(**options)
+    for clean in range(2):
+        before = held(rank)
+        row = rank.update(split_over_ranks(at_version(spoilt(batch), rank.weight_version), 1)[0])
+        assert row["updates/skipped"] == 1
+        assert not math.isfinite(row["grad_norm"])
+        after = held(rank)
+        # The first update of all makes AdamW's state; there is none to compare before it.
+        assert same(after[: len(before)], before) if clean else same(after, before)
+        rows = [
+            one.update(split_over_ranks(at_version(batch, one.weight_version), 1)[0])
+            for one in (rank, twin)
+        ]
+        assert rows[0] == rows[1]
+        assert rows[0]["updates/skipped"] == 0
+        assert same(held(rank), held(twin))
+        assert not same(held(rank), before)
+    assert (rank.weight_version, twin.weight_version) == (4, 2)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_a_loss_that_is_no_number_counts_without_its_gradient(
+    make_rank, batch, zero_stage, monkeypatch
+):
+    """A token the reference thinks impossible has k3 = inf, and a gradient that is finite."""
+    rank = make_rank(zero_stage=zero_stage)
+    before = held(rank)
+    monkeypatch.setattr(
+        rank._model,
+        "reference_logprobs",
+        lambda tokens: torch.full(tokens.mask_BT.shape, -torch.inf),
+    )
+    row = rank.update(split_over_ranks(batch, 1)[0])
+    assert (row["loss"], row["updates/skipped"]) == (math.inf, 1)
+    assert same(held(rank)[: len(before)], before)
+
+
+@pytest.mark.slow
+def test_all_ranks_skip_what_one_of_them_cannot_train_on(checkpoint, batch, tmp_path, free_port):
+    """Two ranks, of which one holds the NaN: both leave their weights, and end where two ranks do
+    that never saw the batch."""
+    scenarios = []
+    for stage in (0, 1, 2, 3):
+        options = {**CONSTANT, "zero_stage": stage, "micro_batch_size": 3}
+        scenarios += [
+            Scenario(f"skipped-{stage}", [spoilt(batch), at_version(batch, 1)], options),
+            Scenario(f"twin-{stage}", [batch], options),
+        ]
+    results = run_ranks(scenarios, checkpoint, tmp_path, free_port)
+    for stage in (0, 1, 2, 3):
+        (weights, rows), (expected, expected_rows) = (
+            results[f"{name}-{stage}"] for name in ("skipped", "twin")
+        )
+        assert rows[0]["updates/skipped"] == 1
+        assert rows[1] == expected_rows[0]
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in weights)

@@ -1,0 +1,62 @@
+"""What ``deterministic: true`` does to a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import save_tiny_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SHOW = """
+import os, sys, torch
+print(torch.are_deterministic_algorithms_enabled(),
+      torch.is_deterministic_algorithms_warn_only_enabled(),
+      os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+"""
+# What builds each worker, by the class that a Ray actor is made of.
+PROCESSES = {
+    "learner": """
+from learner.config import AlgorithmConfig, LearnerConfig
+from learner.settings import LearnerSettings
+from learner.worker import LearnerWorker
+from pathlib import Path
+LearnerWorker(LearnerSettings(
+    LearnerConfig(), AlgorithmConfig(), Path("none"), total_steps=1, deterministic={on}))
+""",
+    "rollout": """
+from rollout.config import RolloutConfig
+from rollout.worker import RolloutWorker
+RolloutWorker(RolloutConfig(group_size=2), {checkpoint!r}, "shapes", deterministic={on}).identity()
+""",
+    "reward": """
+from rewards.config import RewardConfig
+from rewards.worker import NO_CACHE, RewardWorker
+RewardWorker(RewardConfig(name="a", factory="m:C", weight=1.0), NO_CACHE, deterministic={on})
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("runtime") / "checkpoint")
+
+
+@pytest.mark.parametrize("role", PROCESSES)
+@pytest.mark.parametrize("on", [True, False])
+def test_every_worker_computes_deterministically_when_told(
+    role: str, on: bool, checkpoint: Path
+) -> None:
+    """torch's deterministic algorithms, with a warning where there is none, and cuBLAS' workspace;
+    without the setting neither."""
+    code = PROCESSES[role].format(on=on, checkpoint=str(checkpoint)) + SHOW
+    environment = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    expected = "True True :4096:8" if on else "False False None"
+    assert done.stdout.splitlines()[-1] == expected
