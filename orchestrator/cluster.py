@@ -113,7 +113,7 @@ def _check_reachable(configured: str | None, address: str, start_timeout_s: floa
 
 
 def _unreachable(configured: str | None, address: str | None, reason: str) -> UserError:
-    if configured in (None, "auto") and address == os.environ.get("RAY_ADDRESS"):
+    if address and configured in (None, "auto") and address == os.environ.get("RAY_ADDRESS"):
         key = "RAY_ADDRESS (of the submitted job)" if in_submitted_job() else "RAY_ADDRESS"
     else:
         key = "cluster.address"

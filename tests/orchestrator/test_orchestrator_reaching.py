@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -105,6 +107,57 @@ def test_a_run_says_it_in_one_line(dead: str, tmp_path: Path) -> None:
     assert done.stderr == (
         f"eg-grpo: RAY_ADDRESS: cannot start or reach Ray ({dead}): no answer within 2 s\n"
     )
+
+
+def private(monkeypatch: pytest.MonkeyPatch, start: Callable[..., None]) -> None:
+    """A private cluster that ``start`` starts, and handler and mask of SIGTERM as before it."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", start)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with ray_cluster():
+            pass
+    finally:
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_private_cluster_that_does_not_start_is_said_to_be_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No address was given, so none is to blame."""
+
+    def slow(**settings: object) -> None:
+        raise Exception("the node\nwas slow")
+
+    with pytest.raises(
+        UserError,
+        match=r"^cluster\.address: cannot .* Ray \(a private cluster\): the node was slow$",
+    ):
+        private(monkeypatch, slow)
+
+
+def test_sigterm_while_ray_starts_is_heard_and_no_child_hears_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray's own handler, which it installs first of all, would end the run without a word; a
+    process that is started meanwhile has the signal blocked for good."""
+
+    def starting(**settings: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        masked = "import signal; print(signal.SIGTERM in signal.pthread_sigmask(0, ()))"
+        child = subprocess.run(
+            [sys.executable, "-c", masked], stdout=subprocess.PIPE, text=True, check=True
+        )
+        assert child.stdout == "True\n"
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(600):  # as Ray waits for its node
+            time.sleep(0.1)
+        pytest.fail("the signal was not heard")
+
+    with pytest.raises(KeyboardInterrupt):
+        private(monkeypatch, starting)
 
 
 @pytest.mark.slow
