@@ -86,7 +86,7 @@ def grpo_gradient_by_hand(checkpoint, batch):
     return policy
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_plain_grpo_is_the_hand_written_gradient(make_rank, checkpoint, batch, zero_stage):
     """modalities none and beta 0: the step is AdamW on the hand-written gradient, clipped at 1; the
     gradient norm reported is torch's, at every stage."""
