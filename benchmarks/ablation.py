@@ -26,6 +26,7 @@ from statistics import mean, stdev
 from scipy.stats import t as student
 
 from evaluation.summary import paired_difference
+from orchestrator.files import made_anew
 
 ROOT = Path(__file__).parent.parent
 SEEDS = (0, 1, 2)
@@ -99,8 +100,7 @@ def run(root: Path, jobs: int) -> int:
         folder = root / cell.name
         # A cell that died before its first checkpoint has nothing to go on from.
         if folder.exists() and "--resume" not in cell.command(root):
-            for leftover in ("metrics.jsonl", "evaluations.jsonl", "samples/records.jsonl"):
-                (folder / leftover).unlink(missing_ok=True)
+            folder.replace(made_anew(root / f"{cell.name}-died"))
         with (root / f"{cell.name}.log").open("w") as log:
             code = subprocess.run(
                 cell.command(root), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False

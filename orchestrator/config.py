@@ -171,12 +171,6 @@ class RunConfig(Settings):
             raise ValueError(f"{reserved.pop()} is the name of a metric of the total")
         return rewards
 
-    def ignored(self) -> Iterator[Ignored]:
-        if not self.data.evaluation:
-            for key in EvaluationConfig.model_fields:
-                text = "has no effect without data.evaluation"
-                yield Ignored(f"evaluation.{key}", text, ("data.evaluation",))
-
     @property
     def trajectories_per_step(self) -> int:
         return self.prompts_per_step * self.rollout.group_size

@@ -289,7 +289,10 @@ def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
 
 
 def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
-    """Weight versions (the trained part) and one step's or evaluation's trajectories."""
+    """Weight versions (the trained part) and one step's or evaluation's trajectories.
+
+    An upper bound: no trajectory is left when the third version arrives (``pipeline.train``).
+    """
     samples = config.trajectories_per_step
     if config.data.evaluation:
         evaluation = config.evaluation

@@ -13,7 +13,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from learner.checkpoint import MANIFEST
 from orchestrator.files import write_whole
 from policy.disk import writing
 from policy.errors import UserError
@@ -22,6 +21,7 @@ from policy.types import JsonDict
 
 _STEP = re.compile(r"step-[0-9]+")
 WRITTEN, _BEST = "written.json", "best.json"
+_MANIFEST = "manifest.json"  # which the learner writes last
 
 
 class OwnCheckpoints:
@@ -117,7 +117,7 @@ class OwnCheckpoints:
         for path in map(self.path, steps):
             if path.is_dir():
                 with writing(path):
-                    (path / MANIFEST).unlink(missing_ok=True)  # deleted in part, it is not whole
+                    (path / _MANIFEST).unlink(missing_ok=True)  # deleted in part, it is not whole
                     shutil.rmtree(path)
         if steps:
             self._note(self._written() - steps)
@@ -129,7 +129,7 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def _is_whole(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    return (path / _MANIFEST).is_file()
 
 
 def _read(file: Path) -> Any:

@@ -39,7 +39,7 @@ def train(run: Run) -> None:
         row["alarms"] = run.alarms.check(row, spreads(values_by_reward(batch.scored)))
         record_skipped(run, row, batch.scored)
         run.commit(row, clock)
-        stop_if_stuck(run, step + 1)
+        stop_if_stuck(run, row)
         if run.interrupt.requested:
             run.save(step + 1)
             break

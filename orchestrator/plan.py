@@ -1,7 +1,8 @@
 """``eg-grpo doctor --plan``: what a run will need, from settings and config.json alone.
 
-Nothing is started, and nothing is downloaded but the config.json of a model that is not public. A plan that cannot fit the GPUs it
-names is a ``UserError`` that says which GPU, by how much and what is on it.
+Nothing is started, and nothing is downloaded but the config.json of a model whose sizes are not
+known. A plan that cannot fit the GPUs it names is a ``UserError`` that says which GPU, by how much
+and what is on it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What a memory plan is made of, the model's sizes and the longest texts, and what is assumed.
+"""What a memory plan is made of, the model's sizes and the longest texts, and what it assumes.
 
-A plan comes before anything is downloaded: what is not there yet is replaced by what is known of
-it.
+It comes before anything is downloaded: what is not there is replaced by what is known of it.
 """
 
 from __future__ import annotations

@@ -142,12 +142,12 @@ class RewardPool:
         batch = worker.batch
         try:
             reply = ray.get(call, timeout=0)
-        except ray.exceptions.GetTimeoutError:
-            return  # it has left the memory meanwhile, and is waited for until the deadline
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             self._replace(worker, f"failed: {error.cause!r}", "its worker failed")
+        except ray.exceptions.GetTimeoutError:
+            return  # it has left the memory meanwhile, and is waited for until the deadline
         except ray.exceptions.RayError as error:
             self._replace(worker, f"died: {one_line(error)}", "its worker died")
         else:

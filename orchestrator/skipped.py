@@ -40,11 +40,14 @@ def record_skipped(run: Run, row: JsonDict, groups: Sequence[ScoredGroup]) -> No
     )
 
 
-def stop_if_stuck(run: Run, step: int) -> None:
-    """Raise ``UpdatesSkipped`` when too many updates in a row, up to ``step``, were skipped.
+def stop_if_stuck(run: Run, row: JsonDict) -> None:
+    """Raise ``UpdatesSkipped`` when too many updates in a row, up to that of ``row``, were skipped.
 
-    ``step`` is in a checkpoint then: whoever resumes goes on with the next batch.
+    Its step is in a checkpoint then: whoever resumes goes on with the next batch.
     """
+    if not row["updates/skipped"]:
+        return
+    step = row["step"]
     rows = reversed(run.folder.rows("metrics.jsonl"))
     count = sum(1 for _ in takewhile(lambda row: row.get("updates/skipped"), rows))
     if count < run.config.learner.max_skipped_updates:

@@ -45,9 +45,9 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
         for ref in here:
             try:
                 results[pending[ref]] = ray.get(ref, timeout=0)
-            except ray.exceptions.GetTimeoutError:
-                continue  # it has left the memory meanwhile
             except ray.exceptions.RayError as error:
+                if _has_left(error):
+                    continue
                 name = names[pending.pop(ref)]
                 _log_failures({ref: names[index] for ref, index in pending.items()})
                 raise _failure(name, error) from error
@@ -103,10 +103,17 @@ def _log_failures(pending: dict[ray.ObjectRef, str]) -> None:
     for ref in _here(list(pending)):
         try:
             ray.get(ref, timeout=0)
-        except ray.exceptions.GetTimeoutError:
-            continue
         except ray.exceptions.RayError as error:
-            log.warning("%s", _failure(pending[ref], error))
+            if not _has_left(error):
+                log.warning("%s", _failure(pending[ref], error))
+
+
+def _has_left(error: ray.exceptions.RayError) -> bool:
+    """Whether an answer that was here has left the memory meanwhile.
+
+    The exact type: what a worker itself waited for in vain comes as a failure of both types.
+    """
+    return type(error) is ray.exceptions.GetTimeoutError
 
 
 def _failure(name: str, error: ray.exceptions.RayError) -> Exception:

@@ -1,8 +1,8 @@
 """What is known of the published checkpoints without them: their sizes.
 
-Janus-Pro-7B: its config.json, as https://github.com/sgl-project/sglang/issues/4534 shows it. The
-language model of the 1B is DeepSeek-LLM-1.3B, whose sizes stand in transformers' converter of
-DeepSeek-VL-1.3B; all else is as in the 7B. Of a checkpoint at hand its own config.json counts.
+Janus-Pro-7B: its config.json, as https://github.com/sgl-project/sglang/issues/4534 shows it.
+Janus-Pro-1B: its language model has the sizes of DeepSeek-VL-1.3B's, which stand in transformers'
+converter of that; all else is as in the 7B. Its own config.json was not at hand to compare.
 """
 
 from __future__ import annotations

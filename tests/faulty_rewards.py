@@ -80,6 +80,18 @@ class Sees:
         return [Score(found, {"pid": float(os.getpid())}) for _ in images]
 
 
+class Tells:
+    """Fails, and says in the reason what it was told in confidence."""
+
+    def __init__(self, variable: str, login: str) -> None:
+        self.variable = variable
+        self.login = login
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        reason = f"http://{self.login}@scorer/ refused {os.environ.get(self.variable)}"
+        return [RewardFailure(reason) for _ in images]
+
+
 class CanImport:
     """1 where a module can be imported, else 0."""
 

@@ -165,6 +165,37 @@ def test_damaged_files_are_never_unpickled(make_rank, saved, tmp_path):
     assert mark.exists()  # the trap works
 
 
+@pytest.mark.parametrize(
+    "name", ["state/zero_pp_rank_9.pt", "rng/rank-9.safetensors", "model/a.json"]
+)
+def test_files_that_the_manifest_does_not_name_are_refused(make_rank, saved, tmp_path, name):
+    """DeepSpeed finds its files by pattern: one that came later is refused unread, wherever
+    something is loaded from; notes beside those folders are their owner's."""
+    mark = tmp_path / "unpickled"
+    (saved / "notes.txt").write_text("a good run")
+    verified_manifest(saved)
+    (saved / name).write_bytes(pickle.dumps(Trap(mark)))
+    with pytest.raises(UserError, match=rf"{name} is not in the checkpoint's manifest\.json"):
+        make_rank().load(saved)
+    assert not mark.exists()
+    verified_manifest(saved, others="leave")
+
+
+def test_a_linked_folder_in_a_checkpoint_is_refused(saved, tmp_path):
+    """What is in it would be loaded, and is not walked through."""
+    (saved / "state" / "more").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"state/more is not in the checkpoint's manifest"):
+        verified_manifest(saved)
+
+
+def test_a_manifest_of_somebody_elses_in_the_model_is_a_file_like_others(saved):
+    """Tokenizer folders may hold any .json; only the checkpoint's own name is not in it."""
+    (saved / "model" / "manifest.json").write_text("{}")
+    found = verified_manifest(saved, others="leave")
+    write_manifest(saved, found)
+    assert "model/manifest.json" in verified_manifest(saved).files
+
+
 def test_an_unfinished_checkpoint_is_refused(make_rank, saved):
     (saved / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"manifest\.json"):

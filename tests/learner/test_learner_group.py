@@ -7,6 +7,7 @@ from ray.exceptions import (
     ActorUnschedulableError,
     ObjectLostError,
     OutOfMemoryError,
+    RayTaskError,
     RuntimeEnvSetupError,
 )
 
@@ -102,6 +103,24 @@ def test_whatever_ray_loses_is_said_in_one_line_with_the_rank(
     with pytest.raises(module.LearnerFailed, match=f"^learner rank 1 is lost: {reason}") as caught:
         group._wait(["of rank 0", "of rank 1"], 1.0, deadline=0.0)
     assert "\n" not in str(caught.value)
+
+
+def test_of_several_failures_the_first_is_raised_and_the_others_are_logged(
+    monkeypatch: pytest.MonkeyPatch, checkpoint, caplog
+):
+    """Two ranks raise, the second first: it is named, and what the other said is not lost."""
+    from learner import group as module
+
+    def failed(ref):
+        raise RayTaskError("update", "", ValueError(ref))
+
+    monkeypatch.setattr(module.ray, "wait", lambda refs, timeout: (refs[-1:], refs[:-1]))
+    monkeypatch.setattr(module.ray, "get", failed)
+    learner = LearnerConfig(ranks=2)
+    group = module.LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, 1))
+    with pytest.raises(module.LearnerFailed, match=r"^learner rank 1 failed: ValueError: second$"):
+        group._wait(["first", "second"], 1.0, deadline=0.0)
+    assert "learner rank 0 failed: ValueError: first" in caplog.text
 
 
 def test_a_silent_rank_is_named_within_the_deadline(ray_cluster, checkpoint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from tiny import save_tiny_checkpoint, tiny_encoder, tiny_policy
 
 from learner.checkpoint import Manifest, write_manifest
 from orchestrator.cli import main
+from policy.digest import sha256
 from policy.generation_defaults import GenerationDefaults, load_defaults, save_defaults
 from policy.loading import load_encoder, load_policy
 
@@ -119,9 +121,29 @@ def _occupy(step: Path, out: Path) -> None:
     (out / "precious.txt").write_text("mine")
 
 
+def _name(name: str) -> Callable[[Path, Path], None]:
+    """A file outside that the manifest names and whose digest is right."""
+
+    def spoil(step: Path, out: Path) -> None:
+        (step.parent / "outside.json").write_text("not of this checkpoint")
+        path = step / "model" / "away"
+        path.symlink_to(step.parent)
+        manifest = json.loads((step / "manifest.json").read_text())
+        named = name.format(parent=step.parent)
+        manifest["files"][named] = sha256(step.parent / "outside.json")
+        (step / "manifest.json").write_text(json.dumps(manifest))
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (_name("model/../../outside.json"), "names 'model/../../outside.json', which is not in"),
+        (_name("../outside.json"), "names '../outside.json', which is not in its folder"),
+        (_name("{parent}/outside.json"), "outside.json', which is not in its folder"),
+        (_name("model\\..\\outside.json"), "outside.json', which is not in its folder"),
+        (_name("model/away/outside.json"), "names 'model/away/outside.json', which is not in"),
         (lambda step, out: (step / "manifest.json").unlink(), "has no manifest.json"),
         (_corrupt, "model.safetensors is corrupt: its SHA-256 is not the manifest's"),
         (lambda step, out: (step / "model" / "config.json").unlink(), "config.json is missing"),
@@ -129,7 +151,19 @@ def _occupy(step: Path, out: Path) -> None:
         (_occupy, "is not an empty folder; nothing was written"),
         (lambda step, out: out.write_text("a file"), "is not an empty folder"),
     ],
-    ids=["not finished", "corrupt", "file missing", "no model", "not empty", "a file"],
+    ids=[
+        "up",
+        "up at once",
+        "absolute",
+        "backslashes",
+        "a link",
+        "not finished",
+        "corrupt",
+        "file missing",
+        "no model",
+        "not empty",
+        "a file",
+    ],
 )
 def test_each_mistake_is_one_line_and_writes_nothing(
     step: Path,

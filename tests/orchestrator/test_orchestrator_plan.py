@@ -16,6 +16,7 @@ from orchestrator.plan import Gpu, Process, make_plan, this_machine
 from orchestrator.plan_inputs import planned_lengths
 from policy.errors import UserError
 from policy.loading import model_config
+from policy.public_models import public_config
 from rollout.config import RolloutConfig, VllmSettings
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,76 @@ def test_the_real_configurations_fit_what_they_say(
     assert error.count("\n") == 1
     assert main([*command, "--gpus", str(int(gpus) // 2), "--gpu-memory", gib]) == 2
     assert f"the plan has {int(gpus) // 2}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "gib"),
+    [
+        ("janus-pro-7b", "8", "80"),
+        ("janus-pro-1b", "8", "40"),
+        ("janus-pro-1b-lora-1gpu", "1", "80"),
+    ],
+)
+def test_the_shipped_configurations_are_planned_before_anything_is_downloaded(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    gpus: str,
+    gib: str,
+) -> None:
+    """As they are, with an empty Hub cache, no Hub and no prompt files: the same plan as from the
+    models' own config.json, and a line for each thing that is not there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    command = ["doctor", "--plan", str(CONFIGS / f"{name}.yaml"), "--gpus", gpus]
+    assert main([*command, "--gpu-memory", gib]) == 0
+    notes, printed = capsys.readouterr().out.split("batch  ", 1)
+    model = load_config(CONFIGS / f"{name}.yaml", []).model.path
+    assert notes.splitlines() == [
+        f"{model} is not here: planned with its published sizes",
+        "data.train: data/geneval_and_t2i_data_final.json is not here: planned with prompts of 200"
+        " bytes",
+        "model.instruction: data/prompt/reasoning_prompt.txt is not here: planned with 700 bytes",
+    ]
+    own = JANUS_PRO_7B if "7b" in name else JANUS_PRO_1B
+    folder = tmp_path / model
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(own))
+    assert main([*command, "--gpu-memory", gib]) == 0
+    notes, again = capsys.readouterr().out.split("batch  ", 1)
+    assert again == printed
+    assert "is not here: planned with its published sizes" not in notes
+
+
+@pytest.mark.parametrize("owner", ["deepseek-community", "deepseek-ai"])
+def test_the_shipped_sizes_are_those_of_the_config_json(
+    folders: dict[str, Path], owner: str
+) -> None:
+    """Of the 7B's published file; a revision, or another name, is not what they are of."""
+    for name, folder in folders.items():
+        config = public_config(f"{owner}/Janus-Pro-{name.upper()}")
+        assert config is not None
+        assert ModelSize.of(config) == ModelSize.of(model_config(folder))
+    assert public_config(f"{owner}/Janus-Pro-7B@main") is None
+    assert public_config("somebody/Janus-Pro-7B") is None
+
+
+def test_a_checkpoint_that_is_here_counts_and_a_difference_is_told(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folders: dict[str, Path],
+) -> None:
+    """A folder of the public model's name with the other model in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deepseek-ai").mkdir()
+    (tmp_path / "deepseek-ai" / "Janus-Pro-1B").symlink_to(folders["7b"])
+    command = ["doctor", "--plan", str(CONFIGS / "janus-pro-1b.yaml"), "--gpus", "8"]
+    assert main([*command, "--gpu-memory", "80", "model.path=deepseek-ai/Janus-Pro-1B"]) == 0
+    printed = capsys.readouterr().out
+    assert "deepseek-ai/Janus-Pro-1B: the config.json that is here has other sizes" in printed
+    assert "weights                     13.8 GiB" in printed
 
 
 def test_literal_figures_of_the_7b(folders: dict[str, Path]) -> None:
@@ -202,6 +273,11 @@ def test_the_shapes_run_fits_this_machine(capsys: pytest.CaptureFixture[str]) ->
             ["--plan", "configs/shapes.yaml", "--gpus", "2", "--gpu-memory", "-1"],
             "must be positive",
         ),
+        (
+            ["--plan", "configs/shapes.yaml", "--gpus", "2", "--gpu-memory", "nan"],
+            "must be positive",
+        ),
+        (["--plan", "configs/shapes.yaml", "--host-memory", "inf"], "must be positive"),
         (
             ["--plan", "configs/shapes.yaml", "model.path=no/such"],
             "no/such does not exist: no such folder",

@@ -98,7 +98,7 @@ def test_sigterm_to_every_process_finishes_the_step_and_saves(tmp_path: Path) ->
 @pytest.mark.parametrize("moment", ["ray.init", "loading"])
 def test_sigterm_while_starting_ends_at_once(tmp_path: Path, moment: str) -> None:
     """While Ray starts, with the signal kept from its processes, and while models load: one line,
-    no step is waited for, and the same command starts the run again."""
+    and no step is waited for."""
     with started(tmp_path) as run:
         if moment == "loading":
             wait_for(run, "run folder ")
@@ -116,7 +116,7 @@ def test_sigterm_while_starting_ends_at_once(tmp_path: Path, moment: str) -> Non
         assert "step 1/3" not in said
         assert "Traceback" not in said
         assert left_over(processes) == []
-    assert rows(tmp_path / "shapes") == []
+    assert not (tmp_path / "shapes" / "metrics.jsonl").exists()
 
 
 def ray_is_starting(run: subprocess.Popen[str]) -> None:

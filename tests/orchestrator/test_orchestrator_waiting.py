@@ -50,6 +50,9 @@ class Worker:
     def fail(self, reason: str) -> None:
         raise ValueError(reason)
 
+    def wait_in_vain(self) -> None:
+        ray.get(Worker.options(num_cpus=1000).remote().pid.remote(), timeout=0)
+
     def sleep(self) -> None:
         self._notes.append("asleep")
 
@@ -125,6 +128,12 @@ def test_a_reward_that_cannot_be_built_is_heard_of_while_another_is_being_built(
             pools.wait_ready()
     finally:
         pools.close()
+
+
+def test_what_a_worker_waited_for_in_vain_is_its_failure(worker: Callable[[], Any]) -> None:
+    """Ray gives its error the type of a wait that is over here; it is no silence."""
+    with pytest.raises(WorkerFailed, match=r"^rollout worker 0 failed: GetTimeoutError"):
+        wait_all([worker().wait_in_vain.remote()], ["rollout worker 0"], 60)
 
 
 @pytest.fixture

@@ -186,6 +186,19 @@ def _lose_the_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
 
 
+def _index_another_folder(name: str) -> Callable[[Path], None]:
+    """The weights, moved beside the folder, under a name that leads there."""
+
+    def move(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder.parent / "away.safetensors")
+        weights = load_file(folder.parent / "away.safetensors")
+        named = name.format(parent=folder.parent)
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights, named)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return move
+
+
 def _rewrite_section(section: str, **changes: object) -> Callable[[Path], None]:
     def rewrite(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -224,6 +237,8 @@ def _rewrite_section(section: str, **changes: object) -> Callable[[Path], None]:
         ),
         (_tie_heads, "lm_head is tied to embed_tokens"),
         (_tie_heads_and_write_both, "lm_head is tied to embed_tokens"),
+        (_index_another_folder("../away.safetensors"), "names '../away.safetensors', which is not"),
+        (_index_another_folder("{parent}/away.safetensors"), "away.safetensors', which is not in"),
         (_lose_the_index, "but no model.safetensors or model.safetensors.index.json"),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "weights.safetensors"),
@@ -238,8 +253,9 @@ def _rewrite_section(section: str, **changes: object) -> Callable[[Path], None]:
     ids=[
         "no config", "no tokenizer", "broken config", "config is a list", "other architecture",
         "no weights", "garbage weights", "truncated weights", "missing shard", "no head",
-        "missing key", "unexpected key", "wrong shape", "tied head", "tied head twice", "no index",
-        "other name", "language model", "image of two sides", "no patches", "no section", "rope",
+        "missing key", "unexpected key", "wrong shape", "tied head", "tied head twice",
+        "index up", "index elsewhere", "no index", "other name", "language model",
+        "image of two sides", "no patches", "no section", "rope",
     ],
 )  # fmt: skip
 def test_each_wrong_checkpoint_is_one_clear_line(
