@@ -86,7 +86,7 @@ def grpo_gradient_by_hand(checkpoint, batch):
     return policy
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_plain_grpo_is_the_hand_written_gradient(make_rank, checkpoint, batch, zero_stage):
     """modalities none and beta 0: the step is AdamW on the hand-written gradient, clipped at 1; the
     gradient norm reported is torch's, at every stage."""
@@ -206,6 +206,24 @@ def test_importance_cap_scales_what_the_engine_overstated(make_rank, checkpoint,
     plain = gradient(0.0, None)
     assert gradient(1.3862944, 2.0) == pytest.approx(2.0 * plain, rel=1e-4)
     assert gradient(1.3862944, 100.0) == pytest.approx(4.0 * plain, rel=1e-4)
+
+
+@pytest.mark.parametrize("learner", [dict(), dict(lora={"rank": 4})], ids=str)
+def test_without_a_kl_term_no_reference_is_computed(make_rank, batch, learner, monkeypatch):
+    """kl_beta 0: the frozen copy is not even made, only the policy is asked, and the row has no
+    kl/mean that nobody computed; everything else is that of a tiny beta."""
+    rank = make_rank(dict(kl_beta=0.0), **learner)
+    assert rank._model.reference is None
+    passes = []
+    scores = rank._model.scores
+    monkeypatch.setattr(
+        rank._model, "scores", lambda *given, **named: passes.append(1) or scores(*given, **named)
+    )
+    row = rank.update(whole(batch))
+    assert len(passes) == 1
+    expected = make_rank(dict(kl_beta=1e-12), **learner).update(whole(batch))
+    assert expected.pop("kl/mean") == pytest.approx(0.0, abs=1e-9)
+    assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_frozen_parts_and_reference_never_change(make_rank, checkpoint, batch):

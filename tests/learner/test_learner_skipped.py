@@ -52,8 +52,9 @@ def held(rank):
     engine = rank._model._engine
     optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
     masters = [p for group in optimizer.param_groups for p in group["params"]]
-    states = [value for p in masters for value in optimizer.state.get(p, {}).values()]
-    tensors = [*masters, *states, *dict(unpack(rank.publish()[1])).values()]
+    masters += getattr(engine.optimizer, "fp32_partitioned_groups_flat", [])  # ZeRO 3's
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    tensors = [*masters, *dict(unpack(rank.publish()[1])).values(), *states]
     return [tensor.detach().clone() for tensor in tensors]
 
 

@@ -61,7 +61,8 @@ LEARNER = dict(learning_rate=1e-2)
 def scenarios(batch, stages):
     """``two``: shares of 3 and 4, so that one rank needs a second micro-batch and the other none.
     ``few``: three survivors in micro-batches of one. ``paper``: a lambda over both ranks.
-    ``lora``: ``two`` with an adapter, whose reference passes are the engine's too."""
+    ``lora``: ``two`` with an adapter, whose reference passes are the engine's too.
+    ``free``: ``few`` with an adapter and no KL term, so no reference passes either."""
     two = [batch, stale_and_fresh(batch, 1)]
     few = [[batch[0]]]
     found = []
@@ -71,6 +72,9 @@ def scenarios(batch, stages):
         found.append(Scenario(f"few-{stage}", few, learner | {"micro_batch_size": 1}))
         found.append(Scenario(f"paper-{stage}", two, learner, dict(preset="as-paper")))
         found.append(Scenario(f"lora-{stage}", two, learner | {"lora": {"rank": 4}}))
+    if 3 in stages:  # where every pass is a collective
+        alone = {"zero_stage": 3, "micro_batch_size": 1, "lora": {"rank": 4}}
+        found.append(Scenario("free-3", [[batch[0]]], LEARNER | alone, dict(kl_beta=0.0)))
     return found
 
 

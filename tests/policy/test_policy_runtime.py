@@ -30,7 +30,8 @@ LearnerWorker(LearnerSettings(
     "rollout": """
 from rollout.config import RolloutConfig
 from rollout.worker import RolloutWorker
-RolloutWorker(RolloutConfig(group_size=2), {checkpoint!r}, "shapes", deterministic={on}).identity()
+config = RolloutConfig(group_size=2, max_cot_tokens=4)
+RolloutWorker(config, {checkpoint!r}, "shapes", deterministic={on}).identity()
 """,
     "reward": """
 from rewards.config import RewardConfig
