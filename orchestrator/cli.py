@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from orchestrator.cluster import cluster_address, private_environment
 from policy.errors import UserError
 from policy.runtime import keep_freed_memory
+from policy.text_files import is_writable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     0: done. 1: a worker failed. 2: bad input, said in one line before any actor started.
     130: stopped by the user. 141: nobody reads standard output any more, as behind ``| head``.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not UTF-8 gets escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(arguments)
@@ -36,9 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     keep_freed_memory()
+    words = sys.argv[1:] if arguments is None else arguments
+    for word in words:
+        if not is_writable(word):
+            return _fail(f"argument {word!a} is no text that can be written: not UTF-8", 2)
     # Flags and key=value overrides may come in any order, which subparsers alone do not allow.
     parser = _parser()
-    parsed, leftovers = parser.parse_known_args(arguments)
+    parsed, leftovers = parser.parse_known_args(words)
     overrides = [word for word in leftovers if "=" in word and not word.startswith("-")]
     if len(overrides) < len(leftovers) or (overrides and not hasattr(parsed, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(leftovers)}")

@@ -17,6 +17,7 @@ from learner.config import AlgorithmConfig, LearnerConfig
 from orchestrator.cluster import in_submitted_job
 from orchestrator.config_files import forget_preset, read_tree
 from policy.errors import UserError
+from policy.text_files import is_writable, unwritable
 from rewards.config import CacheConfig, RewardConfig
 from rollout.config import RolloutConfig
 
@@ -156,6 +157,8 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         forget_preset(tree)  # before any of them: an override stands, whatever their order
     for override in overrides:
         _apply(tree, override)
+    if place := unwritable(tree):
+        raise UserError(f"{path}: {place} holds half a surrogate pair")
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -165,7 +168,10 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
             f"root: {config.root} would lie in the job's own copy of the working folder, which Ray"
             " deletes; give an absolute path on shared storage"
         )
-    return config.model_copy(update={"root": config.root.absolute()})
+    root = config.root.absolute()
+    if not is_writable(str(root)):  # of the working folder, which is no setting
+        raise UserError(f"root: {str(root)!a} is no text that can be written: not UTF-8")
+    return config.model_copy(update={"root": root})
 
 
 def dump_config(config: RunConfig) -> str:
