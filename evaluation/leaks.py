@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ def _listed(path: Path, text: str) -> list[str]:
 
 
 def find_leaks(training: Sequence[Prompt], validation: Iterable[ValidationPrompt]) -> list[Leak]:
-    """Validation prompts that are training prompts but for case, spaces and the final period."""
+    """Validation prompts that are training prompts but for case, spaces, zero-width characters and
+    the final period."""
     trained: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in training:
         trained[_normalised(prompt.text)].append(prompt)
@@ -74,4 +76,5 @@ def find_leaks(training: Sequence[Prompt], validation: Iterable[ValidationPrompt
 
 
 def _normalised(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(". ")
+    shown = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return " ".join(shown.lower().split()).rstrip(". ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.runtime import keep_freed_memory
 from policy.secrets import masked
+from policy.text_files import is_writable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     behind ``| head``.
     """
     sys.excepthook = _print_masked
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not UTF-8 gets escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(arguments)
@@ -56,9 +60,13 @@ def _print_masked(
 
 def _run(arguments: list[str] | None) -> int:
     keep_freed_memory()
+    words = sys.argv[1:] if arguments is None else arguments
+    for word in words:
+        if not is_writable(word):
+            return _fail(f"argument {word!a} is no text that can be written: not UTF-8", 2)
     # Flags and key=value overrides may come in any order, which subparsers alone do not allow.
     parser = _parser()
-    parsed, leftovers = parser.parse_known_args(arguments)
+    parsed, leftovers = parser.parse_known_args(words)
     overrides = [word for word in leftovers if "=" in word and not word.startswith("-")]
     if len(overrides) < len(leftovers) or (overrides and not hasattr(parsed, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(leftovers)}")

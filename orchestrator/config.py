@@ -22,6 +22,7 @@ from orchestrator.yaml_text import dump
 from policy import secrets
 from policy.errors import UserError
 from policy.settings import IGNORED, Deadline, Ignored, Name, Settings, refuse
+from policy.text_files import is_writable, unwritable
 from rewards.config import CacheConfig, RewardConfig
 from rollout.config import RolloutConfig
 
@@ -196,14 +197,19 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         forget_preset(tree)  # before any of them: an override stands, whatever their order
     for override in overrides:
         apply_override(tree, override)
+    if place := unwritable(tree):
+        raise UserError(f"{path}: {place} holds half a surrogate pair")
     config = _validated(tree, path, inherited_from(layers, overrides))
     if in_submitted_job() and not config.root.is_absolute():
         raise UserError(
             f"root: {config.root} would lie in the job's own copy of the working folder, which Ray"
             " deletes; give an absolute path on shared storage"
         )
+    root = config.root.absolute()
+    if not is_writable(str(root)):  # of the working folder, which is no setting
+        raise UserError(f"root: {str(root)!a} is no text that can be written: not UTF-8")
     secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))
-    return config.model_copy(update={"root": config.root.absolute()})
+    return config.model_copy(update={"root": root})
 
 
 def load_saved(path: Path) -> RunConfig:

@@ -23,6 +23,7 @@ from policy.generation_defaults import GenerationDefaults, load_defaults
 from policy.hub import checkpoint_folder
 from policy.loading import load_encoder, read_config
 from policy.runtime import tune_process
+from policy.text_files import is_visible
 from policy.types import Group, Prompt
 
 
@@ -35,6 +36,8 @@ def generate(parsed: argparse.Namespace) -> Path:
     for flag, value in (("--n", parsed.n), ("--batch-size", parsed.batch_size)):
         if value < 1:
             raise UserError(f"{flag} must be 1 or more, not {value}")
+    if not is_visible(parsed.prompt):
+        raise UserError("--prompt is empty, or nothing of it can be seen")
     if parsed.output is not None:
         check_vacant(parsed.output)
     check_device(parsed.device, "--device")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from policy.errors import UserError
-from policy.text_files import parse_json, read_text
+from policy.text_files import is_visible, parse_json, read_text, stripped
 from policy.types import NumeracyItem, Prompt, SpatialInfo
 
 
@@ -31,31 +31,37 @@ def load_prompts(path: Path) -> list[Prompt]:
 
 
 def prompt_from_row(row: Any, prompt_id: str) -> Prompt:
-    """Build a ``Prompt`` from one parsed JSON object; raises KeyError, TypeError or ValueError."""
+    """Build a ``Prompt`` from one parsed JSON object; raises KeyError, TypeError or ValueError.
+
+    The text is kept as it is, and trained on so. Names lose what surrounds them unseen: a detector
+    has no token for it.
+    """
     if not isinstance(row, dict):
         raise TypeError("expected a JSON object")
     text = _string(row["prompt"], "prompt")
-    if not text.strip():
-        raise ValueError("prompt is empty")
+    if not is_visible(text):
+        raise ValueError("prompt is empty, or nothing of it can be seen")
     spatial = row.get("spatial_info")
     if spatial is not None:
         if not isinstance(spatial, dict):
             raise TypeError("spatial_info must be an object")
         spatial = SpatialInfo(
-            *(_string(spatial[key], f"spatial_info.{key}") for key in ("obj1", "obj2", "locality"))
+            *(_name(spatial[key], f"spatial_info.{key}") for key in ("obj1", "obj2", "locality"))
         )
     return Prompt(
         id=prompt_id,
         text=text,
-        task_type=_string(row["task_type"], "task_type"),
-        nouns=_strings(row, "nouns"),
-        attr_nouns=_strings(row, "attr_nouns"),
+        task_type=_name(row["task_type"], "task_type"),
+        nouns=_names(row, "nouns"),
+        attr_nouns=_names(row, "attr_nouns"),
         spatial_info=spatial,
-        numeracy_info=_numeracy(row.get("numeracy_info") or []),
+        numeracy_info=_numeracy(row.get("numeracy_info")),
     )
 
 
 def _numeracy(items: Any) -> tuple[NumeracyItem, ...]:
+    if items is None:
+        return ()
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise TypeError("numeracy_info must be a list of objects")
     return tuple(_numeracy_item(item) for item in items)
@@ -65,7 +71,7 @@ def _numeracy_item(item: dict[str, Any]) -> NumeracyItem:
     number = item["num"]
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(f"numeracy_info.num must be a whole number of 1 or more, not {number!r}")
-    return NumeracyItem(_string(item["obj_name"], "numeracy_info.obj_name"), number)
+    return NumeracyItem(_name(item["obj_name"], "numeracy_info.obj_name"), number)
 
 
 def _string(value: Any, key: str) -> str:
@@ -74,11 +80,20 @@ def _string(value: Any, key: str) -> str:
     return value
 
 
-def _strings(row: dict[str, Any], key: str) -> tuple[str, ...]:
-    values = row.get(key) or []
+def _name(value: Any, key: str) -> str:
+    text = _string(value, key)
+    if not is_visible(text):
+        raise ValueError(f"{key} is empty, or nothing of it can be seen: {text!a}")
+    return stripped(text)
+
+
+def _names(row: dict[str, Any], key: str) -> tuple[str, ...]:
+    values = row.get(key)
+    if values is None:
+        return ()
     if not isinstance(values, list):
         raise TypeError(f"{key} must be a list of strings")
-    return tuple(_string(value, key) for value in values)
+    return tuple(_name(value, key) for value in values)
 
 
 def _reason(error: Exception) -> str:

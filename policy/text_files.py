@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 from policy.errors import UserError
 
 _MARK = "\ufeff"  # the byte-order mark of UTF-8, decoded
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs that draw nothing
 _KEY_OR_BRACE = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{}]')
 
 
@@ -63,7 +65,7 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
     key that an object has twice, at any depth, and for half a surrogate pair.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+        value = _DECODER.decode(text)
         place = unwritable(value)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{line + error.lineno - 1}: not JSON: {error.msg}") from None
@@ -81,6 +83,26 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
 def is_writable(text: str) -> bool:
     """Whether the text can be written to a file: half of a surrogate pair cannot."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def stripped(text: str) -> str:
+    """Without the blanks, control and zero-width characters around it."""
+    start, end = 0, len(text)
+    while start < end and _is_margin(text[start]):
+        start += 1
+    while end > start and _is_margin(text[end - 1]):
+        end -= 1
+    return text[start:end]
+
+
+def is_visible(text: str) -> bool:
+    """Whether any of it can be seen: not so of blanks, zero-width characters and lone accents."""
+    return any(
+        not _is_margin(character)
+        and character not in _BLANK_LETTERS
+        and unicodedata.category(character) != "Mn"
+        for character in text
+    )
 
 
 def unwritable(value: Any, place: str = "") -> str | None:
@@ -105,6 +127,10 @@ def _one_line_end(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _is_margin(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp")
+
+
 def _refuse_number(name: str) -> float:
     raise ValueError(f"{name} is not a number of JSON")
 
@@ -112,6 +138,9 @@ def _refuse_number(name: str) -> float:
 def _finite(digits: str) -> float:
     number = float(digits)
     return number if math.isfinite(number) else _refuse_number(digits)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_number, parse_float=_finite)
 
 
 def _repeated_key(text: str) -> tuple[str, int] | None:
@@ -123,7 +152,7 @@ def _repeated_key(text: str) -> tuple[str, int] | None:
         elif token[0] == "}":
             objects.pop()
         elif token[2]:
-            key = json.loads(token[1])
+            key = _DECODER.decode(token[1])
             if key in objects[-1]:
                 return key, token.start()
             objects[-1].add(key)

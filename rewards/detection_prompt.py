@@ -5,17 +5,11 @@ Two ways: ours, and that of the public code, whose first and last word stand for
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from policy.types import Prompt
 
 Span = tuple[int, int]  # characters of the caption, end excluded
-
-_QUANTITIES = frozenset(
-    "two three four five six seven eight nine ten eleven twelve several many some few multiple"
-    " various numerous couple pair group bunch set all both".split()
-)
 
 
 @dataclass(frozen=True)
@@ -63,16 +57,3 @@ def published_detection_prompt(prompt: Prompt) -> DetectionPrompt:
         start = end + len(" . ")
     names = tuple(" ".join(caption[begin:end] for begin, end in span) for span in spans)
     return DetectionPrompt(caption, names, tuple(spans))
-
-
-def asks_for_one(noun: str, text: str) -> bool:
-    """Whether the prompt asks for exactly one: named once, in the singular, with no quantity.
-
-    "rubber glove" in "a pair of rubber gloves" is not, nor is "child" in "children at play".
-    """
-    found = list(re.finditer(rf"(?<!\w){re.escape(noun.lower())}(?!\w)", text.lower()))
-    if len(found) != 1:
-        return False
-    before = re.findall(r"\w+", text.lower()[: found[0].start()])
-    # Up to an adjective and an "of" may stand between the quantity and the noun.
-    return not _QUANTITIES.intersection(before[-3:])

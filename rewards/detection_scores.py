@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy.types import NumeracyItem, Prompt, SpatialInfo
+from rewards.asked_number import asks_for_one
 from rewards.boxes import LOCALITIES, Boxes, corners, relation, suppress
-from rewards.detection_prompt import asks_for_one
 
 Variant = Literal["corrected", "published", "published-strict"]
 VARIANTS: tuple[Variant, ...] = ("corrected", "published", "published-strict")

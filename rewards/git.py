@@ -27,7 +27,8 @@ _NOT_JUDGED = ("spatial", "numeracy")
 def questions(prompt: Prompt) -> tuple[str, ...]:
     """One for each thing the prompt names, with its attribute where the prompt file has it.
 
-    Empty for tasks that are no matter of yes or no to this model: the paper's sum has 0 there.
+    Empty for tasks that are no matter of yes or no to this model, and where nothing is named. (The
+    public code asks about an empty list of ``attr_nouns``, and its mean is NaN.)
     """
     if prompt.task_type in _NOT_JUDGED:
         return ()
@@ -37,7 +38,8 @@ def questions(prompt: Prompt) -> tuple[str, ...]:
 class GitReward:
     """Mean over the things named of p(yes) / (p(yes) + p(no)) as the answer's first token: [0, 1].
 
-    Spatial and numeracy prompts, and those that name nothing, are not judged: 0, not applicable.
+    As in the public code, spatial and numeracy prompts get 0 and others that name nothing get 1,
+    the same for every image: not applicable.
     Options: ``model``, folder or Hub id (``microsoft/git-large-vqav2``); ``device`` (``auto``) and
     ``dtype`` of the weights (``float32``).
     """
@@ -65,7 +67,10 @@ class GitReward:
         """One ``Score`` in [0, 1] per image."""
         asked = [questions(prompt) for prompt in prompts]
         judged = [index for index, some in enumerate(asked) if some]
-        results: list[RewardResult] = [Score(0.0, applicable=False)] * len(images)
+        results: list[RewardResult] = [
+            Score(0.0 if prompt.task_type in _NOT_JUDGED else 1.0, applicable=False)
+            for prompt in prompts
+        ]
         if judged:
             answers = self._probabilities(
                 [images[index] for index in judged], [asked[index] for index in judged]

@@ -110,10 +110,11 @@ class GroundingDinoReward:
         """Places of the tokens from the first to the last character of each span."""
         places: set[int] = set()
         for start, end in spans:
-            first, last = (tokens.char_to_token(row, at) for at in (start, end - 1))
-            if first is None or last is None:
+            of_letters = (tokens.char_to_token(row, at) for at in range(start, end))
+            seen = [place for place in of_letters if place is not None]  # an accent has none
+            if not seen:
                 raise ValueError(f"the detector's tokenizer has no token for {spans}")
-            places.update(range(first, last + 1))
+            places.update(range(seen[0], seen[-1] + 1))
         if max(places) >= self._model.config.max_text_len:
             raise ValueError("the prompt's nouns are more than the detector can read at once")
         return sorted(places)

@@ -46,10 +46,14 @@ _KEYS = {
 class OrmReward:
     """p(yes) / (p(yes) + p(no)) of the answer's first token at temperature 0.3: in [0, 1].
 
-    One forward pass gives what the paper's code estimates by sampling an answer:
-    sigmoid((logit of yes - logit of no) / 0.3). Options: ``model``, folder or Hub id
-    (``CaraJ/ORM-T2I-R1``, 8 billion parameters); ``device`` (``auto``) and ``dtype`` of the weights
-    (``bfloat16``).
+    sigmoid((logit of yes - logit of no) / 0.3), from one forward pass. The public code samples an
+    answer instead. If the first token that it draws is yes or no, the value follows from that
+    token's scores and is this one, provided that the checkpoint's ``generation_config.json`` does
+    nothing to them but divide by the temperature: a top-k or top-p that leaves out one of the two
+    makes it 0 or 1. If another token is drawn, the value there is 0.
+
+    Options: ``model``, folder or Hub id (``CaraJ/ORM-T2I-R1``, 8 billion parameters); ``device``
+    (``auto``) and ``dtype`` of the weights (``bfloat16``).
     """
 
     def __init__(self, model: str = MODEL, device: str = "auto", dtype: str = "bfloat16") -> None:

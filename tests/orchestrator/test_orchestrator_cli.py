@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -69,6 +70,71 @@ def test_a_broken_prompt_row_is_named_by_file_and_line(
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "a photo of a red circle", "task_type": "color"}\n{"prompt": \n')
     assert f"{prompts}:2: " in refused(capsys, tmp_path, f"data.train={prompts}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [b"generate", b"--model", b"shapes/checkpoint", b"--prompt", b"a red \xff"],
+        [b"generate", b"--prompt=a", b"--model=\xff"],
+        [b"train", b"\xe4.yaml"],
+        [b"train", SHAPES.encode(), b"name=\xe4"],
+        [b"export", b"runs/\xe4", b"out"],
+        [b"data", b"fetch", b"--output", b"\xe4"],
+        [b"\xff"],
+    ],
+)
+def test_bytes_that_are_no_text_are_one_line(arguments: list[bytes]) -> None:
+    """In any argument: what is read of them could not be written again, in no row and no report."""
+    done = subprocess.run(
+        [sys.executable.encode(), b"-m", b"orchestrator", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("eg-grpo: argument '")
+    assert done.stderr.endswith("is no text that can be written: not UTF-8\n")
+    assert done.stderr.count("\n") == 1
+    assert "\\udcff" in done.stderr or "\\udce4" in done.stderr
+
+
+@pytest.mark.parametrize("prompt", ["", " \t", "\u200b", "\ufeff"])
+def test_a_prompt_that_shows_nothing_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, prompt: str
+) -> None:
+    """The same on the command line as in a prompt file."""
+    output = tmp_path / "out"
+    arguments = ["--model", "shapes/checkpoint", "--prompt", prompt, "--output", str(output)]
+    assert main(["generate", *arguments]) == 2
+    assert capsys.readouterr().err == ("eg-grpo: --prompt is empty, or nothing of it can be seen\n")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ('name="\\ud83d"', "name holds half a surrogate pair"),
+        ('data.evaluation.seen="\\ud83d"', "data.evaluation.seen holds half a surrogate pair"),
+        ('rewards.0.options={"\\ud83d": 1}', r"key 'rewards[0].options.\ud83d' holds half"),
+        ('model.template={a: ["", "\\ud83d"]}', "model.template.a[1] holds half a surrogate pair"),
+    ],
+)
+def test_half_a_surrogate_pair_in_a_setting_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, setting: str, expected: str
+) -> None:
+    """YAML has escapes for it, in a file as in an override; the resolved file could not hold it."""
+    assert expected in refused(capsys, tmp_path, setting)
+
+
+def test_an_output_that_is_not_utf8_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that the terminal cannot show is no reason to fail when the work is done."""
+    monkeypatch.setattr("orchestrator.generate.generate", lambda parsed: Path("käse/sheet.png"))
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert main(["generate", "--model", "shapes/checkpoint", "--prompt", "a red circle"]) == 0
+    assert terminal.buffer.getvalue() == b"k\\xe4se/sheet.png\n"  # type: ignore[attr-defined]
 
 
 def test_a_corrupt_checkpoint_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

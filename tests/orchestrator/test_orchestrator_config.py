@@ -125,6 +125,8 @@ def test_an_instruction_file_is_taken_as_it_is(
     file.write_text(text)
     inputs = check_inputs(config)
     assert inputs.instruction == inputs.generation_defaults.instruction == text
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as an editor has it
+    assert check_inputs(config).instruction == text
     for wrong in ("", "no place", "{} twice {}"):
         file.write_text(wrong)
         with pytest.raises(UserError, match=r"instruction\.txt must hold \{\} once"):

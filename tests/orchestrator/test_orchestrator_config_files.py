@@ -70,3 +70,14 @@ def test_a_base_that_cannot_be_is_one_line(tmp_path: Path, text: str, expected: 
         load_config(top, [])
     assert expected.format(file=top) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_is_text_as_every_other_file_is(tmp_path: Path) -> None:
+    """With a byte-order mark and the line ends of an editor; a byte that is no text has a line."""
+    top = tmp_path / "top.yaml"
+    top.write_bytes(b"\xef\xbb\xbfbase: base.yaml\r\nb: 2\r\n")
+    write(tmp_path / "base.yaml", "a: 1")
+    assert merged(read_layers(top)) == {"a": 1, "b": 2}
+    (tmp_path / "base.yaml").write_bytes(b"a: 1\nb: k\xe4se\n")
+    with pytest.raises(UserError, match=r"base\.yaml:2: byte 0xe4 is not UTF-8"):
+        merged(read_layers(top))

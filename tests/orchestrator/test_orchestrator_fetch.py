@@ -144,8 +144,34 @@ def test_leaks_ignore_case_spaces_and_the_period(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("val.txt", b"\xef\xbb\xbfa red cube\r\na blue cube\n"),
+        ("val.txt", b"a blue cube\n\xef\xbb\xbfa red cube\n"),  # two files joined
+        ("val.txt", "a blue\x85cube\na red cube\u200b".encode()),
+        ("val.json", b'\xef\xbb\xbf[{"Prompt": "\\ufeffa red cube"}, {"Prompt": "a blue cube"}]'),
+    ],
+)
+def test_what_an_editor_adds_hides_no_leak(tmp_path: Path, name: str, content: bytes) -> None:
+    """Neither a byte-order mark, before the first prompt or any other, nor what cannot be seen."""
+    training = tmp_path / "train.jsonl"
+    training.write_text('{"prompt": "a red cube", "task_type": "color"}\n')
+    (tmp_path / name).write_bytes(content)
+    validation = load_validation(tmp_path / name)
+    assert len(validation) == 2
+    (leak,) = find_leaks(load_prompts(training), validation)
+    assert "red" in leak.validation.text
+
+
+@pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
+        (
+            "twice.json",
+            b'[{"Prompt": "a",\n "Prompt": "b"}]',
+            r"twice\.json:2: key 'Prompt' is",
+        ),
+        ("half.json", b'[{"Prompt": "\\ud83d"}]', r"half\.json:1: \[0\]\.Prompt holds half"),
         ("none.txt", None, "does not exist"),
         ("empty.txt", b"\n \n", "holds no prompt"),
         ("bytes.txt", b"a\nb\xff", r"bytes\.txt:2: byte 0xff is not UTF-8"),

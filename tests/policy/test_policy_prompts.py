@@ -55,6 +55,31 @@ def test_rows_of_the_public_format_load(tmp_path: Path) -> None:
     [
         ({"prompt": None}, "prompt must be a string"),
         ({"prompt": "  "}, "prompt is empty"),
+        ({"prompt": "\u200b\ufeff\t"}, "prompt is empty, or nothing of it can be seen"),
+        ({"prompt": "a \ud83d"}, "prompt holds half a surrogate pair"),
+        ({"task_type": " "}, "task_type is empty"),
+        ({"task_type": "\ud83d"}, "task_type holds half a surrogate pair"),
+        ({"nouns": ["cat", ""]}, "nouns is empty, or nothing of it can be seen: ''"),
+        ({"nouns": ["\u200d\u00ad"]}, r"nothing of it can be seen: '\\u200d\\xad'"),
+        ({"nouns": ["\u3164"]}, "nouns is empty"),
+        ({"nouns": ["\u0301"]}, "nouns is empty"),
+        ({"nouns": ["\0"]}, "nouns is empty"),
+        ({"nouns": ["cat", "x\udc00"]}, r"nouns\[1\] holds half a surrogate pair"),
+        ({"nouns": ""}, "nouns must be a list"),
+        ({"nouns": {}}, "nouns must be a list"),
+        ({"attr_nouns": ["\u2800"]}, "attr_nouns is empty"),
+        ({"attr_nouns": ["\udc00"]}, r"attr_nouns\[0\] holds half a surrogate pair"),
+        ({"spatial_info": {"obj1": " ", "obj2": "b", "locality": "above"}}, "spatial_info.obj1 is"),
+        ({"spatial_info": {"obj1": "a", "obj2": "b", "locality": ""}}, "spatial_info.locality is"),
+        (
+            {"spatial_info": {"obj1": "a", "obj2": "\ud83d", "locality": "above"}},
+            "spatial_info.obj2 holds half",
+        ),
+        ({"numeracy_info": [{"obj_name": "\t", "num": 1}]}, "numeracy_info.obj_name is empty"),
+        ({"numeracy_info": [{"obj_name": "\ud83d", "num": 1}]}, "obj_name holds half a surrogate"),
+        ({"numeracy_info": ""}, "numeracy_info must be a list of objects"),
+        ({"\ud83d": 1}, "holds half a surrogate pair"),
+        ({"note": {"by": ["\ud83d"]}}, r"note.by\[0\] holds half a surrogate pair"),
         ({"task_type": 3}, "task_type must be a string, not int"),
         ({"nouns": "cat"}, "nouns must be a list of strings"),
         ({"nouns": [1]}, "nouns must be a string, not int"),
@@ -92,6 +117,59 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, reason: str) 
     with pytest.raises(UserError, match=reason) as caught:
         load_prompts(path)
     assert str(caught.value).startswith(f"{path}:3: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"prompt": "a", "task_type": "color", "prompt": "b"}', "key 'prompt' is there twice"),
+        (
+            '{"prompt": "a", "task_type": "numeracy",'
+            ' "numeracy_info": [{"num": 1, "obj_name": "a", "num": 2}]}',
+            "key 'num' is there twice",
+        ),
+        ('{"prompt": "a", "task_type": "color", "weight": NaN}', "NaN is not a number of JSON"),
+    ],
+)
+def test_what_json_lets_pass_in_a_row_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    """At any depth; the second value would have stood for the first, in silence."""
+    path = write(tmp_path, "", json.dumps(PLAIN), line)
+    with pytest.raises(UserError, match=f"^{path}:3: .*{reason}"):
+        load_prompts(path)
+
+
+def test_names_lose_their_margins_and_the_prompt_does_not(tmp_path: Path) -> None:
+    """The detector has no token for a blank or a zero-width character at the end of a name."""
+    row = {
+        "prompt": " a car  below a zebra\u200b\n",
+        "task_type": "spatial ",
+        "nouns": [" car", "zebra\u200b \t", "ice  cream", "\u200dcafe\u0301"],
+        "attr_nouns": ["\ufeffred car\n"],
+        "spatial_info": {"obj1": "car ", "obj2": "\u00a0zebra", "locality": " below "},
+        "numeracy_info": [{"obj_name": " owl\0", "num": 2}],
+    }
+    assert load_prompts(write(tmp_path, json.dumps(row))) == [
+        Prompt(
+            id="train:1",
+            text=" a car  below a zebra\u200b\n",
+            task_type="spatial",
+            nouns=("car", "zebra", "ice  cream", "cafe\u0301"),
+            attr_nouns=("red car",),
+            spatial_info=SpatialInfo("car", "zebra", "below"),
+            numeracy_info=(NumeracyItem("owl", 2),),
+        )
+    ]
+
+
+def test_an_editor_does_not_change_what_is_read(tmp_path: Path) -> None:
+    """Byte-order marks, of joined files too, and line ends; a row may hold U+2028 in its text."""
+    rows = [json.dumps({**PLAIN, "prompt": f"a\u2028{n}"}, ensure_ascii=False) for n in (1, 2)]
+    path = tmp_path / "train.jsonl"
+    path.write_bytes("".join(f"\ufeff{row}\r\n" for row in rows).encode())
+    assert [(p.id, p.text) for p in load_prompts(path)] == [
+        ("train:1", "a\u20281"),
+        ("train:2", "a\u20282"),
+    ]
 
 
 def test_a_file_that_holds_nothing_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.errors import UserError
+from policy.generation_defaults import GenerationDefaults, load_defaults
 from policy.text_files import parse_json, read_json, read_text, unwritable
 
 PLACE = Path("rows.jsonl")
@@ -121,3 +122,13 @@ def test_a_pair_of_surrogates_is_one_character(tmp_path: Path) -> None:
 def test_text_that_cannot_be_written_is_found_at_any_depth(value: Any, place: str | None) -> None:
     """In mappings, lists and tuples, which settings are made of."""
     assert unwritable(value) == place
+
+
+def test_a_checkpoint_says_how_it_is_sampled_once(tmp_path: Path) -> None:
+    """``eg_grpo.json``: a byte-order mark is none of it, and no value is there twice."""
+    file = tmp_path / "eg_grpo.json"
+    file.write_bytes(b'\xef\xbb\xbf{"guidance_scale": 3,\n"temperature": 0.5}')
+    assert load_defaults(tmp_path) == GenerationDefaults(guidance_scale=3, temperature=0.5)
+    file.write_text('{"guidance_scale": 3,\n"guidance_scale": 0.5}')
+    with pytest.raises(UserError, match=r"eg_grpo\.json:2: key 'guidance_scale' is there twice"):
+        load_defaults(tmp_path)

@@ -15,7 +15,6 @@ from policy.prompts import load_prompts
 from policy.types import NumeracyItem, Prompt, SpatialInfo
 from rewards.boxes import corners, iou
 from rewards.detection_prompt import (
-    asks_for_one,
     detection_prompt,
     published_detection_prompt,
 )
@@ -167,23 +166,14 @@ def test_what_cannot_be_judged_is_an_error_and_not_a_zero() -> None:
             detection_score([found("car")], Prompt("p:1", "x", "numeracy", ("car",)), variant)
 
 
-@pytest.mark.parametrize(
-    ("noun", "text", "one"),
-    [
-        ("rubber glove", "a rubber glove and a wooden box", True),
-        ("rubber glove", "rubber gloves on a table", False),  # plural
-        ("child", "children at play", False),  # not there as a word of its own
-        ("sheep", "three sheep in a field", False),  # a quantity before it
-        ("zebra", "a herd of one zebra", True),
-        ("glove", "a pair of blue glove", False),
-        ("umbrella", "The red umbrella was on top of the black umbrella stand.", False),  # twice
-        ("TV", "a rectangular tv", True),
-        ("car", "a red scar", False),
-    ],
-)
-def test_when_a_prompt_asks_for_exactly_one(noun: str, text: str, one: bool) -> None:
-    """Only then does a second one cost."""
-    assert asks_for_one(noun, text) is one
+def test_what_the_prompt_names_in_the_plural_may_be_there_twice() -> None:
+    """R4: two shoes and two boots are as asked; a second dog beside two cats is not."""
+    prompt = objects("The brown shoes were next to the black boots.", "shoes", "boots")
+    there = [found("shoes", LEFT, RIGHT), found("boots", TOP, BOTTOM)]
+    assert detection_score(there, prompt, "corrected") == 1
+    prompt = objects("two cats, a dog", "cat", "dog")
+    there = [found("cat", LEFT, RIGHT), found("dog", TOP, BOTTOM)]
+    assert detection_score(there, prompt, "corrected") == 0.75
 
 
 words = st.text("abcdefgh-", min_size=1, max_size=6)

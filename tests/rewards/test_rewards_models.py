@@ -176,7 +176,9 @@ def test_git_is_the_mean_probability_of_yes(
     results = dict(zip([p.id for p in PROMPTS], rewards["git"].score(IMAGES, PROMPTS), strict=True))
     for image, prompt in zip(IMAGES, PROMPTS, strict=True):
         if prompt.id not in asked:
-            assert results[prompt.id] == Score(0.0, applicable=False)
+            # as published: 0 where the task is not asked about, 1 where nothing is named
+            value = 0.0 if prompt.task_type in ("spatial", "numeracy") else 1.0
+            assert results[prompt.id] == Score(value, applicable=False)
             continue
         shares = []
         for question in asked[prompt.id]:
@@ -241,6 +243,16 @@ def test_a_prompt_without_what_its_task_asks_about_fails_alone(
         *reward.score(IMAGES[2:3], [PROMPTS[2]]),
         Score(1.0, applicable=False),
     ]
+
+
+def test_a_name_is_found_by_what_its_tokenizer_keeps_of_it(folders: dict[str, Path]) -> None:
+    """An accent written apart, or a zero-width character, has no token: no error, as without it."""
+    reward = GroundingDinoReward(str(folders["grounding_dino"]))
+    names = ("cafe", "cafe\u0301", "e\u0301cafe", "ca\u200bfe")
+    prompts = [Prompt("t:9", "x", "color", (name, "zebra")) for name in names]
+    plain, accented, _, zero_width = reward.score([IMAGES[0]] * 4, prompts)
+    assert isinstance(plain, Score)
+    assert plain == accented == zero_width
 
 
 def distinct(boxes: list[list[float]]) -> int:
