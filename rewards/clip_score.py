@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,15 +24,41 @@ CONFIG, PROCESSOR = ("config.json",), ("tokenizer.json", "preprocessor_config.js
 CONTEXT = 77  # tokens of a CLIP text, begin and end included; the rest is cut off
 
 
-class ClipScorer:
-    """A loaded CLIP that compares images with raw prompts, in float32 whatever its weights are."""
+class ClipInputs(Protocol):
+    """How images and texts are prepared for a CLIP."""
 
-    def __init__(self, model: Any, processor: Path, scale: float = 1.0) -> None:
-        self.model, self.scale = model, scale
+    def texts(self, texts: list[str]) -> dict[str, Tensor]:
+        """What ``get_text_features`` takes, for U texts."""
+
+    def images(self, images: list[NDArray[np.uint8]]) -> Tensor:
+        """Pixels B 3 H W."""
+
+
+class ProcessorInputs:
+    """Prepared by the processor that belongs to the model, and nothing else: raw texts."""
+
+    def __init__(self, processor: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(processor, local_files_only=True)
         self.image_processor: Any = CLIPImageProcessorPil.from_pretrained(
             processor, local_files_only=True
         )
+
+    def texts(self, texts: list[str]) -> dict[str, Tensor]:
+        tokens = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt"
+        )
+        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+
+    def images(self, images: list[NDArray[np.uint8]]) -> Tensor:
+        pixels: Tensor = self.image_processor(images, return_tensors="pt").pixel_values
+        return pixels
+
+
+class ClipScorer:
+    """A loaded CLIP that compares images with raw prompts, in float32 whatever its weights are."""
+
+    def __init__(self, model: Any, inputs: ClipInputs, scale: float = 1.0) -> None:
+        self.model, self.inputs, self.scale = model, inputs, scale
 
     @torch.inference_mode()
     def score(
@@ -47,17 +73,15 @@ class ClipScorer:
 
     def _text_features(self, texts: list[str]) -> Tensor:
         """Unit vectors U D; a group's prompt is read once."""
-        tokens = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt"
-        ).to(self.model.device)
-        features = self.model.get_text_features(
-            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
-        )
+        tokens = {
+            name: tensor.to(self.model.device) for name, tensor in self.inputs.texts(texts).items()
+        }
+        features = self.model.get_text_features(**tokens)
         return normalize(features.pooler_output.float(), dim=-1)
 
     def _image_features(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Unit vectors B D."""
-        pixels = self.image_processor(list(images), return_tensors="pt").pixel_values
+        pixels = self.inputs.images(list(images))
         features = self.model.get_image_features(
             pixel_values=pixels.to(self.model.device, self.model.dtype)
         )
@@ -88,7 +112,7 @@ class ClipScoreReward:
         loaded = load_model(CLIPModel, folder, torch_device(device), torch_dtype(dtype))
         scale = float(loaded.logit_scale.float().exp()) if logit_scale else 1.0
         described = model_folder(processor or model, PROCESSOR, weights=False)
-        self._scorer = ClipScorer(loaded, described, scale)
+        self._scorer = ClipScorer(loaded, ProcessorInputs(described), scale)
 
     @classmethod
     def check(

@@ -28,6 +28,7 @@ from rewards.detection_prompt import (
     published_detection_prompt,
 )
 from rewards.detection_scores import VARIANTS, Found, Variant, detection_score, missing_info
+from rewards.grounding_dino_text import SEPARATORS, correct_text_positions
 from rewards.loading import load_model, model_folder, torch_device, weights_digest
 
 MODEL = "IDEA-Research/grounding-dino-tiny"
@@ -53,7 +54,14 @@ class GroundingDinoReward:
         self.digest = weights_digest(weight_files(folder, pickled=True))
         self._variant = variant
         self._model = load_model(GroundingDinoForObjectDetection, folder, torch_device(device))
+        correct_text_positions(self._model)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        vocabulary = self._tokenizer.get_vocab()
+        for token, number in SEPARATORS.items():
+            if vocabulary.get(token) != number:
+                raise UserError(
+                    f"checkpoint {folder}: token {token!r} of its tokenizer is not {number}"
+                )
         self._image_processor: Any = GroundingDinoImageProcessorPil.from_pretrained(
             folder, local_files_only=True
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +14,24 @@ from policy.errors import UserError
 from policy.hub import checkpoint_file
 from policy.types import Prompt, RewardResult
 from policy.weight_files import read_tensors
-from rewards.clip_score import CONFIG, PROCESSOR, ClipScorer
+from rewards.clip_score import ClipScorer
+from rewards.hps_inputs import HpsInputs
 from rewards.loading import load_model, model_folder, torch_device, torch_dtype, weights_digest
 from rewards.open_clip_weights import translated_tensors
 
 MODEL = "xswu/HPSv2"
 FILE = "HPS_v2.1_compressed.pt"
 CLIP = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+NEEDED = ("config.json", "tokenizer.json")
 
 
 class HpsReward:
     """Cosine of image and raw prompt, without the logit scale: in [-1, 1], about 0.2 to 0.33.
 
+    Both are prepared as hpsv2's public code does (``rewards/hps_inputs.py``).
     Options: ``model``, the file ``HPS_v2.1_compressed.pt``, a folder that holds it, or the Hub's
-    id of one; ``clip``, folder or Hub id from which config, tokenizer and image preprocessing of
-    the same CLIP are read (its weights are not); ``device`` (``auto``) and ``dtype`` of the weights
+    id of one; ``clip``, folder or Hub id from which config and vocabulary of the same CLIP are read
+    (its weights and preprocessing are not); ``device`` (``auto``) and ``dtype`` of the weights
     (``float32``: half precision costs about 1e-3 on a signal of 0.05).
     """
 
@@ -40,15 +44,16 @@ class HpsReward:
             tensors = translated_tensors(read_tensors([file]))
         except ValueError as error:
             raise UserError(f"checkpoint file {file}: {error}") from None
+        config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
         loaded = load_model(
             CLIPModel,
             file,
             torch_device(device),
             torch_dtype(dtype),
-            config=CLIPConfig.from_pretrained(folder, local_files_only=True),
+            config=config,
             state_dict=tensors,
         )
-        self._scorer = ClipScorer(loaded, folder)
+        self._scorer = ClipScorer(loaded, HpsInputs(folder, config.vision_config.image_size))
 
     @classmethod
     def check(
@@ -66,4 +71,4 @@ class HpsReward:
 
 
 def _files(model: str, clip: str) -> tuple[Path, Path]:
-    return checkpoint_file(model, FILE), model_folder(clip, CONFIG + PROCESSOR, weights=False)
+    return checkpoint_file(model, FILE), model_folder(clip, NEEDED, weights=False)

@@ -113,7 +113,8 @@ def clip_tokenizer() -> CLIPTokenizer:
 def bert_tokenizer() -> BertTokenizer:
     """Letters and a few words, with the special tokens at the ids that GroundingDINO expects."""
     letters = "abcdefghijklmnopqrstuvwxyz"
-    pieces = [*letters, *(f"##{letter}" for letter in letters), "yes", "no", "-", "car", "bird"]
+    pieces = [*letters, *(f"##{letter}" for letter in letters), "yes", "no", "-", "car", "bird",
+              "zebra"]  # fmt: skip
     fixed = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012,
              "?": 1029}  # fmt: skip
     free = sorted(set(range(1030)) - set(fixed.values()))
@@ -139,7 +140,7 @@ def save_git(folder: Path, config: GitConfig | None = None, seed: int = 0) -> Pa
     return folder
 
 
-def grounding_dino_config() -> GroundingDinoConfig:
+def grounding_dino_config(width: int = 64) -> GroundingDinoConfig:
     return GroundingDinoConfig(
         backbone_config=SwinConfig(
             image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2],
@@ -149,7 +150,7 @@ def grounding_dino_config() -> GroundingDinoConfig:
             vocab_size=1030, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
             intermediate_size=32,
         ),
-        num_queries=3, d_model=64, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=32,
+        num_queries=3, d_model=width, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=32,
         decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2,
         disable_custom_kernels=True,
     )  # fmt: skip
