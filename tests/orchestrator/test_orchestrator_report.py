@@ -57,7 +57,7 @@ def metrics_row(step: int, rng: np.random.Generator) -> JsonDict:
         "learning_rate": 1.5e-4 * min(1, step / 8),
         "cot_length/mean": 14 + noise[11] * 8,
         "bonus/mean": 0.05 + noise[0] / 10,
-        "bonus/flip_share": math.nan if step == 3 else abs(noise[1]) / 3,
+        "bonus/flip_share": None if step == 3 else abs(noise[1]) / 3,
         "tokens/low_fraction": 0.2 + noise[2] / 10,
         "tokens/high_fraction": 0.2 + noise[3] / 10,
         **{f"seconds/{stage}": value * (1 + noise[4]) for stage, value in seconds.items()},
