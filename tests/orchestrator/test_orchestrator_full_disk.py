@@ -111,7 +111,7 @@ def test_a_run_whose_checkpoint_does_not_fit_goes_on_when_there_is_room(tmp_path
             cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
 
-    with small_disk(tmp_path / "disk", 28 * 2**20) as disk:
+    with small_disk(tmp_path / "disk", 12 * 2**20) as disk:
         run = disk / "shapes"
         done = train()
         assert done.returncode == 1, done.stderr
