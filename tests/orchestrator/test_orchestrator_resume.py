@@ -21,7 +21,7 @@ SHAPES = Path(__file__).parents[2] / "configs" / "shapes.yaml"
 # What decides what is computed: the number of a group, a weight or a rounding. Whoever adds a
 # setting decides for one of the two lists.
 BOUND = {
-    *("seed", "steps", "prompts_per_step"),
+    *("seed", "steps", "prompts_per_step", "deterministic"),
     *("model.path", "model.template", "model.instruction"),
     *("data.train", "data.evaluation", "data.validation", "data.leaks"),
     *("rollout.engine", "rollout.workers", "rollout.group_size", "rollout.guidance_scale"),
@@ -44,7 +44,8 @@ BOUND = {
     *("algorithm.kappa", "algorithm.low_quantile", "algorithm.high_quantile"),
     *("algorithm.kl_beta", "algorithm.kl_estimator"),
     *("algorithm.aggregation", "algorithm.aggregation_constant"),
-    *("algorithm.clip_low", "algorithm.clip_high", "algorithm.importance_cap"),
+    *("algorithm.clip_low", "algorithm.clip_high", "algorithm.dual_clip"),
+    "algorithm.importance_cap",
     *("algorithm.trained_distribution", "algorithm.minimum_survivors"),
     *("evaluation.prompts", "evaluation.samples_per_prompt", "evaluation.guidance_scales"),
 }
