@@ -254,7 +254,8 @@ def _rewrite_section(section: str, **changes: object) -> Callable[[Path], None]:
         "no config", "no tokenizer", "broken config", "config is a list", "other architecture",
         "no weights", "garbage weights", "truncated weights", "missing shard", "no head",
         "missing key", "unexpected key", "wrong shape", "tied head", "tied head twice",
-        "index up", "index elsewhere", "no index", "other name", "language model", "image of two sides", "no patches", "no section", "rope",
+        "index up", "index elsewhere", "no index", "other name", "language model",
+        "image of two sides", "no patches", "no section", "rope",
     ],
 )  # fmt: skip
 def test_each_wrong_checkpoint_is_one_clear_line(
