@@ -118,19 +118,17 @@ def replay_gaps(
     return gaps
 
 
-def probe_logprob(server: VllmServer, policy: JanusPolicy, special: SpecialIds) -> float:
-    """``policy.probe.probe_logprob`` as vLLM computes it, by reading the probe at once.
+def probe_logprobs(server: VllmServer, policy: JanusPolicy, special: SpecialIds) -> FloatArray:
+    """``policy.probe.probe_logprobs`` as vLLM computes it, by reading the probe at once.
 
     ``policy`` gives the sizes alone.
     """
-    probes = probe_trajectories(policy, special)
-    prompts = [[*t.cot_prompt_ids.tolist(), *t.cot_ids.tolist()] for t in probes]
-    prompts += [
-        server.vocabulary.image_prompt(t.image_prompt_ids)
-        + server.vocabulary.image_tokens(t.image_ids)
-        for t in probes
-    ]
-    counts = [len(t.cot_ids) for t in probes] + [len(t.image_ids) for t in probes]
+    prompts, counts = [], []
+    for t in probe_trajectories(policy, special):
+        cot = [*t.cot_prompt_ids.tolist(), *t.cot_ids.tolist()]
+        image = server.vocabulary.image_prompt(t.image_prompt_ids)
+        prompts += [cot, image + server.vocabulary.image_tokens(t.image_ids)]
+        counts += [len(t.cot_ids), len(t.image_ids)]
     scored = server.prompt_logprobs(prompts)
-    logprobs = [row[-count:] for row, count in zip(scored, counts, strict=True)]
-    return float(np.mean(np.concatenate(logprobs)))
+    rows = [row[-count:] for row, count in zip(scored, counts, strict=True)]
+    return np.concatenate(rows).astype(np.float32)

@@ -67,7 +67,7 @@ def _rank_process(
         rank = LearnerRank(settings, Place(index, ranks, "127.0.0.1", port))
         rows = [rank.update(split_over_ranks(batch, ranks)[index]) for batch in scenario.batches]
         receipt, buckets = rank.publish()
-        rows[-1]["probe"] = receipt.probe_logprob
+        rows[-1]["probe"] = receipt.probe_logprobs.tolist()
         rank.save(folder / f"{scenario.name}-checkpoint")
         if buckets is not None:
             weights = {name: tensor.clone() for name, tensor in unpack(buckets)}
