@@ -90,8 +90,13 @@ def test_trajectories_after_a_push_are_the_learners() -> None:
             lambda slots: (*slots[:-1], replace(slots[-1], shape=slots[-1].shape[::-1])),
             "lm_head.weight has shape",
         ),
+        (
+            # Two bfloat16 numbers a float32: copied, they would be taken for weights.
+            lambda slots: (*slots[:-1], replace(slots[-1], dtype="bfloat16")),
+            r"lm_head\.weight is bfloat16, not float32",
+        ),
     ],
-    ids=["missing", "unknown", "misshapen"],
+    ids=["missing", "unknown", "misshapen", "of another type"],
 )
 def test_wrong_buckets_change_nothing(break_slots, message: str) -> None:
     """A refused push names the tensor and leaves weights, version and probe as they were."""
