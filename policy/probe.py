@@ -20,13 +20,21 @@ from policy.types import FloatArray, Trajectory
 _PROBE_ROWS, _PROBE_COT_TOKENS, _PROBE_SEED = 2, 12, 20_26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightReceipt:
-    """A worker's answer to one push."""
+    """A worker's answer to one push; equal to another when it is to the last bit."""
 
     weight_version: int
     checksum: str  # of the buffers as received
     probe_logprobs: FloatArray  # of the probe's tokens, nats, under the weights now served
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, WeightReceipt)
+            and self.weight_version == other.weight_version
+            and self.checksum == other.checksum
+            and np.array_equal(self.probe_logprobs, other.probe_logprobs)
+        )
 
 
 def probe_trajectories(policy: JanusPolicy, special: SpecialIds) -> list[Trajectory]:
