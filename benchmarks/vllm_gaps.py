@@ -55,7 +55,7 @@ def measure(checkpoint: str, dtype: str, config: RolloutConfig) -> None:
     """Print the largest gap of each record, and the tolerances that would let them pass."""
     tune_process(config.threads)
     prepare_vllm_process(config)
-    from rollout.vllm_parity import probe_logprob, replay_gaps
+    from rollout.vllm_parity import probe_logprobs, replay, replay_gaps, slopes
     from rollout.vllm_server import VllmServer
 
     folder = checkpoint_folder(checkpoint)
@@ -63,15 +63,18 @@ def measure(checkpoint: str, dtype: str, config: RolloutConfig) -> None:
     special = special_ids(load_tokenizer(folder))
     server = VllmServer(policy, special, config, streams=1 if config.guidance_scale == 1 else 2)
     # At a tolerance of 1 a gap's own tolerance is the factor that guidance grants it.
-    gaps = replay_gaps(server, policy, special, config.sampling, tolerance=1.0)
-    theirs = probe_logprob(server, policy, special)
+    replayed = replay(server, policy, special, config.sampling)
+    gaps = replay_gaps(replayed, config.sampling, tolerance=1.0)
+    theirs = probe_logprobs(server, policy, special)
     server.shutdown()
     print(f"| record, nats, {dtype} on {config.device}, guidance {config.guidance_scale:g} | gap |")
     print("|---|---|")
     for gap in gaps:
         print(f"| {gap.record} | {gap.nats:.2g} |")
-    probe_gap = abs(theirs - probe.probe_logprob(policy, special))
+    probe_gap = abs(float((theirs - probe.probe_logprobs(policy, special)).mean()))
     print(f"| probe | {probe_gap:.2g} |")
+    for name, slope in slopes(replayed, guided=server.streams == 2).items():
+        print(f"| slope of {name} | {slope:.3f} |")
     needed = max(gap.nats / gap.tolerance for gap in gaps)
     print(f"\nrollout.vllm.parity_tolerance must be above {needed:.2g}")
     print(f"probe_tolerance must be above {probe_gap:.2g}")

@@ -48,6 +48,7 @@ class PublishedWeights:
 
     receipt: WeightReceipt  # what every rollout worker must answer
     buckets: ray.ObjectRef  # of WeightBuckets
+    other_ranks: tuple[WeightReceipt, ...]  # of ranks 1, 2, ...: the same probe, no checksum
 
 
 class LearnerGroup:
@@ -110,7 +111,7 @@ class LearnerGroup:
         """The trained part as it stands. The weights themselves never pass through the caller."""
         refs = [worker.publish.remote() for worker in self._workers]
         receipts = self._call([receipt for receipt, _ in refs])
-        return PublishedWeights(receipts[0], refs[0][1])
+        return PublishedWeights(receipts[0], refs[0][1], tuple(receipts[1:]))
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint; whole only when this returns."""

@@ -25,6 +25,7 @@ from learner.settings import LearnerSettings
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
 from policy.scoring import plain_kernel
+from policy.types import FloatArray
 
 _TAG = "deepspeed"
 
@@ -50,12 +51,12 @@ class TrainedModel(Passes):
         self._scoring = self._engine
 
     @torch.no_grad()
-    def probe_logprob(self) -> float:
-        """``policy.probe.probe_logprob`` of what is published, from weights sharded or not."""
+    def probe_logprobs(self) -> FloatArray:
+        """``policy.probe.probe_logprobs`` of what is published, from weights sharded or not."""
         batch = self._probe
         with self.adapter.merged() if self.adapter else nullcontext():
             logprob_BT, _ = self._engine(batch, plain_kernel)
-        return float(logprob_BT.double().sum() / batch.mask_BT.sum())
+        return logprob_BT[batch.mask_BT].cpu().numpy()
 
     # Backward
 

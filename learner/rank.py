@@ -27,6 +27,7 @@ from policy.generation_defaults import save_defaults
 from policy.loading import load_policy
 from policy.probe import WeightReceipt
 from policy.tokenizer import load_tokenizer
+from policy.types import FloatArray
 from policy.weights import WeightBuckets, checksum, pack, tensors_digest
 
 
@@ -61,16 +62,16 @@ class LearnerRank:
 
         Every rank must call it; rank 0 alone returns buckets.
         """
-        probe_logprob = self.probe()
+        probe = self.probe()
         if self._place.rank > 0:
             deque(self._model.trained_tensors(), maxlen=0)
-            return WeightReceipt(self.weight_version, "", probe_logprob), None
+            return WeightReceipt(self.weight_version, "", probe), None
         buckets = pack(self._model.trained_tensors())
-        return WeightReceipt(self.weight_version, checksum(buckets), probe_logprob), buckets
+        return WeightReceipt(self.weight_version, checksum(buckets), probe), buckets
 
-    def probe(self) -> float:
-        """Mean log-prob of the fixed probe under the live weights; every rank must call it."""
-        return self._model.probe_logprob()
+    def probe(self) -> FloatArray:
+        """Log-probs of the fixed probe under the live weights; every rank must call it."""
+        return self._model.probe_logprobs()
 
     # Checkpoints
 

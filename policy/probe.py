@@ -15,18 +15,26 @@ from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
 from policy.scoring import score_trajectories
 from policy.sequences import TrajectoryBatch, collate
-from policy.types import Trajectory
+from policy.types import FloatArray, Trajectory
 
 _PROBE_ROWS, _PROBE_COT_TOKENS, _PROBE_SEED = 2, 12, 20_26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightReceipt:
-    """A worker's answer to one push."""
+    """A worker's answer to one push; equal to another when it is to the last bit."""
 
     weight_version: int
     checksum: str  # of the buffers as received
-    probe_logprob: float  # mean over the probe's tokens, under the weights now served
+    probe_logprobs: FloatArray  # of the probe's tokens, nats, under the weights now served
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, WeightReceipt)
+            and self.weight_version == other.weight_version
+            and self.checksum == other.checksum
+            and np.array_equal(self.probe_logprobs, other.probe_logprobs)
+        )
 
 
 def probe_trajectories(policy: JanusPolicy, special: SpecialIds) -> list[Trajectory]:
@@ -68,8 +76,8 @@ def probe_batch(policy: JanusPolicy, special: SpecialIds) -> TrajectoryBatch:
 
 
 @torch.no_grad()
-def probe_logprob(policy: JanusPolicy, special: SpecialIds) -> float:
-    """Mean log-prob of the probe's tokens under the policy as it stands, in nats."""
+def probe_logprobs(policy: JanusPolicy, special: SpecialIds) -> FloatArray:
+    """Log-probs of the probe's tokens under the policy as it stands, in nats: row by row, CoT
+    before image."""
     batch = probe_batch(policy, special)
-    logprob_BT = score_trajectories(policy, batch).logprob_BT
-    return float(logprob_BT.double().sum() / batch.mask_BT.sum())
+    return score_trajectories(policy, batch).logprob_BT[batch.mask_BT].cpu().numpy()

@@ -51,7 +51,7 @@ def pack(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES
         if tensor.numel() == 0:
             raise ValueError(f"weight {name} is empty: it was not gathered from its shards")
         flat = _to_numpy(tensor)
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype = _dtype_name(tensor)
         bucket, offset = filled.get(dtype, (-1, 0))
         if bucket < 0 or (offset + flat.size) * flat.itemsize > bucket_bytes:
             parts.append([])
@@ -88,19 +88,23 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def check_fit(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
-    """Raise ``ValueError`` that names a missing, unknown or misshapen tensor."""
-    targets = {name: tuple(tensor.shape) for name, tensor in parameters}
-    sources = {slot.name: slot.shape for slot in weights.slots}
+    """Raise ``ValueError`` that names a missing, unknown or misshapen tensor, or one of another
+    type: nothing is converted on arrival, as no receiver has another type than the learner."""
+    targets = dict(parameters)
+    sources = {slot.name: slot for slot in weights.slots}
     for name in targets.keys() ^ sources.keys():
         raise ValueError(f"weight {name} is {'missing' if name in targets else 'unknown'}")
-    for name, shape in targets.items():
-        if shape != sources[name]:
-            raise ValueError(f"weight {name} has shape {sources[name]}, not {shape}")
+    for name, tensor in targets.items():
+        source, shape = sources[name], tuple(tensor.shape)
+        if source.shape != shape:
+            raise ValueError(f"weight {name} has shape {source.shape}, not {shape}")
+        if source.dtype != (dtype := _dtype_name(tensor)):
+            raise ValueError(f"weight {name} is {source.dtype}, not {dtype}")
 
 
 @torch.no_grad()
 def load_into(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
-    """Copy the buckets into live parameters of the same names and shapes.
+    """Copy the buckets into live parameters of the same names, shapes and types.
 
     Everything is checked before the first copy (``check_fit``), so that a wrong push changes
     nothing.
@@ -109,6 +113,10 @@ def load_into(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) 
     check_fit(targets.items(), weights)
     for name, source in unpack(weights):
         targets[name].copy_(source)
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:

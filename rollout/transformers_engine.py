@@ -14,7 +14,7 @@ import transformers
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.loading import load_encoder, load_policy
-from policy.probe import WeightReceipt, probe_logprob
+from policy.probe import WeightReceipt, probe_logprobs
 from policy.types import Group, Prompt, Trajectory
 from policy.weights import WeightBuckets, checksum, load_into
 from rollout.config import RolloutConfig
@@ -73,7 +73,7 @@ class TransformersEngine:
         return WeightReceipt(
             weight_version,
             checksum(weights),
-            probe_logprob(self._policy, self._encoder.special),
+            probe_logprobs(self._policy, self._encoder.special),
         )
 
     def sleep(self) -> None:

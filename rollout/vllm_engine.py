@@ -27,7 +27,7 @@ from policy.weights import WeightBuckets, checksum, load_into
 from rollout.config import RolloutConfig
 from rollout.engine import EngineIdentity, GenerationRequest, Sampling
 from rollout.sampling import Phase
-from rollout.vllm_parity import check_parity, probe_logprob
+from rollout.vllm_parity import check_parity, probe_logprobs
 from rollout.vllm_requests import SampleRequest, sampling_request
 from rollout.vllm_server import Sampled, VllmServer
 
@@ -126,7 +126,7 @@ class VllmEngine:
                 policy = self._load()
                 load_into(policy.trained_parameters(), weights)
                 self._check(self._serving, policy)
-            probe = probe_logprob(self._serving, self._policy, self._encoder.special)
+            probe = probe_logprobs(self._serving, self._policy, self._encoder.special)
         except Exception as error:
             forget_frames(error)
             self._build(streams)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 
@@ -55,6 +56,7 @@ def _rank_process(
 ) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     tune_process()
+    from learner.collectives import exchange
     from learner.rank import LearnerRank
 
     for scenario in scenarios:
@@ -67,7 +69,10 @@ def _rank_process(
         rank = LearnerRank(settings, Place(index, ranks, "127.0.0.1", port))
         rows = [rank.update(split_over_ranks(batch, ranks)[index]) for batch in scenario.batches]
         receipt, buckets = rank.publish()
-        rows[-1]["probe"] = receipt.probe_logprob
+        # Every rank computes with what rank 0 publishes, to the last bit.
+        for probe in exchange(receipt.probe_logprobs):
+            assert np.array_equal(probe, receipt.probe_logprobs)
+        rows[-1]["probe"] = float(receipt.probe_logprobs.mean())
         rank.save(folder / f"{scenario.name}-checkpoint")
         if buckets is not None:
             weights = {name: tensor.clone() for name, tensor in unpack(buckets)}

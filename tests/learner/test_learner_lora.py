@@ -18,7 +18,7 @@ from learner.batch import TrainingGroup, micro_batch, scored_trajectories, split
 from learner.config import LoraConfig
 from policy.errors import UserError
 from policy.loading import load_policy
-from policy.probe import probe_logprob
+from policy.probe import probe_logprobs
 from policy.scoring import score_trajectories
 from policy.types import Group
 from policy.weights import load_into, unpack
@@ -112,7 +112,8 @@ def test_workers_get_merged_weights_and_answer_the_probe_alike(
 
     fresh = load_policy(checkpoint, model._policy.dtype)
     load_into(fresh.trained_parameters(), buckets)
-    assert probe_logprob(fresh, TINY_SPECIAL) == pytest.approx(receipt.probe_logprob, abs=1e-5)
+    expected = probe_logprobs(fresh, TINY_SPECIAL)
+    assert receipt.probe_logprobs == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_reference_is_the_base_with_the_adapter_off(make_rank, checkpoint, batch):

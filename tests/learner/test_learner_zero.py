@@ -40,7 +40,7 @@ def alone(make_rank, batches, learner, algorithm):
     rank = make_rank(algorithm, **{**learner, "micro_batch_size": 8, "zero_stage": 0})
     rows = [rank.update(split_over_ranks(batch, 1)[0]) for batch in batches]
     receipt, buckets = rank.publish()
-    rows[-1]["probe"] = receipt.probe_logprob
+    rows[-1]["probe"] = float(receipt.probe_logprobs.mean())
     return dict(unpack(buckets)), rows
 
 

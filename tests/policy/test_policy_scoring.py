@@ -11,7 +11,7 @@ from tiny import tiny_encoder, tiny_policy
 from torch import Tensor
 
 from policy.distribution import logprob_entropy
-from policy.probe import probe_logprob, probe_trajectories
+from policy.probe import probe_logprobs, probe_trajectories
 from policy.scoring import score_trajectories
 from policy.sequences import collate
 from policy.types import Trajectory
@@ -110,16 +110,16 @@ def test_entropies_are_float32_whatever_the_logits_are() -> None:
 
 
 def test_the_probe_is_fixed_and_sees_the_trained_part() -> None:
-    """The same sequences and number every time; any trained tensor that moves moves it."""
+    """The same sequences and numbers every time; any trained tensor that moves moves it."""
     first, second = (probe_trajectories(POLICY, SPECIAL)[1] for _ in range(2))
     assert np.array_equal(first.image_ids, second.image_ids)
-    before = probe_logprob(POLICY, SPECIAL)
-    assert probe_logprob(tiny_policy(), SPECIAL) == before
+    before = probe_logprobs(POLICY, SPECIAL)
+    assert np.array_equal(probe_logprobs(tiny_policy(), SPECIAL), before)
     for name, _ in POLICY.trained_parameters():
         policy = tiny_policy()
         with torch.no_grad():
             dict(policy.trained_parameters())[name].mul_(1.5)
-        assert probe_logprob(policy, SPECIAL) != before, name
+        assert not np.array_equal(probe_logprobs(policy, SPECIAL), before), name
 
 
 @pytest.mark.parametrize("part", ["cot", "image", "unconditional"])

@@ -29,7 +29,7 @@ def rollouts(device: str, dtype: torch.dtype, guidance_scale: float) -> tuple[li
     weights = pack(tiny_policy(seed=1).to(dtype).trained_parameters())
     receipt = engine.load_weights(weights, 1)
     assert engine.identity().device.startswith(device)
-    return engine.generate(REQUESTS), receipt.probe_logprob
+    return engine.generate(REQUESTS), receipt.probe_logprobs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -11,7 +11,7 @@ import torch
 from tiny import PROMPTS, tiny_encoder, tiny_policy
 
 from policy.janus import JanusPolicy
-from policy.probe import probe_logprob
+from policy.probe import probe_logprobs
 from policy.weights import WeightBuckets, checksum, pack
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
@@ -46,7 +46,7 @@ def test_a_push_makes_the_engine_the_learner(dtype: torch.dtype) -> None:
     policy, encoder = tiny_policy().to(dtype), tiny_encoder()
     learner = learner_after_a_step(policy)
     engine = TransformersEngine(policy, encoder, CONFIG)
-    before = probe_logprob(policy, encoder.special)
+    before = probe_logprobs(policy, encoder.special)
     weights = read_only(pack(learner.trained_parameters()))
     receipt = engine.load_weights(weights, 7)
     for (name, ours), (_, theirs) in zip(
@@ -55,7 +55,9 @@ def test_a_push_makes_the_engine_the_learner(dtype: torch.dtype) -> None:
         assert torch.equal(ours, theirs), name
     assert receipt.weight_version == engine.identity().weight_version == 7
     assert receipt.checksum == checksum(pack(learner.trained_parameters()))
-    assert receipt.probe_logprob == probe_logprob(learner, encoder.special) != before
+    expected = probe_logprobs(learner, encoder.special)
+    assert np.array_equal(receipt.probe_logprobs, expected)
+    assert not np.array_equal(expected, before)
 
 
 def test_trajectories_after_a_push_are_the_learners() -> None:
@@ -88,8 +90,13 @@ def test_trajectories_after_a_push_are_the_learners() -> None:
             lambda slots: (*slots[:-1], replace(slots[-1], shape=slots[-1].shape[::-1])),
             "lm_head.weight has shape",
         ),
+        (
+            # Two bfloat16 numbers a float32: copied, they would be taken for weights.
+            lambda slots: (*slots[:-1], replace(slots[-1], dtype="bfloat16")),
+            r"lm_head\.weight is bfloat16, not float32",
+        ),
     ],
-    ids=["missing", "unknown", "misshapen"],
+    ids=["missing", "unknown", "misshapen", "of another type"],
 )
 def test_wrong_buckets_change_nothing(break_slots, message: str) -> None:
     """A refused push names the tensor and leaves weights, version and probe as they were."""

@@ -14,7 +14,7 @@ from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 
 from policy.errors import UserError
 from policy.loading import load_encoder, load_policy
-from policy.probe import probe_logprob
+from policy.probe import probe_logprobs
 from policy.weights import checksum, pack
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest, Sampling
@@ -62,7 +62,8 @@ def test_it_proves_that_weights_arrived(worker: Any, checkpoint: Path) -> None:
     weights = pack(learner.trained_parameters())
     receipt = ray.get(worker.load_weights.remote(ray.put(weights), 3))
     assert receipt.checksum == checksum(weights)
-    assert receipt.probe_logprob == pytest.approx(probe_logprob(learner, special), abs=1e-6)
+    expected = probe_logprobs(learner, special)
+    np.testing.assert_allclose(receipt.probe_logprobs, expected, rtol=0, atol=1e-5)
     broken = replace(weights, slots=weights.slots[1:])
     with pytest.raises(ValueError, match="is missing"):
         ray.get(worker.load_weights.remote(ray.put(broken), 4))
