@@ -9,12 +9,13 @@ are not shown.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
@@ -63,6 +64,32 @@ def pretend_gpu() -> Iterator[None]:
     """Within it ``device="cuda"`` works."""
     with _Numbered(), _Made():
         yield
+
+
+@contextmanager
+def a_gpu() -> Iterator[None]:
+    """Within it ``device="cuda"`` works: on the GPU of this machine, or on the pretended one."""
+    with nullcontext() if torch.cuda.is_available() else pretend_gpu():
+        yield
+
+
+@contextmanager
+def made_on_gpu() -> Iterator[None]:
+    """Within it tensors are made on the GPU, where no device is given.
+
+    With the numbers of the CPU, whose generators the tests use.
+    """
+    with _Moved():
+        yield
+
+
+class _Moved(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        if func not in _device_constructors() or kwargs.get("device") is not None:
+            return made
+        return made.detach().to("cuda").requires_grad_(made.requires_grad)
 
 
 class _Numbered(TorchFunctionMode):
