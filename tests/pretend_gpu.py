@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
@@ -104,11 +105,19 @@ class _Numbered(TorchFunctionMode):
             return func(*args, **kwargs | {"device": "cpu"}).to(GPU)
         if func is Tensor.__getitem__ and isinstance(args[1], list):
             args = (args[0], torch.tensor(args[1]))
+        if func == Tensor.data.__set__ and isinstance(args[0], OnGpu):  # as DeepSpeed moves weights
+            args[0].numbers = args[1].numbers
+        if (
+            getattr(func, "__module__", None) == dist.distributed_c10d.__name__
+        ):  # gloo has the numbers
+            args, kwargs = tree_map_only(OnGpu, lambda t: t.numbers, (args, kwargs))
         return func(*args, **kwargs)
 
 
 def _numbered(value: Any) -> Any:
-    return GPU if isinstance(value, str | torch.device) and str(value) == "cuda" else value
+    if isinstance(value, str | torch.device) and str(value) in ("cuda", "cuda:0"):
+        return GPU
+    return value
 
 
 class _Made(TorchDispatchMode):
