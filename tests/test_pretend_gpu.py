@@ -65,7 +65,7 @@ def test_gradients_and_views_live_there_too() -> None:
 
 
 def test_tensors_are_made_on_the_gpu_where_no_device_is_given() -> None:
-    """With the CPU's numbers and their gradient, so that a test of the CPU runs on a GPU as it is."""
+    """With the CPU's numbers, and leaves as there: a test of the CPU runs on a GPU as it is."""
     expected = torch.randn(3, generator=torch.Generator().manual_seed(0))
     with pretend_gpu(), made_on_gpu():
         made = torch.randn(3, generator=torch.Generator().manual_seed(0), requires_grad=True)
