@@ -24,6 +24,7 @@ GPU = torch.device("cuda", 0)
 _SHELL = torch.device("lazy", 0)  # what torch's C++ sees: for CUDA it would look for a driver
 aten = torch.ops.aten
 _INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
+_COLLECTIVES = dist.distributed_c10d.__name__
 # Lists of tensors that one kernel reads: a scalar on the CPU is no exception there.
 _STRICT = {aten.cat.default, aten.stack.default}
 
@@ -107,9 +108,7 @@ class _Numbered(TorchFunctionMode):
             args = (args[0], torch.tensor(args[1]))
         if func == Tensor.data.__set__ and isinstance(args[0], OnGpu):  # as DeepSpeed moves weights
             args[0].numbers = args[1].numbers
-        if (
-            getattr(func, "__module__", None) == dist.distributed_c10d.__name__
-        ):  # gloo has the numbers
+        if getattr(func, "__module__", None) == _COLLECTIVES:  # gloo has the numbers
             args, kwargs = tree_map_only(OnGpu, lambda t: t.numbers, (args, kwargs))
         return func(*args, **kwargs)
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from tiny import tiny_encoder, tiny_policy
 
 PROMPT_WORDS = 64  # as long as the instruction and a prompt of the paper's file
-# At the start of training heads are nearly uniform; so much larger, a token has a few nats less.
+# Random heads are nearly uniform; enlarged so much, they have a favourite among their tokens.
 HEAD_GAIN = 4.0
 
 

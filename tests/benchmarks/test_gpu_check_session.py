@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from misbehaving_parts import Misbehaving
 
 from benchmarks.gpu_check.parts import Part
 from benchmarks.gpu_check.results import DONE, FILE, PartResult, Results, read
-from benchmarks.gpu_check.session import Session
+from benchmarks.gpu_check.session import Session, ended_in_order
 from benchmarks.gpu_check.table import markdown
 from benchmarks.gpu_check.task import Measure
 
@@ -71,6 +73,15 @@ def test_a_second_call_goes_on_with_what_is_missing(
     assert read(tmp_path / FILE)["ends_well"].measures == first["ends_well"].measures
     assert run(tmp_path, WELL) is True
     assert read(tmp_path / FILE)["ends_well"].measures != first["ends_well"].measures
+
+
+def test_a_termination_unwinds_the_session() -> None:
+    """As an exception, so that the running part is ended on the way, and only there."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, ended_in_order():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
