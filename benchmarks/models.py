@@ -94,11 +94,17 @@ def save_random_checkpoint(size: str, folder: Path, dtype: torch.dtype = torch.f
     torch.manual_seed(_SEED)
     model = JanusForConditionalGeneration(random_config(size))
     model.to(dtype).save_pretrained(folder)
+    random_tokenizer(size).save_pretrained(folder)
+    return folder
+
+
+def random_tokenizer(size: str) -> PreTrainedTokenizerFast:
+    """A word for every id of a size in ``SIZES``."""
     words = [*_SPECIAL, *(f"w{index}" for index in range(SIZES[size][-1] - len(_SPECIAL)))]
     core = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = WhitespaceSplit()
     core.add_special_tokens(list(_SPECIAL))
-    PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
         bos_token="<bos>",
@@ -106,8 +112,7 @@ def save_random_checkpoint(size: str, folder: Path, dtype: torch.dtype = torch.f
         unk_token="<unk>",
         additional_special_tokens=[BEGIN_OF_IMAGE],
         clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
-    return folder
+    )
 
 
 def random_prompts(count: int) -> list[Prompt]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import pytest
 
@@ -27,6 +27,19 @@ def process_group_ends_with_its_file() -> Iterator[None]:
         deepspeed.destroy_process_group()
     else:
         distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def on_gpu() -> Iterator[None]:
+    """Where there is a GPU, tensors are made there; else nothing changes.
+
+    A file that is marked ``gpu`` as a whole asks for it, and so runs on both.
+    """
+    import torch  # not before the process is tuned for it
+    from pretend_gpu import made_on_gpu
+
+    with made_on_gpu() if torch.cuda.is_available() else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

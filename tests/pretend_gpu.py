@@ -9,12 +9,14 @@ are not shown.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
@@ -22,6 +24,7 @@ GPU = torch.device("cuda", 0)
 _SHELL = torch.device("lazy", 0)  # what torch's C++ sees: for CUDA it would look for a driver
 aten = torch.ops.aten
 _INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
+_COLLECTIVES = dist.distributed_c10d.__name__
 # Lists of tensors that one kernel reads: a scalar on the CPU is no exception there.
 _STRICT = {aten.cat.default, aten.stack.default}
 
@@ -65,6 +68,32 @@ def pretend_gpu() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def a_gpu() -> Iterator[None]:
+    """Within it ``device="cuda"`` works: on the GPU of this machine, or on the pretended one."""
+    with nullcontext() if torch.cuda.is_available() else pretend_gpu():
+        yield
+
+
+@contextmanager
+def made_on_gpu() -> Iterator[None]:
+    """Within it tensors are made on the GPU, where no device is given.
+
+    With the numbers of the CPU, whose generators the tests use.
+    """
+    with _Moved():
+        yield
+
+
+class _Moved(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        if func not in _device_constructors() or kwargs.get("device") is not None:
+            return made
+        return made.detach().to("cuda").requires_grad_(made.requires_grad)
+
+
 class _Numbered(TorchFunctionMode):
     """``cuda`` becomes ``cuda:0``: torch would ask CUDA for the current device."""
 
@@ -77,11 +106,17 @@ class _Numbered(TorchFunctionMode):
             return func(*args, **kwargs | {"device": "cpu"}).to(GPU)
         if func is Tensor.__getitem__ and isinstance(args[1], list):
             args = (args[0], torch.tensor(args[1]))
+        if func == Tensor.data.__set__ and isinstance(args[0], OnGpu):  # as DeepSpeed moves weights
+            args[0].numbers = args[1].numbers
+        if getattr(func, "__module__", None) == _COLLECTIVES:  # gloo has the numbers
+            args, kwargs = tree_map_only(OnGpu, lambda t: t.numbers, (args, kwargs))
         return func(*args, **kwargs)
 
 
 def _numbered(value: Any) -> Any:
-    return GPU if isinstance(value, str | torch.device) and str(value) == "cuda" else value
+    if isinstance(value, str | torch.device) and str(value) in ("cuda", "cuda:0"):
+        return GPU
+    return value
 
 
 class _Made(TorchDispatchMode):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pretend_gpu import GPU, pretend_gpu
+from pretend_gpu import GPU, made_on_gpu, pretend_gpu
 from torch import Tensor
 
 CPU = torch.arange(6.0).view(2, 3)
@@ -62,3 +62,17 @@ def test_gradients_and_views_live_there_too() -> None:
         base = torch.zeros(2, 3, device="cuda")
         base.view(-1)[4:] = 7.0
         assert base.tolist() == [[0, 0, 0], [0, 7, 7]]
+
+
+def test_tensors_are_made_on_the_gpu_where_no_device_is_given() -> None:
+    """With the CPU's numbers, and leaves as there: a test of the CPU runs on a GPU as it is."""
+    expected = torch.randn(3, generator=torch.Generator().manual_seed(0))
+    with pretend_gpu(), made_on_gpu():
+        made = torch.randn(3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        assert made.device == GPU
+        assert torch.zeros(2, device="cpu").device.type == "cpu"
+        (made * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+        assert made.grad is not None
+        assert made.grad.tolist() == [1.0, 2.0, 3.0]
+        numbers = made.detach().cpu()
+    assert torch.equal(numbers, expected)

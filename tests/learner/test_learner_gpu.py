@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretend_gpu import GPU, pretend_gpu
+from pretend_gpu import GPU, a_gpu
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from trajectories import TINY_SPECIAL
 
@@ -17,6 +17,8 @@ from learner.settings import LearnerSettings
 from learner.update import Updater
 from policy.loading import load_policy
 from policy.weights import checksum, pack, unpack
+
+pytestmark = pytest.mark.gpu
 
 
 def update(
@@ -58,7 +60,7 @@ def test_an_update_leaves_the_gpu_as_it_leaves_the_cpu(
     share = split_over_ranks(batch, 1)[0]
     with sdpa_kernel(SDPBackend.MATH):  # the pretended GPU knows no other
         expected = update(checkpoint, share, "cpu", version, learner, algorithm)
-    with pretend_gpu():
+    with a_gpu():
         row = update(checkpoint, share, "cuda", version, learner, algorithm)
     tolerance = 0.05 if "dtype" in learner else 1e-4
     assert row == pytest.approx(expected, rel=tolerance, abs=tolerance / 100, nan_ok=True)
@@ -68,7 +70,7 @@ def test_the_weights_leave_the_gpu(checkpoint: Path) -> None:
     """Packed on a GPU they are the bytes that they are on a CPU."""
     policy = load_policy(checkpoint)
     expected = checksum(pack(policy.trained_parameters()))
-    with pretend_gpu():
+    with a_gpu():
         policy.to("cuda")
         assert policy.device == GPU
         assert checksum(pack(policy.trained_parameters())) == expected

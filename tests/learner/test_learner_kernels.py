@@ -15,6 +15,7 @@ from learner.blocks import COLUMN_UNIT
 from learner.kernels import linear_logprob_entropy
 from policy.distribution import logprob_entropy
 
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_gpu")]
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 # Scratch 0 makes 7 blocks of the vocabulary below. The gradient of a row of 16 numbers has room for
 # the exponentials of all blocks at 8 tokens, of the first 5 at 20, of none at 200.

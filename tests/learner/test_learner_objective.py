@@ -32,6 +32,7 @@ from learner.objective import (
 )
 from learner.partition import Modalities
 
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_gpu")]
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 AGGREGATIONS: list[Aggregation] = ["token-mean", "sequence-mean", "constant"]
 MODALITIES: list[Modalities] = ["both", "cot", "image", "none"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pretend_gpu import pretend_gpu
+from pretend_gpu import a_gpu
 from tiny_rewards import (
     PROMPTS,
     images,
@@ -25,6 +25,7 @@ from rewards.grounding_dino import GroundingDinoReward
 from rewards.hps import HpsReward
 from rewards.orm import OrmReward
 
+pytestmark = pytest.mark.gpu
 IMAGES = images(len(PROMPTS))
 
 
@@ -45,7 +46,7 @@ def test_scores_are_those_of_the_cpu(
     """Of prompts of every task type."""
     folder = str(save(tmp_path))
     expected = build(folder, "cpu").score(IMAGES, PROMPTS)
-    with pretend_gpu():
+    with a_gpu():
         scores = build(folder, "cuda").score(IMAGES, PROMPTS)
     for score, other in zip(scores, expected, strict=True):
         assert isinstance(score, Score)

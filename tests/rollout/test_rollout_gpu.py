@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pretend_gpu import pretend_gpu
+from pretend_gpu import a_gpu
 from tiny import PROMPTS, tiny_encoder, tiny_policy
 
 from policy.types import Group
@@ -14,6 +14,7 @@ from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import TransformersEngine
 
+pytestmark = pytest.mark.gpu
 REQUESTS = [GenerationRequest(PROMPTS[0], (1, 2)), GenerationRequest(PROMPTS[1], (3,))]
 
 
@@ -39,8 +40,11 @@ def test_trajectories_are_those_of_the_cpu(
 ) -> None:
     """Tokens, records and pixels, in more than one batch."""
     expected, probe = rollouts("cpu", dtype, guidance_scale)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    with pretend_gpu():
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    elif dtype == torch.bfloat16:
+        pytest.skip("a GPU rounds 16-bit products elsewhere, and then other tokens are drawn")
+    with a_gpu():
         groups, probe_there = rollouts("cuda", dtype, guidance_scale)
     assert probe_there == pytest.approx(probe, abs=1e-2 if dtype == torch.bfloat16 else 1e-5)
     for group, other in zip(groups, expected, strict=True):

@@ -9,6 +9,7 @@ from scipy.stats import chisquare
 
 from rollout.sampling import Phase, draw_tokens, token_noise
 
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_gpu")]
 ALMOST_ONE = float(np.nextafter(1.0, 0.0))
 
 

@@ -1,0 +1,12 @@
+"""Full fine-tuning of Janus-Pro-1B's size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.gpu_check.learner_update import updates
+from benchmarks.gpu_check.task import Measure, Task
+
+
+def measures(task: Task) -> Iterator[Measure]:
+    return updates(task, "1b")

@@ -1,0 +1,71 @@
+"""Whether the same seed gives the same bits, as shipped and with deterministic algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_check.learner_update import learner_task
+from benchmarks.gpu_check.measuring import wall_clock
+from benchmarks.gpu_check.models import engine, janus, requests
+from benchmarks.gpu_check.task import Measure, Task
+from benchmarks.learner_task import GUIDANCE
+from benchmarks.synthetic import random_batch
+from benchmarks.torch_model import TorchModel
+from learner.update import Updater
+
+MODES = {"as shipped": False, "deterministic algorithms": True}
+
+
+def measures(task: Task) -> Iterator[Measure]:
+    for run in (_update, _rollout):
+        for mode, switched_on in MODES.items():
+            torch.use_deterministic_algorithms(switched_on)
+            start = wall_clock()
+            try:
+                said = run(task)
+            except RuntimeError as error:  # torch names the operation that has no such algorithm
+                said = f"refused: {str(error).splitlines()[0]}"
+            finally:
+                torch.use_deterministic_algorithms(False)
+            yield Measure(f"{run.__name__[1:]}, {mode}", said)
+            yield Measure(f"{run.__name__[1:]}, {mode}: both", wall_clock() - start, "s")
+
+
+def _rollout(task: Task) -> str:
+    """The same requests twice, with equal weights."""
+    policy, encoder = janus(task)
+    count = task.sized(4, 2)
+    sampler = engine(task, policy, encoder, count)
+    first, second = (sampler.generate(requests(count))[0].trajectories for _ in range(2))
+    tokens = records = 0
+    for a, b in zip(first, second, strict=True):
+        tokens += int((a.image_ids != b.image_ids).sum())
+        records += int(
+            (a.image_logprobs_guided != b.image_logprobs_guided).sum()
+            + (not np.array_equal(a.cot_logprobs, b.cot_logprobs))
+        )
+    return "equal bits" if not tokens + records else f"{tokens} tokens, {records} records differ"
+
+
+def _update(task: Task) -> str:
+    """The same update of the same weights twice."""
+    first, second = (_weights_after(task) for _ in range(2))
+    differ = sum(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return "equal bits" if not differ else f"{differ} of {len(first)} tensors differ"
+
+
+def _weights_after(task: Task) -> list[Tensor]:
+    learner = learner_task(task, "1b", prompts=1)
+    policy, special = learner.policy()
+    batch = random_batch(policy, special, learner.shape, GUIDANCE)
+    settings = learner.settings()
+    moved = settings.learner.model_copy(update={"learning_rate": 1e-5})
+    settings = replace(settings, learner=moved)
+    model = TorchModel(policy, special, settings, policy.device)
+    Updater(model, settings, special).update(batch, 0)
+    return [tensor.detach().clone() for _, tensor in policy.trained_parameters()]
