@@ -44,6 +44,7 @@ ROOT = Path(__file__).parent.parent
 
 def measure(name: str, folder: Path, prompts: list[Prompt], options: argparse.Namespace) -> None:
     config = RolloutConfig(
+        engine="vllm",  # for its settings below; each candidate takes the engine of its name
         group_size=8,
         guidance_scale=5.0,
         max_cot_tokens=24,
