@@ -144,13 +144,13 @@ def saved_activations(size: ModelSize, lengths: Lengths, rows: int, b: int, guid
 
 
 def learner_memory(
-    size: ModelSize, config: LearnerConfig, lengths: Lengths, guided: bool
+    size: ModelSize, config: LearnerConfig, lengths: Lengths, guided: bool, compares: bool = True
 ) -> Memory:
-    """One learner rank.
+    """One learner rank; ``compares`` with a reference, as it does but for kl_beta 0.
 
     - weights: (P + F) b; ZeRO-3 shares them out over the ranks
     - reference: P b, as the frozen part is shared; under ZeRO-3 (P + F) b, whole on every rank;
-      with an adapter none
+      with an adapter, or with nothing to compare, none
     - master weights: 4 P / R from ZeRO-1 on (DeepSpeed keeps a float32 copy of float32 weights too)
     - AdamW's averages: 8 P, from ZeRO-1 on 8 P / R
     - gradients, summed in float32: 4 P at ZeRO-0, 4 P + 4 P / R at ZeRO-1, 4 P / R from ZeRO-2 on
@@ -172,7 +172,7 @@ def learner_memory(
     host: dict[str, int] = {"publishing": 2 * size.trained * b}
     if config.offload_parameters:
         host["weights"] = held.pop("weights")
-    if adapter is None:
+    if adapter is None and compares:
         held["reference"] = (base if stage == 3 else size.trained) * b
     if config.offload_optimizer:
         host |= optimizer | {"gradients": 4 * optimised // ranks}

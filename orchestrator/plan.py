@@ -229,7 +229,11 @@ def _memory_by_kind(
             gpu_bytes=machine.gpu_bytes,
         ),
         "learner rank": memory.learner_memory(
-            size, learner, lengths, guided=trains_guided and rollout.guidance_scale != 1
+            size,
+            learner,
+            lengths,
+            guided=trains_guided and rollout.guidance_scale != 1,
+            compares=config.algorithm.kl_beta > 0,
         ),
     }
     for reward in config.rewards:

@@ -162,6 +162,14 @@ def test_saved_activations(size: ModelSize, dtype: torch.dtype) -> None:
     assert saved_activations(size, lengths, 4, b, guided=False) == pytest.approx(measured, rel=0.25)
 
 
+def test_without_a_kl_term_no_reference_is_planned(size: ModelSize) -> None:
+    """``algorithm.kl_beta: 0`` keeps none, so the plan holds none: all else stays."""
+    lengths = Lengths(10, 3, 12)
+    compared = learner_memory(size, LearnerConfig(), lengths, guided=False)
+    alone = learner_memory(size, LearnerConfig(), lengths, guided=False, compares=False)
+    assert compared.held == alone.held | {"reference": size.trained * 4}
+
+
 def test_shares_of_ranks_and_offloading(size: ModelSize) -> None:
     """What ZeRO divides by the ranks, and what goes to the host: literal bytes a parameter."""
     lengths = Lengths(10, 3, 12)
