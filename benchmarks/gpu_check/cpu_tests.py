@@ -20,18 +20,12 @@ def measures(task: Task) -> Iterator[Measure]:
     if find_spec("pytest") is None:
         yield Measure("passed", "pytest is not installed")
         return
-    # Other files are not even read: some import what is not installed here.
-    marked = [
-        str(file.relative_to(ROOT))
-        for file in sorted((ROOT / "tests").rglob("test_*.py"))
-        if MARK in file.read_text(encoding="utf-8")
-    ]
     report = task.folder / "report.xml"
     ended = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider",
             "--basetemp", str(task.folder / "tests"), "--junitxml", str(report),
-            *task.sized(marked, list(FEW)),
+            *task.sized(marked_files(), list(FEW)),
         ],
         cwd=ROOT,
         check=False,
@@ -50,3 +44,12 @@ def measures(task: Task) -> Iterator[Measure]:
         for problem in (*case.iter("failure"), *case.iter("error")):
             said = (problem.get("message") or "").splitlines() or [""]
             yield Measure(f"failed: {case.get('classname')}.{case.get('name')}", said[0][:200])
+
+
+def marked_files() -> list[str]:
+    """Those with a marked test. Others are not even read: some import what is not installed."""
+    return [
+        str(file.relative_to(ROOT))
+        for file in sorted((ROOT / "tests").rglob("test_*.py"))
+        if MARK in file.read_text(encoding="utf-8")
+    ]

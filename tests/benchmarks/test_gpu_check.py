@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_check import cpu_tests
 from benchmarks.gpu_check.parts import PARTS
 from benchmarks.gpu_check.results import DONE, read
 
@@ -36,18 +37,20 @@ FIGURES = {
 }  # fmt: skip
 
 
+def without_absent(folder: Path) -> dict[str, str]:
+    """The environment of a process, and of all that it starts, that cannot import ``ABSENT``."""
+    blocked = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n"
+    (folder / "sitecustomize.py").write_text(blocked)
+    return os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole run, in which what the GPU's machine lacks cannot be imported."""
     folder = tmp_path_factory.mktemp("gpu_check")
-    blocked = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n"
-    (folder / "sitecustomize.py").write_text(blocked)
     (folder / "home").mkdir()
-    environment = os.environ | {
-        "PYTHONPATH": f"{folder}:{ROOT}",
-        "HOME": str(folder / "home"),
-        "TMPDIR": str(folder / "home"),
-    }
+    home = str(folder / "home")
+    environment = without_absent(folder) | {"HOME": home, "TMPDIR": home}
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--tiny",
          "--minutes", "9", "--out", str(folder / "out")],
@@ -89,6 +92,20 @@ def test_nothing_is_written_elsewhere(dry_run: Path) -> None:
     """A folder of two files is left, and neither home nor temporary folder was touched."""
     assert {file.name for file in (dry_run / "out").iterdir()} == {"results.json", "table.md"}
     assert not list((dry_run / "home").rglob("*"))
+
+
+@pytest.mark.slow
+def test_tests_marked_gpu_need_no_cluster(tmp_path: Path) -> None:
+    """All are found by pytest where neither Ray, DeepSpeed, vLLM nor Redis can be imported."""
+    files = cpu_tests.marked_files()
+    assert len(files) >= 6
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-m", "gpu", "--collect-only", "-q",
+         "-p", "no:cacheprovider", *files],
+        cwd=ROOT, env=without_absent(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout
+    assert {line.split("::")[0] for line in found.stdout.splitlines() if "::" in line} == set(files)
 
 
 def test_what_it_needs_fits_into_60_mb() -> None:

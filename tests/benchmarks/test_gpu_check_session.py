@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from misbehaving_parts import Misbehaving
@@ -17,6 +19,13 @@ from benchmarks.gpu_check.table import markdown
 from benchmarks.gpu_check.task import Measure
 
 WELL = Misbehaving("ends_well", 1, "")
+
+
+@pytest.fixture(autouse=True)
+def environment_stays() -> Iterator[None]:
+    """A session sets variables for its parts, not for the tests after it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 def run(folder: Path, *parts: Part, minutes: float = 4) -> bool:
