@@ -253,7 +253,7 @@ def test_a_list_of_checkpoints_that_is_no_json_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     finished_checkpoint(folder, 1)
     (folder.path / "checkpoints" / "written.json").write_text("[1")
-    with pytest.raises(UserError, match=r"written\.json: damaged: not JSON"):
+    with pytest.raises(UserError, match=r"written\.json:1: not JSON"):
         OwnCheckpoints(folder.path).last()
 
 
