@@ -79,12 +79,8 @@ def _outcome(task: Task, dtype: str, spoil: Spoil, version: int) -> str:
     batch = spoil(policy, batch)
     trained = dict(policy.trained_parameters())
     before = {name: tensor.detach().clone() for name, tensor in trained.items()}
-    try:
-        row = Updater(model, learner.settings(), special).update(batch, version)
-    except FloatingPointError as error:
-        said = f"refused ({error})"
-    else:
-        said = f"gradient norm {row['grad_norm']:.3g}"
+    row = Updater(model, learner.settings(), special).update(batch, version)
+    said = f"gradient norm {row['grad_norm']:.3g}{', skipped' * int(row['updates/skipped'])}"
     if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
         return f"{said}; weights lost"
     kept = all(torch.equal(before[name], tensor) for name, tensor in trained.items())
