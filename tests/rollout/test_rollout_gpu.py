@@ -19,7 +19,7 @@ REQUESTS = [GenerationRequest(PROMPTS[0], (1, 2)), GenerationRequest(PROMPTS[1],
 
 
 def rollouts(device: str, dtype: torch.dtype, guidance_scale: float) -> tuple[list[Group], float]:
-    """Of an engine that slept, woke and got new weights; with the probe of these."""
+    """Of an engine that slept, woke and got new weights; with the mean of the probe of these."""
     config = RolloutConfig(
         max_cot_tokens=8, batch_size=2, guidance_scale=guidance_scale, device=device,
         gpus_per_worker=float(device == "cuda"),
@@ -30,7 +30,7 @@ def rollouts(device: str, dtype: torch.dtype, guidance_scale: float) -> tuple[li
     weights = pack(tiny_policy(seed=1).to(dtype).trained_parameters())
     receipt = engine.load_weights(weights, 1)
     assert engine.identity().device.startswith(device)
-    return engine.generate(REQUESTS), receipt.probe_logprobs
+    return engine.generate(REQUESTS), float(receipt.probe_logprobs.mean())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
