@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/shapes.yaml
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 
@@ -12,15 +13,15 @@ help:  ## show this list
 train: $(VENV)/.installed  ## install if needed, train the embedded world, write a report
 	$(BIN)/eg-grpo train $(CONFIG) --new
 
-test: test-fast  ## ruff, type check and all tests; the slow ones, which start clusters, one by one
-	$(BIN)/python -m pytest -m slow --durations=10
+test: test-fast  ## ruff, type check and all tests; those of a whole cluster one by one
+	$(BIN)/python -m pytest -m "slow and not cluster" --durations=10 $(PARALLEL)
+	$(BIN)/python -m pytest -m "slow and cluster" --durations=10
 
 test-fast: $(VENV)/.installed-test  ## the same without the slow tests, on all cores (4 at most)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" --durations=10 \
-		--numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --durations=40 $(PARALLEL)
 
 $(VENV)/.installed: pyproject.toml constraints.txt tools/install.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh .

@@ -149,8 +149,9 @@ def _check_unused(path: Path) -> None:
     that ended while it was starting, which the next start writes anew."""
     if not path.is_dir():
         return
+    names = list(_files(path))  # before the lock is looked for: another run may begin meanwhile
     begun = (path / _LOCK).is_file()  # otherwise no run made the folder, and all of it is a user's
-    found = next((name for name in _files(path) if not (begun and name in _OF_A_START)), None)
+    found = next((name for name in names if not (begun and name in _OF_A_START)), None)
     if found is None:
         return
     if begun and OwnCheckpoints(path).last() is not None:

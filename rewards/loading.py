@@ -22,7 +22,9 @@ from policy.weight_files import weight_files
 _SAMPLES, _SAMPLE_BYTES = 256, 4096
 # The releases in which the rewards' numbers were compared with those of the original models. Those
 # before 5.23 are wrong by themselves (``grounding_dino_text.py``), so no other is believed.
-CHECKED = "5.18.0 5.19.0 5.20.0 5.21.0 5.22.1 5.23.0 5.24.0".split()
+CHECKED = (
+    "5.17.0 5.18.0 5.19.0 5.20.0 5.20.1 5.20.2 5.21.0 5.21.1 5.22.0 5.22.1 5.22.2 5.23.0 5.24.0"
+).split()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Its bars would cut through the run's own progress line.

@@ -31,6 +31,7 @@ def optimizer_and_masters(rank):
     return optimizer, masters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", STAGES, ids=str)
 def test_float32_stays_float32(make_rank, checkpoint, batch, settings):
     """Buffers keep the bits and type that they were loaded with, rotary frequencies above all, in
@@ -60,6 +61,7 @@ def test_float32_stays_float32(make_rank, checkpoint, batch, settings):
     assert {t.dtype for t in live.values()} == {dtype}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_stage_reports_one_norm(make_rank, batch, dtype):
     """The gradient norm of an update in several micro-batches, before clipping, is that of ZeRO 0

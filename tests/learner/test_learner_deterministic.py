@@ -18,6 +18,7 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_every_operation_of_an_update_has_a_deterministic_algorithm(
     make_rank, batch, deterministic, zero_stage

@@ -13,6 +13,7 @@ from policy.errors import UserError
 from tests.small_disk import resize, small_disk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.4, 0.75, 0.97])
 def test_a_checkpoint_that_does_not_fit_names_itself_and_is_none(
     make_rank, tmp_path: Path, share: float

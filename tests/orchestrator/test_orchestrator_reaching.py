@@ -95,6 +95,7 @@ def test_whose_address_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster_address(None) is None
 
 
+@pytest.mark.slow
 def test_a_run_says_it_in_one_line(dead: str, tmp_path: Path) -> None:
     """Exit code 2, nothing else on stderr, and no actor was started."""
     done = subprocess.run(

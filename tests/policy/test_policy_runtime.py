@@ -46,6 +46,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_checkpoint(tmp_path_factory.mktemp("runtime") / "checkpoint")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", PROCESSES)
 @pytest.mark.parametrize("on", [True, False])
 def test_every_worker_computes_deterministically_when_told(

@@ -118,7 +118,7 @@ def test_a_tokenizer_with_other_separators_is_refused(folder: Path, tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("version", ["5.17.0", "5.23.1", "5.24.0.dev0", "5.25.0", "6.0.0"])
+@pytest.mark.parametrize("version", ["5.16.1", "5.23.1", "5.24.0.dev0", "5.25.0", "6.0.0"])
 def test_an_unchecked_version_of_transformers_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:

