@@ -21,7 +21,7 @@ test-fast: $(VENV)/.installed-test  ## the same without the slow tests, on all c
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" --durations=40 $(PARALLEL)
+	$(BIN)/python -m pytest -m "not slow" --durations=10 $(PARALLEL)
 
 $(VENV)/.installed: pyproject.toml constraints.txt tools/install.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh .

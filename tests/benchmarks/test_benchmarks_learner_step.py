@@ -23,6 +23,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_it_needs_no_cluster_and_no_deepspeed() -> None:
     """All four updates are timed and their memory is counted, with nothing but torch there."""
     run = subprocess.run(
@@ -40,6 +41,7 @@ def test_it_needs_no_cluster_and_no_deepspeed() -> None:
     assert "planned: " in run.stdout
 
 
+@pytest.mark.slow
 def test_everything_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """An adapter on guided log-probs with activations computed twice."""
     pytest.importorskip("peft")

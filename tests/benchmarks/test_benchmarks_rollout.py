@@ -38,6 +38,7 @@ def test_every_candidate_is_measured(
     assert output.count("{built-in method torch._C._nn.linear}") == len(measured)
 
 
+@pytest.mark.slow
 def test_it_needs_no_cluster() -> None:
     """With torch and transformers alone, as on a rented GPU, two rows can be measured."""
     blocked = "import sys; sys.modules |= dict.fromkeys(['ray', 'deepspeed', 'vllm', 'redis']); "

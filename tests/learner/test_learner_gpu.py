@@ -42,6 +42,7 @@ def update(
     return row | {"weights": total}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("learner", "algorithm", "version"),
     [

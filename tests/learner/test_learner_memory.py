@@ -90,6 +90,7 @@ OFFLOADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OFFLOADS)
 def test_offload_trains_to_the_same_weights(make_rank, batch, name):
     """Two updates in several micro-batches, with and without, to the rounding of a fused AdamW."""

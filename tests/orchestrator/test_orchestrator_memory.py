@@ -74,6 +74,7 @@ def live_storages() -> dict[int, int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "learner",
     [

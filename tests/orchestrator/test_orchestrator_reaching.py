@@ -59,6 +59,7 @@ def test_the_configured_address_is_named(dead: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_client_port_of_a_dead_cluster_is_named(dead: str) -> None:
     """Another protocol, whose own deadline is 30 s."""
     line = refusal(f"ray://{dead}")
@@ -67,6 +68,7 @@ def test_the_client_port_of_a_dead_cluster_is_named(dead: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configured", [None, "auto"])
 def test_the_address_of_the_environment_is_named(
     configured: str | None, dead: str, monkeypatch: pytest.MonkeyPatch
