@@ -51,6 +51,7 @@ def measure(name: str, folder: Path, prompts: list[Prompt], options: argparse.Na
         batch_size=8 * len(prompts),
         threads=options.threads,
         device=options.device,
+        gpus_per_worker=float(options.device == "cuda"),
         vllm=VllmSettings(
             # Room for all at once: with less, vLLM lets some wait, and the batch shrinks.
             cpu_kv_cache_gib=4,

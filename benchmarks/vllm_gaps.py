@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = RolloutConfig(
         engine="vllm",
         device=options.device,
+        gpus_per_worker=float(options.device == "cuda"),
         guidance_scale=options.guidance,
         max_cot_tokens=24,
         batch_size=8,
