@@ -54,7 +54,7 @@ def measure(name: str, folder: Path, prompts: list[Prompt], options: argparse.Na
         gpus_per_worker=float(options.device == "cuda"),
         vllm=VllmSettings(
             # Room for all at once: with less, vLLM lets some wait, and the batch shrinks.
-            cpu_kv_cache_gib=4,
+            **({"cpu_kv_cache_gib": 4} if options.device == "cpu" else {}),
             # Kernels round 16-bit numbers differently (docs/vllm.md).
             parity_tolerance=1e-4 if options.dtype == "float32" else 0.6,
         ),
