@@ -43,7 +43,7 @@ def trained(
     return (
         first
         | {f"second/{key}": value for key, value in second.items()}
-        | {"probe": receipt.probe_logprob}
+        | {"probe": float(receipt.probe_logprobs.mean())}
         | {"weights": sum(float(tensor.double().abs().sum()) for _, tensor in unpack(buckets))}
     )
 
