@@ -61,7 +61,7 @@ def kl_metrics(logprob_BT: Tensor, reference_logprob_BT: Tensor, mask_BT: Tensor
 
 
 def exact_ratio(logprob_BT: Tensor, behaviour_logprob_BT: Tensor) -> Tensor:
-    """exp(lp - behaviour lp) as a metric: in float64, where no log-prob of float32 overflows."""
+    """exp(lp - behaviour lp) as a metric: in float64, which holds it up to 709 nats."""
     return torch.exp(logprob_BT.double() - behaviour_logprob_BT.double())
 
 

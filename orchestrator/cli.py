@@ -69,7 +69,11 @@ def _run(arguments: list[str] | None) -> int:
     parsed, leftovers = parser.parse_known_args(words)
     overrides = [word for word in leftovers if "=" in word and not word.startswith("-")]
     if len(overrides) < len(leftovers) or (overrides and not hasattr(parsed, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(leftovers)}")
+        unknown = [word for word in leftovers if word not in overrides] or [
+            word.partition("=")[0]
+            for word in leftovers  # a value may be a secret
+        ]
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if overrides:
         parsed.overrides += overrides
     try:
@@ -129,7 +133,7 @@ def _add_train_flags(train: argparse.ArgumentParser) -> None:
     group = train.add_mutually_exclusive_group()
     group.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     group.add_argument(
-        "--new", action="store_true", help="if the run folder holds a run, take name-2, name-3, ..."
+        "--new", action="store_true", help="if the run folder is there, take name-2, name-3, ..."
     )
     group.add_argument(
         "--dry-run", action="store_true", help="check, print the resolved file, stop"
@@ -217,7 +221,7 @@ def _train(parsed: argparse.Namespace) -> int:
 def _train_until(interrupt: Interrupt, parsed: argparse.Namespace) -> int:
     from orchestrator.config import dump_config, load_config
     from orchestrator.preflight import check_inputs, check_machine
-    from orchestrator.run_folder import RunFolder
+    from orchestrator.run_folder import LONGEST_NEW, RunFolder
 
     config = load_config(parsed.config, parsed.overrides)
     inputs = check_inputs(config)
@@ -235,6 +239,8 @@ def _train_until(interrupt: Interrupt, parsed: argparse.Namespace) -> int:
     from orchestrator.waiting import WorkerFailed
 
     if parsed.new:
+        if len(config.name) > LONGEST_NEW:
+            raise UserError(f"name: --new may add a number to it: at most {LONGEST_NEW} characters")
         folder = RunFolder.fresh(config.root, config.name)
         config = config.model_copy(update={"name": folder.path.name})
     else:

@@ -109,7 +109,7 @@ class ClusterConfig(Settings):
     )
 
     def ignored(self) -> Iterator[Ignored]:
-        if self.address is not None:
+        if self.address not in (None, "local"):
             text = "has no effect with cluster.address: it is of a private cluster"
             yield Ignored("object_store_mb", text, ("address",))
 

@@ -27,6 +27,11 @@ def write_whole(file: Path, text: str) -> None:
             fresh.unlink(missing_ok=True)
 
 
+def is_in_part(name: str) -> bool:
+    """Whether a file of this name is one that ``write_whole`` has not finished."""
+    return name.startswith(".") and name.rpartition(".")[2].isdecimal()
+
+
 def made_anew(folder: Path) -> Path:
     """Make the first of ``folder``, ``folder-2``, ... that is not there; two processes at once
     never make the same. Raises ``OSError`` when none can be made."""

@@ -22,16 +22,16 @@ class Interrupt:
     def __init__(self) -> None:
         self.requested = False
         self.stepping = False  # set once a step is worth finishing
-        self._echo_until = 0.0
+        self.echo_until = 0.0
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM and time.monotonic() < self._echo_until:
-            return
+        if number == signal.SIGTERM:
+            if time.monotonic() < self.echo_until:
+                return
+            self.echo_until = time.monotonic() + _ONE_SIGTERM_S
         if self.requested or not self.stepping:
             raise KeyboardInterrupt
         self.requested = True
-        if number == signal.SIGTERM:
-            self._echo_until = time.monotonic() + _ONE_SIGTERM_S
         again = "press Ctrl-C again" if number == signal.SIGINT else "send SIGTERM again"
         print(f"\nstopping after this step; {again} to stop at once", file=sys.stderr)
 
@@ -47,5 +47,7 @@ def graceful_interrupt() -> Iterator[Interrupt]:
     try:
         yield interrupt
     finally:
+        if time.monotonic() < interrupt.echo_until:
+            previous[signal.SIGTERM] = signal.SIG_IGN  # or the echo would end us another way
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -21,7 +21,8 @@ from policy.types import JsonDict
 
 _STEP = re.compile(r"step-[0-9]+")
 WRITTEN, _BEST = "written.json", "best.json"
-_MANIFEST = "manifest.json"  # which the learner writes last
+# What the learner writes, the manifest last.
+_PARTS, _MANIFEST = ("model", "adapter", "state", "rng"), "manifest.json"
 
 
 class OwnCheckpoints:
@@ -34,6 +35,10 @@ class OwnCheckpoints:
     def path(self, step: int) -> Path:
         """Where the checkpoint of ``step`` lies."""
         return self.folder / f"step-{step}"
+
+    def start(self) -> None:
+        """A new run has written nothing yet: whatever comes into the folder is somebody's."""
+        self._note(set())
 
     def begin(self, step: int) -> Path:
         """Where to write the checkpoint of ``step``; from now on the run may delete it.
@@ -115,12 +120,17 @@ class OwnCheckpoints:
 
     def _delete(self, steps: set[int]) -> None:
         for path in map(self.path, steps):
-            if path.is_dir():
+            if path.is_symlink():  # somebody moved it: what lies there is theirs now
+                path.unlink()
+            elif path.is_dir():
                 with writing(path):
                     (path / _MANIFEST).unlink(missing_ok=True)  # deleted in part, it is not whole
-                    shutil.rmtree(path)
+                    for part in filter(Path.is_dir, map(path.joinpath, _PARTS)):
+                        shutil.rmtree(part)
+                    if not any(path.iterdir()):  # else somebody's files are beside them
+                        path.rmdir()
         if steps:
-            self._note(self._written() - steps)
+            self._note(self._written() - {step for step in steps if not self.path(step).exists()})
 
 
 def checkpoint_step(folder: Path) -> int:

@@ -34,6 +34,8 @@ FREE = (
     # what is judged of what was computed
     *("probe_tolerance", "rollout.vllm.parity_tolerance"),
 )
+# Compared by name: a value, or the mask of one, may become a reference.
+_ENV_VARS = ".runtime_env.env_vars."
 # Options of one class are its own affair but for this one's patience.
 _REMOTE = "rewards.remote:RemoteReward"
 _REMOTE_FREE = ("options.timeout_s", "options.retries")
@@ -86,6 +88,8 @@ def _check_settings(config: RunConfig, before: RunConfig, by_path: bool) -> None
     old, new = (flat(parse(dump_config(c), _SETTINGS)) for c in (before, config))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key) or _below(key, (*FREE, *files)) or _is_free(key, config):
+            continue
+        if _ENV_VARS in key and key in old and key in new:
             continue
         if key == "steps" and _may_go_on(before, config):
             continue

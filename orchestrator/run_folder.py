@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Self
 
-from orchestrator.files import made_anew, write_whole
+from orchestrator.files import is_in_part, made_anew, write_whole
 from orchestrator.own_checkpoints import WRITTEN, OwnCheckpoints, checkpoint_step
 from policy.disk import writing
 from policy.errors import UserError
 from policy.text_files import decoded, parse_json
 from policy.types import JsonDict
 
+LONGEST_NEW = 90  # characters of a name to which a number may be added
 _LOCK = ".lock"
 _OF_A_START = (_LOCK, "config.yaml", "inputs.json", "run.log", f"checkpoints/{WRITTEN}")
 _ROWS = (
@@ -67,6 +68,8 @@ class RunFolder:
             for name in ("samples", "checkpoints"):
                 with writing(path / name):
                     (path / name).mkdir(exist_ok=True)
+            if not resume:
+                self.checkpoints.start()
         except BaseException:
             self.close()
             raise
@@ -162,10 +165,13 @@ def _check_unused(path: Path) -> None:
 
 
 def _files(path: Path) -> Iterator[str]:
-    """Names of what is in the folder, in order; of ``samples/`` and ``checkpoints/`` what is in
-    them."""
+    """Names of what is in the folder, in order, but for what is being written; of ``samples/`` and
+    ``checkpoints/`` what is in them."""
     for entry in sorted(path.iterdir()):
+        if is_in_part(entry.name):
+            continue
         if entry.name in ("samples", "checkpoints") and entry.is_dir():
-            yield from (f"{entry.name}/{inner.name}" for inner in sorted(entry.iterdir()))
+            names = (inner.name for inner in sorted(entry.iterdir()))
+            yield from (f"{entry.name}/{name}" for name in names if not is_in_part(name))
         else:
             yield entry.name

@@ -39,9 +39,7 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
     pending = dict(zip(refs, range(len(names)), strict=True))
     while pending:
         _, here = wait_any((), list(pending), deadline - time.monotonic())
-        if not here:
-            silent = ", ".join(names[index] for index in pending.values())
-            raise WorkerLate(f"{silent} did not answer within {timeout_s:g} s")
+        answered = len(results)
         for ref in here:
             try:
                 results[pending[ref]] = ray.get(ref, timeout=0)
@@ -52,6 +50,9 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
                 _log_failures({ref: names[index] for ref, index in pending.items()})
                 raise _failure(name, error) from error
             del pending[ref]
+        if len(results) == answered and time.monotonic() >= deadline:
+            silent = ", ".join(names[index] for index in pending.values())
+            raise WorkerLate(f"{silent} did not answer within {timeout_s:g} s")
     return [results[index] for index in range(len(names))]
 
 

@@ -35,8 +35,9 @@ def parse(text: str, source: str) -> Any:
         place = source if mark is None else f"{source}:{mark.line + 1}"
         kind = "" if isinstance(error, _Unclear) else "not YAML: "
         raise UserError(f"{place}: {kind}{' '.join(str(error.problem).split())}") from None
-    except (yaml.YAMLError, ValueError) as error:  # the latter: digits without end
-        raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError):
+        # Of PyYAML: digits without end, and values that do not fit their tag, which may be secret.
+        raise UserError(f"{source}: not YAML: a value that cannot be read") from None
     except RecursionError:
         raise UserError(f"{source}: not YAML: nested too deeply") from None
 
@@ -90,7 +91,7 @@ class _Loader(yaml.SafeLoader):
     def clear_number(self, node: yaml.ScalarNode) -> int | float:
         if _AMBIGUOUS.fullmatch(node.value):
             raise _Unclear(
-                f"{node.value} is a number of base 8 or 60 to some programs and not to others:"
+                "a number of base 8 or 60 to some programs and not to others:"
                 " write it in decimals, or quote it",
                 node,
             )

@@ -18,12 +18,12 @@ MASK = "***"
 _SHORTEST = 4
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = r"token|secret|password|passwd|api[_-]?key|access[_-]?key|authorization|credentials?"
-_LOGIN = re.compile(r"(?<=://)[^/\s'\"<>]+(?=@)")
+_LOGIN = re.compile(r'(?<=://)[^/\s"<>]+(?=@)')
 _QUERY = re.compile(rf"([?&](?:[^=&#\s]*[_-])?(?:{_SECRET}|sig|signature)=)[^&#\s'\"<>]+", re.I)
 # A whole name, or its last words; eos_token is none, and a tokenizer even less.
 _SECRET_KEY = re.compile(
-    r"(?:.*[_-])?(?:secret|password|passwd|api[_-]?key|access[_-]?key|authorization)"
-    r"|(?:access|auth|hf|api|bearer)[_-]?token|token|credentials?",
+    r"(?:.*[_-])?(?:secret|password|passwd|(?:api|access|secret|private)[_-]?key|authorization)"
+    r"|(?:access|auth|hf|api|bearer|refresh|session|scorer)[_-]?token|token|credentials?",
     re.I,
 )
 _known: set[str] = set()
@@ -73,17 +73,18 @@ def resolved(variables: Mapping[str, str]) -> dict[str, str]:
 
 def _masked_tree(tree: Any, found: list[str], key: str = "", secret: bool = False) -> Any:
     """``secret``: whether all text here is one."""
+    secret = secret or _SECRET_KEY.fullmatch(key) is not None
     if isinstance(tree, dict):
-        below = key == "env_vars"
+        below = secret or key == "env_vars"
         return {name: _masked_tree(item, found, name, below) for name, item in tree.items()}
     if isinstance(tree, list):
-        return [_masked_tree(item, found) for item in tree]
-    if not isinstance(tree, str) or _REFERENCE.fullmatch(tree):
+        return [_masked_tree(item, found, secret=secret) for item in tree]
+    if tree is None or isinstance(tree, bool) or _REFERENCE.fullmatch(str(tree)):
         return tree
-    if secret or _SECRET_KEY.fullmatch(key):
-        found.append(tree)
+    if secret:
+        found.append(str(tree))
         return MASK
-    return _masked_urls(tree)
+    return _masked_urls(tree) if isinstance(tree, str) else tree
 
 
 def _masked_urls(text: str) -> str:

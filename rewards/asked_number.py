@@ -19,7 +19,11 @@ _NO_PLURALS = frozenset(
     "alias atlas bias canvas christmas gas pancreas asbestos chaos cosmos rhinoceros thermos lens"
     " axis basis borealis clematis crisis ibis iris mantis oasis pelvis tennis trellis".split()
 )
-_PLURALS = frozenset("cacti cattle emus fungi gnus menus octopi police tutus".split())
+_PLURALS = frozenset(
+    "cacti cattle emus fungi gnus menus octopi police tutus antennae bison chateaux formulae"
+    " godchildren grandchildren hippopotami larvae media nebulae passersby plateaux schoolchildren"
+    " shrimp squid stepchildren".split()
+)
 
 # Several things under one name, whose number is nowhere said, not even by "a metallic jewelry".
 _SEVERAL = frozenset(
@@ -48,8 +52,8 @@ _NUMBERS = frozenset(
     " seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety".split()
 )
 _QUANTITIES = frozenset(
-    "several many some few multiple various numerous countless both all each every"
-    " dozen dozens hundred hundreds thousand thousands million millions".split()
+    "no zero more fewer several many some few multiple various numerous countless both all each"
+    " every dozen dozens hundred hundreds thousand thousands million millions".split()
 )
 # Words at which the noun's own phrase has begun: what stands before them is about another noun.
 _ENDS = frozenset(
@@ -100,8 +104,8 @@ def _asked(before: list[str]) -> _Asked:
     """What the words of a noun's own phrase, which stand before it, say about its number."""
     for place in reversed(range(len(before))):
         word, earlier = before[place], before[place - 1] if place else ","
-        if word in _ONE:
-            return _Asked.ONE
+        if word in _ONE:  # but "more than one" and "at least one"
+            return _Asked.SEVERAL if earlier in ("than", "least") else _Asked.ONE
         if _is_number(word):  # "a two story house" is one
             return _Asked.ONE if earlier in ("a", "an") else _Asked.SEVERAL
         if word in _QUANTITIES:

@@ -127,7 +127,6 @@ class Session:
             "PYTHONDONTWRITEBYTECODE": "1",
             # Otherwise to ask whether there is a GPU spoils the copies of a process for it.
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # products that repeat, for ``same_seed``
             "CUDA_CACHE_PATH": f"{scratch}/cuda",
             "HF_HOME": f"{scratch}/huggingface",
             "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor",

@@ -39,6 +39,17 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str)
     return error
 
 
+def test_a_mistyped_flag_shows_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """An override beside it may hold a secret; a name too long for --new is refused by its key."""
+    with pytest.raises(SystemExit):
+        main(["train", SHAPES, "--resme", "rewards.0.options.api_key=hush-hush"])
+    error = capsys.readouterr().err
+    assert "unrecognized arguments: --resme" in error
+    assert "hush" not in error
+    assert main(["train", SHAPES, "--new", f"name={'a' * 99}"]) == 2
+    assert "name: --new may add a number to it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

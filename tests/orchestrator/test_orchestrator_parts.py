@@ -227,6 +227,20 @@ def test_while_starting_the_first_signal_stops(number: signal.Signals) -> None:
         assert not interrupt.requested
 
 
+def test_the_echo_of_a_sigterm_does_not_break_the_teardown_off() -> None:
+    """While starting the first one ends at once; what comes within a second is the same one, also
+    when the old handlers are back."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with graceful_interrupt():
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_sigterm_that_comes_twice_is_one_and_a_later_one_stops(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

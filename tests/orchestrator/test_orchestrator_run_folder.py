@@ -20,9 +20,9 @@ def finished_checkpoint(folder: RunFolder, step: int) -> Path:
 
 def foreign_checkpoint(path: Path) -> Path:
     """As somebody copies one."""
-    path.mkdir(parents=True)
+    (path / "model").mkdir(parents=True)
     (path / "manifest.json").write_text("{}")
-    (path / "weights").write_text("precious")
+    (path / "model" / "weights").write_text("precious")
     return path
 
 
@@ -119,7 +119,7 @@ def test_a_new_run_takes_no_folder_with_anything_in_it(
     for _ in range(2):
         with pytest.raises(UserError, match=rf"{run} .* \({what}\); give --"):
             RunFolder(run)
-    assert (run / what / "weights").read_text() == "precious"
+    assert (run / what / "model" / "weights").read_text() == "precious"
 
 
 def test_a_configuration_kept_in_a_folder_of_that_name_is_not_overwritten(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_the_run_did_not_write_is_neither_resumed_from_nor_deleted(tmp_path
     finished_checkpoint(resumed, 5)
     resumed.checkpoints.keep_only({5})
     assert resumed.checkpoints.whole() == [resumed.checkpoints.path(5)]
-    assert all((other / "weights").read_text() == "precious" for other in others)
+    assert all((other / "model" / "weights").read_text() == "precious" for other in others)
     assert (folder.path / "checkpoints" / "step-0").read_text() == "a file"
 
 
@@ -172,7 +172,7 @@ def test_a_place_that_is_taken_is_named_and_not_overwritten(tmp_path: Path) -> N
         UserError, match=rf"{copied} was not written by this run, which goes on after step-2; move"
     ):
         reopened(folder)
-    assert (copied / "weights").read_text() == "precious"
+    assert (copied / "model" / "weights").read_text() == "precious"
 
 
 def test_resuming_forgets_what_the_surviving_history_never_had(tmp_path: Path) -> None:
@@ -218,6 +218,7 @@ def test_a_checkpoint_that_was_deleted_in_part_is_none(
 def test_a_run_begun_before_there_was_a_list_goes_on(tmp_path: Path) -> None:
     """Of its checkpoints the last and the best are known to be its own; others stay."""
     folder = RunFolder(tmp_path / "run")
+    (folder.path / "checkpoints" / "written.json").unlink()
     for step in (1, 2, 3):
         foreign_checkpoint(folder.path / "checkpoints" / f"step-{step}")
     best = '{"step": 1, "set": "held_out", "reward/mean": 0.5}'
@@ -246,6 +247,24 @@ def test_the_best_checkpoint_survives_and_only_a_written_one_is_best(tmp_path: P
     assert checkpoints.is_better("held_out", 0.1)
     checkpoints.resume_from(checkpoints.path(3))
     assert names(folder.path) == ["step-3"]
+
+
+def test_what_others_put_there_stays(tmp_path: Path) -> None:
+    """A checkpoint that was copied into a run before its first save; files beside those of a
+    checkpoint that is deleted; one that was moved and linked."""
+    folder = RunFolder(tmp_path / "run")
+    foreign_checkpoint(folder.checkpoints.path(100))
+    first = finished_checkpoint(folder, 1)
+    (first / "notes.txt").write_text("mine")
+    second = finished_checkpoint(folder, 2)
+    moved = second.rename(tmp_path / "moved")
+    second.symlink_to(moved)
+    finished_checkpoint(folder, 3)
+    folder.checkpoints.keep_only({3})
+    assert names(folder.path) == ["step-1", "step-100", "step-3"]
+    assert [path.name for path in first.iterdir()] == ["notes.txt"]
+    assert (moved / "model" / "weights").read_text() == "precious"
+    assert folder.checkpoints.whole() == [folder.checkpoints.path(3)]
 
 
 def test_a_list_of_checkpoints_that_is_no_json_is_named(tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def test_a_masked_file_resumes_when_the_secret_is_given_again(tmp_path: Path) ->
     again = load_config(saved, [WITH_SECRETS[0]])
     check_inputs(again)
     check_unchanged(again, config.folder)
+    reference = "rewards.0.runtime_env.env_vars={SCORER_TOKEN: '${MY_TOKEN}'}"
+    check_unchanged(load_config(saved, [reference]), config.folder)
 
 
 def test_a_reference_is_written_as_it_is_and_must_be_set(

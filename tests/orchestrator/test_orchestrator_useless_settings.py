@@ -165,3 +165,9 @@ def test_a_shipped_configuration_can_do_without_vllm() -> None:
 def test_names_are_names_of_files_and_metrics(override: str, expected: str) -> None:
     """A slash would lead elsewhere, and two that differ by case alone are one file to some."""
     assert problem(override).startswith(expected)
+
+
+def test_a_private_cluster_by_name_has_an_object_store() -> None:
+    """``local`` is Ray's word for one, and no address."""
+    config = load_config(SHAPES, ["cluster.address=local", "cluster.object_store_mb=600"])
+    assert config.cluster.object_store_mb == 600

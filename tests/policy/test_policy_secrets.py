@@ -34,6 +34,27 @@ def test_logins_and_tokens_in_urls_are_masked_in_any_text(text: str, expected: s
     assert masked_tree({"a": [text]}) == {"a": [expected]}
 
 
+def test_a_secret_may_be_a_number_or_lie_deeper() -> None:
+    """YAML makes a number of 12345678, and a key may name several secrets."""
+    tree = {
+        "password": 12345678,
+        "api_key": ["k1", "k2"],
+        "credentials": {"user": "a", "pass": "b"},
+        "secret_key": "s",
+        "verify": True,
+        "url": "http://user:it's@host",
+    }
+    assert masked_tree(tree) == {
+        "password": "***",
+        "api_key": ["***", "***"],
+        "credentials": {"user": "***", "pass": "***"},
+        "secret_key": "***",
+        "verify": True,
+        "url": "http://***@host",
+    }
+    assert secrets_in(tree) == ["12345678", "k1", "k2", "a", "b", "s"]
+
+
 def test_settings_are_masked_by_their_keys() -> None:
     """All of env_vars but references, however short; text under a name that says what it is."""
     tree = {
