@@ -47,7 +47,7 @@ def graceful_interrupt() -> Iterator[Interrupt]:
     try:
         yield interrupt
     finally:
-        if time.monotonic() < interrupt.echo_until:
-            previous[signal.SIGTERM] = signal.SIG_IGN  # or the echo would end us another way
+        # The old handler would take an echo for a signal of its own.
+        time.sleep(max(0.0, interrupt.echo_until - time.monotonic()))
         for number, handler in previous.items():
             signal.signal(number, handler)

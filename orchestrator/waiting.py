@@ -40,7 +40,7 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
     while pending:
         _, here = wait_any((), list(pending), deadline - time.monotonic())
         answered = len(results)
-        for ref in here:
+        for ref in sorted(here, key=pending.__getitem__):
             try:
                 results[pending[ref]] = ray.get(ref, timeout=0)
             except ray.exceptions.RayError as error:

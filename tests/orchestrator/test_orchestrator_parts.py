@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -228,17 +229,14 @@ def test_while_starting_the_first_signal_stops(number: signal.Signals) -> None:
 
 
 def test_the_echo_of_a_sigterm_does_not_break_the_teardown_off() -> None:
-    """While starting the first one ends at once; what comes within a second is the same one, also
-    when the old handlers are back."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with graceful_interrupt():
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGTERM)
+    """While starting the first one ends at once; what comes within a second is the same one, and
+    does not meet the old handler, which would end this process."""
+    with graceful_interrupt():
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_sigterm_that_comes_twice_is_one_and_a_later_one_stops(

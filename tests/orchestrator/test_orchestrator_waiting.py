@@ -91,16 +91,19 @@ def test_a_dead_worker_is_heard_of_while_the_first_still_works(
     worker: Callable[[], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first answers only after the wait is over. Of two that have failed, one is raised and
-    the other is in the log."""
+    the other is in the log; whose failure arrives here first is Ray's affair."""
     first, second, third = worker(), worker(), worker()
     refs = [first.wait.remote(str(tmp_path)), second.die.remote(), third.fail.remote("no room")]
     ray.wait(refs[1:], num_returns=2, timeout=60)
     with (
         caplog.at_level(logging.WARNING, "eg_grpo"),
-        pytest.raises(WorkerFailed, match=r"^rollout worker 1 died: "),
+        pytest.raises(WorkerFailed) as raised,
     ):
         wait_all(refs, ["rollout worker 0", "rollout worker 1", "rollout worker 2"], 5)
-    assert "rollout worker 2 failed: ValueError('no room')" in caplog.text
+    said = {str(raised.value), *caplog.messages}
+    assert "rollout worker 2 failed: ValueError('no room')" in said
+    assert any(line.startswith("rollout worker 1 died: ") for line in said)
+    assert len(said) == 2
     (tmp_path / "go on").touch()
     assert wait_all(refs[:1], ["rollout worker 0"], 60) == ["done"]
 
