@@ -26,7 +26,7 @@ from statistics import mean, stdev
 from scipy.stats import t as student
 
 from evaluation.summary import paired_difference
-from orchestrator.files import made_anew
+from policy.disk import made_anew
 
 ROOT = Path(__file__).parent.parent
 SEEDS = (0, 1, 2)

@@ -30,7 +30,7 @@ from benchmarks.storage_log import MIB, peak_bytes
 from benchmarks.synthetic import random_batch
 from benchmarks.timing import Interval, clock_of, interleave
 from benchmarks.torch_model import TorchModel
-from learner.scoring import entropy_kernel, logprob_kernel
+from learner.logprob_module import entropy_kernel, logprob_kernel
 from learner.update import Updater
 from policy.errors import UserError
 from policy.runtime import tune_process

@@ -12,12 +12,12 @@ from transformers import JanusConfig
 from benchmarks.models import random_config, random_policy
 from benchmarks.synthetic import STILL, BatchShape
 from learner.config import AlgorithmConfig, LearnerConfig, LoraConfig
-from learner.settings import LearnerSettings
-from orchestrator.memory import GIB, Lengths, Memory, ModelSize, learner_memory
+from learner.rank_settings import LearnerSettings
+from orchestrator.settings.memory import GIB, Lengths, Memory, ModelSize, learner_memory
+from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import SpecialIds
 from policy.errors import UserError
 from policy.janus import JanusPolicy
-from policy.loading import load_encoder, load_policy
 
 SHAPES = Path(__file__).parent.parent / "shapes" / "checkpoint"
 GUIDANCE = 5.0  # of the rollouts, where the guided distribution is trained

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from benchmarks.storage_log import MIB, StorageLog
 from benchmarks.timing import Interval, clock_of, interleave
-from learner.kernels import linear_logprob_entropy
+from learner.algorithm.kernels import linear_logprob_entropy
 from policy.distribution import guide, temper
 from policy.runtime import tune_process
 

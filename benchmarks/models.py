@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from policy.checkpoint.original_config import IMAGE_TOKENIZERS, VISION_TOWERS
 from policy.encoding import BEGIN_OF_IMAGE, SpecialIds
 from policy.janus import JanusPolicy
-from policy.original_config import IMAGE_TOKENIZERS, VISION_TOWERS
 from policy.types import Prompt
 
 # Layers, hidden size, attention heads, MLP size and words; all draw 24 x 24 of 16,384 codes.

@@ -24,35 +24,35 @@ from torch import Tensor
 
 from benchmarks.synthetic import STILL, rewarded
 from benchmarks.timing import Interval, interleave
+from learner.algorithm.bonus import capped_bonus
+from learner.algorithm.kernels import linear_logprob_entropy
+from learner.algorithm.objective import BatchCounts, token_advantages
+from learner.algorithm.partition import partition_by_modality
 from learner.batch import (
     GroupSlice,
     MicroBatch,
     cut_micro_batches,
     micro_batch,
-    scored_trajectories,
+    training_trajectories,
 )
-from learner.bonus import capped_bonus
-from learner.config import AlgorithmConfig, LearnerConfig
-from learner.kernels import linear_logprob_entropy
-from learner.objective import BatchCounts, token_advantages
-from learner.partition import partition_by_modality
-from learner.rank import LearnerRank
-from learner.scoring import entropy_kernel, logprob_kernel
-from learner.settings import LearnerSettings, Place
-from learner.step import (
+from learner.batch_loss import (
     bonus_lambda,
     micro_batch_budget_terms,
     micro_batch_loss,
     normalised_entropy,
 )
-from orchestrator.config import RunConfig, load_config
-from orchestrator.prompts import derived_seed, step_prompts
-from policy.loading import load_encoder, load_policy
+from learner.config import AlgorithmConfig, LearnerConfig
+from learner.logprob_module import entropy_kernel, logprob_kernel
+from learner.rank import LearnerRank
+from learner.rank_settings import LearnerSettings, Place
+from orchestrator.pipeline.order import derived_seed, step_prompts
+from orchestrator.settings.run_config import RunConfig, load_config
+from policy.checkpoint.loading import load_encoder, load_policy
 from policy.prompts import load_prompts
 from policy.runtime import tune_process
-from policy.scoring import LogprobKernel
+from policy.trajectory_logprobs import LogprobKernel
 from rollout.engine import GenerationRequest
-from rollout.transformers_engine import load_engine
+from rollout.transformers_engine import load_transformers_engine
 
 ROOT = Path(__file__).parent.parent
 PIECES_PAIRS = 60  # of some milliseconds each
@@ -74,7 +74,9 @@ def report(
 
 def sampled_batch(config: RunConfig) -> list[GroupSlice]:
     """The groups of one optimizer step of the shapes world, with rewards out of a hat."""
-    engine = load_engine(config.rollout, ROOT / config.model.path, config.model.template)
+    engine = load_transformers_engine(
+        config.rollout, ROOT / config.model.path, config.model.template
+    )
     prompts = load_prompts(ROOT / config.data.train)
     chosen = step_prompts(prompts, config.prompts_per_step, config.seed, 0)
     requests = [
@@ -119,7 +121,7 @@ def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: flo
     step, on hidden states out of a hat. The step around it is noisier than the difference."""
     policy = load_policy(ROOT / config.model.path)
     special = load_encoder(ROOT / config.model.path, config.model.template).special
-    parts = cut_micro_batches(scored_trajectories(batch), config.learner.micro_batch_size)
+    parts = cut_micro_batches(training_trajectories(batch), config.learner.micro_batch_size)
     micro_batches = [micro_batch(part, special, 0, False, policy.device) for part in parts]
     counts = BatchCounts(
         tokens=sum(int(b.mask_BT.sum()) for b in micro_batches), sequences=sum(map(len, parts))

@@ -36,10 +36,10 @@ import tiny_rewards as checkpoints
 PER_PROMPT = 8
 # Factory, images of a round and batch size.
 REWARDS: dict[str, tuple[str, int, int]] = {
-    "hps": ("rewards.hps:HpsReward", 32, 32),
-    "git": ("rewards.git:GitReward", 16, 16),
-    "grounding_dino": ("rewards.grounding_dino:GroundingDinoReward", 16, 8),
-    "orm": ("rewards.orm:OrmReward", 16, 8),
+    "hps": ("rewards.models.hps:HpsReward", 32, 32),
+    "git": ("rewards.models.git:GitReward", 16, 16),
+    "grounding_dino": ("rewards.models.grounding_dino:GroundingDinoReward", 16, 8),
+    "orm": ("rewards.models.orm:OrmReward", 16, 8),
 }
 
 

@@ -22,12 +22,12 @@ import torch
 
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.timing import clock_of
-from policy.loading import load_encoder, load_policy
+from policy.checkpoint.loading import load_encoder, load_policy
 from policy.runtime import tune_process
 from policy.types import Prompt
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
-from rollout.vllm_runtime import prepare_vllm_process
+from rollout.vllm.runtime import prepare_vllm_process
 
 BASELINE, TUNED_BASELINE = "plain loop", "plain loop, our process settings"
 TRANSFORMERS_ENGINE, VLLM_ENGINE = "transformers engine", "vLLM engine"
@@ -159,9 +159,9 @@ def _engine(name: str, workload: Workload) -> Callable[[], tuple[int, int]]:
     config = workload.config
     if name == VLLM_ENGINE:
         prepare_vllm_process(config)
-        from rollout.vllm_engine import load_engine
+        from rollout.vllm.engine import load_vllm_engine as load_engine
     else:
-        from rollout.transformers_engine import load_engine
+        from rollout.transformers_engine import load_transformers_engine as load_engine
     engine = load_engine(config, workload.folder, "shapes", dtype=workload.dtype)
     size = config.group_size
     requests = [

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from learner.advantages import group_advantages
+from learner.algorithm.advantages import group_advantages
 from learner.batch import GroupSlice, TrainingGroup
-from learner.scoring import entropy_kernel
+from learner.logprob_module import entropy_kernel
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
 from policy.types import Group

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from learner.logprob_module import LogprobModule
 from learner.passes import Passes, adamw
-from learner.scoring import ScoringModule
-from learner.settings import LearnerSettings
+from learner.rank_settings import LearnerSettings
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
-from policy.scoring import LogprobKernel
+from policy.trajectory_logprobs import LogprobKernel
 
 
 class TorchModel(Passes):
@@ -95,5 +95,5 @@ def _adds_to(master: nn.Parameter) -> Callable[[Tensor], None]:
 def _exchanged(
     kernels: Mapping[LogprobKernel, LogprobKernel], policy: JanusPolicy
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    module = ScoringModule(policy)
+    module = LogprobModule(policy)
     return lambda batch, kernel, *distribution: module(batch, kernels[kernel], *distribution)

@@ -4,7 +4,7 @@
     python -m benchmarks.vllm_gaps --dtype bfloat16
     python -m benchmarks.vllm_gaps my-janus --device cuda --dtype bfloat16
 
-It replays what a worker replays at its start (``rollout.vllm_parity``), and reads the probe.
+It replays what a worker replays at its start (``rollout.vllm.parity``), and reads the probe.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 
 from policy import probe
+from policy.checkpoint.hub import checkpoint_folder
+from policy.checkpoint.loading import check_checkpoint, load_policy
+from policy.checkpoint.tokenizer import load_tokenizer
 from policy.encoding import special_ids
 from policy.errors import UserError
-from policy.hub import checkpoint_folder
-from policy.loading import check_checkpoint, load_policy
 from policy.runtime import tune_process
-from policy.tokenizer import load_tokenizer
 from rollout.config import RolloutConfig
-from rollout.vllm_runtime import check_vllm_installed, prepare_vllm_process
+from rollout.vllm.runtime import check_vllm_installed, prepare_vllm_process
 
 SHAPES = Path(__file__).parent.parent / "shapes" / "checkpoint"
 
@@ -56,8 +56,8 @@ def measure(checkpoint: str, dtype: str, config: RolloutConfig) -> None:
     """Print the largest gap of each record, and the tolerances that would let them pass."""
     tune_process(config.threads)
     prepare_vllm_process(config)
-    from rollout.vllm_parity import probe_logprobs, replay, replay_gaps, slopes
-    from rollout.vllm_server import VllmServer
+    from rollout.vllm.parity import probe_logprobs, replay, replay_gaps, slopes
+    from rollout.vllm.server import VllmServer
 
     folder = checkpoint_folder(checkpoint)
     policy = load_policy(folder, getattr(torch, dtype))

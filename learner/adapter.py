@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from learner.collectives import gathered
 from learner.config import LoraConfig
-from learner.settings import ADAPTER_NOTE
-from policy.hub import hub_revision
+from learner.rank_settings import ADAPTER_NOTE
+from policy.checkpoint.hub import hub_revision
+from policy.checkpoint.loading import is_original
 from policy.janus import JanusPolicy
-from policy.loading import is_original
 
 _NAME = "default"  # peft's, and part of its parameters' names
 _NOTE = (

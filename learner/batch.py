@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.advantages import has_variance
+from learner.algorithm.advantages import has_variance
 from policy.encoding import SpecialIds
 from policy.sequences import TrajectoryBatch, collate
 from policy.types import FloatArray, Group, Trajectory
@@ -42,7 +42,7 @@ class GroupSlice:
 
 
 @dataclass(frozen=True)
-class ScoredTrajectory:
+class TrainingTrajectory:
     """A trajectory with what the loss needs to know of its group."""
 
     trajectory: Trajectory
@@ -70,7 +70,7 @@ def split_over_ranks(batch: Sequence[TrainingGroup], ranks: int) -> list[list[Gr
     return shares
 
 
-def scored_trajectories(slices: Sequence[GroupSlice]) -> list[ScoredTrajectory]:
+def training_trajectories(slices: Sequence[GroupSlice]) -> list[TrainingTrajectory]:
     """Flatten a rank's share; every ``group`` must be a ``Group`` by now.
 
     Raises ValueError when a group and its advantages differ in length.
@@ -85,13 +85,13 @@ def scored_trajectories(slices: Sequence[GroupSlice]) -> list[ScoredTrajectory]:
             advantage = advantages[index]
             if advantage is None:
                 raise ValueError(f"{group.prompt.id}: trajectory {index} has no advantage")
-            flat.append(ScoredTrajectory(group.trajectories[index], advantage, varied))
+            flat.append(TrainingTrajectory(group.trajectories[index], advantage, varied))
     return flat
 
 
 def cut_micro_batches(
-    trajectories: Sequence[ScoredTrajectory], size: int
-) -> list[list[ScoredTrajectory]]:
+    trajectories: Sequence[TrainingTrajectory], size: int
+) -> list[list[TrainingTrajectory]]:
     """Rows of similar length together, so that little is padding; ties keep their order."""
     ordered = sorted(
         trajectories,
@@ -130,7 +130,7 @@ class MicroBatch:
 
 
 def micro_batch(
-    scored: Sequence[ScoredTrajectory],
+    scored: Sequence[TrainingTrajectory],
     special: SpecialIds,
     weight_version: int,
     guided: bool,

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from learner.bonus import CAP_FACTOR, Aggregation
-from learner.kl import KlEstimator
-from learner.objective import ObjectiveSettings
-from learner.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
+from learner.algorithm.bonus import CAP_FACTOR, Aggregation
+from learner.algorithm.kl import KlEstimator
+from learner.algorithm.objective import ObjectiveSettings
+from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
 from policy.settings import Deadline, Ignored, Settings, Share, refuse
 
 PRESETS: dict[str, dict[str, str]] = {

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from learner.config import BUCKET_ELEMENTS, LearnerConfig
-from learner.settings import Place
+from learner.rank_settings import Place
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from learner.adapter import Adapter
 from learner.config import LearnerConfig
-from learner.scoring import ScoringModule, entropy_kernel, logprob_kernel
-from learner.settings import LearnerSettings
+from learner.logprob_module import LogprobModule, entropy_kernel, logprob_kernel
+from learner.rank_settings import LearnerSettings
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
 from policy.probe import probe_batch
@@ -47,16 +47,16 @@ class Passes(ABC):
             self.adapter = Adapter(policy, config.lora, settings.checkpoint, settings.seed)
         elif self._compares:
             self.reference = _reference(policy, config.zero_stage)
-            self._reference_scoring: Callable[..., tuple[Tensor, Tensor]] = ScoringModule(
+            self._reference_scoring: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(
                 self.reference
             )
         if config.gradient_checkpointing:
             _recompute_activations(policy)
         self._policy = policy
         # A subclass may put a wrapper of it in its place.
-        self._scoring: Callable[..., tuple[Tensor, Tensor]] = ScoringModule(policy)
+        self._scoring: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(policy)
 
-    def scores(self, batch: TrajectoryBatch, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    def logprobs(self, batch: TrajectoryBatch, with_entropy: bool) -> tuple[Tensor, Tensor]:
         """(logprob_BT with gradient, entropy_BT, NaN unless asked for), in nats."""
         kernel = entropy_kernel if with_entropy else logprob_kernel
         return self._scoring(batch, kernel, *self._distribution)
@@ -67,7 +67,7 @@ class Passes(ABC):
 
         ``None`` stands in for a batch on a rank that has none left: collectives must match.
         """
-        return self.scores(batch or self._probe, with_entropy=True)[1]
+        return self.logprobs(batch or self._probe, with_entropy=True)[1]
 
     @torch.no_grad()
     def reference_logprobs(self, batch: TrajectoryBatch) -> Tensor | None:
@@ -77,13 +77,13 @@ class Passes(ABC):
         if self.adapter is None:
             return self._reference_scoring(batch, logprob_kernel, *self._distribution)[0]
         with self.adapter.off():
-            return self.scores(batch, with_entropy=False)[0]
+            return self.logprobs(batch, with_entropy=False)[0]
 
     def backward_nothing(self, last: bool) -> None:
         """Stand in for a micro-batch on a rank that has none left: collectives must match."""
         if self.adapter is not None:
             self.reference_logprobs(self._probe)
-        logprob_BT, _ = self.scores(self._probe, with_entropy=False)
+        logprob_BT, _ = self.logprobs(self._probe, with_entropy=False)
         self.backward(logprob_BT.sum() * 0.0, last)
 
     @abstractmethod

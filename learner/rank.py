@@ -13,20 +13,20 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from learner import checkpoint
+from learner import step_checkpoint as checkpoint
 from learner.batch import GroupSlice
 from learner.collectives import exchange
+from learner.deepspeed_passes import DeepSpeedPasses
 from learner.distributed import join
-from learner.model import TrainedModel
-from learner.settings import LearnerSettings, Place
+from learner.rank_settings import LearnerSettings, Place
 from learner.update import Updater
+from policy.checkpoint.generation_defaults import save_defaults
+from policy.checkpoint.loading import load_policy
+from policy.checkpoint.tokenizer import load_tokenizer
 from policy.disk import writing
 from policy.encoding import special_ids
 from policy.errors import UserError
-from policy.generation_defaults import save_defaults
-from policy.loading import load_policy
 from policy.probe import WeightReceipt
-from policy.tokenizer import load_tokenizer
 from policy.types import FloatArray
 from policy.weights import WeightBuckets, checksum, pack, tensors_digest
 
@@ -43,7 +43,7 @@ class LearnerRank:
         special = special_ids(load_tokenizer(settings.checkpoint))
         # Before DeepSpeed may shard it; rank 0 writes and checks manifests.
         self._reference = tensors_digest(policy.trained_parameters()) if place.rank == 0 else ""
-        self._model = TrainedModel(policy, special, settings, device)
+        self._model = DeepSpeedPasses(policy, special, settings, device)
         self._updater = Updater(self._model, settings, special)
         self.weight_version = 0
 
@@ -76,7 +76,7 @@ class LearnerRank:
     # Checkpoints
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint (see ``learner.checkpoint``); every rank must call it.
+        """Write a checkpoint (see ``learner.step_checkpoint``); every rank must call it.
 
         Nothing in the folder counts until the manifest is there, which is written last. Raises
         ``NotWritten``.

@@ -12,20 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from learner.algorithm.loss_metrics import Metrics, add_metrics, finish_metrics
 from learner.batch import (
     GroupSlice,
     MicroBatch,
-    ScoredTrajectory,
+    TrainingTrajectory,
     cut_micro_batches,
     micro_batch,
-    scored_trajectories,
+    training_trajectories,
 )
-from learner.collectives import exchange
-from learner.loss_metrics import Metrics, add_metrics, finish_metrics
-from learner.passes import Passes
-from learner.schedule import learning_rate
-from learner.settings import LearnerSettings
-from learner.step import (
+from learner.batch_loss import (
     BatchSize,
     ShareSize,
     bonus_lambda,
@@ -34,6 +30,10 @@ from learner.step import (
     normalised_entropy,
     trajectory_metrics,
 )
+from learner.collectives import exchange
+from learner.passes import Passes
+from learner.rank_settings import LearnerSettings
+from learner.schedule import learning_rate
 from policy.encoding import SpecialIds
 
 
@@ -53,7 +53,7 @@ class Updater:
         ``updates/skipped`` is 1. Raises ValueError for an empty batch or a trajectory newer than
         the weights.
         """
-        scored = scored_trajectories(slices)
+        scored = training_trajectories(slices)
         batches = self.micro_batches(scored, weight_version)
         size = _batch_size(scored, batches, weight_version)
         entropies, lambda_b = self._calibrate(batches, size)
@@ -67,7 +67,7 @@ class Updater:
             batch = batches[index]
             # First, so that nothing comes between the training pass and its backward pass.
             reference_BT = self._model.reference_logprobs(batch.tokens)
-            logprob_BT, entropy_BT = self._model.scores(batch.tokens, self._entropy_from_training)
+            logprob_BT, entropy_BT = self._model.logprobs(batch.tokens, self._entropy_from_training)
             if self._entropy_from_training:
                 entropies[index] = self._normalised(entropy_BT, batch)
             loss, metrics = micro_batch_loss(
@@ -94,7 +94,7 @@ class Updater:
         return row if lambda_b is None else row | {"lambda_b": lambda_b}
 
     def micro_batches(
-        self, scored: Sequence[ScoredTrajectory], weight_version: int
+        self, scored: Sequence[TrainingTrajectory], weight_version: int
     ) -> list[MicroBatch]:
         """The rank's share as tensors on the model's device."""
         guided = self._algorithm.trained_distribution == "guided"
@@ -137,7 +137,7 @@ class Updater:
 
 
 def _batch_size(
-    scored: Sequence[ScoredTrajectory], batches: Sequence[MicroBatch], weight_version: int
+    scored: Sequence[TrainingTrajectory], batches: Sequence[MicroBatch], weight_version: int
 ) -> BatchSize:
     versions = [item.trajectory.weight_version for item in scored]
     if versions and max(versions) > weight_version:

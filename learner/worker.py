@@ -1,7 +1,7 @@
 """Ray shell of a learner rank: it fetches groups from the object store and forwards calls.
 
 Failure policy: an exception ends the call, not the process; a rank that lost a peer raises from
-its collective. ``learner.group`` decides what follows.
+its collective. ``orchestrator.workers.learner_group`` decides what follows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from learner.batch import GroupSlice
-from learner.settings import LearnerSettings, Place
+from learner.rank_settings import LearnerSettings, Place
 from policy.probe import WeightReceipt
 from policy.runtime import release_cached_memory, tune_process
 from policy.weights import WeightBuckets

@@ -13,8 +13,9 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from orchestrator.cluster import cluster_address, private_environment
-from orchestrator.interrupt import Interrupt, graceful_interrupt
+from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
+from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.workers.cluster import private_environment
 from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.runtime import keep_freed_memory
@@ -219,9 +220,10 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _train_until(interrupt: Interrupt, parsed: argparse.Namespace) -> int:
-    from orchestrator.config import dump_config, load_config
-    from orchestrator.preflight import check_inputs, check_machine
-    from orchestrator.run_folder import LONGEST_NEW, RunFolder
+    from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
+    from orchestrator.settings.inputs import check_inputs
+    from orchestrator.settings.machine import check_machine
+    from orchestrator.settings.run_config import dump_config, load_config
 
     config = load_config(parsed.config, parsed.overrides)
     inputs = check_inputs(config)
@@ -232,11 +234,11 @@ def _train_until(interrupt: Interrupt, parsed: argparse.Namespace) -> int:
 
     if cluster_address(config.cluster.address) is None:
         private_environment()
-    from learner.group import LearnerFailed
-    from orchestrator.pipeline import train
-    from orchestrator.report import headlines, write_report
-    from orchestrator.run import open_run
-    from orchestrator.waiting import WorkerFailed
+    from orchestrator.pipeline.run import open_run
+    from orchestrator.pipeline.training import train
+    from orchestrator.report.page import headlines, write_report
+    from orchestrator.workers.learner_group import LearnerFailed
+    from orchestrator.workers.waiting import WorkerFailed
 
     if parsed.new:
         if len(config.name) > LONGEST_NEW:
@@ -263,7 +265,7 @@ def _train_until(interrupt: Interrupt, parsed: argparse.Namespace) -> int:
 
 def _way_on(folder: Path) -> str:
     """What is left of a run that did not end, and what to do with it."""
-    from orchestrator.own_checkpoints import OwnCheckpoints
+    from orchestrator.record.own_checkpoints import OwnCheckpoints
 
     last = OwnCheckpoints(folder).last()
     if last is None:
@@ -273,15 +275,15 @@ def _way_on(folder: Path) -> str:
 
 
 def _generate(parsed: argparse.Namespace) -> int:
-    from orchestrator.generate import generate
+    from orchestrator.commands.generate import generate
 
     print(generate(parsed))
     return 0
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    from learner.settings import ADAPTER_NOTE
-    from orchestrator.export import export
+    from learner.rank_settings import ADAPTER_NOTE
+    from orchestrator.commands.export import export
 
     output = export(parsed.checkpoint, parsed.output, parsed.adapter)
     print(output)
@@ -291,14 +293,14 @@ def _export(parsed: argparse.Namespace) -> int:
 
 
 def _fetch(parsed: argparse.Namespace) -> int:
-    from orchestrator.fetch import fetch
+    from orchestrator.commands.data import fetch
 
     fetch(parsed.output)
     return 0
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    from orchestrator.doctor import examine, plan
+    from orchestrator.commands.doctor import examine, plan
 
     if parsed.plan:
         if parsed.config is None:

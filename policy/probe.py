@@ -13,8 +13,8 @@ import torch
 
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
-from policy.scoring import score_trajectories
 from policy.sequences import TrajectoryBatch, collate
+from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import FloatArray, Trajectory
 
 _PROBE_ROWS, _PROBE_COT_TOKENS, _PROBE_SEED = 2, 12, 20_26
@@ -80,4 +80,4 @@ def probe_logprobs(policy: JanusPolicy, special: SpecialIds) -> FloatArray:
     """Log-probs of the probe's tokens under the policy as it stands, in nats: row by row, CoT
     before image."""
     batch = probe_batch(policy, special)
-    return score_trajectories(policy, batch).logprob_BT[batch.mask_BT].cpu().numpy()
+    return trajectory_logprobs(policy, batch).logprob_BT[batch.mask_BT].cpu().numpy()

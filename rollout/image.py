@@ -15,8 +15,8 @@ from policy.encoding import SpecialIds, unconditional_twin
 from policy.janus import JanusPolicy
 from policy.types import FloatArray, IntArray
 from rollout.decoding import RowDecoder
+from rollout.drawing import Phase, draw_tokens, token_noise
 from rollout.engine import Sampling
-from rollout.sampling import Phase, draw_tokens, token_noise
 
 
 @dataclass(frozen=True)

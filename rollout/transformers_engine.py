@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 import transformers
 
+from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
-from policy.loading import load_encoder, load_policy
 from policy.probe import WeightReceipt, probe_logprobs
 from policy.types import Group, Prompt, Trajectory
 from policy.weights import WeightBuckets, checksum, load_into
@@ -139,7 +139,7 @@ class TransformersEngine:
         ]
 
 
-def load_engine(
+def load_transformers_engine(
     config: RolloutConfig,
     checkpoint: Path,
     template: str,

@@ -21,7 +21,7 @@ from policy.runtime import tune_process
 from policy.types import Group
 from rollout.config import RolloutConfig
 from rollout.engine import Engine, EngineIdentity, GenerationRequest, Sampling
-from rollout.vllm_runtime import prepare_vllm_process
+from rollout.vllm.runtime import prepare_vllm_process
 
 if TYPE_CHECKING:  # these import torch, which waits for tune_process
     from policy.probe import WeightReceipt
@@ -95,12 +95,12 @@ def load_engine(
     tune_process(config.threads, deterministic)
     if config.engine == "vllm":
         prepare_vllm_process(config)
-        from rollout import vllm_engine
+        from rollout.vllm.engine import load_vllm_engine
 
-        return vllm_engine.load_engine(config, checkpoint, template, instruction, dtype)
-    from rollout import transformers_engine
+        return load_vllm_engine(config, checkpoint, template, instruction, dtype)
+    from rollout.transformers_engine import load_transformers_engine
 
-    return transformers_engine.load_engine(config, checkpoint, template, instruction, dtype)
+    return load_transformers_engine(config, checkpoint, template, instruction, dtype)
 
 
 def start_rollout_worker(

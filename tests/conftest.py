@@ -8,7 +8,7 @@ from contextlib import ExitStack, nullcontext
 
 import pytest
 
-from orchestrator.cluster import private_environment
+from orchestrator.workers.cluster import private_environment
 from policy.runtime import tune_process
 
 tune_process()
@@ -45,7 +45,7 @@ def on_gpu() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A real Ray cluster on loopback with one logical GPU; actors of all tests share it."""
-    from orchestrator.cluster import ray_cluster as start
+    from orchestrator.workers.cluster import ray_cluster as start
 
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as environment:

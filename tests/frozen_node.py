@@ -15,7 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from orchestrator.cluster import private_environment
+from orchestrator.workers.cluster import private_environment
 
 
 def main(folder: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from learner.objective import BatchCounts, LossBatch, ObjectiveSettings, eg_grpo_loss
+from learner.algorithm.objective import BatchCounts, LossBatch, ObjectiveSettings, eg_grpo_loss
 
 COT_COLUMNS, IMAGE_COLUMNS = 6, 8
 

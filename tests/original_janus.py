@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tiny import tiny_policy, tiny_tokenizer
 from torch import Tensor
 
-from policy.original_config import IMAGE_TOKENIZERS, VISION_TOWERS
+from policy.checkpoint.original_config import IMAGE_TOKENIZERS, VISION_TOWERS
 
 Shape = tuple[int, ...]
 TOWERS = {

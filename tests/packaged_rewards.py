@@ -12,7 +12,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from orchestrator.cluster import private_environment
+from orchestrator.workers.cluster import private_environment
 
 MODULE = """
 from policy.types import Score
@@ -38,10 +38,10 @@ def write_wheel(folder: Path) -> Path:
 
 def main(wheel: str) -> None:
     private_environment()  # before Ray is imported
-    from orchestrator.cluster import ray_cluster
-    from orchestrator.reward_pool import RewardPool
-    from orchestrator.starting import wait_started
-    from orchestrator.waiting import WorkerFailed
+    from orchestrator.workers.cluster import ray_cluster
+    from orchestrator.workers.reward_pool import RewardPool
+    from orchestrator.workers.starting import wait_started
+    from orchestrator.workers.waiting import WorkerFailed
     from rewards.config import RewardConfig, RuntimeEnvironment
     from rewards.worker import NO_CACHE
     from tests.started_pools import Started, groups_of, reward

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from learner.batch import TrainingGroup, split_over_ranks
 from learner.config import AlgorithmConfig, LearnerConfig
-from learner.settings import LearnerSettings, Place
+from learner.rank_settings import LearnerSettings, Place
 from policy.runtime import tune_process
 from policy.weights import unpack
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import ray
 
-from orchestrator.pools import GroupRef
-from orchestrator.scoring import RewardPools
+from orchestrator.workers.reward_pools import RewardPools
+from orchestrator.workers.rollout_pool import GroupRef
 from policy.types import Group, Prompt
 from rewards.config import CacheConfig, RewardConfig
 from tests.faulty_rewards import wait_for_files

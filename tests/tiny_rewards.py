@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from policy.types import NumeracyItem, Prompt, SpatialInfo
-from rewards.llava_config import translated_config
+from rewards.models.llava_config import translated_config
 
 PROMPTS = (
     Prompt("t:1", "a photo of a car left of a zebra", "spatial", ("car", "zebra"), (),

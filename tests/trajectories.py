@@ -11,8 +11,13 @@ from tiny import tiny_tokenizer
 
 from policy.encoding import SpecialIds, special_ids
 from policy.janus import JanusPolicy
-from policy.scoring import LogprobKernel, TokenScores, plain_kernel, score_trajectories
 from policy.sequences import collate
+from policy.trajectory_logprobs import (
+    LogprobKernel,
+    TokenLogprobs,
+    plain_kernel,
+    trajectory_logprobs,
+)
 from policy.types import Group, Prompt, Trajectory
 
 TINY_SPECIAL: SpecialIds = special_ids(tiny_tokenizer())
@@ -102,11 +107,11 @@ def _recorded(
     kernel: LogprobKernel,
 ) -> list[Trajectory]:
     batch = collate(trajectories, special).to(policy.device)
-    conditional = score_trajectories(policy, batch, kernel=kernel)
-    guided = score_trajectories(policy, batch, guidance_scale=guidance_scale, kernel=kernel)
+    conditional = trajectory_logprobs(policy, batch, kernel=kernel)
+    guided = trajectory_logprobs(policy, batch, guidance_scale=guidance_scale, kernel=kernel)
     longest = batch.cot.mask_BT.shape[1]
 
-    def rows(scores: TokenScores, row: int, cot: bool) -> tuple[np.ndarray, np.ndarray]:
+    def rows(scores: TokenLogprobs, row: int, cot: bool) -> tuple[np.ndarray, np.ndarray]:
         columns = slice(0, len(trajectories[row].cot_ids)) if cot else slice(longest, None)
         values = scores.logprob_BT[row, columns], scores.entropy_BT[row, columns]
         return values[0].cpu().numpy(), values[1].cpu().numpy()

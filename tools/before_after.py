@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from orchestrator.run_folder import read_rows
-from orchestrator.sheets import Tile, contact_sheet, save_png
+from orchestrator.record.run_folder import read_rows
+from orchestrator.record.sheets import Tile, contact_sheet, save_png
 
 PROMPTS = 8  # all that are recorded, unchosen
 

@@ -15,7 +15,7 @@ from benchmarks.gpu_check.task import Measure, Task
 ROOT = Path(__file__).parents[2]
 MARK = "pytest.mark." + "gpu"
 FEW = (
-    "tests/rollout/test_rollout_sampling.py",
+    "tests/rollout/test_rollout_drawing.py",
     "tests/learner/test_learner_objective.py",
 )  # a dry run's: the others run with the tests
 

@@ -31,7 +31,7 @@ def updates(task: Task, model: str, **how: int) -> Iterator[Measure]:
     trained = TorchModel(policy, special, learner.settings(), policy.device)
     updater = Updater(trained, learner.settings(), special)
     shape = (
-        f"{learner.model}, {learner.training}, {learner.shape.prompts} x"
+        f"{learner.deepspeed_passes}, {learner.training}, {learner.shape.prompts} x"
         f" {learner.shape.group_size} trajectories, {tokens:,} tokens"
     )
     updater.update(batch, 0)  # from here on the optimizer has its averages

@@ -23,11 +23,11 @@ from policy.types import RewardFailure
 PER_PROMPT = 8
 # Class and images of a call.
 REWARDS: dict[str, tuple[str, int]] = {
-    "hps": ("rewards.hps:HpsReward", 32),
-    "git": ("rewards.git:GitReward", 16),
-    "grounding_dino": ("rewards.grounding_dino:GroundingDinoReward", 8),
-    "orm": ("rewards.orm:OrmReward", 8),
-    "clip_score": ("rewards.clip_score:ClipScoreReward", 32),
+    "hps": ("rewards.models.hps:HpsReward", 32),
+    "git": ("rewards.models.git:GitReward", 16),
+    "grounding_dino": ("rewards.models.grounding_dino:GroundingDinoReward", 8),
+    "orm": ("rewards.models.orm:OrmReward", 8),
+    "clip_score": ("rewards.models.clip_score:ClipScoreReward", 32),
 }
 
 

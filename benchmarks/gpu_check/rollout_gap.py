@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.gpu_check.models import engine, janus, requests
 from benchmarks.gpu_check.task import Measure, Task
-from learner.scoring import entropy_kernel
-from policy.scoring import score_trajectories
+from learner.logprob_module import entropy_kernel
 from policy.sequences import collate
+from policy.trajectory_logprobs import trajectory_logprobs
 
 GUIDANCE, TEMPERATURE = 5.0, 0.7
 
@@ -31,7 +31,7 @@ def measures(task: Task) -> Iterator[Measure]:
     scored = {}
     for name, scale in (("conditional", None), ("guided", GUIDANCE)):
         with torch.no_grad():
-            scores = score_trajectories(policy, batch, TEMPERATURE, scale, entropy_kernel)
+            scores = trajectory_logprobs(policy, batch, TEMPERATURE, scale, entropy_kernel)
         scored[name] = scores.logprob_BT.cpu().numpy(), scores.entropy_BT.cpu().numpy()
     gaps: dict[str, list[np.ndarray]] = {}
     for row, t in enumerate(made):

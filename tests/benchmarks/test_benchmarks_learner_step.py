@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import learner_step, learner_task
 from benchmarks.storage_log import peak_bytes
-from orchestrator.memory import GIB
+from orchestrator.settings.memory import GIB
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--prompts", "1", "--cot", "4", "--rounds", "1"]

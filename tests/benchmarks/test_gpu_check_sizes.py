@@ -13,7 +13,7 @@ from benchmarks.gpu_check.learner_update import learner_task
 from benchmarks.gpu_check.models import engine, janus, requests
 from benchmarks.gpu_check.reward_models import REWARDS, build
 from benchmarks.gpu_check.task import Task
-from orchestrator.memory import GIB, REWARD_MODELS
+from orchestrator.settings.memory import GIB, REWARD_MODELS
 
 
 def real(folder: Path, device: str = "meta") -> Task:
@@ -52,5 +52,5 @@ def test_rewards_have_their_published_sizes(tmp_path: Path, name: str) -> None:
     options = reward_folders.described(name, tmp_path / name, tiny=False)
     made: list = []
     build(factory, options | {"device": "meta"}, made)
-    counted = REWARD_MODELS.get(factory, REWARD_MODELS["rewards.hps:HpsReward"])[0]
+    counted = REWARD_MODELS.get(factory, REWARD_MODELS["rewards.models.hps:HpsReward"])[0]
     assert sum(p.numel() for p in made[0].parameters()) == pytest.approx(counted, rel=0.01)

@@ -6,15 +6,9 @@ import math
 
 import pytest
 
-from evaluation.summary import (
-    ScoredGroup,
-    estimate,
-    failure_reasons,
-    paired_difference,
-    prompt_means,
-    summarize,
-)
+from evaluation.summary import estimate, paired_difference, prompt_means, summarize
 from policy.types import Prompt, RewardFailure, Score
+from rewards.scored_group import ScoredGroup, failure_reasons
 
 
 def group(text: str, *values: float | None, task: str = "color") -> ScoredGroup:

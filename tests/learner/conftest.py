@@ -14,8 +14,8 @@ from trajectories import random_groups
 
 from learner.batch import TrainingGroup
 from learner.config import AlgorithmConfig, LearnerConfig
-from learner.settings import LearnerSettings, Place
-from policy.loading import load_policy
+from learner.rank_settings import LearnerSettings, Place
+from policy.checkpoint.loading import load_policy
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # also where a GPU is
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.advantages import (
+from learner.algorithm.advantages import (
     default_minimum_survivors,
     group_advantages,
     has_variance,

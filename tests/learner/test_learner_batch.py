@@ -13,8 +13,8 @@ from learner.batch import (
     TrainingGroup,
     cut_micro_batches,
     micro_batch,
-    scored_trajectories,
     split_over_ranks,
+    training_trajectories,
 )
 
 ADVANTAGE = st.one_of(st.none(), st.floats(-2, 2))
@@ -37,13 +37,13 @@ def test_every_survivor_goes_to_exactly_one_rank(advantages, ranks):
 
 def test_variance_is_judged_by_the_whole_group(batch):
     """A rank that holds only a group's member of advantage 0 still knows that the group varied."""
-    scored = scored_trajectories(split_over_ranks(batch, 7)[5])
+    scored = training_trajectories(split_over_ranks(batch, 7)[5])
     assert [(item.advantage, item.group_has_variance) for item in scored] == [(0.0, True)]
 
 
 def test_recorded_numbers_land_under_their_tokens(batch):
     """What rollout recorded is what the policy's scores have in the same places."""
-    scored = scored_trajectories(split_over_ranks(batch, 1)[0])
+    scored = training_trajectories(split_over_ranks(batch, 1)[0])
     (rows,) = cut_micro_batches(scored, 8)
     tensors = micro_batch(rows, TINY_SPECIAL, 0, guided=False, device=torch.device("cpu"))
     assert not (tensors.recorded_logprob_BT[~tensors.mask_BT] != 0).any()
@@ -57,7 +57,7 @@ def test_recorded_numbers_land_under_their_tokens(batch):
 
 def test_micro_batches_hold_rows_of_similar_length(batch):
     """The longest row of a micro-batch is no longer than the shortest of the next."""
-    parts = cut_micro_batches(scored_trajectories(split_over_ranks(batch, 1)[0]), 3)
+    parts = cut_micro_batches(training_trajectories(split_over_ranks(batch, 1)[0]), 3)
     lengths = [[len(item.trajectory.image_prompt_ids) for item in part] for part in parts]
     assert [len(part) for part in parts] == [3, 3, 1]
     assert all(max(a) <= min(b) for a, b in itertools.pairwise(lengths))

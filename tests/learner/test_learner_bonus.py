@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.bonus import (
+from learner.algorithm.bonus import (
     Aggregation,
     BudgetTerms,
     budget_bonus,
@@ -21,8 +21,8 @@ from learner.bonus import (
     capped_bonus,
     saved_budget,
 )
-from learner.objective import token_advantages
-from learner.partition import partition_by_modality
+from learner.algorithm.objective import token_advantages
+from learner.algorithm.partition import partition_by_modality
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True)
 AGGREGATIONS: list[Aggregation] = ["token-mean", "sequence-mean", "constant"]

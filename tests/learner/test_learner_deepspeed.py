@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from learner.batch import split_over_ranks
-from policy.loading import load_policy
+from policy.checkpoint.loading import load_policy
 
 STAGES = [
     *(dict(zero_stage=stage) for stage in (0, 1, 2, 3)),

@@ -19,7 +19,7 @@ from learner import rank as rank_module
 from learner.batch import GroupSlice, split_over_ranks
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.distributed import join
-from learner.settings import LearnerSettings, Place
+from learner.rank_settings import LearnerSettings, Place
 from policy.weights import unpack
 
 
@@ -57,7 +57,7 @@ def trained(
 def test_a_rank_leaves_the_gpu_as_it_leaves_the_cpu(
     checkpoint: Path, batch, free_port: int, monkeypatch: pytest.MonkeyPatch, learner
 ) -> None:
-    """Two updates by ``TrainedModel``, their metrics and the published weights, to rounding."""
+    """Two updates by ``DeepSpeedPasses``, their metrics and the published weights, to rounding."""
     share = split_over_ranks(batch, 1)[0]
     with sdpa_kernel(SDPBackend.MATH):  # the pretended GPU knows no other
         expected = trained(checkpoint, share, "cpu", free_port, learner)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.checkpoint import verified_manifest
+from learner.step_checkpoint import verified_manifest
 from policy.disk import NotWritten
 from policy.errors import UserError
 from tests.small_disk import resize, small_disk

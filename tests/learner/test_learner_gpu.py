@@ -13,9 +13,9 @@ from trajectories import TINY_SPECIAL
 from benchmarks.torch_model import TorchModel
 from learner.batch import GroupSlice, split_over_ranks
 from learner.config import AlgorithmConfig, LearnerConfig
-from learner.settings import LearnerSettings
+from learner.rank_settings import LearnerSettings
 from learner.update import Updater
-from policy.loading import load_policy
+from policy.checkpoint.loading import load_policy
 from policy.weights import checksum, pack, unpack
 
 pytestmark = pytest.mark.gpu

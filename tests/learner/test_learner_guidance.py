@@ -8,8 +8,8 @@ import torch
 from tiny import PROMPTS, tiny_encoder
 from trajectories import random_groups
 
-from learner.batch import TrainingGroup, scored_trajectories, split_over_ranks
-from policy.loading import load_policy
+from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
+from policy.checkpoint.loading import load_policy
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import TransformersEngine
@@ -46,10 +46,10 @@ def test_guided_training_moves_the_guided_log_probs(make_rank, sampled):
         learning_rate=1e-3,
     )
     batch = split_over_ranks([TrainingGroup(g, (1.0, 1.0, 1.0)) for g in sampled], 1)[0]
-    (micro,) = rank._updater.micro_batches(scored_trajectories(batch), 0)
-    before_BT, _ = rank._model.scores(micro.tokens, with_entropy=False)
+    (micro,) = rank._updater.micro_batches(training_trajectories(batch), 0)
+    before_BT, _ = rank._model.logprobs(micro.tokens, with_entropy=False)
     rank.update(batch)
-    after_BT, _ = rank._model.scores(micro.tokens, with_entropy=False)
+    after_BT, _ = rank._model.logprobs(micro.tokens, with_entropy=False)
     image_BT = micro.image_mask_BT
     assert float((after_BT - before_BT).detach()[image_BT].mean()) > 0
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learner.blocks import COLUMN_UNIT
-from learner.kernels import linear_logprob_entropy
+from learner.algorithm.blocks import COLUMN_UNIT
+from learner.algorithm.kernels import linear_logprob_entropy
 from policy.distribution import logprob_entropy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_gpu")]

@@ -14,12 +14,12 @@ from trajectories import TINY_SPECIAL
 from transformers import JanusForConditionalGeneration
 
 from learner.adapter import Adapter, merge
-from learner.batch import TrainingGroup, micro_batch, scored_trajectories, split_over_ranks
+from learner.batch import TrainingGroup, micro_batch, split_over_ranks, training_trajectories
 from learner.config import LoraConfig
+from policy.checkpoint.loading import load_policy
 from policy.errors import UserError
-from policy.loading import load_policy
 from policy.probe import probe_logprobs
-from policy.scoring import score_trajectories
+from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import Group
 from policy.weights import load_into, unpack
 
@@ -123,13 +123,13 @@ def test_the_reference_is_the_base_with_the_adapter_off(make_rank, checkpoint, b
     assert rows[0]["kl/mean"] == 0.0
     assert rows[1]["kl/mean"] > 0.0
     tokens = micro_batch(
-        scored_trajectories(at(batch, 2)), TINY_SPECIAL, 2, False, torch.device("cpu")
+        training_trajectories(at(batch, 2)), TINY_SPECIAL, 2, False, torch.device("cpu")
     ).tokens
     base = load_policy(checkpoint)
     with torch.no_grad():
-        expected_BT = score_trajectories(base, tokens).logprob_BT
+        expected_BT = trajectory_logprobs(base, tokens).logprob_BT
     assert torch.allclose(rank._model.reference_logprobs(tokens), expected_BT, atol=1e-5)
-    trained_BT, _ = rank._model.scores(tokens, with_entropy=False)
+    trained_BT, _ = rank._model.logprobs(tokens, with_entropy=False)
     assert not torch.allclose(trained_BT, expected_BT, atol=1e-2)
 
 

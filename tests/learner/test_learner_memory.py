@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from learner.batch import TrainingGroup, scored_trajectories, split_over_ranks
+from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
 from learner.config import LearnerConfig
 from learner.distributed import deepspeed_settings
 from policy.types import Group
@@ -64,7 +64,7 @@ def test_checkpointed_activations_are_not_kept(make_rank, batch):
     kept = []
     for checkpointing in (False, True):
         rank = make_rank(gradient_checkpointing=checkpointing)
-        tokens = rank._updater.micro_batches(scored_trajectories(at(batch, 0)), 0)[0].tokens
+        tokens = rank._updater.micro_batches(training_trajectories(at(batch, 0)), 0)[0].tokens
         parameters = {p.data_ptr() for p in rank._model._policy.parameters()}
         saved = {}
 
@@ -74,7 +74,7 @@ def test_checkpointed_activations_are_not_kept(make_rank, batch):
             return tensor
 
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            rank._model.scores(tokens, with_entropy=False)
+            rank._model.logprobs(tokens, with_entropy=False)
         kept.append(sum(tensor.untyped_storage().nbytes() for tensor in saved.values()))
     assert kept[1] < kept[0] / 2
 

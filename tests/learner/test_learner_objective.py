@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from loss_batches import COT_COLUMNS, IMAGE_COLUMNS, counts_of, example, loss_and_gradient
 from torch import Tensor
 
-from learner.advantages import group_advantages, has_variance
-from learner.bonus import Aggregation, BonusRule
-from learner.kl import KL_ESTIMATORS, k3
-from learner.loss_metrics import add_metrics, finish_metrics
-from learner.objective import (
+from learner.algorithm.advantages import group_advantages, has_variance
+from learner.algorithm.bonus import Aggregation, BonusRule
+from learner.algorithm.kl import KL_ESTIMATORS, k3
+from learner.algorithm.loss_metrics import add_metrics, finish_metrics
+from learner.algorithm.objective import (
     BatchCounts,
     LossBatch,
     ObjectiveSettings,
@@ -30,7 +30,7 @@ from learner.objective import (
     token_advantages,
     truncated_importance_weight,
 )
-from learner.partition import Modalities
+from learner.algorithm.partition import Modalities
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_gpu")]
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)

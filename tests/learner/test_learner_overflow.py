@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_batches import counts_of, example, loss_and_gradient
 
-from learner.kl import MAX_LOG_RATIO, k3
-from learner.loss_metrics import finish_metrics
-from learner.objective import (
+from learner.algorithm.kl import MAX_LOG_RATIO, k3
+from learner.algorithm.loss_metrics import finish_metrics
+from learner.algorithm.objective import (
     ObjectiveSettings,
     eg_grpo_loss,
     policy_surrogate_clipped,

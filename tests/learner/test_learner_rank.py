@@ -9,9 +9,9 @@ import pytest
 import torch
 from trajectories import TINY_SPECIAL, random_groups
 
-from learner.batch import TrainingGroup, scored_trajectories, split_over_ranks
+from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
+from policy.checkpoint.loading import load_policy
 from policy.distribution import logprob_entropy
-from policy.loading import load_policy
 from policy.probe import probe_logprobs
 from policy.types import Group
 from policy.weights import load_into, unpack
@@ -69,7 +69,7 @@ def grpo_gradient_by_hand(checkpoint, batch):
     """d/dw of -mean over tokens of A_i log p(token), token by token, without the learner's code."""
     policy = load_policy(checkpoint)
     total, tokens = 0.0, 0
-    for item in scored_trajectories(whole(batch)):
+    for item in training_trajectories(whole(batch)):
         t = item.trajectory
         for prompt, ids, is_image in (
             (t.cot_prompt_ids, t.cot_ids, False),

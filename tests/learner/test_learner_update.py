@@ -11,13 +11,13 @@ import torch
 from trajectories import TINY_SPECIAL
 
 from benchmarks.torch_model import TorchModel
-from learner.batch import ScoredTrajectory, split_over_ranks
+from learner.algorithm.loss_metrics import add_metrics, finish_metrics
+from learner.batch import TrainingTrajectory, split_over_ranks
+from learner.batch_loss import trajectory_metrics
 from learner.config import AlgorithmConfig, LearnerConfig
-from learner.loss_metrics import add_metrics, finish_metrics
-from learner.settings import LearnerSettings
-from learner.step import trajectory_metrics
+from learner.rank_settings import LearnerSettings
 from learner.update import Updater
-from policy.loading import load_policy
+from policy.checkpoint.loading import load_policy
 from policy.types import Prompt
 from policy.weights import unpack
 from tests.image_groups import image_group
@@ -62,7 +62,7 @@ def test_a_cot_that_does_not_end_with_eos_was_cut() -> None:
     cots = [[9, eos], [9, 8, eos], [9, 8, 7], [9, eos, 7]]
     prompt = Prompt(id="p", text="a red circle", task_type="color")
     scored = [
-        ScoredTrajectory(replace(t, cot_ids=np.array(ids, dtype=np.int32)), 1.0, True)
+        TrainingTrajectory(replace(t, cot_ids=np.array(ids, dtype=np.int32)), 1.0, True)
         for t, ids in zip(image_group(prompt, [0] * 4).trajectories, cots, strict=True)
     ]
     assert finish_metrics(trajectory_metrics(scored, 0, eos))["cot_length/capped"] == 0.5

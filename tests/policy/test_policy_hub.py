@@ -14,9 +14,9 @@ import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 from tiny import save_tiny_checkpoint, tiny_policy
 
+from policy.checkpoint.hub import checkpoint_file, checkpoint_folder, config_folder, hub_revision
+from policy.checkpoint.loading import load_encoder, load_policy
 from policy.errors import UserError
-from policy.hub import checkpoint_file, checkpoint_folder, config_folder, hub_revision
-from policy.loading import load_encoder, load_policy
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/Janus-tiny"

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 from transformers import GenerationConfig, JanusForConditionalGeneration
 
+from policy.checkpoint.loading import check_checkpoint, load_encoder, load_policy
 from policy.errors import UserError
 from policy.janus import TRAINED_PREFIXES, JanusPolicy
-from policy.loading import check_checkpoint, load_encoder, load_policy
 
 
 def test_only_the_language_model_and_its_head_are_trained() -> None:

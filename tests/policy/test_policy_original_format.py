@@ -23,10 +23,16 @@ from original_janus import (
 from tiny import PROMPTS, tiny_encoder, tiny_policy, tiny_tokenizer
 from transformers import JanusForConditionalGeneration
 
+from policy.checkpoint.loading import (
+    check_checkpoint,
+    load_encoder,
+    load_policy,
+    model_config,
+    read_config,
+)
+from policy.checkpoint.original_config import translated_config
+from policy.checkpoint.original_weights import translated_names, translated_tensors
 from policy.errors import UserError
-from policy.loading import check_checkpoint, load_encoder, load_policy, model_config, read_config
-from policy.original_config import translated_config
-from policy.original_weights import translated_names, translated_tensors
 
 FORMATS = ("bin", "bin-shards", "safetensors", "safetensors-shards")
 ARCHITECTURES = ({}, {"architectures": []}, {"architectures": ["MultiModalityCausalLM"]})

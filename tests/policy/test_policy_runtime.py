@@ -21,7 +21,7 @@ print(torch.are_deterministic_algorithms_enabled(),
 PROCESSES = {
     "learner": """
 from learner.config import AlgorithmConfig, LearnerConfig
-from learner.settings import LearnerSettings
+from learner.rank_settings import LearnerSettings
 from learner.worker import LearnerWorker
 from pathlib import Path
 LearnerWorker(LearnerSettings(

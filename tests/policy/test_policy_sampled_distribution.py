@@ -14,11 +14,11 @@ import torch
 from tiny import PROMPTS, tiny_encoder, tiny_policy
 from torch import Tensor, nn
 
-from learner.scoring import entropy_kernel
+from learner.logprob_module import entropy_kernel
 from policy.distribution import guide, temper
 from policy.janus import JanusPolicy
-from policy.scoring import plain_kernel, score_trajectories
 from policy.sequences import collate
+from policy.trajectory_logprobs import plain_kernel, trajectory_logprobs
 from policy.types import Trajectory
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
@@ -114,7 +114,7 @@ def test_teacher_forcing_scores_the_formula(
 
     monkeypatch.setattr(policy, "hidden_states", hidden_states)
     read["image"].clear()
-    scores = score_trajectories(policy, batch, T, W, kernel)
+    scores = trajectory_logprobs(policy, batch, T, W, kernel)
     cot_ND = hidden[0][0, batch.cot.source_BT[0]]
     cot = formula(cot_ND, policy.model.lm_head, batch.cot.target_BT[0])
     head = policy.model.model.generation_head.vision_head

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from policy.checkpoint.loading import load_encoder
 from policy.encoding import PromptEncoder
-from policy.loading import load_encoder
 from policy.templates import TEMPLATES, template_named
 from policy.types import Prompt
 

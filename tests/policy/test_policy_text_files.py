@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults
 from policy.errors import UserError
-from policy.generation_defaults import GenerationDefaults, load_defaults
 from policy.text_files import parse_json, read_json, read_text, unwritable
 
 PLACE = Path("rows.jsonl")

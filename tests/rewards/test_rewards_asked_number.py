@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.prompts import load_prompts
-from rewards.asked_number import asks_for_one, is_plural
+from rewards.detection.asked_number import asks_for_one, is_plural
 
 BROWN_SHOES = "The brown shoes were next to the black boots."
 

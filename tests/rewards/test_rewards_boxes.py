@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.boxes import DIRECTIONS, LOCALITIES, NEARNESS, Boxes, corners, iou, relation, suppress
+from rewards.detection.boxes import (
+    DIRECTIONS,
+    LOCALITIES,
+    NEARNESS,
+    Boxes,
+    corners,
+    iou,
+    relation,
+    suppress,
+)
 
 # The public training file's, with how often each occurs in its spatial rows.
 PUBLIC = {

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from policy.prompts import load_prompts
 from policy.types import NumeracyItem, Prompt, SpatialInfo
-from rewards.boxes import corners, iou
-from rewards.detection_prompt import (
+from rewards.detection.boxes import corners, iou
+from rewards.detection.prompt import (
     detection_prompt,
     published_detection_prompt,
 )
-from rewards.detection_scores import VARIANTS, Found, Variant, detection_score
-from rewards.git import questions
-from rewards.variants_table import CASES, table
+from rewards.detection.scores import VARIANTS, Found, Variant, detection_score
+from rewards.detection.variants_table import CASES, table
+from rewards.models.git import questions
 
 ROOT = Path(__file__).parent.parent.parent
 LEFT, RIGHT = (0.2, 0.5, 0.2, 0.2), (0.8, 0.5, 0.2, 0.2)
@@ -207,7 +207,7 @@ def test_captions_by_hand() -> None:
 
 
 def test_the_table_of_variants_is_the_one_in_the_docs() -> None:
-    """``python -m rewards.variants_table`` prints what docs/rewards.md shows."""
+    """``python -m rewards.detection.variants_table`` prints what docs/rewards.md shows."""
     assert table() in (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
     assert len(CASES) >= 10
 

@@ -20,11 +20,11 @@ from tiny_rewards import (
 )
 
 from policy.types import Score
-from rewards.clip_score import ClipScoreReward
-from rewards.git import GitReward
-from rewards.grounding_dino import GroundingDinoReward
-from rewards.hps import HpsReward
-from rewards.orm import OrmReward
+from rewards.models.clip_score import ClipScoreReward
+from rewards.models.git import GitReward
+from rewards.models.grounding_dino import GroundingDinoReward
+from rewards.models.hps import HpsReward
+from rewards.models.orm import OrmReward
 
 pytestmark = pytest.mark.gpu
 IMAGES = images(len(PROMPTS))

@@ -16,10 +16,10 @@ from tiny_rewards import grounding_dino_config, images, save_grounding_dino
 from written_weights import rewrite_weights
 
 from policy.errors import UserError
-from rewards import loading
-from rewards.detection_scores import VARIANTS
-from rewards.grounding_dino import GroundingDinoReward
-from rewards.grounding_dino_text import phrase_positions
+from rewards.detection.scores import VARIANTS
+from rewards.models import loading
+from rewards.models.grounding_dino import GroundingDinoReward
+from rewards.models.grounding_dino_text import phrase_positions
 
 CAPTIONS = ("car . zebra.", "bird . dog.")  # the first is padded to the length of the second
 POSITIONS = ([0, 0, 1, 0, 1, 0, 0, 0], [0, 0, 1, 0, 1, 2, 3, 0])

@@ -17,9 +17,9 @@ from tiny_rewards import save_clip, save_hps
 
 from policy.errors import UserError
 from policy.types import Prompt
-from rewards.clip_score import ClipScoreReward
-from rewards.hps import HpsReward
-from rewards.hps_inputs import HpsTokenizer, cleaned, pixels
+from rewards.models.clip_score import ClipScoreReward
+from rewards.models.hps import HpsReward
+from rewards.models.hps_inputs import HpsTokenizer, cleaned, pixels
 
 BLACK = -1.792263  # of the first colour, normalised
 

@@ -38,15 +38,15 @@ from transformers import (
 
 from policy.errors import UserError
 from policy.types import Prompt, RewardFailure, RewardResult, Score
-from rewards.clip_score import ClipScoreReward
 from rewards.config import RewardConfig
-from rewards.detection_scores import VARIANTS
+from rewards.detection.scores import VARIANTS
 from rewards.factory import check_factory
-from rewards.git import GitReward
-from rewards.grounding_dino import GroundingDinoReward
-from rewards.hps import HpsReward
-from rewards.hps_inputs import pixels as hps_pixels
-from rewards.orm import OrmReward
+from rewards.models.clip_score import ClipScoreReward
+from rewards.models.git import GitReward
+from rewards.models.grounding_dino import GroundingDinoReward
+from rewards.models.hps import HpsReward
+from rewards.models.hps_inputs import pixels as hps_pixels
+from rewards.models.orm import OrmReward
 
 IMAGES = images(len(PROMPTS))
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -366,11 +366,11 @@ def test_half_precision_weights_score_close_to_single(folders: dict[str, Path]) 
 
 def config(name: str, folder: Path) -> RewardConfig:
     factory = {
-        "hps": "rewards.hps:HpsReward",
-        "clip": "rewards.clip_score:ClipScoreReward",
-        "git": "rewards.git:GitReward",
-        "grounding_dino": "rewards.grounding_dino:GroundingDinoReward",
-        "orm": "rewards.orm:OrmReward",
+        "hps": "rewards.models.hps:HpsReward",
+        "clip": "rewards.models.clip_score:ClipScoreReward",
+        "git": "rewards.models.git:GitReward",
+        "grounding_dino": "rewards.models.grounding_dino:GroundingDinoReward",
+        "orm": "rewards.models.orm:OrmReward",
     }[name]
     options = {"model": str(folder)} | ({"clip": str(folder)} if name == "hps" else {})
     return RewardConfig(name=name, factory=factory, options=options)

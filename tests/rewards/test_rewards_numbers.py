@@ -17,9 +17,9 @@ from tiny_rewards import PROMPTS, images, save_clip, save_git, save_orm
 from written_weights import rewrite_weights
 
 from policy.types import Score
-from rewards.clip_score import ClipScoreReward
-from rewards.git import GitReward
-from rewards.orm import OrmReward
+from rewards.models.clip_score import ClipScoreReward
+from rewards.models.git import GitReward
+from rewards.models.orm import OrmReward
 
 
 @pytest.mark.parametrize(

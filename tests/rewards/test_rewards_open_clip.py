@@ -11,8 +11,8 @@ from tiny_rewards import clip_config, open_clip, save_hps
 from transformers import CLIPConfig, CLIPModel
 
 from policy.errors import UserError
-from rewards.hps import HpsReward
-from rewards.open_clip_weights import translated_tensors
+from rewards.models.hps import HpsReward
+from rewards.models.open_clip_weights import translated_tensors
 
 
 def test_every_weight_of_hps_has_its_place_at_full_size() -> None:

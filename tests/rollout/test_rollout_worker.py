@@ -12,8 +12,8 @@ import pytest
 import ray
 from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 
+from policy.checkpoint.loading import load_encoder, load_policy
 from policy.errors import UserError
-from policy.loading import load_encoder, load_policy
 from policy.probe import probe_logprobs
 from policy.weights import checksum, pack
 from rollout.config import RolloutConfig

@@ -12,20 +12,20 @@ import pytest
 import torch
 from transformers import JanusForConditionalGeneration
 
+from policy.checkpoint.generation_defaults import load_defaults
 from policy.encoding import PromptEncoder
-from policy.generation_defaults import load_defaults
 from policy.janus import JanusPolicy
 from policy.prompts import load_prompts
 from policy.templates import template_named
-from shapes.codes import add_grain, code_table
-from shapes.decoder import train_decoder
-from shapes.examples import collate, make_example
-from shapes.measure import CHECKPOINT, load_checkpoint, measure_decoder, measure_samples
-from shapes.model import build_model, build_tokenizer
-from shapes.policy_training import train_policy
-from shapes.pretrain import SAMPLING, pretrain
-from shapes.prompts import DATA
-from shapes.sampling import sample
+from shapes.build.codes import add_grain, code_table
+from shapes.build.decoder import train_decoder
+from shapes.build.examples import collate, make_example
+from shapes.build.measure import CHECKPOINT, load_checkpoint, measure_decoder, measure_samples
+from shapes.build.model import build_model, build_tokenizer
+from shapes.build.policy_training import train_policy
+from shapes.build.pretrain import SAMPLING, pretrain
+from shapes.build.prompt_files import DATA
+from shapes.build.samples import sample
 from shapes.scenes import describe, sample_request, sample_scene
 from shapes.world import HELD_OUT, SEEN
 
@@ -137,8 +137,8 @@ def test_a_decoder_that_is_never_trained_ends_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The policy is trained and its process still runs: one line, and the process is ended."""
-    monkeypatch.setattr("shapes.pretrain.train_policy", lambda *arguments: None)
-    monkeypatch.setattr("shapes.pretrain._DECODER_PATIENCE_S", 0.1)
+    monkeypatch.setattr("shapes.build.pretrain.train_policy", lambda *arguments: None)
+    monkeypatch.setattr("shapes.build.pretrain._DECODER_PATIENCE_S", 0.1)
     with pytest.raises(RuntimeError, match=r"^decoder training did not end within 0\.1 s of the"):
         pretrain(tmp_path, seed=0, decoder_steps=10**9, policy_steps=1)
     for process in multiprocessing.active_children():

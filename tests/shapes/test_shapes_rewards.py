@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from policy.types import NumeracyItem, Prompt, RewardFailure, Score, SpatialInfo
-from shapes.codes import add_grain, draw, looks_of
+from shapes.build.codes import add_grain, draw, looks_of
 from shapes.render import render
 from shapes.request import TASKS, Request
 from shapes.rewards import Attributes, Cleanliness, Judgement, Structure, judge

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.prompts import load_prompts
-from shapes.codes import add_grain, code_table, draw, looks_of, tokenise
-from shapes.prompts import DATA, FILES, prompt_lines
+from shapes.build.codes import add_grain, code_table, draw, looks_of, tokenise
+from shapes.build.prompt_files import DATA, FILES, prompt_lines
 from shapes.render import render
 from shapes.request import holds, parse_request
 from shapes.scenes import describe, sample_request, sample_scene, spoil, vocabulary

@@ -1,0 +1,1 @@
+"""The mathematics of the update, in pure torch and NumPy."""

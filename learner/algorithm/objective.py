@@ -1,0 +1,245 @@
+"""The EG-GRPO objective: from the log-probs of one micro-batch to a loss (eq. 9 and 10).
+
+``eg_grpo_loss`` is the algorithm on one page; every step is a pure function. A batch may be cut
+into micro-batches and ranks in any way: each call returns its share of a sum over the whole
+batch, so that the shares' gradients add up to the gradient of the batch.
+
+Shape legend: B = trajectories, T = padded token columns (CoT first, then image).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learner.algorithm.bonus import CAP_FACTOR, Aggregation, BonusRule, budget_bonus, capped_bonus
+from learner.algorithm.kl import KL_ESTIMATORS, KlEstimator
+from learner.algorithm.loss_metrics import (
+    Metrics,
+    entropy_metrics,
+    exact_ratio,
+    kl_metrics,
+    token_metrics,
+)
+from learner.algorithm.partition import (
+    HIGH_QUANTILE,
+    LOW_QUANTILE,
+    Modalities,
+    partition_by_modality,
+)
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the loss depends on beside the batch; the defaults are the authors' code."""
+
+    modalities: Modalities = "both"
+    low_quantile: float = LOW_QUANTILE
+    high_quantile: float = HIGH_QUANTILE
+    bonus: BonusRule = "capped"
+    cap_factor: float = CAP_FACTOR
+    aggregation: Aggregation = "token-mean"
+    aggregation_constant: float = 1.0  # Dr. GRPO's divisor, used by "constant" alone
+    kl_beta: float = 0.01
+    kl_estimator: KlEstimator = "k3"
+    clip_low: float = 0.2
+    clip_high: float = 0.2  # larger than clip_low: clip-higher
+    dual_clip: float | None = None  # bound of the ratio where A~ < 0
+
+
+@dataclass(frozen=True)
+class BatchCounts:
+    """Size of the whole optimizer batch over all micro-batches and ranks, padding excluded."""
+
+    tokens: int  # valid ones, CoT and image together
+    sequences: int  # trajectories; rows added only to fill a micro-batch are none
+
+
+@dataclass(frozen=True)
+class LossBatch:
+    """One micro-batch. What masked positions hold, NaN included, never matters."""
+
+    logprob_BT: Tensor  # policy, with gradient; any float type
+    # Of the frozen reference, same tokens, same distribution; None without a KL term (beta 0).
+    reference_logprob_BT: Tensor | None
+    cot_mask_BT: Tensor  # bool, valid CoT tokens, the first EOS included
+    image_mask_BT: Tensor  # bool, disjoint from the former
+    advantage_B: Tensor  # A_i (eq. 4)
+    has_variance_B: Tensor  # bool, whether rewards differ in the trajectory's group
+    entropy_BT: Tensor | None  # h = H / log V, float32; None only without modalities (GRPO)
+    behaviour_logprob_BT: Tensor | None = None  # when sampled; None: by the very weights trained
+    importance_weight_BT: Tensor | None = None  # truncated_importance_weight, else 1
+
+
+def eg_grpo_loss(
+    batch: LossBatch,
+    settings: ObjectiveSettings,
+    counts: BatchCounts,
+    lambda_b: float | None = None,
+) -> tuple[Tensor, Metrics]:
+    """This micro-batch's share of the EG-GRPO loss (eq. 10), and its metrics.
+
+    loss = sum over tokens of weight * -(surrogate(A~) - beta * KL), where the weights of the whole
+    batch (``aggregation_weights``) sum to 1 under both means. Add shares over micro-batches and
+    ranks; where a framework averages them instead, multiply by the number averaged over.
+
+    Under the budget rules ``lambda_b`` is the batch's lambda_B and ``batch.entropy_BT`` what it
+    was computed from. Raises ValueError when what the settings need is absent.
+    """
+    mask_BT = batch.cot_mask_BT | batch.image_mask_BT
+    logprob_BT = _masked(batch.logprob_BT, mask_BT)
+    advantage_B = batch.advantage_B.float()
+
+    low_BT, high_BT, bonus_BT = _entropy_guidance(batch, settings, advantage_B, lambda_b)
+    token_advantage_BT = _masked(token_advantages(advantage_B, low_BT, high_BT, bonus_BT), mask_BT)
+
+    if batch.behaviour_logprob_BT is None:
+        surrogate_BT = policy_surrogate_on_policy(logprob_BT, token_advantage_BT)
+        behaviour_logprob_BT = logprob_BT.detach()
+    else:
+        behaviour_logprob_BT = _masked(batch.behaviour_logprob_BT, mask_BT)
+        surrogate_BT = policy_surrogate_clipped(
+            logprob_BT,
+            behaviour_logprob_BT,
+            token_advantage_BT,
+            settings.clip_low,
+            settings.clip_high,
+            settings.dual_clip,
+        )
+    if batch.importance_weight_BT is not None:
+        surrogate_BT = surrogate_BT * _masked(batch.importance_weight_BT, mask_BT)
+
+    reference_logprob_BT = None
+    token_loss_BT = -surrogate_BT
+    if settings.kl_beta > 0.0:  # times 0 the term could still be NaN
+        if batch.reference_logprob_BT is None:
+            raise ValueError(f"kl_beta {settings.kl_beta} needs the reference's log-probs")
+        reference_logprob_BT = _masked(batch.reference_logprob_BT, mask_BT)
+        kl_BT = KL_ESTIMATORS[settings.kl_estimator](logprob_BT, reference_logprob_BT)
+        token_loss_BT = settings.kl_beta * kl_BT - surrogate_BT
+    weight_BT = aggregation_weights(
+        mask_BT, settings.aggregation, counts, settings.aggregation_constant
+    )
+    loss = (weight_BT * token_loss_BT).sum()
+
+    metrics = token_metrics(
+        mask_BT=mask_BT,
+        low_BT=low_BT,
+        high_BT=high_BT,
+        advantage_B=advantage_B,
+        bonus_BT=bonus_BT,
+        ratio_BT=exact_ratio(logprob_BT.detach(), behaviour_logprob_BT),
+        token_advantage_BT=token_advantage_BT,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        dual_clip=settings.dual_clip,
+    )
+    if reference_logprob_BT is not None:
+        metrics |= kl_metrics(logprob_BT.detach(), reference_logprob_BT, mask_BT)
+    if batch.entropy_BT is not None:
+        metrics |= entropy_metrics(batch.entropy_BT, batch.cot_mask_BT, batch.image_mask_BT)
+    return loss, metrics
+
+
+def _entropy_guidance(
+    batch: LossBatch,
+    settings: ObjectiveSettings,
+    advantage_B: Tensor,
+    lambda_b: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(low_BT, high_BT, bonus_BT) of the batch's entropies; all empty and 0 for plain GRPO."""
+    if settings.modalities == "none":
+        none_BT = torch.zeros_like(batch.cot_mask_BT)
+        return none_BT, none_BT, none_BT.float()
+    if batch.entropy_BT is None:
+        raise ValueError(f"modalities {settings.modalities!r} need entropies")
+    low_BT, high_BT = partition_by_modality(
+        batch.entropy_BT,
+        batch.cot_mask_BT,
+        batch.image_mask_BT,
+        settings.modalities,
+        settings.low_quantile,
+        settings.high_quantile,
+    )
+    if settings.bonus == "capped":
+        return low_BT, high_BT, capped_bonus(advantage_B, batch.entropy_BT, settings.cap_factor)
+    if lambda_b is None:
+        raise ValueError(f"bonus {settings.bonus!r} needs the batch's lambda")
+    return low_BT, high_BT, budget_bonus(lambda_b, batch.entropy_BT, batch.has_variance_B)
+
+
+def token_advantages(
+    advantage_B: Tensor, low_BT: Tensor, high_BT: Tensor, bonus_BT: Tensor
+) -> Tensor:
+    """A~ = (1 - low) (A_i + high b) (eq. 9): low tokens are left to the KL term alone."""
+    raised_BT = advantage_B[:, None] + torch.where(high_BT, bonus_BT, 0.0)
+    return torch.where(low_BT, 0.0, raised_BT)
+
+
+def policy_surrogate_on_policy(logprob_BT: Tensor, token_advantage_BT: Tensor) -> Tensor:
+    """exp(lp - sg(lp)) A~: value A~, gradient A~ grad lp."""
+    return torch.exp(logprob_BT - logprob_BT.detach()) * token_advantage_BT
+
+
+def policy_surrogate_clipped(
+    logprob_BT: Tensor,
+    behaviour_logprob_BT: Tensor,
+    token_advantage_BT: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> Tensor:
+    """min(ratio A~, clip(ratio, 1 - clip_low, 1 + clip_high) A~), ratio = exp(lp - behaviour lp).
+
+    ``behaviour_logprob_BT`` belongs to the trained distribution at the weight version that
+    generated the token. In other words the ratio is bounded from above where A~ > 0 and from below
+    where A~ < 0; there ``dual_clip`` bounds it from above too (arXiv 1912.09729, eq. 5), without
+    which one token can outweigh the batch. Where A~ = 0 the surrogate is 0. A ratio that is
+    infinite matters only where nothing bounds it.
+    """
+    positive_BT, negative_BT = token_advantage_BT > 0.0, token_advantage_BT < 0.0
+    highest_BT = torch.where(
+        positive_BT, 1.0 + clip_high, torch.inf if dual_clip is None else dual_clip
+    )
+    lowest_BT = torch.where(negative_BT, 1.0 - clip_low, 0.0)
+    log_ratio_BT = logprob_BT - behaviour_logprob_BT
+    # Ratios that will be cut off or multiplied by 0 are not formed: infinity would pass the
+    # clipping, but its gradient is 0 * inf. One nat beyond the bound none of the others is near.
+    log_ratio_BT = torch.where(positive_BT | negative_BT, log_ratio_BT, 0.0)
+    log_ratio_BT = torch.minimum(log_ratio_BT, highest_BT.log() + 1.0)
+    return torch.clamp(torch.exp(log_ratio_BT), lowest_BT, highest_BT) * token_advantage_BT
+
+
+def truncated_importance_weight(
+    learner_logprob_BT: Tensor, engine_logprob_BT: Tensor, cap: float
+) -> Tensor:
+    """min(exp(learner lp - engine lp), cap), detached: corrects for the two programs' arithmetic.
+
+    Both log-probs are of the same weight version; not to be confused with the off-policy ratio.
+    """
+    log_weight_BT = (learner_logprob_BT - engine_logprob_BT).detach().float()
+    return torch.exp(log_weight_BT).clamp(max=cap)
+
+
+def aggregation_weights(
+    mask_BT: Tensor, aggregation: Aggregation, counts: BatchCounts, constant: float = 1.0
+) -> Tensor:
+    """Weight of every token in the batch's loss; 0 at masked positions. float32.
+
+    token-mean: 1 / tokens (the authors' code, over the whole batch instead of a micro-batch).
+    sequence-mean: 1 / (T_i sequences), the paper's mean over tokens, then over trajectories.
+    constant: 1 / (constant sequences), free of length bias (Dr. GRPO, arXiv 2503.20783).
+    """
+    if aggregation == "token-mean":
+        return mask_BT / counts.tokens
+    if aggregation == "sequence-mean":
+        length_B1 = mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+        return mask_BT / (length_B1 * counts.sequences)
+    return mask_BT / (constant * counts.sequences)
+
+
+def _masked(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """float32, with 0 and no gradient at masked positions (0 * NaN would still be NaN)."""
+    return torch.where(mask_BT, value_BT.float(), 0.0)

@@ -1,0 +1,176 @@
+"""What one optimizer step computes between the forward and the backward pass.
+
+Shape legend: B = trajectories, T = CoT columns then image columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learner.algorithm.bonus import BudgetTerms, budget_exact_lambda, budget_lambda, budget_terms
+from learner.algorithm.loss_metrics import Metrics, exact_ratio
+from learner.algorithm.objective import (
+    BatchCounts,
+    LossBatch,
+    eg_grpo_loss,
+    truncated_importance_weight,
+)
+from learner.algorithm.partition import partition_by_modality
+from learner.batch import MicroBatch, TrainingTrajectory
+from learner.config import AlgorithmConfig
+from policy.types import FloatArray
+
+
+@dataclass(frozen=True)
+class ShareSize:
+    """What a rank tells the others about its share of the batch, before any pass."""
+
+    tokens: int
+    sequences: int
+    micro_batches: int
+    stale: bool  # whether any trajectory is older than the weights
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """The same of the whole batch."""
+
+    counts: BatchCounts
+    micro_batches: int  # that every rank runs, so that collectives match
+    stale: bool
+
+    @classmethod
+    def of(cls, shares: Sequence[ShareSize]) -> BatchSize:
+        counts = BatchCounts(
+            tokens=sum(share.tokens for share in shares),
+            sequences=sum(share.sequences for share in shares),
+        )
+        if counts.tokens == 0:
+            raise ValueError("the batch holds no trajectory to train on")
+        return cls(
+            counts=counts,
+            micro_batches=max(share.micro_batches for share in shares),
+            stale=any(share.stale for share in shares),
+        )
+
+
+def normalised_entropy(
+    entropy_BT: Tensor, batch: MicroBatch, text_vocab_size: int, num_codes: int
+) -> Tensor:
+    """h = H / log V, with the V of the vocabulary that each token was drawn from."""
+    log_vocab_BT = torch.where(batch.cot_mask_BT, math.log(text_vocab_size), math.log(num_codes))
+    return entropy_BT / log_vocab_BT
+
+
+def micro_batch_budget_terms(
+    batch: MicroBatch, entropy_BT: Tensor, algorithm: AlgorithmConfig
+) -> BudgetTerms:
+    """What the budget needs of one micro-batch, given its normalised entropies."""
+    low_BT, high_BT = partition_by_modality(
+        entropy_BT,
+        batch.cot_mask_BT,
+        batch.image_mask_BT,
+        algorithm.modalities,
+        algorithm.low_quantile,
+        algorithm.high_quantile,
+    )
+    return budget_terms(
+        batch.advantage_B, batch.has_variance_B, entropy_BT, batch.mask_BT, low_BT, high_BT
+    )
+
+
+def bonus_lambda(terms: Sequence[BudgetTerms], algorithm: AlgorithmConfig) -> float:
+    """lambda_B of the whole batch, from the terms of all its micro-batches."""
+    solve = budget_lambda if algorithm.bonus == "budget" else budget_exact_lambda
+    return solve(BudgetTerms.concatenate(terms), algorithm.kappa, algorithm.aggregation)
+
+
+def micro_batch_loss(
+    batch: MicroBatch,
+    logprob_BT: Tensor,
+    reference_logprob_BT: Tensor | None,
+    entropy_BT: Tensor,
+    algorithm: AlgorithmConfig,
+    counts: BatchCounts,
+    lambda_b: float | None,
+) -> tuple[Tensor, Metrics]:
+    """This micro-batch's share of the loss, and its metrics as sums.
+
+    Fresh trajectories get the on-policy surrogate, stale ones the clipped one against the
+    recorded log-prob; for the former the recorded one serves the metric ratio/mean alone, which
+    so shows the mismatch of the rollout's and the learner's arithmetic.
+    """
+    current_BT = logprob_BT.detach()
+    is_stale_B1 = batch.is_stale_B[:, None]
+    behaviour_BT = None
+    if bool(batch.is_stale_B.any()):
+        behaviour_BT = torch.where(is_stale_B1, batch.recorded_logprob_BT, current_BT)
+    importance_BT = None
+    if algorithm.importance_cap is not None:
+        weight_BT = truncated_importance_weight(
+            current_BT, batch.recorded_logprob_BT, algorithm.importance_cap
+        )
+        # The learner's log-prob at an older version is not known any more.
+        importance_BT = torch.where(is_stale_B1, 1.0, weight_BT)
+    loss, metrics = eg_grpo_loss(
+        LossBatch(
+            logprob_BT=logprob_BT,
+            reference_logprob_BT=reference_logprob_BT,
+            cot_mask_BT=batch.cot_mask_BT,
+            image_mask_BT=batch.image_mask_BT,
+            advantage_B=batch.advantage_B,
+            has_variance_B=batch.has_variance_B,
+            entropy_BT=entropy_BT,
+            behaviour_logprob_BT=behaviour_BT,
+            importance_weight_BT=importance_BT,
+        ),
+        algorithm.objective(),
+        counts,
+        lambda_b,
+    )
+    ratio_BT = exact_ratio(current_BT, batch.recorded_logprob_BT)
+    return loss, metrics | {"ratio/mean": mean_metric(ratio_BT[batch.mask_BT])}
+
+
+def trajectory_metrics(
+    scored: Sequence[TrainingTrajectory], weight_version: int, eos: int
+) -> Metrics:
+    """Metrics that need no forward pass, over trajectories.
+
+    Those of guidance are over image tokens and in nats, guided minus conditional as recorded: 0
+    without guidance. cot_length/capped is the share of CoTs that the length cap cut: those that do
+    not end with EOS.
+    """
+    trajectories = [item.trajectory for item in scored]
+    return {
+        "guidance/logprob_gap": _gap(
+            [(t.image_logprobs_guided, t.image_logprobs_conditional) for t in trajectories]
+        ),
+        "guidance/entropy_gap": _gap(
+            [(t.image_entropies_guided, t.image_entropies_conditional) for t in trajectories]
+        ),
+        "cot_length/mean": mean_metric(torch.tensor([len(t.cot_ids) for t in trajectories])),
+        "cot_length/capped": mean_metric(
+            torch.tensor([eos not in t.cot_ids[-1:] for t in trajectories])
+        ),
+        "staleness/mean": mean_metric(
+            torch.tensor([weight_version - t.weight_version for t in trajectories])
+        ),
+    }
+
+
+def _gap(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> Tensor:
+    """Of one quantity, guided minus conditional; a rank may have no trajectory."""
+    gaps = [torch.from_numpy(guided - conditional) for guided, conditional in pairs]
+    return mean_metric(torch.cat(gaps) if gaps else torch.zeros(0))
+
+
+def mean_metric(value_N: Tensor) -> Tensor:
+    """[sum, count] of some values."""
+    total = value_N.double().sum()
+    return torch.stack([total, torch.full_like(total, value_N.numel())])

@@ -1,0 +1,134 @@
+"""The trained policy inside DeepSpeed, and its frozen reference outside.
+
+Shape legend: B = trajectories, T = CoT columns then image columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import JanusForConditionalGeneration
+
+from learner.collectives import gathered
+from learner.distributed import deepspeed_settings
+from learner.logprob_module import LogprobModule
+from learner.passes import Passes, adamw
+from learner.rank_settings import LearnerSettings
+from policy.encoding import SpecialIds
+from policy.janus import JanusPolicy
+from policy.trajectory_logprobs import plain_kernel
+from policy.types import FloatArray
+
+_TAG = "deepspeed"
+
+
+class DeepSpeedPasses(Passes):
+    """Scores, gradients, optimizer steps and state of one rank's share of the model."""
+
+    def __init__(
+        self,
+        policy: JanusPolicy,
+        special: SpecialIds,
+        settings: LearnerSettings,
+        device: torch.device,
+    ) -> None:
+        super().__init__(policy, special, settings, device)
+        config = self._config = settings.learner
+        self._engine: Any = deepspeed.initialize(
+            model=LogprobModule(policy),
+            optimizer=adamw(policy.parameters(), config),
+            config=deepspeed_settings(config, policy.model.lm_head.in_features),
+            dist_init_required=False,
+        )[0]
+        self._scoring = self._engine
+
+    @torch.no_grad()
+    def probe_logprobs(self) -> FloatArray:
+        """``policy.probe.probe_logprobs`` of what is published, from weights sharded or not."""
+        batch = self._probe
+        with self.adapter.merged() if self.adapter else nullcontext():
+            logprob_BT, _ = self._engine(batch, plain_kernel)
+        return logprob_BT[batch.mask_BT].cpu().numpy()
+
+    # Backward
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add a micro-batch's gradients; ``last`` reduces the sum over ranks.
+
+        DeepSpeed averages over ranks what is a sum here.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """See ``Passes.step``. At ZeRO 1 to 3 DeepSpeed finds what is not finite by itself, and
+        reports infinity; at ZeRO 0 it would update with it."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._config.zero_stage > 0:
+            self._engine.step()
+            grad_norm = float(self._engine.get_global_grad_norm())
+            if not math.isfinite(grad_norm):
+                # When it offloads it keeps them at ZeRO 1 and 2, and may add the next to them.
+                sums = getattr(self._engine.optimizer, "averaged_gradients", {})
+                sums.update(dict.fromkeys(sums))
+            return grad_norm
+        # Parameters without gradient are passed over.
+        parameters = self._policy.parameters()
+        grad_norm = float(nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm))
+        if math.isfinite(grad_norm):
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+        return grad_norm
+
+    # State
+
+    def shell(self) -> JanusForConditionalGeneration:
+        """The model without weights, on the meta device; they are ``model_tensors``."""
+        model = self._policy.model
+        with torch.device("meta"):
+            shell = JanusForConditionalGeneration(model.config)
+        nn.Module.to(shell, model.dtype)
+        shell.generation_config = model.generation_config
+        return shell
+
+    def trained_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Full tensors of what rollout workers load; every rank must exhaust it."""
+        return self._full(self._policy.trained_parameters())
+
+    def model_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Full tensors of the whole model, frozen parts too; every rank must exhaust it."""
+        return self._full(self._policy.model.named_parameters())
+
+    def _full(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
+        if self.adapter is None:
+            return gathered(parameters)
+        return self.adapter.merged_tensors(parameters, self.device)
+
+    def save_state(self, folder: Path) -> None:
+        """Write trained weights and optimizer; every rank must call it."""
+        self._engine.save_checkpoint(
+            str(folder), tag=_TAG, save_latest=False, exclude_frozen_parameters=True
+        )
+        if dist.get_rank() == 0:
+            for script in folder.glob("*.py"):  # conversion tools that DeepSpeed adds
+                script.unlink()
+
+    def load_state(self, folder: Path) -> None:
+        """Read what ``save_state`` wrote. It unpickles: verify the files first."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+        if path is None:
+            raise RuntimeError(f"DeepSpeed found no state in {folder}")
+
+    def close(self) -> None:
+        """Release what DeepSpeed holds globally."""
+        self._engine.destroy()

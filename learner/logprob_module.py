@@ -1,0 +1,69 @@
+"""What DeepSpeed wraps: the log-probs and entropies of trajectories as one module.
+
+Everything that touches trained parameters happens inside its ``forward``, because sharded
+parameters exist only there. Shape legend: B = trajectories, T = CoT columns then image columns,
+N = tokens, D = hidden size, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from learner.algorithm.kernels import linear_logprob_entropy
+from policy.janus import JanusPolicy
+from policy.sequences import TrajectoryBatch
+from policy.trajectory_logprobs import LogprobKernel, trajectory_logprobs
+
+
+def entropy_kernel(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    bias_V: Tensor | None,
+    **distribution: Any,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs with gradient, and entropies, without materialising the logits."""
+    logprob_N, entropy_N = linear_logprob_entropy(
+        hidden_ND, weight_VD, target_N, bias_V, **distribution
+    )
+    assert entropy_N is not None
+    return logprob_N, entropy_N
+
+
+def logprob_kernel(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    bias_V: Tensor | None,
+    **distribution: Any,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs alone, for the reference and for plain GRPO; the entropies are NaN."""
+    logprob_N, _ = linear_logprob_entropy(
+        hidden_ND, weight_VD, target_N, bias_V, with_entropy=False, **distribution
+    )
+    return logprob_N, torch.full_like(logprob_N, torch.nan)
+
+
+class LogprobModule(nn.Module):
+    """A policy whose forward pass scores trajectories."""
+
+    def __init__(self, policy: JanusPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self,
+        batch: TrajectoryBatch,
+        kernel: LogprobKernel,
+        guidance_scale: float | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """(logprob_BT, entropy_BT) in nats, zero where the mask is false.
+
+        ``guidance_scale`` None scores image tokens under the conditional distribution.
+        """
+        scores = trajectory_logprobs(self.policy, batch, temperature, guidance_scale, kernel)
+        return scores.logprob_BT, scores.entropy_BT

@@ -1,0 +1,54 @@
+"""``eg-grpo data fetch``: the public prompt files, checked, and the leaks between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluation.leaks import find_leaks, load_validation
+from evaluation.public_files import PUBLIC_FILES, TRAINING
+from orchestrator.commands.download import download
+from policy.disk import NotWritten, write_whole
+from policy.errors import UserError
+from policy.prompts import load_prompts
+from policy.text_files import read_text
+
+SEEN = "seen.jsonl"
+_SEEN_PROMPTS = 64
+
+
+def fetch(output: Path) -> None:
+    """Download what is missing below ``output`` and list the leaks; a second run only checks.
+
+    It also writes ``seen.jsonl``, a fixed cut through the training file for evaluation: that file
+    is sorted by kind, and evaluation reads the head of a file.
+    """
+    for file in PUBLIC_FILES:
+        state = "downloaded" if download(file, output) else "there"
+        print(f"{state:<10}  {file.size:>9,} bytes  {output / file.path}")
+    training_file = output / TRAINING.path
+    if not (output / SEEN).exists():
+        step = _write_seen(output / SEEN, training_file)
+        print(f"written     every {step}th training prompt  {output / SEEN}")
+    validation = [
+        prompt
+        for file in PUBLIC_FILES
+        if file.path.startswith(("t2i_compbench/", "wise_legacy/"))
+        for prompt in load_validation(output / file.path)
+    ]
+    training = load_prompts(training_file)
+    leaks = find_leaks(training, validation)
+    print(f"{len(leaks)} of {len(validation)} validation prompts are also training prompts:")
+    for leak in leaks:
+        print(f"  {leak.validation.place}  {leak.validation.text}")
+    print("data.leaks in the configuration says whether training keeps or drops them")
+
+
+def _write_seen(file: Path, training_file: Path) -> int:
+    """Every how many rows one was taken. Later runs trust the file: it is never there in part."""
+    rows = read_text(training_file).removesuffix("\n").split("\n")
+    step = len(rows) // _SEEN_PROMPTS
+    try:
+        write_whole(file, "".join(f"{row}\n" for row in rows[::step][:_SEEN_PROMPTS]))
+    except NotWritten as error:
+        raise UserError(str(error)) from None
+    return step

@@ -1,0 +1,108 @@
+"""``eg-grpo doctor``: what this machine has, and whether a configuration can run on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.machine import SHARED_MEMORY, check_machine
+from policy.errors import UserError
+from policy.secrets import masked
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "ray",
+    "deepspeed",
+    "peft",
+    "redis",
+    "pydantic",
+    "numpy",
+    "safetensors",
+)
+
+
+def examine(config_path: Path | None, overrides: list[str]) -> int:
+    """Print one line a finding; returns 0 when nothing stands in the way, else 2."""
+    findings: list[tuple[str, Callable[[], str]]] = [
+        ("python", platform.python_version),
+        *((name, lambda name=name: importlib.metadata.version(name)) for name in PACKAGES),
+        ("cores", lambda: str(os.cpu_count())),
+        ("GPUs", _gpus),
+        ("shared memory", _shared_memory),
+        ("DeepSpeed", _deepspeed),
+    ]
+    if config_path is not None:
+        findings.append(("configuration", lambda: _configuration(config_path, overrides)))
+    sound = True
+    for name, find in findings:
+        try:
+            print(f"ok    {name}: {find()}")
+        except (UserError, ImportError, importlib.metadata.PackageNotFoundError) as error:
+            sound = False
+            print(f"FAIL  {name}: {masked(str(error))}")
+    return 0 if sound else 2
+
+
+def plan(
+    config_path: Path,
+    overrides: list[str],
+    gpus: int | None,
+    gpu_gib: float | None,
+    host_gib: float | None,
+) -> None:
+    """Print what a configuration needs; raises ``UserError`` when the machine is too small."""
+    from orchestrator.settings.plan import make_plan, table, this_machine
+    from orchestrator.settings.plan_inputs import assumptions, planned_lengths, planned_size
+    from orchestrator.settings.run_config import load_config
+
+    config = load_config(config_path, overrides)
+    machine = this_machine(gpus, gpu_gib, host_gib)
+    size, notes = planned_size(config.model.path)
+    planned = make_plan(config, size, planned_lengths(config), machine)
+    for note in (*notes, *assumptions(config)):
+        print(note)
+    print(table(planned, machine), flush=True)
+    planned.refuse_what_cannot_fit(machine)
+
+
+def _gpus() -> str:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = {torch.cuda.get_device_name(index) for index in range(count)}
+    return f"{count} ({', '.join(sorted(names))})" if count else "none, everything runs on CPU"
+
+
+def _shared_memory() -> str:
+    if not SHARED_MEMORY.is_dir():
+        raise UserError(f"{SHARED_MEMORY} is missing; Ray's object store needs it")
+    return f"{shutil.disk_usage(SHARED_MEMORY).free // 2**20} MiB free in {SHARED_MEMORY}"
+
+
+def _deepspeed() -> str:
+    import deepspeed
+
+    return f"imports, accelerator {deepspeed.get_accelerator()._name}"
+
+
+def _configuration(path: Path, overrides: list[str]) -> str:
+    from orchestrator.settings.run_config import load_config
+
+    config = load_config(path, overrides)
+    inputs = check_inputs(config)
+    check_machine(config, inputs.model_path)
+    rollout, learner = config.rollout, config.learner
+    accumulation = config.trajectories_per_step // (learner.ranks * learner.micro_batch_size)
+    leaks = f" ({len(inputs.leaks)} of validation: {config.data.leaks})" if inputs.leaks else ""
+    return (
+        f"{len(inputs.prompts)} prompts{leaks};"
+        f" {config.prompts_per_step} prompts x {rollout.group_size}"
+        f" = {config.trajectories_per_step} trajectories a step = {learner.ranks} ranks x"
+        f" {learner.micro_batch_size} per micro-batch x {accumulation} micro-batches"
+    )

@@ -1,0 +1,40 @@
+"""``eg-grpo export``: a checkpoint's model for transformers, or its LoRA adapter for peft."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from learner.step_checkpoint import ADAPTER, MODEL, verified_manifest
+from policy.disk import check_vacant
+from policy.errors import UserError
+
+
+def export(checkpoint: Path, output: Path, adapter: bool = False) -> Path:
+    """Copy the model of a ``step-N`` folder to ``output``, which appears whole or not at all.
+
+    The model of a LoRA run is merged; ``adapter`` takes the adapter alone. What the checkpoint's
+    manifest does not vouch for is not copied. Raises ``UserError`` when the checkpoint is damaged
+    or has no adapter, or ``output`` is not empty or cannot be written.
+    """
+    files = [Path(name) for name in verified_manifest(checkpoint, others="leave").files]
+    part = ADAPTER if adapter else MODEL
+    files = [file for file in files if file.parts[0] == part]
+    if not files:
+        hint = ": the run had no learner.lora" if adapter else ""
+        raise UserError(f"checkpoint {checkpoint} holds no {part}/ folder{hint}")
+    output = output.absolute()
+    check_vacant(output)
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        for file in files:
+            target = unfinished / file.relative_to(part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint / file, target)
+        unfinished.replace(output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return output

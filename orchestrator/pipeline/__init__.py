@@ -1,0 +1,1 @@
+"""The order of the algorithm: from prompts to new weights, step by step."""

@@ -1,0 +1,136 @@
+"""Fixed prompts, fixed seeds: the reward before, during and after training, and its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from evaluation.summary import summarize
+from orchestrator.pipeline.order import derived_seed
+from orchestrator.record.run_folder import RunFolder
+from orchestrator.record.sheets import Tile, contact_sheet, save_png
+from orchestrator.settings.run_config import RunConfig
+from orchestrator.workers.reward_pools import RewardPools
+from orchestrator.workers.rollout_pool import GroupRef, RolloutPool
+from orchestrator.workers.waiting import wait_all
+from policy.types import Group, JsonDict, Prompt, Score, Trajectory
+from rewards.scored_group import ScoredGroup
+from rollout.engine import GenerationRequest, Sampling
+
+SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2  # of each set, kept as pictures
+
+
+class FixedEvaluation:
+    """Evaluates the weights that the rollout workers serve at the moment."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        sets: dict[str, list[Prompt]],
+        rollout: RolloutPool,
+        rewards: RewardPools,
+        folder: RunFolder,
+    ) -> None:
+        self.config = config
+        self.sets = {name: prompts[: config.evaluation.prompts] for name, prompts in sets.items()}
+        self.rollout = rollout
+        self.rewards = rewards
+        self.folder = folder
+        scales = config.evaluation.guidance_scales or (config.rollout.guidance_scale,)
+        self.samplings = [
+            replace(config.rollout.sampling, guidance_scale=scale) for scale in scales
+        ]
+
+    def run(self, step: int, names: Sequence[str] | None = None) -> dict[str, float]:
+        """Evaluate the named sets (default: all); append their rows and keep the pictures.
+
+        Returns the mean reward of each set at the first guidance scale; a set of which every
+        sample failed is absent.
+        """
+        rewards: dict[str, float] = {}
+        for name in names if names is not None else self.sets:
+            for sampling in self.samplings:
+                reward = self._evaluate(step, name, sampling)
+                if sampling is self.samplings[0] and reward is not None:
+                    rewards[name] = reward
+        return rewards
+
+    def _evaluate(self, step: int, name: str, sampling: Sampling) -> float | None:
+        """One set at one guidance scale. Its groups leave the object store with the return."""
+        groups = self.rollout.generate(self._requests(name), sampling)
+        scored = self.rewards.score(groups)
+        row: JsonDict = {
+            "step": step,
+            "set": name,
+            "guidance_scale": sampling.guidance_scale,
+        } | summarize(scored)
+        self.folder.append("evaluations.jsonl", row)
+        if sampling is self.samplings[0]:
+            self._keep_samples(step, name, groups, scored)
+        mean: float | None = row["reward/mean"]
+        return mean
+
+    def _requests(self, name: str) -> list[GenerationRequest]:
+        return [
+            GenerationRequest(
+                prompt,
+                tuple(
+                    # Not the run's seed: runs of different seeds are compared on the same noise.
+                    derived_seed("evaluation", name, place, index)
+                    for index in range(self.config.evaluation.samples_per_prompt)
+                ),
+            )
+            for place, prompt in enumerate(self.sets[name])
+        ]
+
+    def _keep_samples(
+        self, step: int, name: str, groups: Sequence[GroupRef], scored: Sequence[ScoredGroup]
+    ) -> None:
+        shown = groups[:SHOWN_PROMPTS]
+        images: list[Group] = wait_all(
+            [group.ref for group in shown],
+            [f"the group of prompt {group.prompt.id}" for group in shown],
+            self.config.rollout.timeout_s,
+        )
+        tiles = []
+        for place, (group, scores) in enumerate(zip(images, scored, strict=False)):
+            for trajectory in group.trajectories[:SHOWN_SAMPLES]:
+                image = f"step-{step:06d}/{name}-{place}-{trajectory.index_in_group}.png"
+                tile = _tile(trajectory, scores)
+                save_png(tile.image, self.folder.path / "samples" / image)
+                tiles.append(tile)
+                self.folder.append(
+                    "samples/records.jsonl", _record(step, name, image, trajectory, scores)
+                )
+        sheet = contact_sheet(tiles, columns=2 * SHOWN_SAMPLES)
+        save_png(sheet, self.folder.path / "samples" / f"step-{step:06d}-{name}.png")
+
+
+def _tile(trajectory: Trajectory, scores: ScoredGroup) -> Tile:
+    total = scores.totals[trajectory.index_in_group]
+    reward = "failed" if total is None else f"{total:.2f}"
+    return Tile(trajectory.image, (f"{reward}  {scores.prompt.text}", trajectory.cot_text))
+
+
+def _record(
+    step: int, name: str, image: str, trajectory: Trajectory, scores: ScoredGroup
+) -> JsonDict:
+    index = trajectory.index_in_group
+    results = {reward: r[index] for reward, r in scores.results.items()}
+    return {
+        "step": step,
+        "set": name,
+        "prompt_id": scores.prompt.id,
+        "prompt": scores.prompt.text,
+        "index": index,
+        "cot": trajectory.cot_text,
+        "total": scores.totals[index],
+        "rewards": {
+            reward: r.value if isinstance(r, Score) else None for reward, r in results.items()
+        },
+        "not_applicable": [
+            reward for reward, r in results.items() if isinstance(r, Score) and not r.applicable
+        ],
+        "failures": {reward: r.reason for reward, r in results.items() if not isinstance(r, Score)},
+        "image": image,
+    }

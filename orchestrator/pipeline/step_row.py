@@ -1,0 +1,112 @@
+"""One row of metrics.jsonl, put together from what each stage of a step reports."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from learner.algorithm.advantages import has_variance
+from orchestrator.workers.reward_pool import Usage
+from policy.moments import deviation, mean
+from policy.types import JsonDict, RewardFailure
+from rewards.scored_group import ScoredGroup, failure_reasons, values_by_detail, values_by_reward
+
+
+class Clock:
+    """Seconds spent in each stage of a step, as ``seconds/<stage>``."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[f"seconds/{name}"] += time.perf_counter() - start
+
+    def row(self) -> dict[str, float]:
+        total = time.perf_counter() - self.started
+        return {name: round(value, 4) for name, value in self.seconds.items()} | {
+            "seconds/step": round(total, 4)
+        }
+
+
+def reward_metrics(
+    scored: Sequence[ScoredGroup],
+    advantages: Sequence[Sequence[float | None]],
+    dropped: Sequence[ScoredGroup] = (),
+) -> JsonDict:
+    """Rewards of a step's trajectories; failed ones count nowhere but as failures.
+
+    Of the groups that were dropped, only the failures count.
+    """
+    totals = [total for group in scored for total in group.totals if total is not None]
+    row: JsonDict = {"reward/mean": _mean(totals), "reward/std": _std(totals)}
+    for name, values in values_by_reward(scored).items():
+        row[f"reward/{name}"] = _mean(values)
+        row[f"reward_std/{name}"] = _std(values)
+    for part, values in values_by_detail(scored).items():
+        row[f"detail/{part}"] = _mean(values)
+    spreads = [_std([t for t in group.totals if t is not None]) for group in scored]
+    row["reward/group_std"] = _mean([spread for spread in spreads if spread is not None])
+    row["groups/trained"] = len(scored)
+    row["groups/failed"] = len(dropped)
+    row["groups/zero_variance"] = sum(not has_variance(group) for group in advantages)
+    for name, count in failures_by_reward([*scored, *dropped]).items():
+        row[f"scoring/{name}/failed"] = count
+    row["rewards/failure_reasons"] = reasons = failure_reasons([*scored, *dropped])
+    row["rewards/failed"] = sum(reasons.values())
+    return row
+
+
+def scoring_metrics(usage: Mapping[str, Usage]) -> JsonDict:
+    """What each reward's pool did for a step; seconds are of one ``score()`` call."""
+    row: JsonDict = {}
+    for name, used in usage.items():
+        looked_up = used.cache_hits + used.cache_misses
+        row |= {
+            f"seconds/scoring/{name}/mean": _mean(used.seconds),
+            f"seconds/scoring/{name}/max": max(used.seconds, default=None),
+            f"scoring/{name}/batch_size": _mean(used.batch_sizes),
+            f"scoring/{name}/cache_hit_rate": used.cache_hits / looked_up if looked_up else None,
+            f"scoring/{name}/retries": used.retries,
+            f"scoring/{name}/restarts": used.restarts,
+        }
+    return row
+
+
+def failures_by_reward(scored: Sequence[ScoredGroup]) -> dict[str, int]:
+    """How many trajectories each reward failed to score."""
+    counts: dict[str, int] = {}
+    for group in scored:
+        for name, results in group.results.items():
+            failed = sum(isinstance(result, RewardFailure) for result in results)
+            counts[name] = counts.get(name, 0) + failed
+    return counts
+
+
+def spreads(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of each reward that has any."""
+    return {name: (min(v), max(v)) for name, v in values.items() if v}
+
+
+def without_nan(row: JsonDict) -> JsonDict:
+    """The row with null for what JSON has no number for: the mean of nothing, what overflowed."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return mean(values) if values else None
+
+
+def _std(values: Sequence[float]) -> float | None:
+    return deviation(values) if len(values) > 1 else None

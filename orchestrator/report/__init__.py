@@ -1,0 +1,1 @@
+"""Reading a run folder: pages, charts and comparisons."""

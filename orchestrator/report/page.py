@@ -1,0 +1,205 @@
+"""report.html of a run folder: one file, no outside request, for a run at any stage.
+
+Failure policy: a row or picture that is not there leaves a gap; only a folder without any run is
+an error. Prompts and CoTs are a model's words and reach the page escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from orchestrator.record.progress import duration
+from orchestrator.record.run_folder import read_rows
+from orchestrator.report.charts import Series, error_bar_chart, line_chart, stacked_chart
+from orchestrator.report.comparison import change_table, compare, evaluated_sets, headline
+from orchestrator.report.gallery import galleries
+from policy.disk import write_whole
+from policy.errors import UserError
+from policy.secrets import masked_tree
+from policy.text_files import read_text
+from policy.types import JsonDict
+from policy.yaml_text import dump, parse
+
+_SHORT_COT = 140  # characters of a longer CoT that show before it is opened
+_STAGES = ("rollout", "reward", "learn", "sync", "evaluate")
+_EACH = ("reward/", "detail/")
+_NOT_REWARDS = ("reward/mean", "reward/std", "reward/group_std")
+
+# title, what it shows, and its lines: metrics key -> label
+_CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    (
+        "Reward spread",
+        "standard deviation of the total: of a step, and inside its groups",
+        {"reward/std": "step", "reward/group_std": "inside groups"},
+    ),
+    (
+        "Entropy",
+        "mean over tokens, normalised",
+        {"entropy/cot/mean": "CoT", "entropy/image/mean": "image"},
+    ),
+    (
+        "Entropy spread",
+        "standard deviation over tokens, normalised",
+        {"entropy/cot/std": "CoT", "entropy/image/std": "image"},
+    ),
+    (
+        "Guided minus conditional",
+        "what guidance adds to log-prob and entropy of the image tokens, mean in nats",
+        {"guidance/logprob_gap": "log-prob", "guidance/entropy_gap": "entropy"},
+    ),
+    ("KL to the reference", "mean of k3 over tokens, in nats", {"kl/mean": "KL"}),
+    ("Gradient norm", "before clipping", {"grad_norm": "gradient norm"}),
+    ("Clipped ratios", "share of tokens", {"ratio/clipped": "clipped"}),
+    (
+        "Token partition",
+        "share of tokens of low and of high entropy",
+        {"tokens/low_fraction": "low", "tokens/high_fraction": "high"},
+    ),
+    ("Bonus", "mean over the high-entropy tokens", {"bonus/mean": "bonus"}),
+    (
+        "Advantages the bonus reverses",
+        "share of the high-entropy tokens with a negative advantage",
+        {"bonus/flip_share": "reversed"},
+    ),
+    ("CoT length", "tokens", {"cot_length/mean": "tokens"}),
+    (
+        "CoTs cut",
+        "share that rollout.max_cot_tokens cut before their end",
+        {"cot_length/capped": "cut"},
+    ),
+)
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``report.html`` of a run folder, finished or not; returns its path.
+
+    Raises ``UserError`` if the folder holds neither metrics nor evaluations.
+    """
+    metrics = read_rows(run_folder / "metrics.jsonl")
+    evaluations = read_rows(run_folder / "evaluations.jsonl")
+    if not metrics and not evaluations:
+        raise UserError(f"{run_folder} holds no run: no row in metrics.jsonl or evaluations.jsonl")
+    samples = run_folder / "samples"
+    settings_file = run_folder / "config.yaml"
+    settings = read_text(settings_file) if settings_file.is_file() else ""
+    config = parse(settings, str(settings_file)) or {}
+    last_step = max((row["step"] for row in metrics), default=0)
+    sets = evaluated_sets(evaluations)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("orchestrator.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "signed": _signed}
+    page = environment.get_template("report.html.j2").render(
+        name=config.get("name", run_folder.name),
+        last_step=last_step,
+        planned_steps=config.get("steps"),
+        duration=duration(math.fsum(row.get("seconds/step") or 0 for row in metrics)),
+        comparisons=[compare(label, rows) for label, rows in sets.items()],
+        alarms=_alarms(metrics),
+        charts=_charts(metrics, sets),
+        stage_chart=_stage_chart(metrics),
+        galleries=galleries(read_rows(samples / "records.jsonl"), samples),
+        set_names=list(sets),
+        table=change_table(sets),
+        settings=dump(masked_tree(config)) if config else "",
+        short_cot=_SHORT_COT,
+    )
+    report = run_folder / "report.html"
+    write_whole(report, page)
+    return report
+
+
+def headlines(run_folder: Path) -> list[str]:
+    """One line for each fixed set, as the command line ends with."""
+    sets = evaluated_sets(read_rows(run_folder / "evaluations.jsonl"))
+    return [headline(compare(label, rows)) for label, rows in sets.items()]
+
+
+def _alarms(metrics: Sequence[JsonDict]) -> list[JsonDict]:
+    """Each alarm once, with how often and when it was raised, the most frequent first."""
+    steps: dict[str, list[int]] = {}
+    for row in metrics:
+        for alarm in row.get("alarms") or ():
+            steps.setdefault(alarm, []).append(row["step"])
+    found = [
+        {"text": text, "count": len(at), "first": at[0], "last": at[-1]}
+        for text, at in steps.items()
+    ]
+    return sorted(found, key=lambda alarm: -alarm["count"])
+
+
+def _charts(
+    metrics: Sequence[JsonDict], sets: dict[str, list[JsonDict]]
+) -> list[tuple[str, str, Markup]]:
+    """Title, explanation and SVG of every chart that has something to show."""
+    evaluated = [
+        Series(
+            label,
+            [row["step"] for row in rows],
+            [row["reward/mean"] for row in rows],
+            [row["reward/standard_error"] for row in rows],
+        )
+        for label, rows in sets.items()
+        if any(row["reward/mean"] is not None for row in rows)
+    ]
+    charts = []
+    if evaluated:
+        text = "same prompts and seeds at every step; plus and minus one standard error"
+        charts.append(("Reward on fixed prompts", text, Markup(error_bar_chart(evaluated))))
+    keys = dict.fromkeys(key for row in metrics for key in row if key.startswith(_EACH))
+    each = {key: key.partition("/")[2] for key in keys if key not in _NOT_REWARDS}
+    lines = [
+        ("Reward in training", "weighted total, mean of a step", {"reward/mean": "total"}),
+        ("Each reward in training", "with details of rewards; unweighted, mean of a step", each),
+        *_CHARTS,
+    ]
+    for title, text, labels in lines:
+        series = [one for key, label in labels.items() if (one := _series(metrics, key, label))]
+        if series:
+            charts.append((title, text, Markup(line_chart(series))))
+    return charts
+
+
+def _series(metrics: Sequence[JsonDict], key: str, label: str) -> Series | None:
+    series = Series(label, [row["step"] for row in metrics], [row.get(key) for row in metrics])
+    return series if series.present else None
+
+
+def _stage_chart(metrics: Sequence[JsonDict]) -> Markup | None:
+    """Seconds of each stage, and what the stages leave of the whole step."""
+    steps = [row["step"] for row in metrics]
+    stages = {stage: [row.get(f"seconds/{stage}") or 0.0 for row in metrics] for stage in _STAGES}
+    whole = [row.get("seconds/step") or 0.0 for row in metrics]
+    used = [math.fsum(parts) for parts in zip(*stages.values(), strict=True)]
+    stages["other"] = [max(0.0, step - part) for step, part in zip(whole, used, strict=True)]
+    total = math.fsum(map(math.fsum, stages.values()))
+    if not total:
+        return None
+    return Markup(
+        stacked_chart(
+            [
+                Series(f"{stage} {math.fsum(seconds) / total:.0%}", steps, seconds)
+                for stage, seconds in stages.items()
+                if any(seconds)
+            ]
+        )
+    )
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _signed(value: float | None, digits: int = 3) -> str:
+    """With its sign, and a minus as wide as the plus."""
+    text = _number(value, digits)
+    return text if text == "–" else f"{value:+.{digits}f}".replace("-", "−")

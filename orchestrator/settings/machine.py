@@ -1,0 +1,85 @@
+"""Whether this machine has what a configuration asks of it: ports, GPUs, shared memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import torch
+
+from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
+from orchestrator.settings.run_config import RunConfig
+from policy.checkpoint.loading import read_config
+from policy.errors import UserError
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def check_machine(config: RunConfig, model_path: Path) -> None:
+    """Check ports, GPUs and shared memory for a private cluster; raises ``UserError``."""
+    if port := config.learner.rendezvous_port:
+        check_port(port, "learner.rendezvous_port")
+    if cluster_address(config.cluster.address) is not None:
+        return
+    check_device(config.rollout.device, "rollout.device")
+    check_device(config.learner.device, "learner.device")
+    asked, there = logical_gpus(config), torch.cuda.device_count()
+    if asked > there:
+        raise UserError(
+            f"the roles ask for {asked:g} GPUs (*.gpus_per_*), this machine has {there}"
+        )
+    size = ModelSize.of(read_config(model_path))
+    needed = math.ceil(object_store_bytes(size, config) / 2**20)
+    if needed > config.cluster.object_store_mb:
+        raise UserError(
+            f"cluster.object_store_mb: {config.cluster.object_store_mb} MiB cannot hold a step's"
+            f" trajectories and {WEIGHT_VERSIONS} weight versions; set it to {needed} or more"
+        )
+    free = shutil.disk_usage(SHARED_MEMORY).free // 2**20 if SHARED_MEMORY.is_dir() else 0
+    if free < config.cluster.object_store_mb:
+        raise UserError(
+            f"cluster.object_store_mb: {config.cluster.object_store_mb} MiB asked for, but"
+            f" {SHARED_MEMORY} has {free} MiB free (in a container, raise --shm-size)"
+        )
+
+
+def check_device(device: str, key: str) -> None:
+    """Raise ``UserError`` when the device is cuda and torch finds none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        build = (
+            "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is found"
+        )
+        raise UserError(f"{key}: cuda cannot be used on this machine: {build}")
+
+
+def check_port(port: int, key: str) -> None:
+    """Raise ``UserError`` when another process listens on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UserError(f"{key}: port {port} is taken by another process") from None
+
+
+def logical_cpus(config: RunConfig) -> float:
+    """What all actors together ask Ray for; at least the cores there are."""
+    asked = (
+        config.rollout.workers * config.rollout.cpus_per_worker
+        + config.learner.ranks * config.learner.cpus_per_rank
+        + sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
+    )
+    return max(asked, float(os.cpu_count() or 1))
+
+
+def logical_gpus(config: RunConfig) -> float:
+    """What all actors together ask Ray for."""
+    return (
+        config.rollout.workers * config.rollout.gpus_per_worker
+        + config.learner.ranks * config.learner.gpus_per_rank
+        + sum(reward.workers * reward.gpus_per_worker for reward in config.rewards)
+    )

@@ -1,0 +1,337 @@
+"""How much memory each role needs, as formulas of the model's sizes and the run's settings.
+
+What is held and what DeepSpeed and the KV cache allocate is counted exactly, and so are saved
+activations but for padding; scratch memory is estimated. ``docs/memory.md`` says what was compared
+with measurements. All figures are bytes.
+
+Legend: P = parameters trained, F = parameters frozen, b = bytes of a weight, R = ranks,
+S = positions of a micro-batch's longest phase, D = hidden size, I = inner size of the MLP.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import JanusConfig
+
+from learner.algorithm.kernels import SCRATCH_BYTES
+from learner.config import BUCKET_ELEMENTS, LearnerConfig
+from orchestrator.settings.run_config import RunConfig
+from policy.checkpoint.transformers_config import built_on_meta
+from policy.errors import UserError
+from policy.janus import TRAINED_PREFIXES
+from rewards.config import RewardConfig
+from rewards.models.loading import torch_dtype
+from rollout.config import RolloutConfig
+
+GIB = 2**30
+CUDA_CONTEXT = GIB  # of a process on a GPU: CUDA, cuBLAS, NCCL; a round figure
+PROCESS_HOST = GIB  # of a process in host memory: Python, torch, Ray; a round figure
+WEIGHT_VERSIONS = 3  # in the object store: two kept, one on its way
+OBJECT_BYTES = 64 * 1024  # of a trajectory without its pixels, generously
+REWARD_SCRATCH = 2 * GIB  # of a reward model at work; a round figure
+_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
+_VLLM_BLOCK = {"cuda": 16, "cpu": 128}  # positions that vLLM 0.32 gives out at once
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+# Parameters and the type they are loaded in, of the rewards that come with this project.
+REWARD_MODELS = {
+    "rewards.models.hps:HpsReward": (986_000_000, "float32"),
+    "rewards.models.git:GitReward": (395_000_000, "float32"),
+    "rewards.models.grounding_dino:GroundingDinoReward": (172_000_000, "float32"),
+    "rewards.models.orm:OrmReward": (8_030_000_000, "bfloat16"),
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one process needs on its device, by part; ``host`` is beside a GPU."""
+
+    held: dict[str, int]  # always
+    working: dict[str, int] = field(default_factory=dict)  # while it is the role's turn
+    host: dict[str, int] = field(default_factory=dict)
+    loading: int = 0  # beside a GPU too: the model in host memory, at the start, and then no more
+
+    @property
+    def total(self) -> int:
+        return sum(self.held.values()) + sum(self.working.values())
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """A Janus model in numbers."""
+
+    trained: int  # parameters of the language model with its head
+    frozen: int  # all others
+    hidden: int
+    inner: int
+    layers: int
+    head_size: int
+    kv_heads: int
+    heads: int
+    text_vocab: int
+    head_inner: int  # width in front of the image head's last layer
+    image_tokens: int
+    image_size: int  # pixels
+    decoder_channels: int  # of the image decoder at full resolution
+
+    @classmethod
+    def of(cls, config: JanusConfig) -> ModelSize:
+        """Counted on the meta device: no weight is needed. Raises ``UserError`` when the
+        configuration is one that no model can be built from."""
+        model: Any = built_on_meta(config, "model.path: config.json")
+        trained = frozen = 0
+        for name, parameter in model.named_parameters():
+            if name.startswith(TRAINED_PREFIXES):
+                trained += parameter.numel()
+            else:
+                frozen += parameter.numel()
+        text: Any = config.text_config
+        vision: Any = config.vision_config
+        coder: Any = config.vq_config
+        rows, columns = model.model.vqmodel.quantize.quant_state_dims
+        return cls(
+            trained=trained,
+            frozen=frozen,
+            hidden=text.hidden_size,
+            inner=text.intermediate_size,
+            layers=text.num_hidden_layers,
+            head_size=text.head_dim,
+            kv_heads=text.num_key_value_heads,
+            heads=text.num_attention_heads,
+            text_vocab=text.vocab_size,
+            head_inner=model.model.generation_head.vision_head.in_features,
+            image_tokens=int(rows) * int(columns),
+            image_size=vision.image_size,
+            decoder_channels=coder.base_channels * coder.channel_multiplier[0],
+        )
+
+    def lora(self, rank: int, targets: tuple[str, ...]) -> int:
+        """Parameters of an adapter: rank x (inputs + outputs) of each adapted layer."""
+        queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
+        ends = {
+            "q_proj": self.hidden + queries,
+            "k_proj": self.hidden + keys,
+            "v_proj": self.hidden + keys,
+            "o_proj": queries + self.hidden,
+            "gate_proj": self.hidden + self.inner,
+            "up_proj": self.hidden + self.inner,
+            "down_proj": self.inner + self.hidden,
+        }
+        return self.layers * rank * sum(ends[target] for target in targets)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest trajectory that is planned for."""
+
+    cot_prompt: int
+    cot: int
+    image_prompt: int  # with the CoT in it
+
+
+def saved_activations(size: ModelSize, lengths: Lengths, rows: int, b: int, guided: bool) -> int:
+    """What autograd keeps of one micro-batch of full fine-tuning, without checkpointing.
+
+    A Llama layer of transformers keeps per position: two norms (input in float32, output), the
+    inputs of attention and MLP, queries, keys, values and attention's output, four inner
+    activations of the MLP, and the log-sum-exp of attention per head in float32.
+    """
+    per_position = size.layers * _layer_activations(size, b) + size.hidden * (4 + b)
+    return rows * sum(_phases(size, lengths, guided)) * per_position
+
+
+def learner_memory(
+    size: ModelSize, config: LearnerConfig, lengths: Lengths, guided: bool, compares: bool = True
+) -> Memory:
+    """One learner rank; ``compares`` with a reference, as it does but for kl_beta 0.
+
+    - weights: (P + F) b; ZeRO-3 shares them out over the ranks
+    - reference: P b, as the frozen part is shared; under ZeRO-3 (P + F) b, whole on every rank;
+      with an adapter, or with nothing to compare, none
+    - master weights: 4 P / R from ZeRO-1 on (DeepSpeed keeps a float32 copy of float32 weights too)
+    - AdamW's averages: 8 P, from ZeRO-1 on 8 P / R
+    - gradients, summed in float32: 4 P at ZeRO-0, 4 P + 4 P / R at ZeRO-1, 4 P / R from ZeRO-2 on
+    """
+    b, ranks, stage = _BYTES[config.dtype], config.ranks, config.zero_stage
+    base = size.trained + size.frozen
+    adapter = config.lora and size.lora(config.lora.rank, config.lora.target_modules)
+    optimised = adapter or size.trained
+    share = 1 if stage == 0 else ranks
+    weights = (base + (adapter or 0)) * b // (ranks if stage == 3 else 1)
+    optimizer = {
+        "master weights": 0 if stage == 0 else 4 * optimised // share,
+        "AdamW": 8 * optimised // share,
+    }
+    gradients = 4 * optimised // (ranks if stage >= 2 else 1)
+    if stage == 1:
+        gradients += 4 * optimised // ranks
+    held = {"weights": weights}
+    host: dict[str, int] = {"publishing": 2 * size.trained * b}
+    if config.offload_parameters:
+        host["weights"] = held.pop("weights")
+    if adapter is None and compares:
+        held["reference"] = (base if stage == 3 else size.trained) * b
+    if config.offload_optimizer:
+        host |= optimizer | {"gradients": 4 * optimised // ranks}
+        gradients = 0 if stage >= 2 else gradients
+    else:
+        held |= optimizer
+
+    rows, phases = config.micro_batch_size, _phases(size, lengths, guided)
+    longest = rows * max(phases)
+    activations = saved_activations(size, lengths, rows, b, guided)
+    if config.gradient_checkpointing:
+        inputs = rows * sum(phases) * size.hidden * (size.layers * b + 4 + b)
+        activations = inputs + longest * _layer_activations(size, b)
+    tokens = rows * (lengths.cot + size.image_tokens)
+    working = {
+        "gradients": gradients,
+        "activations": activations,
+        "a layer at work": longest * (3 * size.inner + 4 * size.hidden) * b,
+        "heads at work": SCRATCH_BYTES[config.device]
+        + tokens * max(size.hidden, size.head_inner) * (4 + 2 * b)
+        + (0 if adapter else size.text_vocab * size.hidden * b),
+        "ZeRO buckets": _buckets(stage, base, optimised, b),
+    }
+    return _on(config.device, held, working, host, base * b)
+
+
+def rollout_memory(
+    size: ModelSize,
+    config: RolloutConfig,
+    lengths: Lengths,
+    dtype: str,
+    guided: bool,
+    gpu_bytes: int,
+) -> Memory:
+    """One rollout worker; ``guided`` doubles the rows of the image phase.
+
+    KV cache: rows x positions x layers x 2 (keys, values) x key-value heads x head size x b, of the
+    larger phase. The scratch of prompt reading, sampling and image decoding never coincides.
+    vLLM instead takes what it is given, whatever the batch: it lets requests wait for room in its
+    cache, of which a trajectory takes whole blocks, with both streams in both phases. On a GPU the
+    room is an upper bound: vLLM sets some aside for activations. Raises ``UserError`` when one
+    trajectory has no room.
+    """
+    b, count = _BYTES[dtype], config.batch_size
+    rows = count * (2 if guided else 1)
+    per_position = size.layers * 2 * size.kv_heads * size.head_size * b
+    cot_positions = lengths.cot_prompt + lengths.cot - 1
+    image_positions = lengths.image_prompt + size.image_tokens - 1
+    cot_cache = count * cot_positions * per_position
+    image_cache = rows * image_positions * per_position
+    reading = rows * lengths.image_prompt * (3 * size.inner + 4 * size.hidden) * b
+    reading += rows * lengths.image_prompt**2 * (b + 1)  # the mask
+    sampling = 5 * count * size.text_vocab * 4
+    decoding = 4 * count * size.decoder_channels * size.image_size**2 * b
+    weights = (size.trained + size.frozen) * b
+    cache, scratch = max(cot_cache, image_cache), max(reading, sampling, decoding)
+    held_by = "KV cache"
+    if config.engine == "vllm":
+        block = _VLLM_BLOCK[config.device]
+        blocks = math.ceil(max(cot_positions, image_positions) / block)
+        one = rows // count * blocks * block * per_position
+        cache = _vllm_cache(config, weights, one, gpu_bytes)
+        scratch = decoding if config.device == "cuda" else scratch
+        if (at_once := cache // one) < count:
+            held_by = f"KV cache ({at_once} of {count} fit)"
+    return _on(
+        config.device,
+        {"weights": weights},
+        {held_by: cache, "scratch": scratch},
+        {"weights asleep": weights}
+        if config.sleep_while_learning and config.device == "cuda"
+        else {},
+        weights,
+    )
+
+
+def _vllm_cache(config: RolloutConfig, weights: int, one: int, gpu_bytes: int) -> int:
+    """Bytes that vLLM has for keys and values; ``one`` trajectory must find room there."""
+    if config.device == "cuda":
+        taken = round(config.vllm.memory_share * gpu_bytes)
+        if taken < weights + one:
+            raise UserError(
+                f"rollout.vllm.memory_share: {config.vllm.memory_share:g} of a GPU is"
+                f" {taken / GIB:.1f} GiB; weights and one trajectory need"
+                f" {(weights + one) / GIB:.1f}"
+            )
+        return taken - weights
+    cache = config.vllm.cpu_kv_cache_gib * GIB
+    if cache < one:
+        raise UserError(
+            f"rollout.vllm.cpu_kv_cache_gib: {config.vllm.cpu_kv_cache_gib} GiB; one trajectory"
+            f" needs {one / GIB:.1f}"
+        )
+    return cache
+
+
+def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
+    """One reward worker. A reward that is not known is taken to fill its share of a GPU.
+
+    Raises ``UserError`` for weights of a type that there is not.
+    """
+    device = "cuda" if config.gpus_per_worker > 0 else "cpu"
+    if config.factory not in REWARD_MODELS:
+        share = round(config.gpus_per_worker * gpu_bytes)
+        return Memory(
+            {"its share of the GPU": share} if share else {}, {}, {"process": PROCESS_HOST}
+        )
+    parameters, dtype = REWARD_MODELS[config.factory]
+    try:
+        weights = parameters * torch_dtype(str(config.options.get("dtype", dtype))).itemsize
+    except UserError as error:
+        raise UserError(f"reward {config.name!r}: {error}") from None
+    return _on(device, {"weights": weights}, {"scratch": REWARD_SCRATCH}, {}, weights)
+
+
+def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
+    """Weight versions (the trained part) and one step's or evaluation's trajectories.
+
+    An upper bound: no trajectory is left when the third version arrives (``pipeline.train``).
+    """
+    samples = config.trajectories_per_step
+    if config.data.evaluation:
+        evaluation = config.evaluation
+        samples = max(samples, evaluation.prompts * evaluation.samples_per_prompt)
+    versions = WEIGHT_VERSIONS * size.trained * _BYTES[config.learner.dtype]
+    return versions + samples * (3 * size.image_size**2 + OBJECT_BYTES)
+
+
+def _phases(size: ModelSize, lengths: Lengths, guided: bool) -> list[int]:
+    """Positions of a row in each forward pass; the last token is predicted, never read."""
+    image = lengths.image_prompt + size.image_tokens - 1
+    return [lengths.cot_prompt + lengths.cot - 1, image, *([image] if guided else [])]
+
+
+def _layer_activations(size: ModelSize, b: int) -> int:
+    """Of one decoder layer, per position."""
+    attention = 2 * (size.heads + size.kv_heads) * size.head_size
+    norms = 2 * size.hidden * (4 + b)
+    inputs = 2 * size.hidden
+    return norms + (inputs + attention + 4 * size.inner) * b + 4 * size.heads
+
+
+def _buckets(stage: int, base: int, optimised: int, b: int) -> int:
+    if stage == 0:
+        return 0
+    if stage < 3:
+        return 2 * min(BUCKET_ELEMENTS, optimised) * b
+    return (BUCKET_ELEMENTS + min(_LIVE_PARAMETERS, base)) * b
+
+
+def _on(
+    device: str,
+    held: dict[str, int],
+    working: dict[str, int],
+    host: dict[str, int],
+    loading: int,
+) -> Memory:
+    """A process on the CPU has everything in host memory."""
+    host = host | {"process": PROCESS_HOST}
+    if device == "cuda":
+        return Memory(held | {"CUDA context": CUDA_CONTEXT}, working, host, loading)
+    return Memory(held, working, host)

@@ -1,0 +1,271 @@
+"""``eg-grpo doctor --plan``: what a run will need, from settings and config.json alone.
+
+Nothing is started, and nothing is downloaded but the config.json of a model whose sizes are not
+known. A plan that cannot fit the GPUs it names is a ``UserError`` that says which GPU, by how much
+and what is on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.settings import memory
+from orchestrator.settings.memory import GIB, Lengths, Memory, ModelSize
+from orchestrator.settings.run_config import RunConfig
+from policy.errors import UserError
+
+RESERVE = 0.05  # of a GPU, for fragmentation and what else is there
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the plan has to fit; ``host_bytes`` None is not judged."""
+
+    gpus: int
+    gpu_bytes: int
+    host_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One actor of the run and what it asks to be placed on."""
+
+    name: str  # its kind and its number
+    role: str  # learner | rollout | reward
+    device: str
+    gpu_share: float
+
+    @property
+    def kind(self) -> str:
+        """Actors of one kind are alike; such as ``rollout worker`` or ``reward hps``."""
+        return self.name.rpartition(" ")[0]
+
+
+@dataclass(frozen=True)
+class Process(Actor):
+    """An actor and the memory it needs."""
+
+    memory: Memory
+
+
+@dataclass
+class Gpu:
+    """One GPU and who is on it."""
+
+    processes: list[Process] = field(default_factory=list)
+
+    def needed(self, takes_turns: bool) -> int:
+        """Bytes at the worst moment.
+
+        torch keeps what it freed, so that roles on one GPU add up; only with
+        ``rollout.sleep_while_learning`` do rollout and learner give their memory back in between.
+        """
+        everything = sum(process.memory.total for process in self.processes)
+        if not takes_turns:
+            return everything
+        idle_rollout = sum(
+            process.memory.total - process.memory.held.get("CUDA context", 0)
+            for process in self.processes
+            if process.role == "rollout"
+        )
+        idle_learner = sum(
+            sum(process.memory.working.values())
+            for process in self.processes
+            if process.role == "learner"
+        )
+        return everything - min(idle_rollout, idle_learner)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The processes of a run, where they are, and the batch they share."""
+
+    config: RunConfig
+    lengths: Lengths
+    processes: list[Process]
+    gpus: list[Gpu]
+    host: dict[str, int]
+
+    def refuse_what_cannot_fit(self, machine: Machine) -> None:
+        """Raise ``UserError`` for the first GPU, or the host, that is too small."""
+        usable = round(machine.gpu_bytes * (1 - RESERVE))
+        for index, gpu in enumerate(self.gpus):
+            needed = gpu.needed(self.config.rollout.sleep_while_learning)
+            if needed > usable:
+                names = ", ".join(process.name for process in gpu.processes)
+                raise UserError(
+                    f"GPU {index} would need {_gib(needed)}, it has {_gib(machine.gpu_bytes)}, of"
+                    f" which {RESERVE:.0%} are kept free; on it: {names}"
+                )
+        needed = sum(self.host.values())
+        if machine.host_bytes is not None and needed > machine.host_bytes:
+            raise UserError(
+                f"the host would need {_gib(needed)} of memory, it has {_gib(machine.host_bytes)}"
+            )
+
+
+def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine) -> Plan:
+    """Lay a run out; raises ``UserError`` when it asks for more GPUs than there are, or for less
+    memory of one than a single trajectory needs."""
+    actors = list(_actors(config))
+    placed = _placed(actors, machine.gpus)  # first: without GPUs their memory says nothing
+    needs = _memory_by_kind(config, size, lengths, machine)
+    named = {actor.name: Process(**vars(actor), memory=needs[actor.kind]) for actor in actors}
+    processes = list(named.values())
+    gpus = [Gpu([named[actor.name] for actor in on_gpu]) for on_gpu in placed]
+    host = {"object store": memory.object_store_bytes(size, config)}
+    for process in processes:
+        parts = list(process.memory.host.items())
+        if process.device == "cpu":
+            parts += [*process.memory.held.items(), *process.memory.working.items()]
+        if process.name.endswith("rank 0"):
+            parts = [part for part in parts if part[1]]
+        else:  # rank 0 alone publishes
+            parts = [part for part in parts if part[0] != "publishing"]
+        working = sum(amount for _, amount in parts)
+        # Checkpoints are read into host memory, before anything else needs it.
+        host[process.name] = max(working, memory.PROCESS_HOST + process.memory.loading)
+    return Plan(config, lengths, processes, gpus, host)
+
+
+def table(plan: Plan, machine: Machine) -> str:
+    """The plan as text: the batch, each kind of process by part, each GPU, the host."""
+    config, lengths = plan.config, plan.lengths
+    learner, rollout = config.learner, config.rollout
+    accumulation = config.trajectories_per_step // (learner.ranks * learner.micro_batch_size)
+    lines = [
+        f"batch        {config.prompts_per_step} prompts x {rollout.group_size} ="
+        f" {config.trajectories_per_step} trajectories a step = {learner.ranks} ranks x"
+        f" {learner.micro_batch_size} per micro-batch x {accumulation} accumulated",
+        f"tokens       CoT prompt up to {lengths.cot_prompt}, CoT {lengths.cot}, image prompt with"
+        f" CoT {lengths.image_prompt}",
+    ]
+    shown: set[str] = set()
+    for process in plan.processes:
+        if process.kind in shown:
+            continue
+        shown.add(process.kind)
+        count = sum(other.kind == process.kind for other in plan.processes)
+        where = "GPU memory" if process.device == "cuda" else "host memory"
+        lines += ["", f"{process.kind}, {count} of them, each in {where}"]
+        parts = process.memory.held | process.memory.working
+        lines += [_row(part, amount) for part, amount in parts.items() if amount]
+        lines.append(
+            _row("together", process.memory.total) if parts else "  (what it needs is not known)"
+        )
+    if plan.gpus:
+        lines += ["", f"GPUs of {_gib(machine.gpu_bytes)}"]
+    for index, gpu in enumerate(plan.gpus):
+        needed = gpu.needed(rollout.sleep_while_learning)
+        names = ", ".join(process.name for process in gpu.processes)
+        lines.append(_row(f"GPU {index}", needed) + f"  {names or 'nobody'}")
+    there = "" if machine.host_bytes is None else f" of {_gib(machine.host_bytes)}"
+    lines += ["", f"host memory{there}"]
+    lines += [_row(name, amount) for name, amount in plan.host.items()]
+    lines.append(_row("together", sum(plan.host.values())))
+    return "\n".join(lines)
+
+
+def this_machine(gpus: int | None, gpu_gib: float | None, host_gib: float | None) -> Machine:
+    """The machine as told, or where nothing is told, this one."""
+    if (gpus is None) != (gpu_gib is None):
+        raise UserError("--gpus and --gpu-memory go together")
+    for gib in (gpu_gib, host_gib):
+        if gib is not None and not 0 < gib < math.inf:  # NaN is neither
+            raise UserError("--gpus, --gpu-memory and --host-memory must be positive")
+    host_bytes = None if host_gib is None else round(host_gib * GIB)
+    if gpus is not None and gpu_gib is not None:
+        if gpus < 0:
+            raise UserError("--gpus, --gpu-memory and --host-memory must be positive")
+        return Machine(gpus, round(gpu_gib * GIB), host_bytes)
+    import torch
+
+    sizes = [
+        torch.cuda.get_device_properties(index).total_memory
+        for index in range(torch.cuda.device_count())
+    ]
+    return Machine(len(sizes), min(sizes, default=0), host_bytes or _physical_memory())
+
+
+def _physical_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, amount, *_ = line.split()
+        if name == "MemTotal:":
+            return int(amount) * 1024
+    raise UserError("/proc/meminfo does not say how much memory there is; give --host-memory")
+
+
+def _actors(config: RunConfig) -> Iterator[Actor]:
+    """In the order in which the run starts them."""
+    rollout, learner = config.rollout, config.learner
+    for index in range(rollout.workers):
+        name = f"rollout worker {index}"
+        yield Actor(name, "rollout", rollout.device, rollout.gpus_per_worker)
+    for reward in config.rewards:
+        device = "cuda" if reward.gpus_per_worker > 0 else "cpu"
+        for index in range(reward.workers):
+            name = f"reward {reward.name} {index}"
+            yield Actor(name, "reward", device, reward.gpus_per_worker)
+    for index in range(learner.ranks):
+        yield Actor(f"learner rank {index}", "learner", learner.device, learner.gpus_per_rank)
+
+
+def _memory_by_kind(
+    config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine
+) -> dict[str, Memory]:
+    rollout, learner = config.rollout, config.learner
+    scales = (rollout.guidance_scale, *(config.evaluation.guidance_scales or ()))
+    trains_guided = config.algorithm.trained_distribution == "guided"
+    needs = {
+        "rollout worker": memory.rollout_memory(
+            size,
+            rollout,
+            lengths,
+            learner.dtype,
+            guided=any(scale != 1 for scale in scales),
+            gpu_bytes=machine.gpu_bytes,
+        ),
+        "learner rank": memory.learner_memory(
+            size,
+            learner,
+            lengths,
+            guided=trains_guided and rollout.guidance_scale != 1,
+            compares=config.algorithm.kl_beta > 0,
+        ),
+    }
+    for reward in config.rewards:
+        needs[f"reward {reward.name}"] = memory.reward_memory(reward, machine.gpu_bytes)
+    return needs
+
+
+def _placed(actors: Sequence[Actor], count: int) -> list[list[Actor]]:
+    """Each actor on the fullest GPU that has room for its share, as Ray packs fractions."""
+    gpus: list[list[Actor]] = [[] for _ in range(count)]
+    free = [1.0] * count
+    asked = sum(actor.gpu_share for actor in actors)
+    for actor in actors:
+        if actor.gpu_share > 1:
+            raise UserError(f"{actor.name} asks for {actor.gpu_share:g} GPUs; it can use one")
+        if actor.gpu_share == 0:
+            continue
+        room = [index for index in range(count) if free[index] >= actor.gpu_share - 1e-6]
+        if not room:
+            raise UserError(
+                f"{actor.name} finds no GPU with {actor.gpu_share:g} left: the roles ask for"
+                f" {asked:g} GPUs, the plan has {count} (--gpus and --gpu-memory name others)"
+            )
+        fullest = min(room, key=lambda index: free[index])
+        gpus[fullest].append(actor)
+        free[fullest] -= actor.gpu_share
+    return gpus
+
+
+def _row(name: str, amount: int) -> str:
+    return f"  {name:<24}{_gib(amount):>12}"
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / GIB:.1f} GiB" if amount >= GIB / 10 else f"{amount / 2**20:.1f} MiB"

@@ -1,0 +1,73 @@
+"""What a memory plan is made of, the model's sizes and the longest texts, and what it assumes.
+
+It comes before anything is downloaded: what is not there is replaced by what is known of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.settings.inputs import policy_folder, read_instruction
+from orchestrator.settings.memory import Lengths, ModelSize
+from orchestrator.settings.run_config import RunConfig
+from policy.checkpoint.hub import config_folder, is_at_hand
+from policy.checkpoint.loading import model_config
+from policy.checkpoint.public_models import public_config
+from policy.prompts import load_prompts
+from policy.templates import template_named
+
+BYTES_PER_TOKEN = 3  # of English text, at least: an upper bound of its tokens
+ASSUMED_PROMPT = 200  # bytes, where the training file is not there yet (the public file has 159)
+ASSUMED_INSTRUCTION = 700  # bytes, where that is not there yet (the authors' has 626)
+
+
+def planned_size(path: str) -> tuple[ModelSize, list[str]]:
+    """The sizes of the model, from its own config.json if it is at hand or is no public model, and
+    what is to be said of them. Raises ``UserError`` when there is neither."""
+    known = public_config(path)
+    if known is None:
+        return _own_size(path), []
+    if not is_at_hand(path):
+        return ModelSize.of(known), [f"{path} is not here: planned with its published sizes"]
+    size = _own_size(path)
+    if size == ModelSize.of(known):
+        return size, []
+    return size, [f"{path}: the config.json that is here has other sizes than the published model"]
+
+
+def _own_size(path: str) -> ModelSize:
+    return ModelSize.of(model_config(policy_folder(config_folder(path))))
+
+
+def planned_lengths(config: RunConfig) -> Lengths:
+    """Upper bounds from the template, the instruction and the longest prompt of the file."""
+    template = template_named(config.model.template)
+    file = config.model.instruction
+    there = file is None or file.is_file()
+    instruction = read_instruction(file) if there else "{}" + "x" * (ASSUMED_INSTRUCTION - 2)
+    longest = "x" * ASSUMED_PROMPT
+    if config.data.train.is_file():
+        longest = max((p.text for p in load_prompts(config.data.train)), key=len)
+    cot = config.rollout.max_cot_tokens
+    return Lengths(
+        cot_prompt=_tokens(template.cot_prompt(longest, instruction)),
+        cot=cot,
+        image_prompt=_tokens(template.image_prompt(longest, "")) + cot,
+    )
+
+
+def assumptions(config: RunConfig) -> Iterator[str]:
+    """What ``planned_lengths`` could not read."""
+    files: tuple[tuple[str, Path | None, str], ...] = (
+        ("data.train", config.data.train, f"prompts of {ASSUMED_PROMPT} bytes"),
+        ("model.instruction", config.model.instruction, f"{ASSUMED_INSTRUCTION} bytes"),
+    )
+    for key, file, assumed in files:
+        if file is not None and not file.is_file():
+            yield f"{key}: {file} is not here: planned with {assumed}"
+
+
+def _tokens(text: str) -> int:
+    return math.ceil(len(text.encode()) / BYTES_PER_TOKEN) + 2  # BOS, begin-of-image

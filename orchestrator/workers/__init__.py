@@ -1,0 +1,1 @@
+"""Everything that runs in other processes: the only room that imports Ray."""

@@ -1,0 +1,102 @@
+"""Whether someone who was given new weights computes with them: probes compared push by push.
+
+How far the two rules reach was measured, see docs/arrival.md: float32 probes of two engines change
+alike to 1 %; in bfloat16 rounding falls anew after every update and hides how much a small one
+moved the probe, but not that it moved.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.workers.waiting import WorkerFailed
+from policy.probe import WeightReceipt
+from policy.types import FloatArray
+
+# A probe has moved when this share of its tokens did. One of fewer, of an update that moved hardly
+# any 16-bit weight, may be none in another engine.
+_MOVED_SHARE = 0.5
+# Two changes differ by the rounding of four probes; the gap of an earlier push is that of two.
+_ROUNDING_FACTOR = 4.0
+_CHANGE_SHARE = 0.02  # rounding grows with the weights: 1 % at a learning rate of 1e-6 in float32
+
+
+class Arrival:
+    """One rollout worker's, or learner rank's, probe beside that of learner rank 0."""
+
+    def __init__(self, name: str, tolerance: float) -> None:
+        self._name, self._tolerance = name, tolerance
+        self._rounding = 0.0  # nats between the two probes, the most so far: it grows with logits
+        self._before: tuple[WeightReceipt, WeightReceipt] | None = None
+
+    def check(self, receipt: WeightReceipt, expected: WeightReceipt) -> float:
+        """The gap between the means of the two probes, in nats.
+
+        Raises ``WorkerFailed`` when version, bytes or mean are not the learner's; when the
+        learner's probe moved since the last check, the weights too, and the own one not by a bit;
+        or when it moved otherwise than the learner's by more than rounding explains.
+        """
+        gap = check_receipt(self._name, receipt, expected, self._tolerance)
+        if self._before is None:
+            self._before = receipt, expected
+        else:
+            self._check_change(receipt, expected, *self._before)
+        distance = _rms(receipt.probe_logprobs - expected.probe_logprobs)
+        self._rounding = max(self._rounding, distance)
+        return gap
+
+    def _check_change(
+        self,
+        receipt: WeightReceipt,
+        expected: WeightReceipt,
+        earlier: WeightReceipt,
+        expected_earlier: WeightReceipt,
+    ) -> None:
+        own = receipt.probe_logprobs - earlier.probe_logprobs
+        learners = expected.probe_logprobs - expected_earlier.probe_logprobs
+        # Until it has moved, changes since an older push are looked at, and add up.
+        if np.mean(learners != 0) >= _MOVED_SHARE:
+            self._before = receipt, expected
+            if expected.checksum != expected_earlier.checksum and not own.any():
+                raise WorkerFailed(
+                    f"{self._name} received version {expected.weight_version} but serves older"
+                    " weights: its probe did not change by a bit, and the learner's did"
+                )
+        off = _rms(own - learners)
+        rounding = max(self._tolerance, _ROUNDING_FACTOR * self._rounding)
+        allowed = rounding + _CHANGE_SHARE * _rms(learners)
+        if not off <= allowed:
+            raise WorkerFailed(
+                f"{self._name} received version {expected.weight_version} but its probe changed by"
+                f" other amounts than the learner's: {off:.2g} nats off (root of the mean square),"
+                f" {allowed:.2g} allowed"
+            )
+
+
+def check_receipt(
+    name: str, receipt: WeightReceipt, expected: WeightReceipt, tolerance: float
+) -> float:
+    """The gap between the means of the probes, in nats; raises ``WorkerFailed`` unless version
+    and bytes are the learner's and the gap is within the tolerance."""
+    if receipt.weight_version != expected.weight_version:
+        raise WorkerFailed(
+            f"{name} serves weight version {receipt.weight_version}, not {expected.weight_version}"
+        )
+    if receipt.checksum != expected.checksum:
+        raise WorkerFailed(
+            f"{name} received other weights than the learner sent (version"
+            f" {expected.weight_version}, checksum {receipt.checksum}, not {expected.checksum})"
+        )
+    own, learners = (float(r.probe_logprobs.mean(dtype=np.float64)) for r in (receipt, expected))
+    gap = abs(own - learners)
+    if not gap <= tolerance:
+        raise WorkerFailed(
+            f"{name} received version {expected.weight_version} but does not compute with it: its"
+            f" probe log-prob is {own:.6f}, the learner's {learners:.6f}"
+            f" (tolerance {tolerance:g})"
+        )
+    return gap
+
+
+def _rms(value: FloatArray) -> float:
+    return float(np.sqrt(np.mean(np.square(value, dtype=np.float64))))

@@ -1,0 +1,50 @@
+"""Weights from the learner to every rollout worker, with proof of arrival.
+
+Failure policy: a worker whose receipt does not match the learner stops the run at once. A stale
+engine looks like bad luck for weeks; a stopped run does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import ray
+
+from orchestrator.workers.arrival import Arrival
+from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.waiting import WorkerFailed
+
+
+class WeightPublisher:
+    """Owns the published versions: they outlive the learner, and all but the last two are freed."""
+
+    def __init__(self, learner: LearnerGroup, rollout: RolloutPool, tolerance: float) -> None:
+        self.learner = learner
+        self.rollout = rollout
+        self.tolerance = tolerance
+        self._kept: list[ray.ObjectRef] = []
+        self._arrivals: dict[str, Arrival] = {}
+
+    def publish(self, weight_version: int) -> float:
+        """Push the learner's weights; returns the largest probe gap in nats.
+
+        Raises ``WorkerFailed`` that names the worker, or the learner rank, whose buffers or probe
+        differ.
+        """
+        published = self.learner.publish()
+        self._kept = [*self._kept[-1:], published.buckets]
+        expected = published.receipt
+        if expected.weight_version != weight_version:
+            raise WorkerFailed(
+                f"the learner holds weight version {expected.weight_version}, not {weight_version}"
+            )
+        receipts = self.rollout.load_weights(published.buckets, weight_version)
+        answers = dict(zip(self.rollout.names, receipts, strict=True))
+        for rank, receipt in enumerate(published.other_ranks, start=1):
+            # Nothing was sent to it: it holds what it has learned itself.
+            answers[f"learner rank {rank}"] = replace(receipt, checksum=expected.checksum)
+        return max(
+            self._arrivals.setdefault(name, Arrival(name, self.tolerance)).check(answer, expected)
+            for name, answer in answers.items()
+        )

@@ -1,0 +1,132 @@
+"""The pool of rollout workers, as the pipeline sees it.
+
+Failure policy: a worker that dies, raises or is late stops the run with its name
+(``WorkerFailed``); the run goes on from its last checkpoint with ``--resume``. Work is dealt out
+by position alone, so that the same seed and layout give the same batches on every run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.run_config import RunConfig
+from orchestrator.workers.starting import Share, Starting, wait_started
+from orchestrator.workers.waiting import wait_all
+from policy.probe import WeightReceipt
+from policy.types import Prompt
+from rollout.engine import EngineIdentity, GenerationRequest, Sampling
+from rollout.worker import start_rollout_worker
+
+log = logging.getLogger("eg_grpo")
+
+
+@dataclass(frozen=True)
+class GroupRef:
+    """A group that lies in the object store; the driver holds the reference only."""
+
+    prompt: Prompt
+    ref: ray.ObjectRef
+    size: int  # trajectories in it
+
+
+class RolloutPool:
+    """Rollout workers that all serve the same weight version."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        self.config = config.rollout
+        self.workers = [
+            start_rollout_worker(
+                config.rollout,
+                str(inputs.model_path),
+                config.model.template,
+                inputs.instruction,
+                config.learner.dtype,
+                config.deterministic,
+            )
+            for _ in range(self.config.workers)
+        ]
+        self.names = [f"rollout worker {index}" for index in range(self.config.workers)]
+        self._starting = Starting(
+            self.workers,
+            lambda worker: worker.identity.remote(),
+            self.names,
+            Share(self.config.cpus_per_worker, self.config.gpus_per_worker),
+        )
+
+    def wait_ready(self, timeout_s: float) -> list[EngineIdentity]:
+        """Block until every worker has loaded its model."""
+        return wait_started([self._starting], timeout_s)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
+    ) -> list[GroupRef]:
+        """Groups for the requests, in their order; returns when all are sampled.
+
+        Worker k of n takes requests k, k + n, k + 2n, ...
+        """
+        shares = [requests[index :: len(self.workers)] for index in range(len(self.workers))]
+        replies = [
+            # One object a group, so that each travels alone; a receipt makes them at least two.
+            worker.generate_groups.options(num_returns=len(share) + 1).remote(share, sampling)
+            for worker, share in zip(self.workers, shares, strict=True)
+            if share
+        ]
+        wait_all(
+            [reply[-1] for reply in replies], self.names[: len(replies)], self.config.timeout_s
+        )
+        groups: list[GroupRef] = [None] * len(requests)  # type: ignore[list-item]
+        for index, (share, reply) in enumerate(zip(shares, replies, strict=False)):
+            groups[index :: len(self.workers)] = [
+                GroupRef(request.prompt, ref, len(request.seeds))
+                for request, ref in zip(share, reply[:-1], strict=True)
+            ]
+        return groups
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Have every worker sleep meanwhile, if the settings say so.
+
+        They are woken after a failure too, which is raised whether they wake or not. After Ctrl-C
+        nobody waits for them.
+        """
+        if not self.config.sleep_while_learning:
+            yield
+            return
+        try:
+            self._all([worker.sleep.remote() for worker in self.workers])
+            yield
+        except Exception:
+            try:
+                self._wake()
+            except Exception as second:
+                log.warning("after a failure: %s", second)
+            raise
+        self._wake()
+
+    def load_weights(self, weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
+        """Have every worker load one version; returns their receipts in worker order."""
+        return self._all([w.load_weights.remote(weights, weight_version) for w in self.workers])
+
+    def close(self) -> None:
+        """End the workers' processes; again, it does nothing."""
+        for worker in self.workers:
+            ray.kill(worker)
+        self.workers = []
+
+    def _wake(self) -> None:
+        self._all([worker.wake.remote() for worker in self.workers])
+
+    def _all(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
+        return wait_all(refs, self.names, self.config.load_timeout_s)
+
+
+def describe(identity: EngineIdentity) -> str:
+    """One line for the log."""
+    return ", ".join(f"{key} {value}" for key, value in asdict(identity).items())

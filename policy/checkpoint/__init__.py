@@ -1,0 +1,1 @@
+"""Folders that hold a Janus model: formats, tokenizer, the Hub."""

@@ -1,0 +1,216 @@
+"""Loading a Janus checkpoint of either format, with one clear line for each way it can be wrong.
+
+A checkpoint is a folder in the format of transformers (deepseek-community/Janus-Pro-*, and what
+this project writes) or in the original one (deepseek-ai/Janus-Pro-*), or the Hub's id of one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    JanusConfig,
+    JanusForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from policy.checkpoint import original_config
+from policy.checkpoint.hub import checkpoint_folder
+from policy.checkpoint.original_weights import translated_tensors
+from policy.checkpoint.tokenizer import load_tokenizer
+from policy.checkpoint.transformers_config import built_on_meta, untied_config
+from policy.checkpoint.weight_files import read_tensors, weight_files
+from policy.encoding import PromptEncoder, special_ids
+from policy.errors import UserError
+from policy.janus import JanusPolicy
+from policy.templates import template_named
+from policy.text_files import read_json
+
+# How config.json names the two formats: transformers' and the original one.
+_FORMATS = {
+    "architectures": ("JanusForConditionalGeneration", original_config.ARCHITECTURE),
+    "model_type": ("janus", original_config.MODEL_TYPE),
+}
+_TIED = "lm_head is tied to embed_tokens, which Janus-Pro's is not"
+
+# Its bars would cut through our own progress line.
+transformers_logging.disable_progress_bar()
+
+
+def check_checkpoint(checkpoint: Path | str) -> None:
+    """Refuse, without loading it, what cannot be a Janus checkpoint.
+
+    Raises ``UserError`` for a missing folder or file, a wrong architecture, an unreadable
+    weight file, a missing or misshapen tensor.
+    """
+    folder = checkpoint_folder(checkpoint)
+    config = read_config(folder)
+    original = is_original(folder)
+    shapes = read_tensors(weight_files(folder, pickled=original), shapes_only=True)
+    if original:
+        shapes = _translated(folder, shapes)
+    _check_tensors(folder, config, shapes, may_be_renamed=not original)
+
+
+def read_config(folder: Path) -> JanusConfig:
+    """The configuration of a checkpoint folder of either format, as transformers has it."""
+    if not folder.is_dir():
+        raise UserError(f"checkpoint {folder} does not exist")
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"checkpoint {folder} has no {name}")
+    return model_config(folder)
+
+
+def model_config(folder: Path) -> JanusConfig:
+    """The same of a folder that holds no more than config.json."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"checkpoint {folder} has no config.json")
+    try:
+        if is_original(folder):
+            return original_config.translated_config(_config_json(folder))
+        return untied_config(_config_json(folder))
+    except (ValueError, LookupError, TypeError, StrictDataclassError) as error:
+        raise UserError(
+            f"checkpoint {folder}/config.json: {' '.join(str(error).split())}"
+        ) from None
+
+
+def is_original(folder: Path) -> bool:
+    """Whether the folder is in the original format; ``UserError`` when it is in neither.
+
+    ``architectures`` says it, and where there is none, as in deepseek-ai/Janus-Pro-7B,
+    ``model_type``.
+    """
+    config = _config_json(folder)
+    key = "architectures" if config.get("architectures") else "model_type"
+    ours, originals = _FORMATS[key]
+    named = config.get(key)
+    names = named if isinstance(named, list) else [named]
+    if ours not in names and originals not in names:
+        raise UserError(
+            f"checkpoint {folder}/config.json: {key} is {named}, not {ours} or {originals}"
+        )
+    return ours not in names
+
+
+def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> JanusPolicy:
+    """Load a checkpoint; every key must be there and none besides."""
+    folder = checkpoint_folder(checkpoint)
+    check_checkpoint(folder)
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    source: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
+    if is_original(folder):
+        _name_tokens(config, tokenizer)
+        tensors = read_tensors(weight_files(folder, pickled=True))
+        source = {
+            "pretrained_model_name_or_path": None,
+            "state_dict": _translated(folder, tensors),
+        }
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what it would warn of is an error below
+    try:
+        loaded: Any = JanusForConditionalGeneration.from_pretrained(
+            **source,
+            config=config,
+            generation_config=_generation_config(tokenizer),
+            dtype=dtype,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    model, info = loaded
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, info[problem])):
+            raise UserError(
+                f"checkpoint {folder}: {problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}"
+            )
+    _refuse_tied(folder, model)
+    return JanusPolicy(model)
+
+
+def load_encoder(
+    checkpoint: Path | str, template: str, instruction: str | None = None
+) -> PromptEncoder:
+    """The checkpoint's tokenizer with a template of the registry."""
+    folder = checkpoint_folder(checkpoint)
+    return PromptEncoder(load_tokenizer(folder), template_named(template), instruction)
+
+
+def _config_json(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"checkpoint {folder}/config.json is not a JSON object")
+    return config
+
+
+def _translated(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        return translated_tensors(tensors)
+    except ValueError as error:
+        raise UserError(f"checkpoint {folder}: {error}") from None
+
+
+def _check_tensors(
+    folder: Path, config: JanusConfig, found: dict[str, Tensor], may_be_renamed: bool
+) -> None:
+    """Compare names and shapes with those of the model that the configuration describes."""
+    expected = built_on_meta(config, f"checkpoint {folder}/config.json").state_dict()
+    for key in sorted(found.keys() & expected.keys()):
+        if found[key].shape != expected[key].shape:
+            raise UserError(
+                f"checkpoint {folder}: {key} has shape {list(found[key].shape)}, not"
+                f" {list(expected[key].shape)} as its config.json says"
+            )
+    missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if may_be_renamed and unknown:
+        # transformers renames the keys of older files while it loads them, and checks them then.
+        return
+    if missing == {"lm_head.weight"}:
+        raise UserError(f"checkpoint {folder}: {_TIED}: there is no lm_head.weight")
+    for problem, keys in (("missing", missing), ("unexpected", unknown)):
+        if keys:
+            raise UserError(f"checkpoint {folder}: {problem} keys: {len(keys)}, first {min(keys)}")
+
+
+def _refuse_tied(folder: Path, model: JanusForConditionalGeneration) -> None:
+    """A file that was written from tied weights may hold them twice, and need not say so."""
+    untied = _config_json(folder).get("tie_word_embeddings") is False
+    embeddings: Any = model.get_input_embeddings()
+    if not untied and torch.equal(model.lm_head.weight, embeddings.weight):
+        raise UserError(f"checkpoint {folder}: {_TIED}: the two are equal")
+
+
+def _name_tokens(config: JanusConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write into the configuration what the original one leaves to the tokenizer.
+
+    This project asks the tokenizer; transformers' own ``generate`` on an exported checkpoint
+    reads the configuration.
+    """
+    special = special_ids(tokenizer)
+    config.image_token_id = tokenizer.get_vocab().get("<image_placeholder>", config.image_token_id)
+    text_config = config.get_text_config()
+    text_config.bos_token_id, text_config.eos_token_id = special.bos, special.eos
+
+
+def _generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """What transformers' ``generate`` needs to draw with an exported checkpoint.
+
+    Not the checkpoint's own: transformers loads many that it then refuses to save, which would end
+    a run at its first checkpoint. How the policy is to be sampled stands in ``eg_grpo.json``.
+    """
+    special = special_ids(tokenizer)
+    return GenerationConfig(
+        bos_token_id=special.bos,
+        eos_token_id=special.eos,
+        pad_token_id=special.pad,
+        generation_kwargs={"boi_token_id": special.begin_of_image},
+    )

@@ -1,0 +1,122 @@
+"""Teacher-forced log-probs and entropies of trajectories under a policy.
+
+Rollout workers use it for the probe, the learner for training; they differ only in the kernel
+that turns hidden states into log-probs.
+
+Shape legend: B = trajectories, T = CoT columns then image columns, N = valid tokens, D = hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from policy.distribution import guide, logprob_entropy, temper, wide_product
+from policy.janus import JanusPolicy
+from policy.sequences import PhaseBatch, TrajectoryBatch
+
+
+class LogprobKernel(Protocol):
+    """Log-prob and entropy (nats, float32) of targets under a final linear layer.
+
+    The distribution is softmax((u + w (c - u)) / T) of the logits c of ``hidden_ND`` and, where
+    there is a twin, u of ``twin_ND`` (``policy.distribution``).
+    """
+
+    def __call__(
+        self,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        target_N: Tensor,
+        bias_V: Tensor | None,
+        *,
+        temperature: float = 1.0,
+        twin_ND: Tensor | None = None,
+        guidance_scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def plain_kernel(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    bias_V: Tensor | None,
+    *,
+    temperature: float = 1.0,
+    twin_ND: Tensor | None = None,
+    guidance_scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Full logits; fine for a probe, too large for training at real sizes."""
+
+    def logits(features_ND: Tensor) -> Tensor:
+        logits_NV = wide_product(features_ND, weight_VD.T, torch.float32)
+        return logits_NV if bias_V is None else logits_NV + bias_V
+
+    logits_NV = logits(hidden_ND)
+    if twin_ND is not None:
+        logits_NV = guide(logits_NV, logits(twin_ND), guidance_scale)
+    return logprob_entropy(temper(logits_NV, temperature), target_N)
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-prob and entropy in nats of every token, B T, zero where the mask is false."""
+
+    logprob_BT: Tensor
+    entropy_BT: Tensor
+
+
+def trajectory_logprobs(
+    policy: JanusPolicy,
+    batch: TrajectoryBatch,
+    temperature: float = 1.0,
+    guidance_scale: float | None = None,
+    kernel: LogprobKernel = plain_kernel,
+) -> TokenLogprobs:
+    """Score both phases; gradients flow through the log-probs where the policy is trained.
+
+    ``guidance_scale`` scores image tokens under the guided distribution, at the cost of a second
+    forward pass; ``None`` scores them under the conditional one.
+    """
+    cot = kernel(
+        _token_hidden(policy, batch.cot),
+        policy.model.lm_head.weight,
+        batch.cot.target_BT[batch.cot.mask_BT],
+        None,
+        temperature=temperature,
+    )
+    features_ND = policy.image_features(_token_hidden(policy, batch.image))
+    twin_ND = None
+    if guidance_scale is not None and guidance_scale != 1.0:
+        twin_ND = policy.image_features(_token_hidden(policy, batch.unconditional))
+    head = policy.model.model.generation_head.vision_head
+    image = kernel(
+        features_ND,
+        head.weight,
+        batch.image.target_BT[batch.image.mask_BT],
+        head.bias,
+        temperature=temperature,
+        twin_ND=twin_ND,
+        guidance_scale=1.0 if guidance_scale is None else guidance_scale,
+    )
+    logprobs, entropies = (
+        torch.cat([_spread(a, batch.cot.mask_BT), _spread(b, batch.image.mask_BT)], dim=1)
+        for a, b in zip(cot, image, strict=True)
+    )
+    return TokenLogprobs(logprobs, entropies)
+
+
+def _token_hidden(policy: JanusPolicy, phase: PhaseBatch) -> Tensor:
+    """Hidden states that predict the valid tokens, row by row: N D."""
+    hidden_BLD = policy.hidden_states(policy.embed(phase.ids_BL, phase.is_image_BL))
+    rows_B1 = torch.arange(len(phase.ids_BL), device=hidden_BLD.device).unsqueeze(1)
+    return hidden_BLD[rows_B1.expand_as(phase.source_BT)[phase.mask_BT],
+                      phase.source_BT[phase.mask_BT]]  # fmt: skip
+
+
+def _spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Put the valid tokens back into their rows."""
+    return torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, value_N)

@@ -1,0 +1,1 @@
+"""What is computed of detected boxes, without any model."""

@@ -1,0 +1,1 @@
+"""Rewards that are models, and how their weights are loaded."""

@@ -1,0 +1,1 @@
+"""Rollouts by vLLM; the only folder that imports it."""

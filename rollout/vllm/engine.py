@@ -1,0 +1,268 @@
+"""The engine on stock vLLM: continuous batching, paged attention, guidance inside a request.
+
+It draws from the same noise as the transformers engine and by the same function, so equal logits
+give equal tokens; docs/vllm.md says how, and what is reproducible.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+import vllm
+
+from policy.checkpoint.loading import load_encoder, load_policy
+from policy.encoding import PromptEncoder
+from policy.janus import JanusPolicy
+from policy.probe import WeightReceipt
+from policy.types import Group, IntArray, Prompt, Trajectory
+from policy.weights import WeightBuckets, checksum, load_into
+from rollout.config import RolloutConfig
+from rollout.drawing import Phase
+from rollout.engine import EngineIdentity, GenerationRequest, Sampling
+from rollout.vllm.parity import check_parity, probe_logprobs
+from rollout.vllm.requests import SampleRequest, sampling_request
+from rollout.vllm.server import Sampled, VllmServer
+
+
+@dataclass
+class _Slot:
+    """One trajectory in the making."""
+
+    prompt: Prompt
+    index_in_group: int
+    seed: int
+    cot_prompt_ids: IntArray
+    cot: Sampled | None = None
+    cot_text: str = ""
+    image_prompt_ids: IntArray | None = None
+    image: Sampled | None = None
+
+
+class VllmEngine:
+    """Samples with a vLLM engine that it owns; see ``rollout.engine.Engine``."""
+
+    def __init__(
+        self,
+        load: Callable[[], JanusPolicy],
+        encoder: PromptEncoder,
+        config: RolloutConfig,
+    ) -> None:
+        """``load`` reads the checkpoint into host memory: here, and whenever vLLM is rebuilt.
+
+        Raises ``UserError`` when vLLM cannot run the model, or runs it wrong.
+        """
+        self._load = load
+        self._encoder = encoder
+        self._config = config
+        self._weight_version = 0
+        self._pushed: WeightBuckets | None = None
+        self._server: VllmServer | None = None
+        self._build(streams=1 if config.guidance_scale == 1.0 else 2)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
+    ) -> list[Group]:
+        """One group per request; a trajectory's image begins when its own CoT has ended."""
+        sampling = sampling or self._config.sampling
+        if sampling.guidance_scale != 1.0 and self._serving.streams == 1:
+            self._build(streams=2)
+        server, encoder = self._serving, self._encoder
+        slots = [
+            _Slot(request.prompt, index, seed, encoder.cot_prompt_ids(request.prompt))
+            for request in requests
+            for index, seed in enumerate(request.seeds)
+        ]
+
+        def finished(name: str, sampled: Sampled) -> Sequence[tuple[str, list[int], SampleRequest]]:
+            phase, place = name.split(":")
+            slot = slots[int(place)]
+            if phase == Phase.IMAGE.name:
+                slot.image = sampled
+                return []
+            slot.cot, slot.cot_text = sampled, encoder.cot_text(sampled.ids)
+            slot.image_prompt_ids = encoder.image_prompt_ids(slot.prompt, slot.cot_text)
+            image = sampling_request(
+                Phase.IMAGE, slot.seed, sampling, self._policy.num_image_tokens
+            )
+            prompt = server.vocabulary.image_prompt(slot.image_prompt_ids)
+            return [(f"{Phase.IMAGE.name}:{place}", prompt, image)]
+
+        server.run(
+            [
+                (
+                    f"{Phase.COT.name}:{place}",
+                    slot.cot_prompt_ids.tolist(),
+                    sampling_request(Phase.COT, slot.seed, sampling, sampling.max_cot_tokens),
+                )
+                for place, slot in enumerate(slots)
+            ],
+            finished,
+        )
+        trajectories = iter(self._trajectories(slots))
+        return [
+            Group(request.prompt, tuple(next(trajectories) for _ in request.seeds))
+            for request in requests
+        ]
+
+    def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
+        """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot.
+
+        After the first push the records are compared with those of a policy that holds the same
+        weights. Whatever else fails half way, vLLM is built anew with the last good weights.
+        """
+        self._serving.check_weights(weights)
+        streams = self._serving.streams
+        try:
+            self._serving.load_weights(weights)
+            if self._pushed is None:
+                policy = self._load()
+                load_into(policy.trained_parameters(), weights)
+                self._check(self._serving, policy)
+            probe = probe_logprobs(self._serving, self._policy, self._encoder.special)
+        except Exception as error:
+            forget_frames(error)
+            self._build(streams)
+            raise
+        self._pushed, self._weight_version = weights, weight_version
+        return WeightReceipt(weight_version, checksum(weights), probe)
+
+    def sleep(self) -> None:
+        """Give the GPU back: weights go to the host, the KV cache is dropped. No-op on a CPU."""
+        if self._config.device == "cuda":
+            self._serving.sleep()
+
+    def wake(self) -> None:
+        """Serve again, with the weights that were served before ``sleep``."""
+        if self._config.device == "cuda":
+            self._serving.wake()
+
+    def identity(self) -> EngineIdentity:
+        policy = self._policy
+        return EngineIdentity(
+            engine=f"vllm {vllm.__version__}",
+            torch_version=torch.__version__,
+            transformers_version=transformers.__version__,
+            dtype=str(policy.dtype).removeprefix("torch."),
+            device=self._config.device,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            weight_version=self._weight_version,
+            num_parameters=sum(p.numel() for p in policy.parameters()),
+            num_trained_parameters=sum(p.numel() for _, p in policy.trained_parameters()),
+            text_vocab_size=policy.text_vocab_size,
+            num_codes=policy.num_codes,
+            image_grid=policy.image_grid,
+        )
+
+    def shutdown(self) -> None:
+        """Free what vLLM holds in this process."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    @property
+    def _serving(self) -> VllmServer:
+        if self._server is None:
+            raise RuntimeError("vLLM is not running: it was shut down, or could not be rebuilt")
+        return self._server
+
+    def _build(self, streams: int) -> None:
+        """Start vLLM with the last good weights, in place of the one there is."""
+        self.shutdown()
+        policy = self._load()
+        if self._pushed is not None:
+            load_into(policy.trained_parameters(), self._pushed)
+        server = VllmServer(policy, self._encoder.special, self._config, streams)
+        try:
+            self._check(server, policy)
+        except BaseException:
+            server.shutdown()
+            raise
+        self._server = server  # only one that was found right is ever served
+        # vLLM has its own copy of what is trained; sizes and the image decoder are still needed.
+        for module in (
+            policy.model.model.language_model,
+            policy.model.lm_head,
+            policy.model.model.vision_model,
+        ):
+            module.to("meta")
+        policy.model.model.vqmodel.to(self._config.device)
+        self._policy = policy
+
+    def _check(self, server: VllmServer, policy: JanusPolicy) -> None:
+        sampling = self._config.sampling
+        if server.streams == 2 and sampling.guidance_scale == 1.0:
+            sampling = Sampling(2.0, sampling.temperature, sampling.max_cot_tokens)
+        special, tolerance = self._encoder.special, self._config.vllm.parity_tolerance
+        threads = torch.get_num_threads()
+        if self._config.device == "cuda":  # beside it the host is idle, and the policy reads there
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
+        try:
+            check_parity(server, policy, special, sampling, tolerance)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _trajectories(self, slots: Sequence[_Slot]) -> list[Trajectory]:
+        size = self._config.batch_size
+        pixels: list[np.ndarray] = []
+        for start in range(0, len(slots), size):
+            ids = np.stack([slot.image.ids for slot in slots[start : start + size] if slot.image])
+            pixels.extend(self._policy.decode(torch.from_numpy(ids).long().to(self._config.device)))
+        return [self._trajectory(slot, image) for slot, image in zip(slots, pixels, strict=True)]
+
+    def _trajectory(self, slot: _Slot, pixels: np.ndarray) -> Trajectory:
+        cot, image = slot.cot, slot.image
+        assert cot is not None
+        assert image is not None
+        assert slot.image_prompt_ids is not None
+        return Trajectory(
+            prompt_id=slot.prompt.id,
+            index_in_group=slot.index_in_group,
+            weight_version=self._weight_version,
+            seed=slot.seed,
+            cot_prompt_ids=slot.cot_prompt_ids,
+            cot_ids=cot.ids,
+            cot_logprobs=cot.logprobs_conditional,
+            cot_entropies=cot.entropies_conditional,
+            cot_text=slot.cot_text,
+            image_prompt_ids=slot.image_prompt_ids,
+            image_ids=image.ids,
+            image_logprobs_conditional=image.logprobs_conditional,
+            image_entropies_conditional=image.entropies_conditional,
+            image_logprobs_guided=image.logprobs_guided,
+            image_entropies_guided=image.entropies_guided,
+            image=pixels,
+        )
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the locals of the frames that an error has left: they hold vLLM's tensors, and vLLM is
+    not started again on a GPU where memory of the last one is still held."""
+    links: list[BaseException | None] = [error]
+    while links:
+        if (link := links.pop()) is not None:
+            traceback.clear_frames(link.__traceback__)
+            links += [link.__cause__, link.__context__]
+
+
+def load_vllm_engine(
+    config: RolloutConfig,
+    checkpoint: Path,
+    template: str,
+    instruction: str | None = None,
+    dtype: str = "float32",
+) -> VllmEngine:
+    """An engine on a checkpoint folder; raises ``UserError`` for one that cannot be used."""
+
+    def load() -> JanusPolicy:
+        return load_policy(checkpoint, getattr(torch, dtype))
+
+    return VllmEngine(load, load_encoder(checkpoint, template, instruction), config)

@@ -1,0 +1,80 @@
+"""Supervised pretraining of the policy: CoT tokens after prompts, image tokens after CoTs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from policy.encoding import PromptEncoder, unconditional_twin
+from policy.janus import JanusPolicy
+from shapes.build.codes import add_grain
+from shapes.build.examples import Rows, collate, make_example
+
+NOISE = 0.4
+IMAGE_ROWS, TEXT_ROWS = 32, 16
+PROMPT_DROPOUT = 0.1  # whole prompts, for guidance
+TEXT_WEIGHT = 0.3
+LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 30, 0.4  # linear decay over the last 60 %
+_FROZEN = ("vqmodel", "vision_model", "aligner", "generation_embeddings", "vision_head")
+
+
+def train_policy(
+    policy: JanusPolicy,
+    encoder: PromptEncoder,
+    steps: int,
+    seed: int,
+    report: Callable[[int, str], None],
+    scenes: int = 16_000,
+) -> None:
+    """Train in place the language model, its head and the learned parts around the image codes."""
+    rng = np.random.default_rng(seed)
+    examples = [make_example(encoder, NOISE, rng) for _ in range(scenes)]
+    trained = []
+    for name, parameter in policy.model.named_parameters():
+        parameter.requires_grad_(not any(part in name.split(".") for part in _FROZEN))
+        trained += [parameter] if parameter.requires_grad else []
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    image_loss_mean = 0.0
+    for step in range(steps):
+        chosen = [examples[i] for i in rng.integers(scenes, size=IMAGE_ROWS + TEXT_ROWS)]
+        prompts = [
+            unconditional_twin(example.image_prompt_ids, encoder.special)
+            if rng.random() < PROMPT_DROPOUT
+            else example.image_prompt_ids
+            for example in chosen[:IMAGE_ROWS]
+        ]
+        codes = add_grain(np.stack([e.looks for e in chosen[:IMAGE_ROWS]]), rng)
+        image_rows = collate(prompts, list(codes), encoder.special.pad, tokens_are_image=True)
+        text_rows = collate(
+            [example.cot_prompt_ids for example in chosen[IMAGE_ROWS:]],
+            [example.cot_ids for example in chosen[IMAGE_ROWS:]],
+            encoder.special.pad,
+            tokens_are_image=False,
+        )
+        image_loss = _cross_entropy(policy, image_rows, policy.image_logits)
+        text_loss = _cross_entropy(policy, text_rows, policy.text_logits)
+        optimizer.zero_grad()
+        (image_loss + TEXT_WEIGHT * text_loss).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        loss = image_loss.item()
+        image_loss_mean = loss if step == 0 else 0.98 * image_loss_mean + 0.02 * loss
+        report(step + 1, f"image loss {image_loss_mean:.3f}, text loss {text_loss.item():.3f}")
+
+
+def _cross_entropy(policy: JanusPolicy, rows: Rows, head: Callable[[Tensor], Tensor]) -> Tensor:
+    hidden_BLD = policy.hidden_states(policy.embed(rows.ids_BL, rows.is_image_BL)[:, :-1])
+    predicted_BL = rows.predicted_BL[:, 1:]
+    return nn.functional.cross_entropy(
+        head(hidden_BLD[predicted_BL]), rows.ids_BL[:, 1:][predicted_BL]
+    )
+
+
+def _rate(step: int, steps: int) -> float:
+    left = (steps - step) / (steps * (1 - DECAY_FROM))
+    return min(1.0, (step + 1) / WARM_UP, left)

@@ -1,0 +1,185 @@
+"""The whole pipeline as a user runs it: its own processes, its own Ray cluster, real workers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from house import ROOMS, imported_packages
+from PIL import Image
+
+from orchestrator.cli import main
+from policy.templates import template_named
+from policy.types import Prompt
+from rollout.config import RolloutConfig
+from rollout.engine import GenerationRequest
+from rollout.transformers_engine import load_transformers_engine
+from tests.training_records import rows, untimed, weights_digest
+
+ROOT = Path(__file__).parents[3]
+SMALL = (
+    "steps=4 prompts_per_step=4 rollout.group_size=4 rollout.batch_size=8"
+    " learner.micro_batch_size=8"
+    " evaluation.prompts=4 evaluation.samples_per_prompt=2 evaluation.every=2 checkpoint.every=2"
+    " cluster.object_store_mb=128"
+).split()
+METRICS = """step time reward/mean reward/std reward/attributes reward/structure reward/cleanliness
+    advantage/abs_mean entropy/cot/mean entropy/cot/std entropy/image/mean entropy/image/std kl/mean
+    ratio/mean ratio/clipped grad_norm learning_rate cot_length/mean cot_length/capped
+    staleness/mean weight_version
+    seconds/rollout seconds/reward seconds/learn seconds/sync seconds/step groups/trained
+    groups/failed probe/gap alarms""".split()
+# The process sends it to itself, as a signal from outside would race with the run; from a thread,
+# so that it comes while the run waits for its learner.
+STOPPED_IN_STEP_2 = """
+import os, signal, sys, threading
+from orchestrator.workers.cluster import private_environment
+private_environment()  # before Ray is imported
+from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.cli import main
+update = LearnerGroup.update
+def interrupted(self, batch):
+    if self.weight_version == 1:
+        threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
+    return update(self, batch)
+LearnerGroup.update = interrupted
+sys.exit(main(sys.argv[1:]))
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+def command(root: Path, name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml",
+            f"root={root}", f"name={name}", *SMALL, *arguments]  # fmt: skip
+
+
+def train(root: Path, name: str, *arguments: str) -> Path:
+    """Run to the end; returns the run folder."""
+    done = subprocess.run(
+        command(root, name, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"report: {root / name / 'report.html'}" in done.stdout
+    return root / name
+
+
+def seen_means(run: Path, step: int) -> list[float]:
+    """Mean rewards of the seen prompts at guidance 1."""
+    (row,) = (
+        row
+        for row in rows(run, "evaluations.jsonl")
+        if (row["step"], row["set"], row["guidance_scale"]) == (step, "seen", 1.0)
+    )
+    return row["prompt_means"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs"), "one")
+
+
+def test_a_run_leaves_everything_that_users_hold_on_to(finished: Path) -> None:
+    """Rows with every key, evaluations of both sets at start and end, pictures, checkpoints."""
+    metrics = rows(finished)
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4]
+    for row in metrics:
+        assert set(METRICS) <= row.keys()
+        assert row["weight_version"] == row["step"]
+        assert row["staleness/mean"] == 0
+        # Rollout and learner compute the same log-probs with other kernels and batches.
+        assert row["ratio/mean"] == pytest.approx(1, abs=1e-5)
+        assert row["probe/gap"] < 1e-5
+    evaluated = {(row["step"], row["set"]) for row in rows(finished, "evaluations.jsonl")}
+    assert {
+        (0, "seen"),
+        (0, "held_out"),
+        (2, "held_out"),
+        (4, "seen"),
+        (4, "held_out"),
+    } == evaluated
+    assert (finished / "samples" / "step-000004-seen.png").is_file()
+    assert (finished / "checkpoints" / "step-4" / "manifest.json").is_file()
+    assert (finished / "config.yaml").is_file()
+
+
+def test_generate_draws_from_a_trained_checkpoint(finished: Path, tmp_path: Path) -> None:
+    """A step folder is a model; template and sampling come with it."""
+    subprocess.run(
+        [sys.executable, "-m", "orchestrator", "generate", "--n", "3",
+         "--model", str(finished / "checkpoints" / "step-4"),
+         "--prompt", "a photo of a red circle", "--output", str(tmp_path / "out")],
+        cwd=ROOT, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert files == ["0.png", "1.png", "2.png", "cots.jsonl", "sheet.png"]
+    cots = [json.loads(line)["cot"] for line in (tmp_path / "out" / "cots.jsonl").open()]
+    assert any("circle" in cot for cot in cots)
+
+
+def test_transformers_alone_draws_what_our_engine_draws(finished: Path, tmp_path: Path) -> None:
+    """Trained, exported, loaded and drawn from by a script that imports nothing of this project."""
+    script, out = ROOT / "examples" / "draw_with_transformers.py", tmp_path / "out"
+    assert set(imported_packages(script)) & set(ROOMS) == set()
+    assert main(["export", str(finished / "checkpoints" / "step-4"), str(out)]) == 0
+    # So cold that sampling takes the likeliest token, as the script does.
+    sampling = RolloutConfig(guidance_scale=2.0, temperature=1e-5, max_cot_tokens=24)
+    prompt = Prompt(id="one", text="a photo of a red circle", task_type="attribute")
+    (group,) = load_transformers_engine(sampling, out, "shapes").generate(
+        [GenerationRequest(prompt, (0,))]
+    )
+    (ours,) = group.trajectories
+    text = template_named("shapes").image_prompt(prompt.text, ours.cot_text)
+    subprocess.run(
+        [sys.executable, script, out, text, "--guidance", "2", "--greedy", "--output", "drawn.png"],
+        cwd=tmp_path, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    theirs = np.asarray(Image.open(tmp_path / "drawn.png")).astype(int)
+    assert np.abs(theirs - ours.image.astype(int)).max() <= 1
+
+
+def test_the_same_seed_gives_the_same_run(finished: Path) -> None:
+    """Two runs of one layout: equal metrics, times aside, and equal weights to the last bit."""
+    again = train(finished.parent, "two")
+    assert untimed(again) == untimed(finished)
+    assert weights_digest(again, 4) == weights_digest(finished, 4)
+
+
+def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished: Path) -> None:
+    """Stopped by SIGINT in a step and resumed, a run ends where the uninterrupted one ended."""
+    root = finished.parent
+    run = root / "three"
+    _, _, _, *arguments = command(root, "three")
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_STEP_2, *arguments], cwd=ROOT, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr[-3000:]
+    assert "stopping after this step; press Ctrl-C again" in done.stderr
+    assert [row["step"] for row in rows(run)] == [1, 2]
+    assert f"checkpoint: {run / 'checkpoints' / 'step-2'}" in done.stdout
+    train(root, "three", "--resume")
+    assert untimed(run) == untimed(finished)
+    assert weights_digest(run, 4) == weights_digest(finished, 4)
+
+
+def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) -> None:
+    """From a checkpoint of another run, at guidance 2; evaluation looks at guidance 1 as well."""
+    run = train(
+        tmp_path, "guided", "steps=2", "rollout.guidance_scale=2.0",
+        "evaluation.guidance_scales=[2.0, 1.0]", "algorithm.preset=as-paper",
+        f"model.path={finished / 'checkpoints' / 'step-4'}",
+    )  # fmt: skip
+    # The weights are those the first run ended with: the same prompts and seeds give the same.
+    assert seen_means(run, step=0) == seen_means(finished, step=4)
+    metrics = rows(run)
+    # Conditional log-probs of guided samples: still the weights that sampled, so the ratio is 1.
+    assert all(row["ratio/mean"] == pytest.approx(1, abs=1e-5) for row in metrics)
+    assert all(row["lambda_b"] > 0 for row in metrics)
+    scales = [row["guidance_scale"] for row in rows(run, "evaluations.jsonl")]
+    assert set(scales) == {1.0, 2.0}

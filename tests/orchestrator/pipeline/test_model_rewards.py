@@ -1,0 +1,65 @@
+"""The paper's four rewards beside a procedural one, in one training run of two steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_rewards import save_git, save_grounding_dino, save_hps, save_orm
+
+ROOT = Path(__file__).parents[3]
+NAMES = ("hps", "git", "grounding_dino", "orm", "structure")
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+def test_two_steps_with_the_four_models_in_pools_of_two(tmp_path: Path) -> None:
+    """Every pool scores every image: no failure, four sums in the records, weights that moved.
+
+    GIT does not judge spatial and numeracy prompts, and the records say so.
+    """
+    hps = str(save_hps(tmp_path / "hps"))
+    options = {
+        "hps": ("rewards.models.hps:HpsReward", {"model": hps, "clip": hps}),
+        "git": ("rewards.models.git:GitReward", {"model": str(save_git(tmp_path / "git"))}),
+        "grounding_dino": (
+            "rewards.models.grounding_dino:GroundingDinoReward",
+            {"model": str(save_grounding_dino(tmp_path / "grounding_dino"))},
+        ),
+        "orm": ("rewards.models.orm:OrmReward", {"model": str(save_orm(tmp_path / "orm"))}),
+        "structure": ("shapes.rewards:Structure", {}),
+    }
+    rewards = [
+        {"name": name, "factory": factory, "options": given, "workers": 2, "cpus_per_worker": 0.2,
+         "batch_size": 8}
+        for name, (factory, given) in options.items()
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", f"root={tmp_path}",
+         "name=run", "steps=2", "prompts_per_step=4", "rollout.group_size=4", "rollout.workers=1",
+         "rollout.batch_size=8", "learner.micro_batch_size=8", "evaluation.prompts=12",
+         "evaluation.samples_per_prompt=1", "evaluation.every=2", "checkpoint.every=2",
+         "cluster.object_store_mb=128", f"rewards={json.dumps(rewards)}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["rewards/failed"] == 0
+        assert row["groups/trained"] == 4
+        assert row["grad_norm"] > 0
+        assert all(row[f"reward/{name}"] is not None for name in NAMES)
+    records = [json.loads(line) for line in (tmp_path / "run" / "samples" / "records.jsonl").open()]
+    judged = set()
+    for record in records:
+        assert record["total"] == pytest.approx(sum(record["rewards"].values()))
+        assert set(record["not_applicable"]) <= {"git"}
+        judged.add(bool(record["not_applicable"]))
+        assert (record["rewards"]["git"] == 0) == bool(record["not_applicable"])
+    assert judged == {True, False}

