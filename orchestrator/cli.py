@@ -1,9 +1,13 @@
-"""``eg-grpo train | generate | export | data | doctor``, same as ``python -m orchestrator``."""
+"""``eg-grpo train | generate | export | data | doctor``, same as ``python -m orchestrator``.
+
+The parser and the exit codes; what a command does stands in the file of its name in ``commands/``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import io
 import os
 import select
@@ -13,11 +17,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
-from orchestrator.settings.cluster_address import cluster_address
-from orchestrator.workers.cluster import private_environment
-from policy.disk import NotWritten
-from policy.errors import UserError
+from policy.errors import RunFailed, Stopped, UserError
 from policy.runtime import keep_freed_memory
 from policy.secrets import masked
 from policy.text_files import is_writable
@@ -78,13 +78,16 @@ def _run(arguments: list[str] | None) -> int:
     if overrides:
         parsed.overrides += overrides
     try:
-        return int(parsed.run(parsed))
+        # Only now: some commands want libraries that others can do without, or later.
+        command = importlib.import_module(f"orchestrator.commands.{parsed.command}")
+        command.run(parsed)
     except UserError as error:
         return _fail(str(error), 2)
-    except NotWritten as error:
+    except RunFailed as error:
         return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail("stopped", 130)
+    except (KeyboardInterrupt, Stopped) as error:
+        return _fail(str(error) or "stopped", 130)
+    return 0
 
 
 def _forget_stdout() -> None:
@@ -123,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         "fetch", help="download what is missing, check it, list validation prompts in training"
     )
     fetch.add_argument("--output", type=Path, default=Path("data"), help="folder (default data/)")
-    fetch.set_defaults(run=_fetch)
+    fetch.set_defaults(command="data")
     doctor = commands.add_parser("doctor", help="check this machine and, if given, a configuration")
     _add_doctor_flags(doctor)
     return parser
@@ -139,7 +142,7 @@ def _add_train_flags(train: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="check, print the resolved file, stop"
     )
-    train.set_defaults(run=_train)
+    train.set_defaults(command="train")
 
 
 def _add_generate_flags(generate: argparse.ArgumentParser) -> None:
@@ -174,7 +177,7 @@ def _add_generate_flags(generate: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the weights (default float32)",
     )
-    generate.set_defaults(run=_generate)
+    generate.set_defaults(command="generate")
 
 
 def _add_export_flags(export: argparse.ArgumentParser) -> None:
@@ -183,7 +186,7 @@ def _add_export_flags(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--adapter", action="store_true", help="of a LoRA run: peft's adapter, not the merged model"
     )
-    export.set_defaults(run=_export)
+    export.set_defaults(command="export")
 
 
 def _add_doctor_flags(doctor: argparse.ArgumentParser) -> None:
@@ -199,7 +202,7 @@ def _add_doctor_flags(doctor: argparse.ArgumentParser) -> None:
         ("--host-memory", float, "GiB of host memory to plan for"),
     ):
         doctor.add_argument(name, type=kind, help=text)
-    doctor.set_defaults(run=_doctor)
+    doctor.set_defaults(command="doctor")
 
 
 def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -209,105 +212,6 @@ def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. learner.learning_rate=2e-6"
     )
-
-
-# What each command does
-
-
-def _train(parsed: argparse.Namespace) -> int:
-    with graceful_interrupt() as interrupt:
-        return _train_until(interrupt, parsed)
-
-
-def _train_until(interrupt: Interrupt, parsed: argparse.Namespace) -> int:
-    from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
-    from orchestrator.settings.inputs import check_inputs
-    from orchestrator.settings.machine import check_machine
-    from orchestrator.settings.run_config import dump_config, load_config
-
-    config = load_config(parsed.config, parsed.overrides)
-    inputs = check_inputs(config)
-    check_machine(config, inputs.model_path)
-    if parsed.dry_run:
-        print(dump_config(config), end="")
-        return 0
-
-    if cluster_address(config.cluster.address) is None:
-        private_environment()
-    from orchestrator.pipeline.run import open_run
-    from orchestrator.pipeline.training import train
-    from orchestrator.report.page import headlines, write_report
-    from orchestrator.workers.learner_group import LearnerFailed
-    from orchestrator.workers.waiting import WorkerFailed
-
-    if parsed.new:
-        if len(config.name) > LONGEST_NEW:
-            raise UserError(f"name: --new may add a number to it: at most {LONGEST_NEW} characters")
-        folder = RunFolder.fresh(config.root, config.name)
-        config = config.model_copy(update={"name": folder.path.name})
-    else:
-        folder = RunFolder(config.folder, parsed.resume)
-    try:
-        with open_run(config, inputs, folder, interrupt) as run:
-            train(run)
-        report = write_report(config.folder)
-    except (WorkerFailed, LearnerFailed, NotWritten) as error:
-        return _fail(f"{error} ({_way_on(config.folder)})", 1)
-    except KeyboardInterrupt:
-        return _fail(f"stopped at once ({_way_on(config.folder)})", 130)
-    for line in headlines(config.folder):
-        print(line)
-    print(f"checkpoint: {run.last_saved}\nreport: {report}")
-    if run.interrupt.requested and not run.finished:
-        return _fail(f"stopped ({_way_on(config.folder)})", 130)
-    return 0
-
-
-def _way_on(folder: Path) -> str:
-    """What is left of a run that did not end, and what to do with it."""
-    from orchestrator.record.own_checkpoints import OwnCheckpoints
-
-    last = OwnCheckpoints(folder).last()
-    if last is None:
-        return f"{folder} has no checkpoint yet; start afresh with --new"
-    command = f"eg-grpo train {folder / 'config.yaml'} --resume"
-    return f"the last checkpoint is {last}; go on with: {command}"
-
-
-def _generate(parsed: argparse.Namespace) -> int:
-    from orchestrator.commands.generate import generate
-
-    print(generate(parsed))
-    return 0
-
-
-def _export(parsed: argparse.Namespace) -> int:
-    from learner.rank_settings import ADAPTER_NOTE
-    from orchestrator.commands.export import export
-
-    output = export(parsed.checkpoint, parsed.output, parsed.adapter)
-    print(output)
-    if parsed.adapter and (note := output / ADAPTER_NOTE).is_file():
-        print(note.read_text(encoding="utf-8"), end="", file=sys.stderr)
-    return 0
-
-
-def _fetch(parsed: argparse.Namespace) -> int:
-    from orchestrator.commands.data import fetch
-
-    fetch(parsed.output)
-    return 0
-
-
-def _doctor(parsed: argparse.Namespace) -> int:
-    from orchestrator.commands.doctor import examine, plan
-
-    if parsed.plan:
-        if parsed.config is None:
-            raise UserError("doctor --plan needs a configuration file")
-        plan(parsed.config, parsed.overrides, parsed.gpus, parsed.gpu_memory, parsed.host_memory)
-        return 0
-    return examine(parsed.config, parsed.overrides)
 
 
 def _fail(message: str, code: int) -> int:

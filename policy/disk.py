@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from policy.errors import UserError
+from policy.errors import RunFailed, UserError
 
 
-class NotWritten(Exception):
+class NotWritten(RunFailed):
     """A file could not be written; the message names it and what room there is."""
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from house import ROOMS, imported_packages
+from house import ROOMS, imported_modules, imported_packages
 
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
@@ -18,6 +18,14 @@ MAY_IMPORT = {
     "learner": {"policy"},
     "evaluation": {"policy", "shapes", "rollout", "rewards", "learner"},
     "orchestrator": {"policy", "shapes", "rollout", "rewards", "learner", "evaluation"},
+}
+FLOOR_PLAN: dict[str, set[str]] = {
+    "commands": {"pipeline", "workers", "settings", "record", "report"},
+    "pipeline": {"workers", "settings", "record"},
+    "workers": {"settings"},
+    "settings": set(),
+    "report": {"record"},
+    "record": set(),
 }
 FILES = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
 
@@ -35,19 +43,31 @@ def test_heavy_dependencies_stay_in_their_files() -> None:
     for file in FILES:
         place = file.relative_to(ROOT)
         packages = set(imported_packages(file))
-        ray_allowed = (
-            place.name == "worker.py"
-            or place.parts[0] == "orchestrator"
-            or place == Path("orchestrator/workers/learner_group.py")
-        )
-        assert "ray" not in packages or ray_allowed, place
-        assert "vllm" not in packages or place.match("rollout/vllm_*.py"), place
+        in_workers = place.is_relative_to("orchestrator/workers")
+        assert "ray" not in packages or place.name == "worker.py" or in_workers, place
+        assert "vllm" not in packages or place.is_relative_to("rollout/vllm"), place
         # doctor only asks whether it imports
         deepspeed_allowed = place.parts[0] == "learner" or place.name == "doctor.py"
         assert "deepspeed" not in packages or deepspeed_allowed, place
         assert "peft" not in packages or place == Path("learner/adapter.py"), place
-        redis_allowed = place in (Path("rewards/cache.py"), Path("orchestrator/ledger.py"))
+        redis_allowed = place in (Path("rewards/cache.py"), Path("orchestrator/pipeline/ledger.py"))
         assert "redis" not in packages or redis_allowed, place
+
+
+@pytest.mark.parametrize("room", FLOOR_PLAN)
+def test_arrows_inside_the_orchestrator(room: str) -> None:
+    """commands > pipeline > workers > settings, pipeline > record, commands > report > record."""
+    for file in (ROOT / "orchestrator" / room).rglob("*.py"):
+        others = {module.split(".")[1] for module in imported_modules(file, "orchestrator")}
+        wrong = others - FLOOR_PLAN[room] - {room}
+        assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
+
+
+def test_every_room_of_the_orchestrator_is_in_the_floor_plan() -> None:
+    """No room is left out, and no module stands in the hall but the two doors."""
+    hall = ROOT / "orchestrator"
+    assert {file.parent.name for file in hall.glob("*/__init__.py")} == set(FLOOR_PLAN)
+    assert {file.name for file in hall.glob("*.py")} == {"__init__.py", "__main__.py", "cli.py"}
 
 
 def test_files_stay_readable() -> None:
@@ -60,5 +80,25 @@ def test_files_stay_readable() -> None:
 @pytest.mark.parametrize("module", ["rewards.worker", "rewards.remote", "shapes.rewards"])
 def test_light_imports_do_not_load_torch(module: str) -> None:
     """A reward worker of pixels alone stays small and starts fast: it never imports torch."""
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert not loaded([module], "torch")
+
+
+@pytest.mark.parametrize(
+    ("room", "unwanted"), [("record", "ray"), ("record", "torch"), ("report", "ray"),
+                           ("report", "torch"), ("settings", "ray")],
+)  # fmt: skip
+def test_rooms_that_do_not_load_heavy_packages(room: str, unwanted: str) -> None:
+    """Also not by way of what they import: a report is written where neither is installed."""
+    modules = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in (ROOT / "orchestrator" / room).rglob("*.py")
+    ]
+    assert not loaded(modules, unwanted)
+
+
+def loaded(modules: list[str], package: str) -> bool:
+    """Whether importing ``modules`` in a fresh process imports ``package`` too."""
+    code = f"import sys, {', '.join(modules)}; sys.exit(2 * ({package!r} in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode in (0, 2), "the modules cannot be imported"
+    return done.returncode == 2

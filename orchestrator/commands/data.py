@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from evaluation.leaks import find_leaks, load_validation
@@ -14,6 +15,11 @@ from policy.text_files import read_text
 
 SEEN = "seen.jsonl"
 _SEEN_PROMPTS = 64
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """The one action there is."""
+    fetch(parsed.output)
 
 
 def fetch(output: Path) -> None:

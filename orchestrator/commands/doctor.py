@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -27,8 +28,18 @@ PACKAGES = (
 )
 
 
-def examine(config_path: Path | None, overrides: list[str]) -> int:
-    """Print one line a finding; returns 0 when nothing stands in the way, else 2."""
+def run(parsed: argparse.Namespace) -> None:
+    """Examine this machine or, with ``--plan``, the memory that a configuration needs."""
+    if not parsed.plan:
+        examine(parsed.config, parsed.overrides)
+        return
+    if parsed.config is None:
+        raise UserError("doctor --plan needs a configuration file")
+    plan(parsed.config, parsed.overrides, parsed.gpus, parsed.gpu_memory, parsed.host_memory)
+
+
+def examine(config_path: Path | None, overrides: list[str]) -> None:
+    """Print one line a finding. Raises ``UserError`` at the end when a check failed."""
     findings: list[tuple[str, Callable[[], str]]] = [
         ("python", platform.python_version),
         *((name, lambda name=name: importlib.metadata.version(name)) for name in PACKAGES),
@@ -39,14 +50,15 @@ def examine(config_path: Path | None, overrides: list[str]) -> int:
     ]
     if config_path is not None:
         findings.append(("configuration", lambda: _configuration(config_path, overrides)))
-    sound = True
+    failed = 0
     for name, find in findings:
         try:
             print(f"ok    {name}: {find()}")
         except (UserError, ImportError, importlib.metadata.PackageNotFoundError) as error:
-            sound = False
+            failed += 1
             print(f"FAIL  {name}: {masked(str(error))}")
-    return 0 if sound else 2
+    if failed:
+        raise UserError(f"{failed} of {len(findings)} checks failed")
 
 
 def plan(

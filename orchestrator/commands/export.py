@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
+import sys
 from pathlib import Path
 
+from learner.rank_settings import ADAPTER_NOTE
 from learner.step_checkpoint import ADAPTER, MODEL, verified_manifest
 from policy.disk import check_vacant
 from policy.errors import UserError
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Export, print the folder, and to standard error what is to be said of an adapter's base."""
+    output = export(parsed.checkpoint, parsed.output, parsed.adapter)
+    print(output)
+    if parsed.adapter and (note := output / ADAPTER_NOTE).is_file():
+        print(note.read_text(encoding="utf-8"), end="", file=sys.stderr)
 
 
 def export(checkpoint: Path, output: Path, adapter: bool = False) -> Path:

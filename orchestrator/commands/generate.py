@@ -22,6 +22,11 @@ from policy.text_files import is_visible
 from policy.types import Group, Prompt
 
 
+def run(parsed: argparse.Namespace) -> None:
+    """Draw, and print where the contact sheet lies."""
+    print(generate(parsed))
+
+
 def generate(parsed: argparse.Namespace) -> Path:
     """Write ``<output>/0.png ...``, ``cots.jsonl`` and ``sheet.png``; returns the sheet's path.
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from orchestrator.pipeline.run import Run
-from orchestrator.workers.learner_group import LearnerFailed
+from policy.errors import RunFailed
 from policy.types import JsonDict
 from rewards.scored_group import ScoredGroup
 
 SKIPPED = "skipped.jsonl"
 
 
-class UpdatesSkipped(LearnerFailed):
+class UpdatesSkipped(RunFailed):
     """So many updates in a row were skipped that there is nothing to wait for."""
 
 

@@ -21,7 +21,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from learner.batch import TrainingGroup, split_over_ranks
 from learner.rank_settings import LearnerSettings, Place
 from learner.worker import LearnerWorker
-from policy.errors import UserError
+from policy.errors import RunFailed, UserError
 from policy.probe import WeightReceipt
 
 log = logging.getLogger("eg_grpo")
@@ -30,7 +30,7 @@ LOOPBACK = "127.0.0.1"
 _PEER_GRACE_S = 10.0  # a dead rank is reported a little after its peers' collectives fail
 
 
-class LearnerFailed(Exception):
+class LearnerFailed(RunFailed):
     """A rank raised, or Ray lost it or its answer; the message names rank and reason."""
 
 

@@ -1,7 +1,7 @@
 """All rewards of some groups: one pool for each reward, none of which waits for another.
 
-Failure policy: see ``orchestrator.workers.reward_pool``. A group that is not there in time stops the run
-(``WorkerFailed``).
+Failure policy: see ``orchestrator.workers.reward_pool``. A group that is not there in time stops
+the run (``WorkerFailed``).
 """
 
 from __future__ import annotations

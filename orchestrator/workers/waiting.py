@@ -13,14 +13,14 @@ from typing import Any
 
 import ray
 
-from policy.errors import UserError
+from policy.errors import RunFailed, UserError
 
 log = logging.getLogger("eg_grpo")
 
 _TURN_S = 0.05  # between looks at whether an answer has come
 
 
-class WorkerFailed(Exception):
+class WorkerFailed(RunFailed):
     """A worker died, raised, or did not answer in time; the message names it."""
 
 

@@ -1,7 +1,7 @@
 """What GroundingDINO's three variants give for the same boxes, as a table.
 
-``python -m rewards.detection.variants_table`` prints it. The boxes are written down by hand, so that it shows
-the formulas and no model.
+``python -m rewards.detection.variants_table`` prints it. The boxes are written down by hand, so
+that it shows the formulas and no model.
 """
 
 from __future__ import annotations

@@ -250,10 +250,10 @@ def test_another_broken_pipe_is_not_taken_for_the_output(
 ) -> None:
     """A socket of Ray or Redis raises the same; with standard output in order it is a failure."""
 
-    def broken(parsed: object) -> int:
+    def broken(parsed: object) -> None:
         raise BrokenPipeError("of a socket")
 
-    monkeypatch.setattr("orchestrator.cli._doctor", broken)
+    monkeypatch.setattr("orchestrator.commands.doctor.run", broken)
     with pytest.raises(BrokenPipeError, match="of a socket"):
         main(["doctor"])
 

@@ -137,7 +137,7 @@ def test_it_draws_what_the_transformers_engine_draws(
 def test_records_are_those_of_a_full_forward_pass(
     engine: Engine, w: float, temperature: float
 ) -> None:
-    """Log-probs and entropies are those of policy.trajectory_logprobs on the trajectories that vLLM drew."""
+    """Log-probs and entropies are those of ``trajectory_logprobs`` on what vLLM drew."""
     trajectories = sample(engine, Sampling(w, temperature, CAP))
     batch = collate(trajectories, tiny_encoder().special)
     with torch.no_grad():

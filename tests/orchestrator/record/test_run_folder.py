@@ -39,7 +39,8 @@ def reopened(folder: RunFolder) -> RunFolder:
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     """While one process holds the folder another one cannot; after its end it can."""
     code = (
-        "import sys; from pathlib import Path; from orchestrator.record.run_folder import RunFolder\n"
+        "import sys; from pathlib import Path\n"
+        "from orchestrator.record.run_folder import RunFolder\n"
         "RunFolder(Path(sys.argv[1]))"
     )
     folder = RunFolder(tmp_path / "run")
@@ -280,7 +281,8 @@ def test_two_runs_that_begin_at_once_take_different_folders(tmp_path: Path) -> N
     """Eight processes want a fresh folder of one name, and one wants that very name: each has its
     own, or is refused in one line, and none is left out."""
     code = (
-        "import sys; from pathlib import Path; from orchestrator.record.run_folder import RunFolder\n"
+        "import sys; from pathlib import Path\n"
+        "from orchestrator.record.run_folder import RunFolder\n"
         "from policy.errors import UserError\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "root = Path(sys.argv[1])\n"

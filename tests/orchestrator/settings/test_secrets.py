@@ -65,7 +65,7 @@ def test_what_a_run_leaves_behind_holds_no_secret(
     folder.append("metrics.jsonl", {"step": 1})
     with logged_to(folder.path / "run.log"):
         logging.getLogger("eg_grpo").warning("http://%s@scorer/ refused %s", LOGIN, TOKEN)
-    Progress(config).note(f"ALARM: http://{LOGIN}@scorer/ refused {TOKEN}")
+    Progress(config.steps).note(f"ALARM: http://{LOGIN}@scorer/ refused {TOKEN}")
     write_report(folder.path)
     assert "SCORER_TOKEN: '***'" in (folder.path / "config.yaml").read_text()
     assert "http://***@scorer/ refused ***" in (folder.path / "run.log").read_text()
@@ -104,10 +104,11 @@ def test_what_is_printed_of_a_configuration_holds_no_secret(
 def test_a_bug_prints_no_secret(tmp_path: Path) -> None:
     """The traceback of what nobody thought of is masked too, and shows all else."""
     code = (
-        "import sys; from pathlib import Path; import orchestrator.cli as cli\n"
+        "import sys; from pathlib import Path; from orchestrator import cli\n"
+        "from orchestrator.commands import train\n"
         "from orchestrator.settings.run_config import load_config\n"
         "def bug(parsed): load_config(parsed.config, parsed.overrides); raise KeyError(sys.argv)\n"
-        "cli._train = bug; cli.main(sys.argv[1:])"
+        "train.run = bug; cli.main(sys.argv[1:])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "train", SHAPES, *WITH_SECRETS],

@@ -71,8 +71,8 @@ def _settings_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def test_every_setting_is_decided_upon() -> None:
-    """A new one is either in ``orchestrator.settings.unchanged.FREE`` or in ``BOUND`` above, and none in both;
-    neither holds one that there is not."""
+    """A new one is either in ``orchestrator.settings.unchanged.FREE`` or in ``BOUND`` above, and
+    none in both; neither holds one that there is not."""
     every = set(fields(RunConfig))
     free = {key for key in every if any(key == f or key.startswith(f + ".") for f in FREE)}
     assert every - free == BOUND

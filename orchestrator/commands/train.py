@@ -1,0 +1,72 @@
+"""``eg-grpo train``: from a configuration file to a trained policy and its report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
+from orchestrator.record.own_checkpoints import OwnCheckpoints
+from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
+from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.machine import check_machine
+from orchestrator.settings.run_config import RunConfig, dump_config, load_config
+from orchestrator.workers.cluster import private_environment
+from policy.errors import RunFailed, Stopped, UserError
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Train, and write the report. Raises ``RunFailed`` or ``Stopped``, which say how to go on."""
+    with graceful_interrupt() as interrupt:
+        _train(interrupt, parsed)
+
+
+def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
+    config = load_config(parsed.config, parsed.overrides)
+    inputs = check_inputs(config)
+    check_machine(config, inputs.model_path)
+    if parsed.dry_run:
+        print(dump_config(config), end="")
+        return
+
+    if cluster_address(config.cluster.address) is None:
+        private_environment()
+    # These import Ray, which reads that environment once and for all.
+    from orchestrator.pipeline.run import open_run
+    from orchestrator.pipeline.training import train
+    from orchestrator.report.page import headlines, write_report
+
+    config, folder = _folder(config, parsed)
+    try:
+        with open_run(config, inputs, folder, interrupt) as opened:
+            train(opened)
+        report = write_report(config.folder)
+    except RunFailed as error:
+        raise RunFailed(f"{error} ({_way_on(config.folder)})") from error
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped at once ({_way_on(config.folder)})") from None
+    for line in headlines(config.folder):
+        print(line)
+    print(f"checkpoint: {opened.last_saved}\nreport: {report}")
+    if interrupt.requested and not opened.finished:
+        raise Stopped(f"stopped ({_way_on(config.folder)})")
+
+
+def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, RunFolder]:
+    """The run folder, made or found, and the configuration with the name that it got."""
+    if not parsed.new:
+        return config, RunFolder(config.folder, parsed.resume)
+    if len(config.name) > LONGEST_NEW:
+        raise UserError(f"name: --new may add a number to it: at most {LONGEST_NEW} characters")
+    folder = RunFolder.fresh(config.root, config.name)
+    return config.model_copy(update={"name": folder.path.name}), folder
+
+
+def _way_on(folder: Path) -> str:
+    """What is left of a run that did not end, and what to do with it."""
+    last = OwnCheckpoints(folder).last()
+    if last is None:
+        return f"{folder} has no checkpoint yet; start afresh with --new"
+    command = f"eg-grpo train {folder / 'config.yaml'} --resume"
+    return f"the last checkpoint is {last}; go on with: {command}"
