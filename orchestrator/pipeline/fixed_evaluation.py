@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from evaluation.summary import summarize
 from orchestrator.pipeline.order import derived_seed
+from orchestrator.pipeline.roles import Rewards, Rollout
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.sheets import Tile, contact_sheet, save_png
 from orchestrator.settings.run_config import RunConfig
-from orchestrator.workers.reward_pools import RewardPools
-from orchestrator.workers.rollout_pool import GroupRef, RolloutPool
-from orchestrator.workers.waiting import wait_all
-from policy.types import Group, JsonDict, Prompt, Score, Trajectory
+from policy.types import JsonDict, Prompt, Score, Trajectory
 from rewards.scored_group import ScoredGroup
 from rollout.engine import GenerationRequest, Sampling
+
+if TYPE_CHECKING:
+    from orchestrator.workers.rollout_pool import GroupRef
 
 SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2  # of each set, kept as pictures
 
@@ -27,8 +29,8 @@ class FixedEvaluation:
         self,
         config: RunConfig,
         sets: dict[str, list[Prompt]],
-        rollout: RolloutPool,
-        rewards: RewardPools,
+        rollout: Rollout,
+        rewards: Rewards,
         folder: RunFolder,
     ) -> None:
         self.config = config
@@ -87,13 +89,10 @@ class FixedEvaluation:
         self, step: int, name: str, groups: Sequence[GroupRef], scored: Sequence[ScoredGroup]
     ) -> None:
         shown = groups[:SHOWN_PROMPTS]
-        images: list[Group] = wait_all(
-            [group.ref for group in shown],
-            [f"the group of prompt {group.prompt.id}" for group in shown],
-            self.config.rollout.timeout_s,
-        )
         tiles = []
-        for place, (group, scores) in enumerate(zip(images, scored, strict=False)):
+        for place, (group, scores) in enumerate(
+            zip(self.rollout.fetch(shown), scored, strict=False)
+        ):
             for trajectory in group.trajectories[:SHOWN_SAMPLES]:
                 image = f"step-{step:06d}/{name}-{place}-{trajectory.index_in_group}.png"
                 tile = _tile(trajectory, scores)

@@ -20,7 +20,7 @@ from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.starting import Share, Starting, wait_started
 from orchestrator.workers.waiting import wait_all
 from policy.probe import WeightReceipt
-from policy.types import Prompt
+from policy.types import Group, Prompt
 from rollout.engine import EngineIdentity, GenerationRequest, Sampling
 from rollout.worker import start_rollout_worker
 
@@ -89,6 +89,10 @@ class RolloutPool:
             ]
         return groups
 
+    def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
+        """See ``fetch_groups``."""
+        return fetch_groups(groups, self.config.timeout_s)
+
     @contextmanager
     def asleep(self) -> Iterator[None]:
         """Have every worker sleep meanwhile, if the settings say so.
@@ -125,6 +129,15 @@ class RolloutPool:
 
     def _all(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
         return wait_all(refs, self.names, self.config.load_timeout_s)
+
+
+def fetch_groups(groups: Sequence[GroupRef], timeout_s: float) -> list[Group]:
+    """Bring groups to this process, with their images.
+
+    Raises ``WorkerFailed`` that names the prompt of a group which is lost or does not come in time.
+    """
+    names = [f"the group of prompt {group.prompt.id}" for group in groups]
+    return wait_all([group.ref for group in groups], names, timeout_s)
 
 
 def describe(identity: EngineIdentity) -> str:

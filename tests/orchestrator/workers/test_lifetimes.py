@@ -14,10 +14,10 @@ import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from orchestrator.pipeline import run as run_module
+from orchestrator.pipeline import opening
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.opening import open_run
 from orchestrator.pipeline.order import step_prompts
-from orchestrator.pipeline.run import open_run
 from orchestrator.pipeline.training import train
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.inputs import check_inputs
@@ -80,7 +80,7 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     processes do not, though somebody still holds their handles.
     """
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(run_module, "ray_cluster", lambda *_: nullcontext())
+    monkeypatch.setattr(opening, "ray_cluster", lambda *_: nullcontext())
     config = load_config(ROOT / "configs" / "shapes.yaml", [*SMALL, f"root={tmp_path}"])
     (tmp_path / "rejected").mkdir()
     first, *_ = step_prompts(load_prompts(config.data.train), 2, config.seed, step=0)
@@ -119,7 +119,7 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     def failing_run() -> None:
         folder = RunFolder(config.folder)
         with open_run(config, check_inputs(config), folder, Interrupt()) as run:
-            (scorer,) = run.rewards.pools["light"].workers
+            (scorer,) = run.batches.rewards.pools["light"].workers
             actors.extend([*run.rollout.workers, *run.learner._workers, scorer.actor])
             pids.extend(process_of(actor) for actor in actors)
             train(run)
