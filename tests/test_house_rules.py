@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from house import ROOMS, imported_modules, imported_packages
 
+from tools.house_map import FIRST, LAST, import_graph, longest_path
+
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "policy": set(),
@@ -63,6 +65,13 @@ def test_arrows_inside_the_orchestrator(room: str) -> None:
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
 
 
+def test_the_document_shows_the_longest_way_to_the_loss() -> None:
+    """docs/architecture.md names the chain of imports from the command line to the loss, and no
+    import goes round in a circle."""
+    way = longest_path(import_graph(), FIRST, LAST)
+    assert "\n".join(way) in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
 def test_every_room_of_the_orchestrator_is_in_the_floor_plan() -> None:
     """No room is left out, and no module stands in the hall but the two doors."""
     hall = ROOT / "orchestrator"
@@ -94,6 +103,16 @@ def test_rooms_that_do_not_load_heavy_packages(room: str, unwanted: str) -> None
         for file in (ROOT / "orchestrator" / room).rglob("*.py")
     ]
     assert not loaded(modules, unwanted)
+
+
+def test_the_pipeline_runs_without_ray() -> None:
+    """All of it but ``opening``, which starts the actors: simulated workers can play the roles."""
+    modules = [
+        f"orchestrator.pipeline.{file.stem}"
+        for file in (ROOT / "orchestrator" / "pipeline").glob("*.py")
+        if file.stem not in ("__init__", "opening")
+    ]
+    assert not loaded(modules, "ray")
 
 
 def loaded(modules: list[str], package: str) -> bool:

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
-import matplotlib.pyplot as plt
-from matplotlib.patches import FancyBboxPatch
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("policy", "shapes", "rollout", "rewards", "learner", "evaluation", "orchestrator")
@@ -103,7 +103,10 @@ def longest_path(graph: dict[str, set[str]], first: str, last: str) -> list[str]
 
 def draw(graph: dict[str, set[str]], file: Path) -> None:
     """The rooms, and an arrow for each pair of which one imports the other."""
-    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt  # here: who asks for the imports alone does without
+    from matplotlib.patches import FancyBboxPatch
+
+    plt.switch_backend("Agg")
     figure, axes = plt.subplots(figsize=(11, 8.4))
     for room, (left, bottom, width, text) in ROOMS.items():
         colour = COLOURS.get(room, "#dbe4ff")
@@ -117,7 +120,7 @@ def draw(graph: dict[str, set[str]], file: Path) -> None:
                 edgecolor="#495057",
                 linewidth=1.2,
                 zorder=2,
-            )  # fmt: skip
+            )
         )
         name = f"{room}/" if room in PACKAGES else f"orchestrator/{room}/"
         middle = left + width / 2
@@ -151,7 +154,7 @@ def _drawn_arrows(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
 
 
 def _arrow(
-    axes: plt.Axes, upper: tuple[float, float, float, str], lower: tuple[float, float, float, str]
+    axes: Axes, upper: tuple[float, float, float, str], lower: tuple[float, float, float, str]
 ) -> None:
     start, end = max(upper[0], lower[0]), min(upper[0] + upper[2], lower[0] + lower[2])
     x_from = x_to = (start + end) / 2
