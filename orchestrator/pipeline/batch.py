@@ -81,7 +81,7 @@ def _attempt(
     with clock.stage("rollout"):
         groups = run.rollout.generate(requests)
     with clock.stage("reward"):
-        scored = run.rewards.score(groups)
+        scored = run.rewards.score(groups, remember=run.config.cache.training)
     dropped = []
     for place, group, result in zip(places, groups, scored, strict=True):
         if len(_survivors(result)) >= _minimum_survivors(run):
