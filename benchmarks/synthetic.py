@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.trajectories import random_groups
 from learner.algorithm.advantages import group_advantages
 from learner.batch import GroupSlice, TrainingGroup
 from learner.logprob_module import entropy_kernel
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
 from policy.types import Group
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from trajectories import random_groups
 
 STILL = 1e-12  # a learning rate: all who are compared keep seeing the same weights, the same work
 

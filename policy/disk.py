@@ -30,15 +30,16 @@ def writing(path: Path, *also: type[Exception]) -> Iterator[None]:
         raise NotWritten(f"{path} cannot be written: {reason}{_room(path)}") from error
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Have ``text`` under the name ``file``: whoever reads it, even after a crash, finds the old
-    text or the new. Raises ``NotWritten`` when it cannot be written.
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Have ``content`` under the name ``file``: whoever reads it, even after a crash, finds the old
+    content or the new. Text is written as UTF-8. Raises ``NotWritten`` when it cannot be written.
     """
+    new = content.encode() if isinstance(content, str) else content
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     with writing(file):
         try:
-            with fresh.open("w", encoding="utf-8") as stream:
-                stream.write(text)
+            with fresh.open("wb") as stream:
+                stream.write(new)
                 stream.flush()
                 os.fsync(stream.fileno())
             fresh.replace(file)

@@ -73,7 +73,10 @@ class RewardConfig(Settings):
     restarts: int = Field(
         3, ge=0, description="Replacements in a row of a worker that scores nothing in between."
     )
-    cache: bool = Field(True, description="Remember scores; off for a reward that draws lots.")
+    cache: bool = Field(
+        True,
+        description="Whether the cache may remember its scores; off for one that draws lots.",
+    )
 
 
 class CacheConfig(Settings):
@@ -86,6 +89,10 @@ class CacheConfig(Settings):
         None, description="redis://host:port/db; one with a password belongs into REDIS_URL."
     )
     entries: int = Field(65536, ge=1, description="Scores that a worker's memory holds.")
+    training: bool = Field(
+        False,
+        description="Also remember scores of training images; those of evaluations always are.",
+    )
 
     def ignored(self) -> Iterator[Ignored]:
         """What the kind of cache does not read."""
@@ -93,6 +100,7 @@ class CacheConfig(Settings):
             yield Ignored("redis_url", "has an effect with kind auto alone", ("kind",))
         if self.kind == "none":
             yield Ignored("entries", "has no effect with kind none", ("kind",))
+            yield Ignored("training", "has no effect with kind none", ("kind",))
 
     @field_validator("redis_url")
     @classmethod

@@ -13,6 +13,18 @@ from policy.errors import UserError
 from rewards.config import RewardConfig
 from rewards.protocol import Reward
 
+# The factories of the model rewards before they moved to rewards/models/, and their names now.
+_MOVED = {
+    f"rewards.{place}": f"rewards.models.{place}"
+    for place in (
+        "clip_score:ClipScoreReward",
+        "git:GitReward",
+        "grounding_dino:GroundingDinoReward",
+        "hps:HpsReward",
+        "orm:OrmReward",
+    )
+}
+
 
 def check_factory(config: RewardConfig) -> None:
     """Refuse a reward that could not be built, without building it.
@@ -67,6 +79,10 @@ def build_reward(config: RewardConfig) -> Reward:
 
 
 def _resolve(config: RewardConfig) -> Callable[..., Any]:
+    if config.factory in _MOVED:
+        raise UserError(
+            f"rewards.{config.name}: factory {config.factory} is now {_MOVED[config.factory]}"
+        )
     module_name, class_name = config.factory.split(":")
     try:
         module = importlib.import_module(module_name)

@@ -61,10 +61,17 @@ class RewardScorer:
         return work
 
     def score(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        prompts: Sequence[Prompt],
+        remember: bool = False,
     ) -> list[RewardResult]:
-        """One result per image, in order; does not raise."""
-        if self._cache is None:
+        """One result per image, in order; does not raise.
+
+        With ``remember``, scores are first looked up in the cache, and new ones are kept there.
+        Without it, the cache is neither read nor written.
+        """
+        if self._cache is None or not remember:
             return self._score_all(images, prompts)
         keys = [content_key(i, p, self._identity) for i, p in zip(images, prompts, strict=True)]
         known = [decode(entry) for entry in self._cache.get(keys)]

@@ -60,10 +60,13 @@ class RewardWorker:
         """Answers once the reward is built; raises ``UserError`` when it cannot be."""
         self._scorer()
 
-    def score(self, selection: Sequence[Sequence[int]], *groups: Group) -> Reply:
+    def score(
+        self, selection: Sequence[Sequence[int]], *groups: Group, remember: bool = False
+    ) -> Reply:
         """Score the selected members of each group, in the order of ``selection``.
 
         Groups are arguments of their own, so that references to them can be passed instead.
+        ``remember`` has the score cache read and filled.
         """
         scorer = self._scorer()
         chosen = [
@@ -71,7 +74,8 @@ class RewardWorker:
             for group, indices in zip(groups, selection, strict=True)
             for index in indices
         ]
-        results = iter(scorer.score([image for image, _ in chosen], [p for _, p in chosen]))
+        images, prompts = [image for image, _ in chosen], [prompt for _, prompt in chosen]
+        results = iter(scorer.score(images, prompts, remember))
         return Reply(
             [[next(results) for _ in indices] for indices in selection], scorer.take_work()
         )

@@ -11,6 +11,7 @@ from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import GroupRef
 from policy.types import Group, Prompt
 from rewards.config import CacheConfig, RewardConfig
+from rewards.worker import NO_CACHE
 from tests.faulty_rewards import wait_for_files
 from tests.image_groups import image_group
 
@@ -27,9 +28,13 @@ class Started:
         self._pools: list[RewardPools] = []
 
     def __call__(
-        self, *configs: RewardConfig, start_timeout_s: float = 60, group_timeout_s: float = 60
+        self,
+        *configs: RewardConfig,
+        start_timeout_s: float = 60,
+        group_timeout_s: float = 60,
+        cache: CacheConfig = NO_CACHE,
     ) -> RewardPools:
-        pools = RewardPools(configs, CacheConfig(kind="none"), start_timeout_s, group_timeout_s)
+        pools = RewardPools(configs, cache, start_timeout_s, group_timeout_s)
         self._pools.append(pools)
         pools.wait_ready()
         return pools

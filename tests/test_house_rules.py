@@ -56,6 +56,13 @@ def test_heavy_dependencies_stay_in_their_files() -> None:
         assert "redis" not in packages or redis_allowed, place
 
 
+def test_benchmarks_import_nothing_from_the_tests() -> None:
+    """Tests may use what benchmarks are made of; a benchmark runs where no tests lie."""
+    helpers = {"tests"} | {file.stem for file in (ROOT / "tests").glob("*.py")}
+    for file in (ROOT / "benchmarks").rglob("*.py"):
+        assert not helpers & set(imported_packages(file)), file.relative_to(ROOT)
+
+
 @pytest.mark.parametrize("room", FLOOR_PLAN)
 def test_arrows_inside_the_orchestrator(room: str) -> None:
     """commands > pipeline > workers > settings, pipeline > record, commands > report > record."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 
 from benchmarks.gpu_check.task import Task
 from benchmarks.models import random_policy, random_tokenizer
+from benchmarks.small_models.tiny_janus import tiny_encoder, tiny_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.templates import template_named
@@ -16,9 +14,6 @@ from policy.types import Prompt
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import TransformersEngine
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from tiny import tiny_encoder, tiny_policy
 
 PROMPT_WORDS = 64  # as long as the instruction and a prompt of the paper's file
 # Random heads are nearly uniform; enlarged so much, they have a favourite among their tokens.

@@ -109,7 +109,7 @@ class BatchSampler:
         with clock.stage("rollout"):
             groups = self._rollout.generate(requests)
         with clock.stage("reward"):
-            scored = self.rewards.score(groups)
+            scored = self.rewards.score(groups, remember=self._config.cache.training)
         dropped = []
         for place, group, result in zip(places, groups, scored, strict=True):
             if _survivors(result) >= self._minimum:

@@ -60,7 +60,7 @@ class FixedEvaluation:
     def _evaluate(self, step: int, name: str, sampling: Sampling) -> float | None:
         """One set at one guidance scale. Its groups leave the object store with the return."""
         groups = self.rollout.generate(self._requests(name), sampling)
-        scored = self.rewards.score(groups)
+        scored = self.rewards.score(groups, remember=True)
         row: JsonDict = {
             "step": step,
             "set": name,

@@ -43,8 +43,8 @@ class Rollout(Protocol):
 class Rewards(Protocol):
     """Scores groups with every reward of the run."""
 
-    def score(self, groups: Sequence[GroupRef]) -> list[ScoredGroup]:
-        """One scored group for each group, in order."""
+    def score(self, groups: Sequence[GroupRef], remember: bool) -> list[ScoredGroup]:
+        """One scored group for each group, in order; ``remember`` uses the score cache."""
         ...
 
     def take_usage(self) -> dict[str, Usage]:

@@ -89,13 +89,15 @@ class RewardPool:
         )
         self._round = self._new_round(())
 
-    def begin(self, groups: Sequence[GroupRef]) -> None:
+    def begin(self, groups: Sequence[GroupRef], remember: bool = False) -> None:
         """Expect these groups; each is scored after it was ``add``-ed.
+
+        ``remember`` has the workers read and fill the score cache.
 
         A round that was not finished is given up. Workers are busy with it until they answer or
         are late.
         """
-        self._round = self._new_round(groups)
+        self._round = self._new_round(groups, remember)
 
     def add(self, places: Sequence[int], last: bool) -> None:
         """These groups are in the object store; after ``last`` no more will come."""
@@ -162,8 +164,8 @@ class RewardPool:
             ray.kill(worker.actor)
         self.workers = []
 
-    def _new_round(self, groups: Sequence[GroupRef]) -> Round:
-        return Round(groups, self.config, self.config.workers)
+    def _new_round(self, groups: Sequence[GroupRef], remember: bool = False) -> Round:
+        return Round(groups, self.config, self.config.workers, remember)
 
     def _next_for(self, index: int, now: float) -> Batch | None:
         return self._round.take(index, lambda home: self.workers[home].starting, now)
@@ -171,7 +173,8 @@ class RewardPool:
     def _send(self, worker: Worker, batch: Batch, now: float) -> None:
         refs = [batch.round.groups[place].ref for place, _ in batch.members]
         worker.batch = batch
-        worker.call = worker.actor.score.remote([members for _, members in batch.members], *refs)
+        selection = [members for _, members in batch.members]
+        worker.call = worker.actor.score.remote(selection, *refs, remember=batch.round.remember)
         worker.deadline = now + self.config.timeout_s
 
     def _record(self, batch: Batch, reply: Reply) -> None:

@@ -46,14 +46,15 @@ class RewardPools:
         """Block until every worker of every pool has built its reward."""
         wait_started([pool.starting for pool in self.pools.values()], self._start_timeout_s)
 
-    def score(self, groups: Sequence[GroupRef]) -> list[ScoredGroup]:
+    def score(self, groups: Sequence[GroupRef], remember: bool = False) -> list[ScoredGroup]:
         """Score every trajectory of the groups with every reward; order is kept.
 
         Groups may still be on their way: each pool scores those that are there, in batches.
+        ``remember`` has the workers read and fill the score cache.
         """
         pools = list(self.pools.values())
         for pool in pools:
-            pool.begin(groups)
+            pool.begin(groups, remember)
         arriving = {group.ref: place for place, group in enumerate(groups)}
         arrival_deadline = time.monotonic() + self._group_timeout_s
         timeout_s = 0.0  # first of all, learn what is there already

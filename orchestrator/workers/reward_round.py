@@ -37,10 +37,18 @@ class Batch:
 class Round:
     """Groups that are scored together by a number of workers."""
 
-    def __init__(self, groups: Sequence[GroupRef], config: RewardConfig, workers: int) -> None:
+    def __init__(
+        self,
+        groups: Sequence[GroupRef],
+        config: RewardConfig,
+        workers: int,
+        remember: bool,
+    ) -> None:
+        """``remember`` has the workers read and fill the score cache."""
         largest = max((group.size for group in groups), default=1)
         share = math.ceil(len(groups) / workers)
         self.groups = groups
+        self.remember = remember
         self._config = config
         self._workers = workers
         self._groups_per_batch = max(1, min(config.batch_size // largest, share))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_tiny_checkpoint
-from trajectories import random_groups
 
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
+from benchmarks.trajectories import random_groups
 from learner.batch import TrainingGroup
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.rank_settings import LearnerSettings, Place

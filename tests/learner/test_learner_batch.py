@@ -7,8 +7,8 @@ import itertools
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from trajectories import TINY_SPECIAL
 
+from benchmarks.trajectories import TINY_SPECIAL
 from learner.batch import (
     TrainingGroup,
     cut_micro_batches,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from pretend_gpu import GPU, a_gpu
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from trajectories import TINY_SPECIAL
 
 from benchmarks.torch_model import TorchModel
+from benchmarks.trajectories import TINY_SPECIAL
 from learner.batch import GroupSlice, split_over_ranks
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.rank_settings import LearnerSettings

@@ -9,10 +9,10 @@ import peft
 import pytest
 import torch
 from original_janus import name_tiny_parts, save_original
-from tiny import save_tiny_checkpoint
-from trajectories import TINY_SPECIAL
 from transformers import JanusForConditionalGeneration
 
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
+from benchmarks.trajectories import TINY_SPECIAL
 from learner.adapter import Adapter, merge
 from learner.batch import TrainingGroup, micro_batch, split_over_ranks, training_trajectories
 from learner.config import LoraConfig

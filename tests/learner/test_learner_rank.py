@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from trajectories import TINY_SPECIAL, random_groups
 
+from benchmarks.trajectories import TINY_SPECIAL, random_groups
 from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
 from policy.checkpoint.loading import load_policy
 from policy.distribution import logprob_entropy

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trajectories import TINY_SPECIAL
 
 from benchmarks.torch_model import TorchModel
+from benchmarks.trajectories import TINY_SPECIAL
 from learner.algorithm.loss_metrics import add_metrics, finish_metrics
 from learner.batch import TrainingTrajectory, split_over_ranks
 from learner.batch_loss import trajectory_metrics

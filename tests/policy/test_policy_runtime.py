@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import save_tiny_checkpoint
+
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SHOW = """

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from tiny import PROMPTS, tiny_encoder, tiny_policy
 from torch import Tensor
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
 from policy.encoding import unconditional_twin
 from policy.sequences import collate
 from policy.trajectory_logprobs import trajectory_logprobs

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import tiny_encoder, tiny_policy
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from rollout.config import RolloutConfig

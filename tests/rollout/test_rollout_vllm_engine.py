@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from tiny import PROMPTS, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
 from policy.janus import JanusPolicy
 from policy.probe import probe_logprobs
 from policy.sequences import collate

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import (
+    PROMPTS,
+    save_tiny_checkpoint,
+    tiny_encoder,
+    tiny_policy,
+)
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.weights import pack

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import (
+    PROMPTS,
+    save_tiny_checkpoint,
+    tiny_encoder,
+    tiny_policy,
+)
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.errors import UserError
 from policy.probe import probe_logprobs

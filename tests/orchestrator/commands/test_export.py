@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import save_tiny_checkpoint, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint, tiny_encoder, tiny_policy
 from learner.step_checkpoint import Manifest, write_manifest
 from orchestrator.cli import main
 from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults, save_defaults

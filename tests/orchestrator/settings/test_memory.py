@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
-from trajectories import TINY_SPECIAL, random_groups
 
+from benchmarks.small_models.tiny_janus import (
+    PROMPTS,
+    save_tiny_checkpoint,
+    tiny_encoder,
+    tiny_policy,
+)
+from benchmarks.trajectories import TINY_SPECIAL, random_groups
 from learner.batch import TrainingGroup, split_over_ranks
 from learner.config import BUCKET_ELEMENTS, AlgorithmConfig, LearnerConfig
 from learner.logprob_module import LogprobModule, entropy_kernel

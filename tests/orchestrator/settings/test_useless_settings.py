@@ -100,6 +100,7 @@ def test_constant_aggregation_wants_its_divisor(constant: list[str]) -> None:
         (["rollout.vllm.memory_share=0.5"], "rollout.vllm"),
         (["rollout.engine=vllm", "rollout.vllm.memory_share=0.5"], "rollout.vllm.memory_share"),
         (["cache.kind=none", "cache.entries=5"], "cache.entries"),
+        (["cache.kind=none", "cache.training=true"], "cache.training"),
         (["cache.kind=memory", "cache.redis_url=redis://h"], "cache.redis_url"),
         (["data.leaks=drop"], "data.leaks"),
         (["cluster.address=auto", "cluster.object_store_mb=600"], "cluster.object_store_mb"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from trajectories import random_groups
 
+from benchmarks.trajectories import random_groups
 from learner.batch import TrainingGroup
 from learner.rank_settings import LearnerSettings
 from orchestrator.settings.inputs import check_inputs

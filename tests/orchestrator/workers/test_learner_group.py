@@ -43,8 +43,8 @@ def test_a_group_trains_publishes_resumes_and_dies_by_name(
     and the group goes on; published weights outlive the learner; a killed rank is named.
     """
     import ray
-    from trajectories import TINY_SPECIAL
 
+    from benchmarks.trajectories import TINY_SPECIAL
     from learner.batch import TrainingGroup, split_over_ranks
     from orchestrator.workers.learner_group import LearnerRankDied
     from policy.checkpoint.loading import load_policy

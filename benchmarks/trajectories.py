@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from tiny import tiny_tokenizer
 
+from benchmarks.small_models.tiny_janus import tiny_tokenizer
 from policy.encoding import SpecialIds, special_ids
 from policy.janus import JanusPolicy
 from policy.sequences import collate
