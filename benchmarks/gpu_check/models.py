@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from benchmarks.gpu_check.task import Task
 from benchmarks.models import random_policy, random_tokenizer
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
+from policy.sampling import PAPER_SAMPLING, Sampling
 from policy.templates import template_named
 from policy.types import Prompt
 from rollout.config import RolloutConfig
@@ -36,15 +38,20 @@ def janus(task: Task, size: str = "1b") -> tuple[JanusPolicy, PromptEncoder]:
     return policy, PromptEncoder(random_tokenizer(size), template_named("shapes"))
 
 
+def sampling_of(task: Task) -> Sampling:
+    """The paper's, with a shorter CoT."""
+    return replace(PAPER_SAMPLING, max_cot_tokens=task.sized(32, 4))
+
+
 def engine(
-    task: Task, policy: JanusPolicy, encoder: PromptEncoder, trajectories: int, **sampling: float
+    task: Task, policy: JanusPolicy, encoder: PromptEncoder, trajectories: int, sampling: Sampling
 ) -> TransformersEngine:
     """The rollout's own engine, all trajectories in one batch."""
     config = RolloutConfig(
         batch_size=trajectories,
         device=task.device,
         gpus_per_worker=float(task.device == "cuda"),
-        **{"guidance_scale": 5.0, "max_cot_tokens": task.sized(32, 4), **sampling},
+        **asdict(sampling),
     )
     return TransformersEngine(policy, encoder, config)
 

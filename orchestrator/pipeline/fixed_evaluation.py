@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from evaluation.summary import summarize
 from orchestrator.pipeline.order import derived_seed
@@ -13,9 +12,10 @@ from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import GroupRef, RolloutPool
 from orchestrator.workers.waiting import wait_all
+from policy.sampling import Sampling
 from policy.types import Group, JsonDict, Prompt, Score, Trajectory
 from rewards.scored_group import ScoredGroup
-from rollout.engine import GenerationRequest, Sampling
+from rollout.engine import GenerationRequest
 
 SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2  # of each set, kept as pictures
 
@@ -36,10 +36,7 @@ class FixedEvaluation:
         self.rollout = rollout
         self.rewards = rewards
         self.folder = folder
-        scales = config.evaluation.guidance_scales or (config.rollout.guidance_scale,)
-        self.samplings = [
-            replace(config.rollout.sampling, guidance_scale=scale) for scale in scales
-        ]
+        self.samplings = config.evaluation_samplings
 
     def run(self, step: int, names: Sequence[str] | None = None) -> dict[str, float]:
         """Evaluate the named sets (default: all); append their rows and keep the pictures.
