@@ -45,7 +45,7 @@ def measure(task: Task, rounds: int) -> None:
     """Print the table of one task; raises ``UserError`` when it cannot fit."""
     task.refuse_what_cannot_fit()
     policy, special = task.policy()
-    batch = random_batch(policy, special, task.shape, GUIDANCE)
+    batch = random_batch(policy, special, task.shape, task.sampling)
     tokens = sum(t.num_tokens for part in batch for t in part.source.group.trajectories)
     model = TorchModel(policy, special, task.settings(), policy.device)
     updates = {
@@ -103,7 +103,7 @@ def _title(task: Task) -> str:
     checkpointing = "gradient checkpointing, " if task.learner.gradient_checkpointing else ""
     return (
         f"{task.model}, {task.training}, {checkpointing}{task.distribution} distribution,"
-        f" {task.learner.dtype} on {device}: {task.shape.prompts} prompts x"
+        f" {task.dtype} on {device}: {task.shape.prompts} prompts x"
         f" {task.shape.group_size} in micro-batches of {task.learner.micro_batch_size}"
     )
 

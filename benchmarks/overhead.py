@@ -55,6 +55,7 @@ from rollout.engine import GenerationRequest
 from rollout.transformers_engine import load_transformers_engine
 
 ROOT = Path(__file__).parent.parent
+PLAIN = dict(temperature=1.0, guidance_scale=1.0)  # the softmax of configs/shapes.yaml
 PIECES_PAIRS = 60  # of some milliseconds each
 
 
@@ -98,7 +99,16 @@ def measure_step(pairs: int) -> None:
 
     def rank(**algorithm: str) -> Callable[[], object]:
         built = LearnerRank(
-            LearnerSettings(learner, AlgorithmConfig(**algorithm), model, total_steps=10**6),
+            LearnerSettings(
+                learner=learner,
+                algorithm=AlgorithmConfig(**algorithm),
+                checkpoint=model,
+                dtype=config.model.dtype,
+                template=config.model.template,
+                instruction=None,
+                sampling=config.rollout.sampling,
+                total_steps=10**6,
+            ),
             Place(0, 1, "127.0.0.1", port),
         )
 
@@ -136,7 +146,7 @@ def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: flo
         for phase, head in zip((batch.tokens.cot, batch.tokens.image), heads, strict=True):
             target_N = phase.target_BT[phase.mask_BT]
             hidden_ND = torch.randn(len(target_N), head.in_features, requires_grad=True)
-            results.append(kernel(hidden_ND, head.weight, target_N, head.bias))
+            results.append(kernel(hidden_ND, head.weight, target_N, head.bias, **PLAIN))
         logprob_BT, entropy_BT = (
             torch.zeros(batch.mask_BT.shape).masked_scatter(batch.mask_BT, torch.cat(values))
             for values in zip(*results, strict=True)
@@ -188,7 +198,7 @@ def measure_head(
 
     def head(with_entropy: bool) -> None:
         logprob_N, entropy_N = linear_logprob_entropy(
-            hidden_ND, weight_VD, target_N, with_entropy=with_entropy
+            hidden_ND, weight_VD, target_N, with_entropy=with_entropy, **PLAIN
         )
         coefficient_N = advantage_B
         if entropy_N is not None:

@@ -193,9 +193,6 @@ class LearnerConfig(Settings):
         "row the run stops",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the weights; bfloat16 keeps float32 master weights"
-    )
     lora: LoraConfig | None = Field(
         None, description="train a low-rank adapter; null trains the whole language model"
     )
@@ -220,9 +217,6 @@ class LearnerConfig(Settings):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if self.dtype == "bfloat16" and self.zero_stage == 0:
-            # DeepSpeed would add micro-batches up in bfloat16 there.
-            raise ValueError("dtype bfloat16 needs zero_stage 1 or more")
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1 or more")
         if self.offload_parameters and self.zero_stage < 3:

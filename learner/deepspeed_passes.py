@@ -45,7 +45,7 @@ class DeepSpeedPasses(Passes):
         self._engine: Any = deepspeed.initialize(
             model=LogprobModule(policy),
             optimizer=adamw(policy.parameters(), config),
-            config=deepspeed_settings(config, policy.model.lm_head.in_features),
+            config=deepspeed_settings(config, settings.dtype, policy.model.lm_head.in_features),
             dist_init_required=False,
         )[0]
         self._scoring = self._engine
@@ -55,7 +55,7 @@ class DeepSpeedPasses(Passes):
         """``policy.probe.probe_logprobs`` of what is published, from weights sharded or not."""
         batch = self._probe
         with self.adapter.merged() if self.adapter else nullcontext():
-            logprob_BT, _ = self._engine(batch, plain_kernel)
+            logprob_BT, _ = self._engine(batch, plain_kernel, 1.0, None)
         return logprob_BT[batch.mask_BT].cpu().numpy()
 
     # Backward

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.rank_settings import Place
+from policy.settings import Dtype
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
@@ -74,7 +75,7 @@ def _meet_on_loopback(place: Place, config: LearnerConfig) -> None:
     )
 
 
-def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any]:
+def deepspeed_settings(config: LearnerConfig, dtype: Dtype, hidden_size: int) -> dict[str, Any]:
     """DeepSpeed's JSON configuration.
 
     Batch sizes are formal: the learner sets accumulation boundaries itself and normalises the
@@ -102,7 +103,7 @@ def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any
         settings["zero_force_ds_cpu_optimizer"] = False
     if config.offload_parameters:
         settings["zero_optimization"]["offload_param"] = in_cpu_memory
-    if config.dtype == "bfloat16":
+    if dtype == "bfloat16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings

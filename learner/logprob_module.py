@@ -58,8 +58,8 @@ class LogprobModule(nn.Module):
         self,
         batch: TrajectoryBatch,
         kernel: LogprobKernel,
-        guidance_scale: float | None = None,
-        temperature: float = 1.0,
+        temperature: float,
+        guidance_scale: float | None,
     ) -> tuple[Tensor, Tensor]:
         """(logprob_BT, entropy_BT) in nats, zero where the mask is false.
 

@@ -35,7 +35,8 @@ class Passes(ABC):
     ) -> None:
         config = settings.learner
         guided = settings.algorithm.trained_distribution == "guided"
-        self._distribution = settings.guidance_scale if guided else None, settings.temperature
+        sampling = settings.sampling
+        self._distribution = sampling.temperature, sampling.guidance_scale if guided else None
         self.device = device
         self.vocab_sizes = policy.text_vocab_size, policy.num_codes
         policy.to(device)

@@ -20,7 +20,7 @@ from learner.deepspeed_passes import DeepSpeedPasses
 from learner.distributed import join
 from learner.rank_settings import LearnerSettings, Place
 from learner.update import Updater
-from policy.checkpoint.generation_defaults import save_defaults
+from policy.checkpoint.generation_defaults import GenerationDefaults, save_defaults
 from policy.checkpoint.loading import load_policy
 from policy.checkpoint.tokenizer import load_tokenizer
 from policy.disk import writing
@@ -39,7 +39,7 @@ class LearnerRank:
         self._settings = settings
         self._place = place
         device = join(place, settings.learner)
-        policy = load_policy(settings.checkpoint, getattr(torch, settings.learner.dtype))
+        policy = load_policy(settings.checkpoint, getattr(torch, settings.dtype))
         special = special_ids(load_tokenizer(settings.checkpoint))
         # Before DeepSpeed may shard it; rank 0 writes and checks manifests.
         self._reference = tensors_digest(policy.trained_parameters()) if place.rank == 0 else ""
@@ -102,9 +102,12 @@ class LearnerRank:
         if self._place.rank > 0:
             deque(tensors, maxlen=0)
         else:
-            model = folder / checkpoint.MODEL
-            checkpoint.export_model(model, self._settings.checkpoint, self._model.shell(), tensors)
-            save_defaults(model, self._settings.generation_defaults)
+            settings, model = self._settings, folder / checkpoint.MODEL
+            checkpoint.export_model(model, settings.checkpoint, self._model.shell(), tensors)
+            save_defaults(
+                model,
+                GenerationDefaults.of(settings.template, settings.instruction, settings.sampling),
+            )
         if adapter is not None:
             own = dict(adapter.tensors())
             if self._place.rank == 0:
@@ -141,7 +144,7 @@ class LearnerRank:
             weight_version=self.weight_version,
             world_size=self._place.world_size,
             zero_stage=config.zero_stage,
-            dtype=config.dtype,
+            dtype=self._settings.dtype,
             reference=self._reference,
             lora=config.lora,
         )

@@ -78,6 +78,7 @@ def probe_batch(policy: JanusPolicy, special: SpecialIds) -> TrajectoryBatch:
 @torch.no_grad()
 def probe_logprobs(policy: JanusPolicy, special: SpecialIds) -> FloatArray:
     """Log-probs of the probe's tokens under the policy as it stands, in nats: row by row, CoT
-    before image."""
+    before image. Conditional ones at temperature 1, whatever trajectories are sampled from."""
     batch = probe_batch(policy, special)
-    return trajectory_logprobs(policy, batch).logprob_BT[batch.mask_BT].cpu().numpy()
+    logprob_BT = trajectory_logprobs(policy, batch, 1.0, None).logprob_BT
+    return logprob_BT[batch.mask_BT].cpu().numpy()

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 IGNORED = "ignored"  # type of the error of a setting that another one makes useless
 _INTEGERS = range(-(2**63), 2**63)  # what other programs can hold
 
+Dtype = Literal["float32", "bfloat16"]  # of a policy's weights
 # Of runs, rewards and evaluation sets: names become folders, files and keys of metrics.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 # Bounded, because Ray, sockets and locks raise at more, each in its own words.

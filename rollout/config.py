@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from policy.sampling import Sampling
 from policy.settings import Deadline, Ignored, Settings, Share
-from rollout.engine import Sampling
 
 
 class VllmSettings(Settings):
@@ -39,7 +39,6 @@ class RolloutConfig(Settings):
     workers: int = Field(1, ge=1, description="Rollout workers, each with its own policy.")
     group_size: int = Field(8, description="G: trajectories per prompt.")
     guidance_scale: float = Field(
-        1.0,
         ge=0,
         description="w: image tokens are drawn from u + w (c - u); 1 skips the unconditional pass.",
     )

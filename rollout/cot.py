@@ -13,10 +13,10 @@ import torch
 
 from policy.distribution import Softmax, temper
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
 from policy.types import FloatArray, IntArray
 from rollout.decoding import RowDecoder
 from rollout.drawing import Phase, draw_tokens, token_noise
-from rollout.engine import Sampling
 
 # Rows are moved together when this share of them is left: rarer, and finished rows are decoded for
 # nothing; oftener, and copying the cache costs more than it saves.

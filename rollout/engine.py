@@ -9,24 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from policy.sampling import Sampling
 from policy.types import Group, Prompt
 
 if TYPE_CHECKING:
     from policy.probe import WeightReceipt
     from policy.weights import WeightBuckets
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """The distribution that trajectories are drawn from."""
-
-    guidance_scale: float
-    temperature: float
-    max_cot_tokens: int
-
-    def __post_init__(self) -> None:
-        if self.guidance_scale < 0 or self.temperature <= 0 or self.max_cot_tokens < 1:
-            raise ValueError(f"impossible sampling settings: {self}")
 
 
 @dataclass(frozen=True)

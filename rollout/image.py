@@ -13,10 +13,10 @@ import torch
 from policy.distribution import Softmax, guide, temper
 from policy.encoding import SpecialIds, unconditional_twin
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
 from policy.types import FloatArray, IntArray
 from rollout.decoding import RowDecoder
 from rollout.drawing import Phase, draw_tokens, token_noise
-from rollout.engine import Sampling
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def sample_images(
     c are the logits of the prompt, u those of its unconditional twin, which is decoded as one more
     row of the same length. At w = 1 there is no twin and both records are the same.
     """
-    guided = sampling.guidance_scale != 1.0
+    guided = sampling.guided
     rows = [*prompts, *(unconditional_twin(p, special) for p in prompts)] if guided else prompts
     batch, count = len(prompts), policy.num_image_tokens
     noise_BN = token_noise(seeds, Phase.IMAGE, count).to(policy.device)

@@ -15,11 +15,12 @@ from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.probe import WeightReceipt, probe_logprobs
+from policy.sampling import Sampling
 from policy.types import Group, Prompt, Trajectory
 from policy.weights import WeightBuckets, checksum, load_into
 from rollout.config import RolloutConfig
 from rollout.cot import sample_cots
-from rollout.engine import EngineIdentity, GenerationRequest, Sampling
+from rollout.engine import EngineIdentity, GenerationRequest
 from rollout.image import sample_images
 
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from policy.runtime import tune_process
+from policy.sampling import Sampling
 from policy.types import Group
 from rollout.config import RolloutConfig
-from rollout.engine import Engine, EngineIdentity, GenerationRequest, Sampling
+from rollout.engine import Engine, EngineIdentity, GenerationRequest
 from rollout.vllm.runtime import prepare_vllm_process
 
 if TYPE_CHECKING:  # these import torch, which waits for tune_process

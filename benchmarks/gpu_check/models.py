@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 import torch
 
 from benchmarks.gpu_check.task import Task
@@ -9,6 +11,7 @@ from benchmarks.models import random_policy, random_tokenizer
 from benchmarks.small_models.tiny_janus import tiny_encoder, tiny_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
+from policy.sampling import PAPER_SAMPLING, Sampling
 from policy.templates import template_named
 from policy.types import Prompt
 from rollout.config import RolloutConfig
@@ -31,15 +34,20 @@ def janus(task: Task, size: str = "1b") -> tuple[JanusPolicy, PromptEncoder]:
     return policy, PromptEncoder(random_tokenizer(size), template_named("shapes"))
 
 
+def sampling_of(task: Task) -> Sampling:
+    """The paper's, with a shorter CoT."""
+    return replace(PAPER_SAMPLING, max_cot_tokens=task.sized(32, 4))
+
+
 def engine(
-    task: Task, policy: JanusPolicy, encoder: PromptEncoder, trajectories: int, **sampling: float
+    task: Task, policy: JanusPolicy, encoder: PromptEncoder, trajectories: int, sampling: Sampling
 ) -> TransformersEngine:
     """The rollout's own engine, all trajectories in one batch."""
     config = RolloutConfig(
         batch_size=trajectories,
         device=task.device,
         gpus_per_worker=float(task.device == "cuda"),
-        **{"guidance_scale": 5.0, "max_cot_tokens": task.sized(32, 4), **sampling},
+        **asdict(sampling),
     )
     return TransformersEngine(policy, encoder, config)
 

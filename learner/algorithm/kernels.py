@@ -39,9 +39,9 @@ def linear_logprob_entropy(
     target_N: Tensor,
     bias_V: Tensor | None = None,
     *,
-    temperature: float = 1.0,
+    temperature: float,
+    guidance_scale: float,
     twin_ND: Tensor | None = None,
-    guidance_scale: float = 1.0,
     with_entropy: bool = True,
     scratch_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evaluation.summary import summarize
@@ -12,9 +11,10 @@ from orchestrator.pipeline.roles import Rewards, Rollout
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.sheets import Tile, contact_sheet, save_png
 from orchestrator.settings.run_config import RunConfig
+from policy.sampling import Sampling
 from policy.types import JsonDict, Prompt, Score, Trajectory
 from rewards.scored_group import ScoredGroup
-from rollout.engine import GenerationRequest, Sampling
+from rollout.engine import GenerationRequest
 
 if TYPE_CHECKING:
     from orchestrator.workers.rollout_pool import GroupRef
@@ -38,10 +38,7 @@ class FixedEvaluation:
         self.rollout = rollout
         self.rewards = rewards
         self.folder = folder
-        scales = config.evaluation.guidance_scales or (config.rollout.guidance_scale,)
-        self.samplings = [
-            replace(config.rollout.sampling, guidance_scale=scale) for scale in scales
-        ]
+        self.samplings = config.evaluation_samplings
 
     def run(self, step: int, names: Sequence[str] | None = None) -> dict[str, float]:
         """Evaluate the named sets (default: all); append their rows and keep the pictures.

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from learner.batch import TrainingGroup
+from policy.sampling import Sampling
 from policy.types import Group
 from rewards.scored_group import ScoredGroup
-from rollout.engine import GenerationRequest, Sampling
+from rollout.engine import GenerationRequest
 
 if TYPE_CHECKING:
     from orchestrator.workers.reward_pool import Usage

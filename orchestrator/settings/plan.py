@@ -217,22 +217,22 @@ def _memory_by_kind(
     config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine
 ) -> dict[str, Memory]:
     rollout, learner = config.rollout, config.learner
-    scales = (rollout.guidance_scale, *(config.evaluation.guidance_scales or ()))
     trains_guided = config.algorithm.trained_distribution == "guided"
     needs = {
         "rollout worker": memory.rollout_memory(
             size,
             rollout,
             lengths,
-            learner.dtype,
-            guided=any(scale != 1 for scale in scales),
+            config.model.dtype,
+            guided=any(s.guided for s in (rollout.sampling, *config.evaluation_samplings)),
             gpu_bytes=machine.gpu_bytes,
         ),
         "learner rank": memory.learner_memory(
             size,
             learner,
             lengths,
-            guided=trains_guided and rollout.guidance_scale != 1,
+            config.model.dtype,
+            guided=trains_guided and rollout.sampling.guided,
             compares=config.algorithm.kl_beta > 0,
         ),
     }

@@ -6,6 +6,7 @@ Every mistake is one line that names the key, before any actor starts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +19,11 @@ from orchestrator.settings.config_errors import first_problem
 from orchestrator.settings.config_files import forget_preset, merged, read_layers
 from orchestrator.settings.layers import forget, inherited_from
 from orchestrator.settings.overrides import apply_override
+from orchestrator.settings.renamed import check_renamed
 from policy import secrets
 from policy.errors import UserError
-from policy.settings import IGNORED, Deadline, Ignored, Name, Settings, refuse
+from policy.sampling import Sampling
+from policy.settings import IGNORED, Deadline, Dtype, Ignored, Name, Settings, refuse
 from policy.text_files import is_writable, unwritable
 from policy.yaml_text import dump
 from rewards.config import CacheConfig, RewardConfig
@@ -39,6 +42,11 @@ class ModelConfig(Settings):
     template: str = Field(description="prompt template by name (policy/templates.py)")
     instruction: Path | None = Field(
         default=None, description="file with the CoT instruction; {} stands for the prompt"
+    )
+    dtype: Dtype = Field(
+        default="float32",
+        description="of the policy's weights in rollout and learner; with bfloat16 the learner"
+        " keeps float32 master weights",
     )
 
 
@@ -156,6 +164,9 @@ class RunConfig(Settings):
                 f" by learner.ranks x learner.micro_batch_size = {share} x"
                 f" {self.learner.micro_batch_size}"
             )
+        if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
+            # DeepSpeed would add up the gradients of micro-batches in bfloat16 there.
+            raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")
         if self.data.evaluation and self.evaluation.during not in self.data.evaluation:
             raise ValueError(
                 f"evaluation.during is {self.evaluation.during!r}, but data.evaluation holds only"
@@ -175,6 +186,12 @@ class RunConfig(Settings):
     @property
     def trajectories_per_step(self) -> int:
         return self.prompts_per_step * self.rollout.group_size
+
+    @property
+    def evaluation_samplings(self) -> tuple[Sampling, ...]:
+        """What fixed evaluation samples from: the rollouts' sampling at each of its scales."""
+        scales = self.evaluation.guidance_scales or (self.rollout.guidance_scale,)
+        return tuple(replace(self.rollout.sampling, guidance_scale=scale) for scale in scales)
 
     @property
     def folder(self) -> Path:
@@ -230,6 +247,7 @@ def _validated(
 ) -> RunConfig:
     """``inherited``: whether a setting that others make useless, by its key and theirs, is one
     that whoever set those was given, and need not know of."""
+    check_renamed(tree, path)
     while True:
         try:
             return RunConfig.model_validate(tree)

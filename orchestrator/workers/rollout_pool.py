@@ -20,8 +20,9 @@ from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.starting import Share, Starting, wait_started
 from orchestrator.workers.waiting import wait_all
 from policy.probe import WeightReceipt
+from policy.sampling import Sampling
 from policy.types import Group, Prompt
-from rollout.engine import EngineIdentity, GenerationRequest, Sampling
+from rollout.engine import EngineIdentity, GenerationRequest
 from rollout.worker import start_rollout_worker
 
 log = logging.getLogger("eg_grpo")
@@ -47,7 +48,7 @@ class RolloutPool:
                 str(inputs.model_path),
                 config.model.template,
                 inputs.instruction,
-                config.learner.dtype,
+                config.model.dtype,
                 config.deterministic,
             )
             for _ in range(self.config.workers)

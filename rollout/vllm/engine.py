@@ -10,7 +10,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,14 @@ from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.probe import WeightReceipt
+from policy.sampling import Sampling
 from policy.types import Group, IntArray, Prompt, Trajectory
 from policy.weights import WeightBuckets, checksum, load_into
 from rollout.config import RolloutConfig
 from rollout.drawing import Phase
-from rollout.engine import EngineIdentity, GenerationRequest, Sampling
+from rollout.engine import EngineIdentity, GenerationRequest
 from rollout.vllm.parity import check_parity, probe_logprobs
-from rollout.vllm.requests import SampleRequest, sampling_request
+from rollout.vllm.requests import SampleRequest
 from rollout.vllm.server import Sampled, VllmServer
 
 
@@ -65,14 +66,14 @@ class VllmEngine:
         self._weight_version = 0
         self._pushed: WeightBuckets | None = None
         self._server: VllmServer | None = None
-        self._build(streams=1 if config.guidance_scale == 1.0 else 2)
+        self._build(streams=2 if config.sampling.guided else 1)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> list[Group]:
         """One group per request; a trajectory's image begins when its own CoT has ended."""
         sampling = sampling or self._config.sampling
-        if sampling.guidance_scale != 1.0 and self._serving.streams == 1:
+        if sampling.guided and self._serving.streams == 1:
             self._build(streams=2)
         server, encoder = self._serving, self._encoder
         slots = [
@@ -89,9 +90,7 @@ class VllmEngine:
                 return []
             slot.cot, slot.cot_text = sampled, encoder.cot_text(sampled.ids)
             slot.image_prompt_ids = encoder.image_prompt_ids(slot.prompt, slot.cot_text)
-            image = sampling_request(
-                Phase.IMAGE, slot.seed, sampling, self._policy.num_image_tokens
-            )
+            image = SampleRequest(Phase.IMAGE, slot.seed, sampling, self._policy.num_image_tokens)
             prompt = server.vocabulary.image_prompt(slot.image_prompt_ids)
             return [(f"{Phase.IMAGE.name}:{place}", prompt, image)]
 
@@ -100,7 +99,7 @@ class VllmEngine:
                 (
                     f"{Phase.COT.name}:{place}",
                     slot.cot_prompt_ids.tolist(),
-                    sampling_request(Phase.COT, slot.seed, sampling, sampling.max_cot_tokens),
+                    SampleRequest(Phase.COT, slot.seed, sampling, sampling.max_cot_tokens),
                 )
                 for place, slot in enumerate(slots)
             ],
@@ -199,8 +198,8 @@ class VllmEngine:
 
     def _check(self, server: VllmServer, policy: JanusPolicy) -> None:
         sampling = self._config.sampling
-        if server.streams == 2 and sampling.guidance_scale == 1.0:
-            sampling = Sampling(2.0, sampling.temperature, sampling.max_cot_tokens)
+        if server.streams == 2 and not sampling.guided:
+            sampling = replace(sampling, guidance_scale=2.0)
         special, tolerance = self._encoder.special, self._config.vllm.parity_tolerance
         threads = torch.get_num_threads()
         if self._config.device == "cuda":  # beside it the host is idle, and the policy reads there

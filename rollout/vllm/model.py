@@ -166,9 +166,10 @@ class JanusForVllm(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Merged ids, R, and records, R K, of rows of one phase."""
         device = hidden_RSD.device
-        temperature_R11 = torch.tensor([[[t.request.temperature]] for t in tasks], device=device)
+        asked = [task.request.sampling for task in tasks]
+        temperature_R11 = torch.tensor([[[s.temperature]] for s in asked], device=device)
         noise_R = torch.tensor([t.noise for t in tasks], dtype=torch.float64, device=device)
-        scale_R1 = torch.tensor([[t.request.guidance_scale] for t in tasks], device=device)
+        scale_R1 = torch.tensor([[s.guidance_scale] for s in asked], device=device)
         # From here on the second stream, if there is one, is that of the guided distribution.
         if phase is Phase.IMAGE:
             first = self.vocabulary.num_text
@@ -179,7 +180,7 @@ class JanusForVllm(nn.Module):
         else:
             first = 0
             logits_RSV = head_logits(hidden_RSD[:, :1], self.lm_head)
-        if any(task.request.temperature != 1 for task in tasks):
+        if any(s.temperature != 1 for s in asked):
             logits_RSV = temper(logits_RSV, temperature_R11)
         softmax = Softmax.of(logits_RSV)
         drawn_R = draw_tokens(softmax.weight_NV[:, -1], noise_R)

@@ -19,12 +19,12 @@ from policy.encoding import SpecialIds
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.probe import probe_trajectories
+from policy.sampling import Sampling
 from policy.sequences import collate
 from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import FloatArray
 from rollout.drawing import Phase
-from rollout.engine import Sampling
-from rollout.vllm.requests import SampleRequest, sampling_request
+from rollout.vllm.requests import SampleRequest
 from rollout.vllm.server import Sampled, VllmServer
 
 _REPLAYED_IMAGE_TOKENS = 32
@@ -128,7 +128,7 @@ def replay(
                 server.vocabulary.image_tokens(t.image_ids),
             ),
         ):
-            request = sampling_request(phase, t.seed, sampling, len(tokens))
+            request = SampleRequest(phase, t.seed, sampling, len(tokens))
             requests.append((f"{row}:{phase}", prompt, replace(request, forced=tuple(tokens))))
     found: dict[str, Sampled] = {}
 
@@ -138,7 +138,7 @@ def replay(
 
     server.run(requests, keep)
     batch = collate(trajectories, special).to(policy.device)
-    conditional = trajectory_logprobs(policy, batch, sampling.temperature)
+    conditional = trajectory_logprobs(policy, batch, sampling.temperature, None)
     guided = trajectory_logprobs(policy, batch, sampling.temperature, sampling.guidance_scale)
     count = batch.cot.mask_BT.shape[1]
     replayed = {}

@@ -11,30 +11,29 @@ Shape legend: R = rows, one per request of the running batch, in its order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.sampling import Sampling
 from rollout.drawing import Phase, token_noise
-from rollout.engine import Sampling
 
 
 @dataclass(frozen=True)
 class SampleRequest:
     """Draw tokens of one phase of one trajectory; ``forced`` ones are scored instead of drawn."""
 
-    phase: int
+    phase: Phase
     seed: int
-    guidance_scale: float
-    temperature: float
+    sampling: Sampling
     count: int  # at most so many tokens
     forced: tuple[int, ...] | None = None
 
     def extra_args(self) -> dict[str, Any]:
-        return {"eg_grpo": asdict(self)}
+        return {"eg_grpo": self}
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,6 @@ class RowTask:
     request: SampleRequest
     noise: float
     forced: int | None
-
-
-def sampling_request(phase: Phase, seed: int, sampling: Sampling, count: int) -> SampleRequest:
-    """The request of one phase of a trajectory."""
-    return SampleRequest(int(phase), seed, sampling.guidance_scale, sampling.temperature, count)
 
 
 class RunningBatch:
@@ -66,7 +60,7 @@ class RunningBatch:
         count = len(batch.req_ids)
         states = [self._runner.requests[name] for name in batch.req_ids]
         every = [(s.sampling_params.extra_args or {}).get("eg_grpo") for s in states]
-        asked = [arguments for arguments in every if arguments is not None]
+        asked = [request for request in every if request is not None]
         if not asked:
             return None
         if len(asked) < count:
@@ -74,8 +68,8 @@ class RunningBatch:
         scheduled = np.diff(self._runner.query_start_loc.np[: count + 1])
         read = batch.num_computed_tokens_cpu[:count] + scheduled
         return [
-            _task(SampleRequest(**arguments), int(read[row]) - states[row].num_prompt_tokens)
-            for row, arguments in enumerate(asked)
+            _task(request, int(read[row]) - states[row].num_prompt_tokens)
+            for row, request in enumerate(asked)
         ]
 
 
@@ -90,13 +84,13 @@ def _task(request: SampleRequest, place: int) -> RowTask:
 
 
 @lru_cache(maxsize=4096)
-def _noise(seed: int, phase: int, count: int) -> NDArray[np.float64]:
-    return token_noise([seed], Phase(phase), count)[0].numpy()
+def _noise(seed: int, phase: Phase, count: int) -> NDArray[np.float64]:
+    return token_noise([seed], phase, count)[0].numpy()
 
 
 def by_phase(tasks: Sequence[RowTask]) -> dict[Phase, list[int]]:
     """Rows of each phase that occurs."""
     rows: dict[Phase, list[int]] = {}
     for row, task in enumerate(tasks):
-        rows.setdefault(Phase(task.request.phase), []).append(row)
+        rows.setdefault(task.request.phase, []).append(row)
     return rows

@@ -48,7 +48,6 @@ def test_impossible_algorithms_are_refused(settings, reason):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (dict(dtype="bfloat16"), "zero_stage 1"),
         (dict(device="cuda"), "gpus_per_rank"),
         (dict(gpus_per_rank=1), "device cuda"),
         (dict(device="cuda", ranks=2, gpus_per_rank=0.5), "must be above 0.5, not 0.5"),

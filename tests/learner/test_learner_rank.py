@@ -13,6 +13,7 @@ from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
 from policy.checkpoint.loading import load_policy
 from policy.distribution import logprob_entropy
 from policy.probe import probe_logprobs
+from policy.sampling import Sampling
 from policy.types import Group
 from policy.weights import load_into, unpack
 
@@ -174,7 +175,7 @@ def test_recorded_and_recomputed_entropies_give_one_lambda(make_rank, batch):
 
 def test_guided_training_follows_the_guided_distribution(make_rank, checkpoint):
     """Recorded guided log-probs are the learner's, so that the ratio is 1 there too."""
-    groups = random_groups(load_policy(checkpoint), [[3, 5]], guidance_scale=3.0)
+    groups = random_groups(load_policy(checkpoint), [[3, 5]], sampling=Sampling(3.0, 1.0, 64))
     guided = [TrainingGroup(groups[0], (1.0, -1.0))]
     rank = make_rank(dict(trained_distribution="guided"), guidance_scale=3.0)
     assert rank.update(whole(guided))["ratio/mean"] == pytest.approx(1.0, abs=1e-5)

@@ -17,7 +17,7 @@ from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import TransformersEngine
 
-CONFIG = RolloutConfig(max_cot_tokens=8)
+CONFIG = RolloutConfig(guidance_scale=1.0, max_cot_tokens=8)
 REQUEST = GenerationRequest(PROMPTS[0], (1, 2))
 
 

@@ -224,7 +224,9 @@ def test_vllm_on_a_cpu_says_how_many_trajectories_have_room(
     """The others wait, which nothing else would say; without room for one the plan is refused."""
     size = ModelSize.of(model_config(folders["7b"]))
     settings = VllmSettings(cpu_kv_cache_gib=16)
-    config = RolloutConfig(engine="vllm", max_cot_tokens=4, batch_size=32, vllm=settings)
+    config = RolloutConfig(
+        engine="vllm", guidance_scale=1.0, max_cot_tokens=4, batch_size=32, vllm=settings
+    )
     lengths = Lengths(cot_prompt=10, cot=4, image_prompt=25)
     one = 2 * 5 * 128 * 30 * 2 * 4096 * 4  # two streams of 600 positions in 5 blocks: 1.2 GiB
     working = rollout_memory(size, config, lengths, "float32", True, gpu_bytes=0).working

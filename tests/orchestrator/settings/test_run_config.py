@@ -124,7 +124,7 @@ def test_an_instruction_file_is_taken_as_it_is(
     text = 'Draw this: "{}"\n1. Include every object\nOutput it directly: '
     file.write_text(text)
     inputs = check_inputs(config)
-    assert inputs.instruction == inputs.generation_defaults.instruction == text
+    assert inputs.instruction == text
     file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as an editor has it
     assert check_inputs(config).instruction == text
     for wrong in ("", "no place", "{} twice {}"):
@@ -162,6 +162,9 @@ def test_a_submitted_job_needs_an_absolute_root(
         (["cache.kind=disk"], "cache.kind: Input should be 'auto', 'memory' or 'none'"),
         (["rollout.group_size=1"], "rollout.group_size: must be 2 or more"),
         (["prompts_per_step=3"], "cannot be divided"),
+        (["model.dtype=bfloat16"], "model.dtype bfloat16 needs learner.zero_stage 1 or more"),
+        (["model.dtype=float16"], "model.dtype: Input should be 'float32' or 'bfloat16'"),
+        (["rollout={max_cot_tokens: 8}"], "key rollout.guidance_scale is missing"),
         (["steps=0"], "steps: Input should be greater than or equal to 1"),
         (["evaluation.during=unseen"], "evaluation.during is 'unseen'"),
         (["rewards.1.name=attributes"], "rewards: names must differ"),

@@ -36,7 +36,7 @@ BOUND = {
     *("rewards.*.runtime_env.pip", "rewards.*.runtime_env.env_vars"),
     *("learner.ranks", "learner.micro_batch_size", "learner.learning_rate", "learner.betas"),
     *("learner.weight_decay", "learner.warmup_steps", "learner.schedule", "learner.max_grad_norm"),
-    *("learner.zero_stage", "learner.dtype", "learner.gradient_checkpointing"),
+    *("learner.zero_stage", "model.dtype", "learner.gradient_checkpointing"),
     *("learner.offload_optimizer", "learner.offload_parameters"),
     *("learner.device", "learner.threads"),
     *("learner.lora.rank", "learner.lora.alpha", "learner.lora.target_modules"),

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from learner_settings import learner_settings
 
 from benchmarks.trajectories import random_groups
 from learner.batch import TrainingGroup
-from learner.rank_settings import LearnerSettings
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.arrival import Arrival
@@ -111,7 +111,7 @@ def test_a_live_worker_that_serves_old_weights_is_refused(
             f"rollout.engine={engine}",
             *(["rollout.vllm.parity_tolerance=0.6"] if engine == "vllm" else []),
             f"probe_tolerance={1e-5 if dtype == 'float32' else 0.1}",
-            f"learner.dtype={dtype}",
+            f"model.dtype={dtype}",
             f"learner.zero_stage={0 if dtype == 'float32' else 2}",
             "learner.learning_rate=1e-6",
             "learner.warmup_steps=0",
@@ -120,7 +120,7 @@ def test_a_live_worker_that_serves_old_weights_is_refused(
     inputs = check_inputs(config)
     rollout = RolloutPool(config, inputs)
     learner = LearnerGroup(
-        LearnerSettings(config.learner, config.algorithm, inputs.model_path, total_steps=2)
+        learner_settings(inputs.model_path, dtype=dtype, **config.learner.model_dump())
     )
     learner.start()
     try:

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from learner_settings import learner_settings
 
-from learner.rank_settings import LearnerSettings
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers.learner_group import LearnerGroup
@@ -36,7 +36,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 def test_a_run_listens_on_loopback_only(config: RunConfig) -> None:
     """No socket of Ray or of a started learner group accepts connections from outside."""
     learner = LearnerGroup(
-        LearnerSettings(config.learner, config.algorithm, check_inputs(config).model_path, 1)
+        learner_settings(check_inputs(config).model_path, **config.learner.model_dump())
     )
     learner.start()
     listening = [
@@ -91,9 +91,7 @@ def test_weights_corrupted_on_the_way_stop_the_run(
     """A sound push is proved by every worker; one flipped number in the buckets is noticed."""
     inputs = check_inputs(config)
     rollout = RolloutPool(config, inputs)
-    learner = LearnerGroup(
-        LearnerSettings(config.learner, config.algorithm, inputs.model_path, total_steps=1)
-    )
+    learner = LearnerGroup(learner_settings(inputs.model_path, **config.learner.model_dump()))
     learner.start()
     publisher = WeightPublisher(learner, rollout, config.probe_tolerance)
     assert publisher.publish(weight_version=0) < config.probe_tolerance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from learner_settings import learner_settings
 from ray.exceptions import (
     ActorUnschedulableError,
     ObjectLostError,
@@ -12,8 +13,6 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
-from learner.config import AlgorithmConfig, LearnerConfig
-from learner.rank_settings import LearnerSettings
 from policy.errors import UserError
 from policy.probe import probe_logprobs
 from policy.weights import checksum, load_into
@@ -25,10 +24,8 @@ pytestmark = pytest.mark.cluster
 def group(ray_cluster, checkpoint):
     from orchestrator.workers.learner_group import LearnerGroup
 
-    learner = LearnerConfig(
-        ranks=2, learning_rate=1e-2, micro_batch_size=3, cpus_per_rank=0.5, timeout_s=60
-    )
-    group = LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, total_steps=10))
+    learner = dict(ranks=2, learning_rate=1e-2, micro_batch_size=3, cpus_per_rank=0.5, timeout_s=60)
+    group = LearnerGroup(learner_settings(checkpoint, **learner))
     group.start()
     yield group
     group.close()
@@ -100,8 +97,7 @@ def test_whatever_ray_loses_is_said_in_one_line_with_the_rank(
 
     monkeypatch.setattr(module.ray, "wait", lambda refs, timeout: (refs[-1:], refs[:-1]))
     monkeypatch.setattr(module.ray, "get", lost)
-    learner = LearnerConfig(ranks=2)
-    group = module.LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, 1))
+    group = module.LearnerGroup(learner_settings(checkpoint, ranks=2))
     with pytest.raises(module.LearnerFailed, match=f"^learner rank 1 is lost: {reason}") as caught:
         group._wait(["of rank 0", "of rank 1"], 1.0, deadline=0.0)
     assert "\n" not in str(caught.value)
@@ -118,8 +114,7 @@ def test_of_several_failures_the_first_is_raised_and_the_others_are_logged(
 
     monkeypatch.setattr(module.ray, "wait", lambda refs, timeout: (refs[-1:], refs[:-1]))
     monkeypatch.setattr(module.ray, "get", failed)
-    learner = LearnerConfig(ranks=2)
-    group = module.LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, 1))
+    group = module.LearnerGroup(learner_settings(checkpoint, ranks=2))
     with pytest.raises(module.LearnerFailed, match=r"^learner rank 1 failed: ValueError: second$"):
         group._wait(["first", "second"], 1.0, deadline=0.0)
     assert "learner rank 0 failed: ValueError: first" in caplog.text
@@ -129,8 +124,8 @@ def test_a_silent_rank_is_named_within_the_deadline(ray_cluster, checkpoint):
     """Ranks that cannot be placed on the cluster do not hang the start."""
     from orchestrator.workers.learner_group import LearnerGroup, LearnerTimeout
 
-    learner = LearnerConfig(ranks=2, cpus_per_rank=10_000, start_timeout_s=2)
-    group = LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, total_steps=1))
+    settings = learner_settings(checkpoint, ranks=2, cpus_per_rank=10_000, start_timeout_s=2)
+    group = LearnerGroup(settings)
     with pytest.raises(LearnerTimeout, match=r"^learner rank 0, 1 did not answer within"):
         group.start()
     group.close()
