@@ -21,6 +21,7 @@ from policy.trajectory_logprobs import (
 from policy.types import Group, Prompt, Trajectory
 
 TINY_SPECIAL: SpecialIds = special_ids(tiny_tokenizer())
+AS_PAPER = {"bonus": "budget", "aggregation": "sequence-mean"}  # configs/presets/as-paper.yaml
 
 
 def random_groups(
