@@ -8,16 +8,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.settings.renamed import RENAMED
-
 
 def first_problem(settings: type[BaseModel], error: ValidationError) -> str:
-    """The first problem; for an unknown key, what replaced it or the nearest of ``settings``."""
+    """The first problem; for an unknown key, the nearest one of ``settings`` too."""
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"]).removesuffix(".[key]")
     if problem["type"] == "extra_forbidden":
-        if key in RENAMED:
-            return f"{key}: {RENAMED[key]}"
         known = _keys_at(settings, problem["loc"][:-1])
         nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         return f"unknown key {key}" + (f"; did you mean {nearest[0]}?" if nearest else "")

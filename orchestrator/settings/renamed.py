@@ -1,8 +1,23 @@
-"""Keys that an earlier version had, each with what to write instead."""
+"""Keys that settings had in earlier versions, and what is said to whoever still gives one."""
 
-RENAMED: dict[str, str] = {
-    "algorithm.preset": (
-        "is no key any more: name configs/presets/as-paper.yaml or as-code.yaml as a base (base= on"
-        " the command line), or set algorithm.bonus and algorithm.aggregation"
-    ),
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.settings.layers import flat
+from policy.errors import UserError
+
+# By the old dotted key; each line names the old key and what stands in its place.
+RENAMED = {
+    "algorithm.preset": "algorithm.preset is now a file: base=configs/presets/as-paper.yaml (or"
+    " as-code.yaml) on the command line, the same as base in a configuration file",
 }
+
+
+def check_renamed(tree: dict[str, Any], path: Path) -> None:
+    """Raise ``UserError`` for the first old key in ``tree``: settings of ``path`` with the
+    overrides applied."""
+    for key in flat(tree):
+        if key in RENAMED:
+            raise UserError(f"{path}: {RENAMED[key]}")

@@ -19,6 +19,7 @@ from orchestrator.settings.config_errors import first_problem
 from orchestrator.settings.config_files import merged, read_layers
 from orchestrator.settings.layers import forget, inherited_from
 from orchestrator.settings.overrides import apply_override, split_bases
+from orchestrator.settings.renamed import check_renamed
 from policy import secrets
 from policy.errors import UserError
 from policy.settings import IGNORED, Deadline, Ignored, Name, Settings, refuse
@@ -234,6 +235,7 @@ def _validated(
 ) -> RunConfig:
     """``inherited``: whether a setting that others make useless, by its key and theirs, is one
     that whoever set those was given, and need not know of."""
+    check_renamed(tree, path)
     while True:
         try:
             return RunConfig.model_validate(tree)
