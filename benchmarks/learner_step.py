@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.learner_task import GUIDANCE, MODELS, Task
 from benchmarks.logprobs import full_logprob, full_logprob_entropy
+from benchmarks.presets import preset
 from benchmarks.storage_log import MIB, peak_bytes
 from benchmarks.synthetic import random_batch
 from benchmarks.timing import Interval, clock_of, interleave
@@ -49,12 +50,12 @@ def measure(task: Task, rounds: int) -> None:
     tokens = sum(t.num_tokens for part in batch for t in part.source.group.trajectories)
     model = TorchModel(policy, special, task.settings(), policy.device)
     updates = {
-        name: partial(Updater(scored_by, task.settings(**algorithm), special).update, batch, 0)
-        for name, scored_by, algorithm in (
+        name: partial(Updater(carrier, task.settings(**algorithm), special).update, batch, 0)
+        for name, carrier, algorithm in (
             (GRPO, model, {"modalities": "none"}),
-            (EG_GRPO, model, {"preset": "as-code"}),
-            (AS_PAPER, model, {"preset": "as-paper"}),
-            (FULL, model.with_kernels(FULL_KERNELS), {"preset": "as-code"}),
+            (EG_GRPO, model, preset("as-code")),
+            (AS_PAPER, model, preset("as-paper")),
+            (FULL, model.with_kernels(FULL_KERNELS), preset("as-code")),
         )
     }
     updates[GRPO]()  # from here on the optimizer has its averages

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.presets import preset
 from benchmarks.synthetic import STILL, rewarded
 from benchmarks.timing import Interval, interleave
 from learner.algorithm.bonus import capped_bonus
@@ -120,8 +121,8 @@ def measure_step(pairs: int) -> None:
         return step
 
     grpo = rank(modalities="none")
-    for preset in ("as-code", "as-paper"):
-        report(f"learner step, {preset}", grpo, rank(preset=preset), pairs)
+    for name in ("as-code", "as-paper"):
+        report(f"learner step, {name}", grpo, rank(**preset(name)), pairs)
     step_seconds, _ = report("learner step, GRPO against itself", grpo, grpo, pairs)
     measure_pieces(config, batch, step_seconds)
 
@@ -141,7 +142,7 @@ def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: flo
     def normalised(entropy_BT: Tensor, batch: MicroBatch) -> Tensor:
         return normalised_entropy(entropy_BT, batch, *(head.out_features for head in heads))
 
-    def scores(batch: MicroBatch, kernel: LogprobKernel) -> tuple[Tensor, Tensor]:
+    def logprobs(batch: MicroBatch, kernel: LogprobKernel) -> tuple[Tensor, Tensor]:
         results = []
         for phase, head in zip((batch.tokens.cot, batch.tokens.image), heads, strict=True):
             target_N = phase.target_BT[phase.mask_BT]
@@ -166,7 +167,9 @@ def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: flo
                 ]
                 lambda_b = bonus_lambda(terms, algorithm)
             for b, entropy_BT in zip(micro_batches, entropies, strict=True):
-                logprob_BT, new_BT = scores(b, entropy_kernel if from_training else logprob_kernel)
+                logprob_BT, new_BT = logprobs(
+                    b, entropy_kernel if from_training else logprob_kernel
+                )
                 entropy_BT = normalised(new_BT, b) if from_training else entropy_BT
                 loss, _ = micro_batch_loss(
                     b, logprob_BT, b.recorded_logprob_BT, entropy_BT, algorithm, counts, lambda_b
@@ -177,9 +180,9 @@ def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: flo
         return run
 
     grpo = pieces(AlgorithmConfig(modalities="none"))
-    for preset in ("as-code", "as-paper"):
+    for name in ("as-code", "as-paper"):
         base, method = report(
-            f"pieces alone, {preset}", grpo, pieces(AlgorithmConfig(preset=preset)), PIECES_PAIRS
+            f"pieces alone, {name}", grpo, pieces(AlgorithmConfig(**preset(name))), PIECES_PAIRS
         )
         print(f"  that is {(method - base) / step_seconds:+.2%} of a step")
 

@@ -23,6 +23,7 @@ from policy.types import Group, Prompt, Trajectory
 
 UNGUIDED = Sampling(guidance_scale=1.0, temperature=1.0, max_cot_tokens=64)
 TINY_SPECIAL: SpecialIds = special_ids(tiny_tokenizer())
+AS_PAPER = {"bonus": "budget", "aggregation": "sequence-mean"}  # configs/presets/as-paper.yaml
 
 
 def random_groups(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,11 +13,6 @@ from learner.algorithm.objective import ObjectiveSettings
 from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
 from policy.settings import Deadline, Ignored, Settings, Share, refuse
 
-PRESETS: dict[str, dict[str, str]] = {
-    "as-code": {"bonus": "capped", "aggregation": "token-mean"},
-    "as-paper": {"bonus": "budget", "aggregation": "sequence-mean"},
-}
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 BUCKET_ELEMENTS = 50_000_000  # that DeepSpeed reduces, or gathers, at a time
@@ -26,11 +21,6 @@ BUCKET_ELEMENTS = 50_000_000  # that DeepSpeed reduces, or gathers, at a time
 class AlgorithmConfig(Settings):
     """EG-GRPO and its ablations; the defaults are the authors' code."""
 
-    preset: Literal["as-code", "as-paper"] = Field(
-        "as-code",
-        description="fills in bonus and aggregation where they are not given: as-code is capped "
-        "and token-mean, as-paper is budget and sequence-mean",
-    )
     modalities: Modalities = Field(
         "both", description="tokens that entropy guides; none is plain GRPO"
     )
@@ -80,14 +70,6 @@ class AlgorithmConfig(Settings):
         None, ge=2, description="scored trajectories a group needs; null is half the group"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        preset = values.get("preset", "as-code")
-        return {**PRESETS.get(preset, {}), **values} if isinstance(preset, str) else values
-
     @model_validator(mode="after")
     def _check_quantiles(self) -> Self:
         if self.low_quantile > self.high_quantile:
@@ -108,19 +90,17 @@ class AlgorithmConfig(Settings):
 
     def ignored(self) -> Iterator[Ignored]:
         """Of modalities, the bonus and the aggregation each makes settings of others useless."""
-        rule = ("preset", "modalities", "bonus")
+        rule = ("modalities", "bonus")
         if self.modalities == "none":
-            for key in ("low_quantile", "high_quantile"):
+            for key in ("low_quantile", "high_quantile", "bonus"):
                 yield Ignored(key, "has no effect with modalities none", ("modalities",))
-            if self.bonus != PRESETS[self.preset]["bonus"]:
-                yield Ignored("bonus", "has no effect with modalities none", rule[:2])
         if self.modalities == "none" or self.bonus != "capped":
             yield Ignored("cap_factor", "has an effect with bonus capped alone", rule)
         if not self.calibrated:
             yield Ignored("kappa", "has an effect with bonus budget and budget-exact alone", rule)
         if self.aggregation != "constant":
             text = "has an effect with aggregation constant alone"
-            yield Ignored("aggregation_constant", text, ("preset", "aggregation"))
+            yield Ignored("aggregation_constant", text, ("aggregation",))
         if self.kl_beta == 0:
             yield Ignored("kl_estimator", "has no effect with kl_beta 0", ("kl_beta",))
 

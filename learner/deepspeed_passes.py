@@ -31,7 +31,7 @@ _TAG = "deepspeed"
 
 
 class DeepSpeedPasses(Passes):
-    """Scores, gradients, optimizer steps and state of one rank's share of the model."""
+    """The forward and backward passes of one rank, its optimizer steps and its state."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class DeepSpeedPasses(Passes):
             config=deepspeed_settings(config, settings.dtype, policy.model.lm_head.in_features),
             dist_init_required=False,
         )[0]
-        self._scoring = self._engine
+        self._module = self._engine
 
     @torch.no_grad()
     def probe_logprobs(self) -> FloatArray:

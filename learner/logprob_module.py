@@ -48,7 +48,7 @@ def logprob_kernel(
 
 
 class LogprobModule(nn.Module):
-    """A policy whose forward pass scores trajectories."""
+    """A policy whose forward pass returns the log-probs and entropies of trajectories."""
 
     def __init__(self, policy: JanusPolicy) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class LogprobModule(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(logprob_BT, entropy_BT) in nats, zero where the mask is false.
 
-        ``guidance_scale`` None scores image tokens under the conditional distribution.
+        With ``guidance_scale`` None image tokens are under the conditional distribution.
         """
-        scores = trajectory_logprobs(self.policy, batch, temperature, guidance_scale, kernel)
-        return scores.logprob_BT, scores.entropy_BT
+        found = trajectory_logprobs(self.policy, batch, temperature, guidance_scale, kernel)
+        return found.logprob_BT, found.entropy_BT

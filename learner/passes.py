@@ -24,7 +24,7 @@ from policy.sequences import TrajectoryBatch
 
 
 class Passes(ABC):
-    """Scores of a policy in training and of its reference; what an update asks of a model."""
+    """Forward passes of a policy in training and of its reference, for an update."""
 
     def __init__(
         self,
@@ -48,19 +48,19 @@ class Passes(ABC):
             self.adapter = Adapter(policy, config.lora, settings.checkpoint, settings.seed)
         elif self._compares:
             self.reference = _reference(policy, config.zero_stage)
-            self._reference_scoring: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(
+            self._reference_module: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(
                 self.reference
             )
         if config.gradient_checkpointing:
             _recompute_activations(policy)
         self._policy = policy
         # A subclass may put a wrapper of it in its place.
-        self._scoring: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(policy)
+        self._module: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(policy)
 
     def logprobs(self, batch: TrajectoryBatch, with_entropy: bool) -> tuple[Tensor, Tensor]:
         """(logprob_BT with gradient, entropy_BT, NaN unless asked for), in nats."""
         kernel = entropy_kernel if with_entropy else logprob_kernel
-        return self._scoring(batch, kernel, *self._distribution)
+        return self._module(batch, kernel, *self._distribution)
 
     @torch.no_grad()
     def entropies(self, batch: TrajectoryBatch | None) -> Tensor:
@@ -76,7 +76,7 @@ class Passes(ABC):
         if not self._compares:
             return None
         if self.adapter is None:
-            return self._reference_scoring(batch, logprob_kernel, *self._distribution)[0]
+            return self._reference_module(batch, logprob_kernel, *self._distribution)[0]
         with self.adapter.off():
             return self.logprobs(batch, with_entropy=False)[0]
 

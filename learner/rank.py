@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from learner import step_checkpoint as checkpoint
 from learner.batch import GroupSlice
@@ -86,10 +85,8 @@ class LearnerRank:
             if self._place.rank == 0:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / checkpoint.MANIFEST).unlink(missing_ok=True)
-                (folder / checkpoint.RNG).mkdir(exist_ok=True)
             exchange(None)
             self._model.save_state(folder / checkpoint.STATE)
-            save_file({"cpu": torch.get_rng_state()}, self._rng_file(folder))
             self._write_model(folder)
             exchange(None)
             if self._place.rank == 0:
@@ -131,12 +128,7 @@ class LearnerRank:
         if problem is not None or manifest is None:
             raise UserError(problem or f"checkpoint {folder} has no manifest")
         self._model.load_state(folder / checkpoint.STATE)
-        if self._rng_file(folder).exists():
-            torch.set_rng_state(load_file(self._rng_file(folder))["cpu"])
         self.weight_version = manifest.weight_version
-
-    def _rng_file(self, folder: Path) -> Path:
-        return folder / checkpoint.RNG / f"rank-{self._place.rank}.safetensors"
 
     def _manifest(self) -> checkpoint.Manifest:
         config = self._settings.learner

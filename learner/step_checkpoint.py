@@ -2,7 +2,6 @@
 
     manifest.json   written last, by rename: sizes of the run it belongs to, SHA-256 of every file
     state/          DeepSpeed's files: trained weights, optimizer (unpickled only after the proof)
-    rng/            one file per rank
     model/          an ordinary checkpoint folder: generate from it, or start another run from it
     adapter/        of a LoRA run: what peft loads on the run's base. model/ is merged even so, that
                     whoever reads a checkpoint need not know of adapters, nor have the base
@@ -31,7 +30,7 @@ from policy.inner_path import stays_inside
 from policy.text_files import read_json
 
 MANIFEST = "manifest.json"
-MODEL, ADAPTER, STATE, RNG = "model", "adapter", "state", "rng"
+MODEL, ADAPTER, STATE = "model", "adapter", "state"
 _TOKENIZER_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 
 
@@ -102,7 +101,7 @@ def verified_manifest(folder: Path, others: Literal["refuse", "leave"] = "refuse
 def _refuse_others(folder: Path, manifest: Manifest) -> None:
     """Files beside those folders are their owner's; in them transformers and DeepSpeed find files
     by pattern, and behind a linked folder this would not see them."""
-    for part in (MODEL, ADAPTER, STATE, RNG):
+    for part in (MODEL, ADAPTER, STATE):
         for parent, folders, files in os.walk(folder / part):
             links = (name for name in folders if Path(parent, name).is_symlink())
             for path in (Path(parent, name) for name in (*files, *links)):

@@ -30,19 +30,19 @@ def measures(task: Task) -> Iterator[Measure]:
     made = group.trajectories
     batch = collate(made, encoder.special).to(policy.device)
     longest = batch.cot.mask_BT.shape[1]
-    scored = {}
+    by_learner = {}
     for name, scale in (("conditional", None), ("guided", sampling.guidance_scale)):
         with torch.no_grad():
-            scores = trajectory_logprobs(policy, batch, TEMPERATURE, scale, entropy_kernel)
-        scored[name] = scores.logprob_BT.cpu().numpy(), scores.entropy_BT.cpu().numpy()
+            found = trajectory_logprobs(policy, batch, TEMPERATURE, scale, entropy_kernel)
+        by_learner[name] = found.logprob_BT.cpu().numpy(), found.entropy_BT.cpu().numpy()
     gaps: dict[str, list[np.ndarray]] = {}
     for row, t in enumerate(made):
         cot = slice(0, len(t.cot_ids))
         pairs = {
-            "CoT log-prob": (t.cot_logprobs, scored["conditional"][0][row, cot]),
-            "CoT entropy": (t.cot_entropies, scored["conditional"][1][row, cot]),
+            "CoT log-prob": (t.cot_logprobs, by_learner["conditional"][0][row, cot]),
+            "CoT entropy": (t.cot_entropies, by_learner["conditional"][1][row, cot]),
         }
-        for name, (logprob_BT, entropy_BT) in scored.items():
+        for name, (logprob_BT, entropy_BT) in by_learner.items():
             recorded = (
                 getattr(t, f"image_logprobs_{name}"),
                 getattr(t, f"image_entropies_{name}"),

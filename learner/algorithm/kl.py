@@ -1,10 +1,9 @@
 """Per-token estimators of the divergence from the frozen reference, by name.
 
-With d = reference log-prob - policy log-prob of the sampled token. What matters for training is the
-gradient of each as a loss term, for tokens drawn from the policy:
-k1: zero in expectation (it penalises nothing; a metric only). k2: that of KL(policy || reference).
-k3: that of KL(reference || policy); the paper's term. For other tokens (guided or stale samples)
-none of the three averages to a divergence.
+d = reference log-prob - policy log-prob of the sampled token. Training uses the gradient of an
+estimator as a loss term. For tokens drawn from the policy, the expected gradient of k2 is that of
+KL(policy || reference), and that of k3 is that of KL(reference || policy); k3 is the paper's term.
+For tokens drawn otherwise (guided or stale samples) neither averages to a divergence.
 """
 
 from __future__ import annotations
@@ -16,16 +15,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-KlEstimator = Literal["k1", "k2", "k3"]
+KlEstimator = Literal["k2", "k3"]
 
 # Nats. In float32 exp overflows at 89, and already from 44 on the square in a gradient norm does.
 # A policy that gives a token e-40 of the reference's probability is far beyond any ordinary one.
 MAX_LOG_RATIO = 40.0
-
-
-def k1(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
-    """-d: unbiased for KL(policy || reference), of either sign."""
-    return logprob - reference_logprob
 
 
 def k2(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
@@ -49,7 +43,6 @@ def k3(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
 
 
 KL_ESTIMATORS: Mapping[KlEstimator, Callable[[Tensor, Tensor], Tensor]] = {
-    "k1": k1,
     "k2": k2,
     "k3": k3,
 }

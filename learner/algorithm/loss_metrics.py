@@ -44,7 +44,6 @@ def token_metrics(
         over_BT |= (ratio_BT > dual_clip) & (token_advantage_BT < 0.0)
     negative_high_BT = high_BT & (advantage_B < 0.0)[:, None]
     return {
-        "ratio/mean": _mean(ratio_BT, mask_BT),
         "ratio/clipped": _mean(over_BT | under_BT, mask_BT),
         "tokens/low_fraction": _mean(low_BT, mask_BT),
         "tokens/high_fraction": _mean(high_BT, mask_BT),

@@ -11,7 +11,7 @@ from pretend_gpu import GPU, a_gpu
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.torch_model import TorchModel
-from benchmarks.trajectories import TINY_SPECIAL
+from benchmarks.trajectories import AS_PAPER, TINY_SPECIAL
 from learner.batch import GroupSlice, split_over_ranks
 from learner.update import Updater
 from policy.checkpoint.loading import load_policy
@@ -42,8 +42,8 @@ def update(
 @pytest.mark.parametrize(
     ("learner", "algorithm", "version"),
     [
-        ({}, {"preset": "as-code", "importance_cap": 2.0}, 1),
-        ({"gradient_checkpointing": True}, {"preset": "as-paper"}, 0),
+        ({}, {"importance_cap": 2.0}, 1),
+        ({"gradient_checkpointing": True}, AS_PAPER, 0),
         ({"lora": {"rank": 2}}, {"trained_distribution": "guided"}, 0),
         ({"dtype": "bfloat16", "zero_stage": 2}, {"bonus": "budget-exact"}, 1),
     ],

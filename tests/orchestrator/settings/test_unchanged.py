@@ -40,7 +40,7 @@ BOUND = {
     *("learner.offload_optimizer", "learner.offload_parameters"),
     *("learner.device", "learner.threads"),
     *("learner.lora.rank", "learner.lora.alpha", "learner.lora.target_modules"),
-    *("algorithm.preset", "algorithm.modalities", "algorithm.bonus", "algorithm.cap_factor"),
+    *("algorithm.modalities", "algorithm.bonus", "algorithm.cap_factor"),
     *("algorithm.kappa", "algorithm.low_quantile", "algorithm.high_quantile"),
     *("algorithm.kl_beta", "algorithm.kl_estimator"),
     *("algorithm.aggregation", "algorithm.aggregation_constant"),
