@@ -1,7 +1,8 @@
-"""How a checkpoint wants to be sampled: ``eg_grpo.json`` beside its weights.
+"""The file ``eg_grpo.json`` beside a checkpoint's weights: how to sample from the checkpoint.
 
-Training writes it into every checkpoint, so that ``generate`` asks with the template the policy
-was trained with. A folder without the file gets the settings of the paper's runs.
+Training writes it into every checkpoint. ``generate`` reads it, so that it uses the template and
+the sampling settings that the policy was trained with. For a checkpoint without this file it uses
+the settings of the paper's runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FILE_NAME = "eg_grpo.json"
 
 
 class GenerationDefaults(Settings):
-    """Template and sampling of a checkpoint; the defaults are Janus-Pro's in the paper's runs."""
+    """Template and sampling of a checkpoint. The defaults are those of the paper's runs."""
 
     template: str = "janus-plain"
     instruction: str | None = None
@@ -28,7 +29,7 @@ class GenerationDefaults(Settings):
 
 
 def load_defaults(folder: Path) -> GenerationDefaults:
-    """Read ``eg_grpo.json``; raises ``UserError`` when it is there and broken."""
+    """Read ``eg_grpo.json``, if there is one. Raises ``UserError`` when it is broken."""
     file = folder / FILE_NAME
     if not file.is_file():
         return GenerationDefaults()
