@@ -1,1 +1,1 @@
-"""The ground floor: what a prompt, a trajectory and a Janus policy are."""
+"""What all other packages share: prompts, trajectories, the Janus policy and its checkpoints."""

@@ -1,4 +1,4 @@
-"""What tells one file from another."""
+"""The digest by which two files are compared."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Files that appear whole or not at all, in folders that hold nothing else; and a full disk as one
-line that names the file."""
+"""Writes files so that a reader never finds half of one, and makes new empty folders.
+
+A write that fails, for instance on a full disk, becomes one line that names the file.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,15 @@ from policy.errors import RunFailed, UserError
 
 
 class NotWritten(RunFailed):
-    """A file could not be written; the message names it and what room there is."""
+    """A file could not be written. The message names the file and says how much space is free."""
 
 
 @contextmanager
 def writing(path: Path, *also: type[Exception]) -> Iterator[None]:
-    """Turn the ``OSError`` of whoever writes ``path``, and errors ``also``, into ``NotWritten``.
+    """Turn an ``OSError`` of the block, or one of the errors ``also``, into ``NotWritten``.
 
-    Libraries hide the system's reason behind errors of their own, so the room is said in any case.
+    The block writes ``path``. The message always gives the free space, because many libraries
+    replace the system's reason ("no space left") by an error of their own.
     """
     kinds: tuple[type[Exception], ...] = (OSError, *also)
     try:
@@ -31,8 +34,10 @@ def writing(path: Path, *also: type[Exception]) -> Iterator[None]:
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Have ``content`` under the name ``file``: whoever reads it, even after a crash, finds the old
-    content or the new. Text is written as UTF-8. Raises ``NotWritten`` when it cannot be written.
+    """Write ``content`` to ``file``. A reader finds the old content or the new one, even after a
+    crash. Text is written as UTF-8.
+
+    Raises ``NotWritten`` when the file cannot be written.
     """
     new = content.encode() if isinstance(content, str) else content
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
@@ -48,13 +53,16 @@ def write_whole(file: Path, content: str | bytes) -> None:
 
 
 def is_in_part(name: str) -> bool:
-    """Whether a file of this name is one that ``write_whole`` has not finished."""
+    """Whether this is the name of a temporary file that ``write_whole`` has not finished."""
     return name.startswith(".") and name.rpartition(".")[2].isdecimal()
 
 
 def made_anew(folder: Path) -> Path:
-    """Make the first of ``folder``, ``folder-2``, ... that is not there; two processes at once
-    never make the same. Raises ``OSError`` when none can be made."""
+    """Make the first of ``folder``, ``folder-2``, ``folder-3``, ... that does not exist yet.
+
+    Two processes that call this at the same time get two folders. Raises ``OSError`` when the
+    folder cannot be made.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
@@ -65,7 +73,7 @@ def made_anew(folder: Path) -> Path:
 
 
 def check_vacant(folder: Path) -> None:
-    """Raise ``UserError`` unless the folder is empty or not there."""
+    """Raise ``UserError`` unless the folder is empty or does not exist."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; nothing was written")
 
@@ -75,7 +83,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _room(path: Path) -> str:
-    """Where the path, or the folder that it was to be made in, lies."""
+    """The free space of the file system that ``path`` lies on, or would lie on, as text."""
     for place in (path, *path.parents):
         try:
             found = os.statvfs(place)

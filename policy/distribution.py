@@ -1,7 +1,8 @@
-"""The next-token distribution, softmax((u + w (c - u)) / T), and what is read off it.
+"""The next-token distribution softmax((u + w (c - u)) / T), its log-probs and its entropies.
 
-c and u are float32 logits of a trajectory and of its unconditional twin, w the guidance scale, T
-the temperature. Rollout, learner and vLLM all compute it by the functions below, in this order.
+c and u are the float32 logits of a trajectory and of its unconditional twin. w is the guidance
+scale and T the temperature. Rollout, learner and vLLM all use the functions below: first guidance,
+then temperature, then the softmax.
 
 Shape legend: N = tokens, V = vocabulary.
 """
@@ -17,15 +18,16 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Softmax:
-    """Next-token distributions of N rows, not normalised: drawing and recording share the parts.
+    """The parts of N softmax distributions, before the division by their sums.
 
-    Computed in float32 whatever the logits are: bfloat16 entropies tie in large numbers and the
-    percentiles of the entropy partition break.
+    Drawing a token and recording its log-prob both read these parts, so they are computed once.
+    They are float32 for logits of any type. In bfloat16 many entropies would be equal, and the
+    percentiles of the entropy partition could not tell tokens apart.
     """
 
-    shifted_NV: Tensor  # logits less the largest of their row
-    weight_NV: Tensor  # their exponentials
-    total_N: Tensor  # the sums of these
+    shifted_NV: Tensor  # logits minus the largest logit of the row
+    weight_NV: Tensor  # exp(shifted_NV)
+    total_N: Tensor  # sum of each row of weight_NV
 
     @staticmethod
     def of(logits_NV: Tensor) -> Softmax:
@@ -40,7 +42,8 @@ class Softmax:
 
     def entropy(self) -> Tensor:
         """Shannon entropy of each row (paper eq. 2), in nats."""
-        # Finite, so that an impossible token adds 0 * log 0 = 0.
+        # An impossible token has the logit -inf and the weight 0. The product 0 * -inf would be
+        # NaN; with a finite logit the token adds 0.
         finite_NV = self.shifted_NV.clamp(min=torch.finfo(torch.float32).min)
         mean_N = torch.linalg.vecdot(self.weight_NV, finite_NV) / self.total_N
         return torch.log(self.total_N) - mean_N
@@ -53,7 +56,10 @@ def logprob_entropy(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor
 
 
 def head_logits(hidden: Tensor, head: nn.Linear) -> Tensor:
-    """float32 logits of a head of any float type; rollout and learner must round alike."""
+    """float32 logits of a head of any float type.
+
+    Rollout and learner both call this function, so that they round in the same way.
+    """
     flat_ND = hidden.reshape(-1, hidden.shape[-1])
     if flat_ND.dtype == torch.float32:
         logits_NV = functional.linear(flat_ND, head.weight, head.bias)
@@ -65,7 +71,10 @@ def head_logits(hidden: Tensor, head: nn.Linear) -> Tensor:
 
 
 def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """left @ right with sums and result in ``dtype``; 16-bit logits would be off by 0.03."""
+    """left @ right, summed and returned in ``dtype``.
+
+    Logits that were rounded to 16 bits would be wrong by up to 0.03.
+    """
     if left.dtype == dtype:
         return left @ right
     if left.is_cuda:
@@ -74,19 +83,20 @@ def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float | Tensor) -> Tensor:
-    """Classifier-free guidance u + w (c - u) of the logits c and u; at w = 1 c to the last bit.
+    """Classifier-free guidance u + w (c - u) of the logits c and u; w = 1 returns exactly c.
 
-    Raises TypeError in 16 bits: what the head reads is rounded there, and guiding that in place of
-    the logits, though linear, moves log-probs by up to 0.2 nats at w = 5 on the shapes model.
+    Raises TypeError for 16-bit tensors. Guiding the head's 16-bit inputs instead of its float32
+    logits looks equivalent, because the head is linear. But those inputs are rounded, and on the
+    shapes model at w = 5 the log-probs move by up to 0.2 nats.
     """
     _refuse_16_bits(conditional)
     return torch.lerp(unconditional, conditional, guidance_scale)
 
 
 def temper(logits: Tensor, temperature: float | Tensor) -> Tensor:
-    """Logits / temperature, which comes after guidance; raises TypeError in 16 bits."""
+    """Logits / temperature, applied after guidance. Raises TypeError for 16-bit tensors."""
     if not isinstance(temperature, Tensor) and temperature == 1.0:
-        return logits  # a large vocabulary makes the division felt
+        return logits  # dividing a large vocabulary by 1 would cost time for nothing
     _refuse_16_bits(logits)
     return logits / temperature
 

@@ -1,4 +1,4 @@
-"""From prompts to token ids and back: tokenizer and template as one object."""
+"""Turns prompts into token ids and token ids into text, with a tokenizer and a prompt template."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from policy.templates import Template
 from policy.types import IntArray, Prompt
 
 BEGIN_OF_IMAGE = "<begin_of_image>"
-# Janus's own padding (janus/models/processing_vlm.py of its repository), with fullwidth bars and
-# sentencepiece's underscores. What its tokenizer files call pad_token has not always been this one.
+# The padding token that Janus itself uses (janus/models/processing_vlm.py of its repository). It is
+# written with fullwidth bars and sentencepiece's underscores. The published tokenizer files have
+# not always named this token as their pad_token.
 PADDING = "<\uff5c\u2581pad\u2581\uff5c>"
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids resolved by name from the tokenizer, never assumed."""
+    """Ids of the special tokens, looked up by name in the tokenizer."""
 
     bos: int
     eos: int
@@ -28,7 +29,11 @@ class SpecialIds:
 
 
 class PromptEncoder:
-    """Builds the exact ids of both phases; trajectories record them and nothing rebuilds them."""
+    """Builds the prompt ids of both phases.
+
+    A trajectory records these ids. Everything later reads the recorded ids and tokenises nothing
+    again, because a second tokenisation could give other ids.
+    """
 
     def __init__(
         self,
@@ -61,9 +66,10 @@ class PromptEncoder:
 
 
 def unconditional_twin(image_prompt_ids: IntArray, special: SpecialIds) -> IntArray:
-    """The image prompt with everything between BOS and ``<begin_of_image>`` padded out.
+    """The image prompt with padding in place of everything between BOS and ``<begin_of_image>``.
 
-    It keeps the row's own length, so that an image never depends on its batch mates.
+    It is as long as the prompt itself, so that an image does not depend on the other rows of its
+    batch.
     """
     twin = np.full_like(image_prompt_ids, special.pad)
     twin[0], twin[-1] = image_prompt_ids[0], image_prompt_ids[-1]
@@ -71,10 +77,10 @@ def unconditional_twin(image_prompt_ids: IntArray, special: SpecialIds) -> IntAr
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
-    """Resolve the special ids by name; raises ``UserError`` when one is missing.
+    """Look the special ids up by name; raises ``UserError`` when one is missing.
 
-    A wrong padding token would change the unconditional twin, and with it guidance, unnoticed:
-    Janus's own goes before the tokenizer's ``pad_token``.
+    If the vocabulary holds ``PADDING``, that token is taken, else the tokenizer's ``pad_token``.
+    Another padding token would silently change the unconditional twin and with it guidance.
     """
     vocabulary = tokenizer.get_vocab()
     named = {

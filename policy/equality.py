@@ -1,23 +1,27 @@
-"""When rewards count as equal: what separates them is rounding, and nothing to learn from."""
+"""Decides when rewards count as equal: when float32 rounding alone explains their difference.
+
+Equal rewards teach nothing. Without this test, rounding would be scaled up to an advantage.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Relative. Reward models score in float32: one image, scored in another batch or summed in another
-# order, comes out a few units in the last place apart. Two images that a model tells apart at all
-# are a thousand times further from each other.
+# A relative tolerance: 8 units in the last place (ulps) of float32. A reward model that scores the
+# same image in another batch, or sums in another order, returns a value that differs by a few ulps.
+# The values of two images that the model can tell apart differ by a thousand times more.
 EQUAL_WITHIN = 8 * 2.0**-23
 
 
 def all_equal(values: Sequence[float], size: float | None = None) -> bool:
-    """Whether finite values differ by float32 rounding at most; none at all are equal too.
+    """Whether finite values differ by no more than float32 rounding. No values count as equal.
 
-    ``size`` is the magnitude of what the values were computed from, by default their own: the sum
-    of 1000.0001 and -1000 is small and has the rounding of 1000.
+    ``size`` is the largest magnitude in the computation of the values, by default their own
+    largest magnitude. It matters for sums: 1000.0001 - 1000 is small, but its rounding error is
+    that of 1000.
     """
     if not values:
         return True
     size = max(map(abs, values)) if size is None else size
-    # In halves: the difference of two numbers near the end of the range is beyond it.
+    # Both sides are halved. The full difference of two numbers near the largest float overflows.
     return max(values) / 2 - min(values) / 2 <= EQUAL_WITHIN / 2 * size

@@ -1,19 +1,19 @@
-"""The errors whose messages are meant for the user as they stand: one line, without a traceback."""
+"""The errors that the user sees as one line, without a traceback."""
 
 
 class UserError(Exception):
-    """Bad input from outside: a configuration, a file, an argument. Exit code 2.
+    """The input is wrong: a configuration, a file or an argument. Exit code 2.
 
     The message names the key, the file or the line at fault.
     """
 
 
 class RunFailed(Exception):
-    """A run cannot go on although its input was sound: a worker died, a disk is full. Exit code 1.
+    """A run with correct input cannot go on, e.g. a worker died or a disk is full. Exit code 1.
 
     The message names who or what failed.
     """
 
 
 class Stopped(Exception):
-    """The user, or whoever runs the cluster, stopped a run. Exit code 130."""
+    """The user, or the operator of the cluster, stopped a run. Exit code 130."""

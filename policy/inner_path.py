@@ -1,4 +1,7 @@
-"""Names of files that stand in files from outside: only what stays in the folder is followed."""
+"""Checks file names that are read from a downloaded file before they are opened.
+
+Such a name could point out of the folder (``../../etc/passwd``). Names that do are refused.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from pathlib import PurePosixPath
 
 
 def stays_inside(name: object) -> bool:
-    """Whether a name, joined to a folder, is of something below it.
+    """Whether a name, joined to a folder, names something below that folder.
 
-    By the name alone: the folders of the Hub's cache hold links that lead out of them.
+    Only the name is checked. Links are not followed, because the folders of the Hub's cache
+    consist of links that lead out of them.
     """
     if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
         return False

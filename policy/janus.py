@@ -1,7 +1,7 @@
-"""The Janus policy as rollout and learner both use it: one object, the same arithmetic.
+"""The Janus policy. Rollout and learner use this one class, so both compute the same numbers.
 
-It wraps transformers' ``JanusForConditionalGeneration`` and exposes the five things the system
-needs: embed, hidden states, text head, image head, decode.
+It wraps transformers' ``JanusForConditionalGeneration`` and offers the five operations that the
+system needs: embed, hidden states, text logits, image logits and decode.
 
 Shape legend: B = rows, L = positions, N = image tokens, D = hidden size, V = vocabulary.
 """
@@ -20,15 +20,15 @@ from transformers import JanusForConditionalGeneration
 
 from policy.distribution import head_logits
 
-# What RL trains (paper section 6.1 and the authors' code): the language model with its head.
+# RL trains the language model and its text head (paper section 6.1 and the authors' code).
 TRAINED_PREFIXES = ("model.language_model.", "lm_head.")
 
 
 class JanusPolicy(nn.Module):
-    """A Janus model with its trained part (language model, text head) and the rest frozen.
+    """A Janus model whose language model and text head are trained; all other parts are frozen.
 
-    Raises ``ValueError`` when the text head is tied to the embeddings: Janus-Pro is untied, and a
-    tied copy would train a different model without saying so.
+    Raises ``ValueError`` when the text head shares its weights with the text embeddings ("tied").
+    Janus-Pro is untied, so a tied model would silently train something else.
     """
 
     def __init__(self, model: JanusForConditionalGeneration) -> None:
@@ -37,10 +37,10 @@ class JanusPolicy(nn.Module):
             raise ValueError("lm_head is tied to embed_tokens; set tie_word_embeddings to false")
         self.model = model
         embeddings: Any = model.get_input_embeddings()
-        # transformers' configuration may name a padding row, which then has no gradient. Guidance
-        # reads that row, and the original format trains it.
+        # If the configuration names a padding token, torch gives the embedding of that token no
+        # gradient. Guidance reads this embedding, and the original code trains it.
         embeddings.padding_idx = None
-        self.eval()  # no dropout anywhere: rollout and learner must agree
+        self.eval()  # no dropout, so that rollout and learner agree
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(TRAINED_PREFIXES))
 
@@ -64,7 +64,7 @@ class JanusPolicy(nn.Module):
 
     @property
     def num_image_tokens(self) -> int:
-        """N, fixed for a model."""
+        """N, the number of image tokens of one image. It is fixed for a model."""
         rows, columns = self.image_grid
         return rows * columns
 
@@ -76,10 +76,10 @@ class JanusPolicy(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.lm_head.weight.dtype
 
-    # The five things
+    # The five operations
 
     def embed(self, ids_BL: Tensor, is_image_BL: Tensor) -> Tensor:
-        """Input embeddings of rows that hold text ids and, where ``is_image_BL``, image ids."""
+        """Input embeddings B L D. An id is an image token where ``is_image_BL``, else text."""
         text_BLD = self.embed_text(ids_BL.masked_fill(is_image_BL, 0))
         image_BLD = self.embed_image(ids_BL.masked_fill(~is_image_BL, 0))
         return torch.where(is_image_BL.unsqueeze(-1), image_BLD, text_BLD)
@@ -101,9 +101,9 @@ class JanusPolicy(nn.Module):
     ) -> Tensor:
         """Final hidden states, B L D.
 
-        ``attention_mask`` is B x (cached + L), 1 at real tokens, or ready made and additive,
-        B x 1 x L x (cached + L); ``None`` means that padding, if any, lies behind the real tokens,
-        where causal attention never looks.
+        ``attention_mask`` is B x (cached + L) with 1 at real tokens, or an additive mask of shape
+        B x 1 x L x (cached + L). ``None`` is correct when all padding lies behind the real tokens,
+        because causal attention never looks there.
         """
         output = self.model.model.language_model(
             inputs_embeds=embeddings_BLD,
@@ -119,7 +119,7 @@ class JanusPolicy(nn.Module):
         return head_logits(hidden, self.model.lm_head)
 
     def image_features(self, hidden: Tensor) -> Tensor:
-        """What the image head's last linear layer reads; the layers before it are not linear."""
+        """The input of the image head's last linear layer; the layers before are not linear."""
         head = self.model.model.generation_head
         return head.activation_fn(head.proj_out(hidden))
 
@@ -131,7 +131,7 @@ class JanusPolicy(nn.Module):
 
     @torch.no_grad()
     def decode(self, image_ids_BN: Tensor) -> NDArray[np.uint8]:
-        """Pixels of the image tokens: uint8 RGB, B H W 3, truncated as Janus does."""
+        """Pixels of the image tokens: uint8 RGB, B H W 3. Janus truncates, so this does too."""
         pixels = self.model.decode_image_tokens(image_ids_BN)
         scaled = ((pixels.float() + 1.0) * 127.5).clamp(0, 255)
         return scaled.to(torch.uint8).cpu().numpy()
@@ -139,16 +139,16 @@ class JanusPolicy(nn.Module):
     # Parts by name
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names (as in the checkpoint) and tensors of the trained part, in a fixed order."""
+        """Names (as in the checkpoint) and tensors of the trained weights, in a fixed order."""
         for name, parameter in self.model.named_parameters():
             if name.startswith(TRAINED_PREFIXES):
                 yield name, parameter
 
     def frozen_reference(self) -> JanusPolicy:
-        """A policy with its own frozen copy of the trained part; all else is shared with this one.
+        """A policy with a frozen copy of the trained weights. It shares the frozen weights.
 
-        The reference keeps its own text embeddings, so that drift of the policy's embeddings shows
-        in the KL.
+        The text embeddings are part of the copy. The KL therefore also shows how far training
+        moves the embeddings.
         """
         shared = {id(p): p for name, p in self.model.named_parameters() if not p.requires_grad}
         reference = copy.deepcopy(self, memo=dict(shared))

@@ -1,17 +1,17 @@
-"""Mean and deviation of numbers of any size: neither sums nor squares leave the range."""
+"""Mean and standard deviation of float64 numbers, without overflow for very large numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-_SAFE_EXPONENT = 500  # the square of 2**500, some million times, is still a float64
+_SAFE_EXPONENT = 500  # the sum of some million squares of 2**500 is still a finite float64
 
 
 def power_of_two_scale(values: Sequence[float]) -> float:
-    """What to divide by before summing and squaring: 1 for all but huge values.
+    """The number to divide the values by before they are squared and summed.
 
-    A power of two, so that dividing rounds nothing.
+    It is 1 unless a value is huge. It is a power of two, so the division does not round.
     """
     exponent = math.frexp(max(map(abs, values), default=0.0))[1]
     return 2.0 ** max(0, exponent - _SAFE_EXPONENT)
@@ -24,7 +24,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Unbiased standard deviation of at least two values; infinity if it is beyond float64."""
+    """Unbiased standard deviation of at least two values; infinity if float64 cannot hold it."""
     scale = power_of_two_scale(values)
     centre = mean(values) / scale
     squares = math.fsum((value / scale - centre) ** 2 for value in values)

@@ -1,7 +1,8 @@
-"""Proof of arrival: what a worker answers after it has loaded a weight version.
+"""Proof of arrival: a worker's answer after it has loaded a weight version.
 
-The checksum shows that the bytes arrived; the log-prob of a fixed probe shows that they are what
-the model now computes with (a stale cache or a tensor bound elsewhere passes the first alone).
+The answer has two parts. The checksum shows that the right bytes arrived. The log-probs of a fixed
+probe show that the model computes with them. A worker with a stale cache, or one that loaded the
+bytes into an unused tensor, would pass the checksum and fail the probe.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _PROBE_ROWS, _PROBE_COT_TOKENS, _PROBE_SEED = 2, 12, 20_26
 
 @dataclass(frozen=True, eq=False)
 class WeightReceipt:
-    """A worker's answer to one push; equal to another when it is to the last bit."""
+    """A worker's answer to one push of weights. Two receipts are equal if every bit is."""
 
     weight_version: int
     checksum: str  # of the buffers as received
-    probe_logprobs: FloatArray  # of the probe's tokens, nats, under the weights now served
+    probe_logprobs: FloatArray  # of the probe's tokens under the loaded weights, in nats
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -38,7 +39,7 @@ class WeightReceipt:
 
 
 def probe_trajectories(policy: JanusPolicy, special: SpecialIds) -> list[Trajectory]:
-    """Fixed random token sequences, the same in every process that has the same model sizes."""
+    """The probe: fixed random tokens. Processes with equal model sizes get equal sequences."""
     rng = np.random.Generator(np.random.Philox(_PROBE_SEED))
     none = np.zeros(0, dtype=np.float32)
 
@@ -77,8 +78,11 @@ def probe_batch(policy: JanusPolicy, special: SpecialIds) -> TrajectoryBatch:
 
 @torch.no_grad()
 def probe_logprobs(policy: JanusPolicy, special: SpecialIds) -> FloatArray:
-    """Log-probs of the probe's tokens under the policy as it stands, in nats: row by row, CoT
-    before image. Conditional ones at temperature 1, whatever trajectories are sampled from."""
+    """Log-probs of the probe's tokens under the current weights of the policy, in nats.
+
+    They are conditional log-probs at temperature 1, however trajectories are sampled. The array is
+    flat: row by row, and in each row the CoT tokens before the image tokens.
+    """
     batch = probe_batch(policy, special)
     logprob_BT = trajectory_logprobs(policy, batch, 1.0, None).logprob_BT
     return logprob_BT[batch.mask_BT].cpu().numpy()

@@ -1,4 +1,4 @@
-"""Prompt files: JSON Lines, one prompt a row, in the format of the public training file."""
+"""Reads prompt files: JSON Lines, one prompt a line, in the format of the public training file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from policy.types import NumeracyItem, Prompt, SpatialInfo
 def load_prompts(path: Path) -> list[Prompt]:
     """Read every row of ``path``.
 
-    A prompt's id is ``<file stem>:<line number>``. Blank lines are skipped. Any broken row raises
-    ``UserError`` with the file and the line, so that no bad row is ever trained on or lost.
+    A prompt's id is ``<file stem>:<line number>``. Blank lines are skipped. A broken row raises
+    ``UserError`` with the file and the line; it is neither trained on nor silently left out.
     """
     prompts: list[Prompt] = []
     for number, line in enumerate(read_text(path, f"prompt file {path}").split("\n"), start=1):
@@ -33,8 +33,8 @@ def load_prompts(path: Path) -> list[Prompt]:
 def prompt_from_row(row: Any, prompt_id: str) -> Prompt:
     """Build a ``Prompt`` from one parsed JSON object; raises KeyError, TypeError or ValueError.
 
-    The text is kept as it is, and trained on so. Names lose what surrounds them unseen: a detector
-    has no token for it.
+    The prompt's text is kept exactly as written. Names of objects lose invisible characters at
+    their ends, because a detector has no tokens for them.
     """
     if not isinstance(row, dict):
         raise TypeError("expected a JSON object")

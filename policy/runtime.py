@@ -1,6 +1,6 @@
-"""Process-wide settings that every process of the system needs before it computes.
+"""Process-wide settings of memory, threads and determinism that a process makes before it computes.
 
-They are set from inside the process, so that no launcher, test or notebook can forget them.
+The process calls these functions itself, so no launcher, test or notebook can forget them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 
 
 def tune_process(threads: int = 1, deterministic: bool = False) -> None:
-    """Keep freed memory in the process and bound its compute threads.
+    """Keep freed memory in the process and limit its compute threads.
 
-    glibc hands large tensors back to the kernel after every operation, and on virtual machines the
-    page faults of the next one cost more than the arithmetic: small models run several times
-    faster with the memory kept. More threads than idle cores are slower than one.
+    By default glibc returns the memory of large tensors to the kernel after every operation. The
+    next operation then causes page faults, which on virtual machines cost more than the arithmetic.
+    Small models run several times faster when the memory is kept. A process with more threads than
+    idle cores is slower than one with a single thread.
     """
     keep_freed_memory()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import torch  # after the environment, which OpenMP reads once
+    import torch  # only now: OpenMP reads the environment once, when torch is imported
 
     torch.set_num_threads(threads)
     if deterministic:
@@ -30,9 +31,10 @@ def tune_process(threads: int = 1, deterministic: bool = False) -> None:
 
 
 def choose_deterministic_algorithms() -> None:
-    """Have torch compute the same bits twice where it can, and warn where it cannot.
+    """Make torch compute the same bits every time, and warn where it has no such algorithm.
 
-    Before the process computes on a GPU: cuBLAS reads the environment when it starts.
+    Call this before the process computes on a GPU, because cuBLAS reads the environment only when
+    it starts.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
@@ -41,7 +43,7 @@ def choose_deterministic_algorithms() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep large freed blocks; does nothing on another C library."""
+    """Tell glibc to keep large freed blocks. This does nothing with another C library."""
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
@@ -52,7 +54,7 @@ def keep_freed_memory() -> None:
 
 
 def release_cached_memory() -> None:
-    """Give GPU memory that is free in this process back to the others on the GPU."""
+    """Return this process's unused GPU memory, so that other processes on the GPU can use it."""
     import torch
 
     if torch.cuda.is_initialized():

@@ -1,8 +1,9 @@
-"""What must not be written or printed: known values, logins in URLs, tokens in their queries.
+"""Masks secrets, so that no file and no log line shows them.
 
-Files of settings are masked by structure (``masked_tree``), text by what is known (``masked``).
-A value is known to the process that called ``hide``. One of fewer than ``_SHORTEST`` characters is
-masked in files of settings alone: in text it would hide every 0 with CUDA_VISIBLE_DEVICES: "0".
+Secrets are the values passed to ``hide``, logins in URLs and tokens in the queries of URLs.
+``masked_tree`` masks settings by their keys. ``masked`` masks text; it knows the values that this
+process has passed to ``hide``. Values of fewer than ``_SHORTEST`` characters are masked in settings
+only. In text they would hide too much: CUDA_VISIBLE_DEVICES: "0" would hide every 0.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = r"token|secret|password|passwd|api[_-]?key|access[_-]?key|authorization|credentials?"
 _LOGIN = re.compile(r'(?<=://)[^/\s"<>]+(?=@)')
 _QUERY = re.compile(rf"([?&](?:[^=&#\s]*[_-])?(?:{_SECRET}|sig|signature)=)[^&#\s'\"<>]+", re.I)
-# A whole name, or its last words; eos_token is none, and a tokenizer even less.
+# The whole key, or its last words, must match. ``eos_token`` and ``tokenizer`` are no secrets.
 _SECRET_KEY = re.compile(
     r"(?:.*[_-])?(?:secret|password|passwd|(?:api|access|secret|private)[_-]?key|authorization)"
     r"|(?:access|auth|hf|api|bearer|refresh|session|scorer)[_-]?token|token|credentials?",
@@ -30,12 +31,12 @@ _known: set[str] = set()
 
 
 def hide(values: Iterable[str]) -> None:
-    """Have ``masked`` of this process mask these values from now on."""
+    """Make ``masked`` mask these values from now on, in this process."""
     _known.update(value for value in values if len(value) >= _SHORTEST)
 
 
 def masked(text: str) -> str:
-    """The text with every secret masked that can be known to be one."""
+    """The text with hidden values, logins in URLs and tokens in URL queries masked."""
     for value in sorted(_known, key=len, reverse=True):
         text = text.replace(value, MASK)
     return _masked_urls(text)
@@ -44,23 +45,24 @@ def masked(text: str) -> str:
 def masked_tree(tree: Any) -> Any:
     """Settings as plain data with their secrets masked.
 
-    Those are all values below ``env_vars`` but references (``${NAME}``), text under names such as
-    ``api_key``, and what URLs hold of them. What is masked cannot be read back.
+    Masked are the values below ``env_vars``, values under keys such as ``api_key``, and logins and
+    tokens in URLs. A reference (``${NAME}``) is not masked, because it holds no secret. A masked
+    value is lost: it cannot be read back from the file.
     """
     return _masked_tree(tree, [])
 
 
 def secrets_in(tree: Any) -> list[str]:
-    """The values that ``masked_tree`` masks for their keys."""
+    """The values that ``masked_tree`` masks because of their keys."""
     found: list[str] = []
     _masked_tree(tree, found)
     return found
 
 
 def resolved(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables with every ``${NAME}`` taken from this process's environment.
+    """The variables, with each ``${NAME}`` replaced from this process's environment.
 
-    Raises ``UserError`` that names the first key of which the variable is not set.
+    Raises ``UserError`` that names the first key whose variable is not set.
     """
     values = {}
     for name, value in variables.items():
@@ -72,7 +74,7 @@ def resolved(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _masked_tree(tree: Any, found: list[str], key: str = "", secret: bool = False) -> Any:
-    """``secret``: whether all text here is one."""
+    """Mask below one key. ``secret`` says that every value below it is a secret."""
     secret = secret or _SECRET_KEY.fullmatch(key) is not None
     if isinstance(tree, dict):
         below = secret or key == "env_vars"

@@ -1,7 +1,8 @@
-"""Trajectories as padded tensors for teacher forcing.
+"""Lays trajectories out as padded tensors for teacher forcing.
 
-Rows are padded on the right, behind every real token, so that causal attention needs no mask and
-positions are 0..L-1 of the row's own tokens: a trajectory is the same alone or in any batch.
+Rows are padded on the right, behind all real tokens. Causal attention then needs no mask, and the
+positions of a row count its own tokens from 0. A trajectory therefore has the same positions alone
+and in any batch.
 
 Shape legend: B = trajectories, L = positions, C = CoT tokens (longest row), N = image tokens.
 """
@@ -21,13 +22,13 @@ from policy.types import IntArray, Trajectory
 
 @dataclass(frozen=True)
 class PhaseBatch:
-    """One phase of B trajectories: a prompt that is read, then tokens to be scored."""
+    """One phase of B trajectories: the prompt's ids, then the tokens whose log-probs are wanted."""
 
     ids_BL: Tensor
     is_image_BL: Tensor  # which ids are image tokens
     source_BT: Tensor  # position whose hidden state predicts token t
-    target_BT: Tensor  # the tokens themselves
-    mask_BT: Tensor  # valid tokens
+    target_BT: Tensor  # the id of token t
+    mask_BT: Tensor  # true where t is a token, false where it is padding
 
     def to(self, device: torch.device) -> PhaseBatch:
         return PhaseBatch(*(tensor.to(device) for tensor in vars(self).values()))
@@ -35,7 +36,7 @@ class PhaseBatch:
 
 @dataclass(frozen=True)
 class TrajectoryBatch:
-    """Both phases of B trajectories, and the unconditional twin of the second."""
+    """Both phases of B trajectories, and the unconditional twin of the image phase."""
 
     cot: PhaseBatch
     image: PhaseBatch
@@ -43,7 +44,7 @@ class TrajectoryBatch:
 
     @property
     def mask_BT(self) -> Tensor:
-        """Valid tokens in the learner's layout: CoT columns first, then image columns."""
+        """True at tokens, in the learner's layout: CoT columns first, then image columns."""
         return torch.cat([self.cot.mask_BT, self.image.mask_BT], dim=1)
 
     def to(self, device: torch.device) -> TrajectoryBatch:
@@ -53,7 +54,7 @@ class TrajectoryBatch:
 
 
 def collate(trajectories: Sequence[Trajectory], special: SpecialIds) -> TrajectoryBatch:
-    """Lay trajectories out for teacher forcing; a CoT may be empty."""
+    """Lay trajectories out for teacher forcing. A CoT may be empty."""
     image_prompts = [t.image_prompt_ids for t in trajectories]
     image_ids = [t.image_ids for t in trajectories]
     return TrajectoryBatch(
@@ -80,7 +81,7 @@ def _phase(
     tokens_are_image: bool,
 ) -> PhaseBatch:
     rows = len(prompts)
-    # The last token is predicted, never read.
+    # The last token is only predicted. The model does not read it, so it needs no position.
     length = max(len(p) + max(len(t) - 1, 0) for p, t in zip(prompts, tokens, strict=True))
     longest = max(len(t) for t in tokens)
     ids = np.full((rows, length), pad, dtype=np.int64)

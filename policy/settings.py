@@ -1,6 +1,6 @@
-"""What every room's settings have in common: which keys, numbers and names there can be.
+"""The base class of all settings. It checks keys, numbers and names.
 
-A wrong one is a pydantic error under the name of its key.
+A wrong value becomes a pydantic error that names its key.
 """
 
 from __future__ import annotations
@@ -22,40 +22,42 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-IGNORED = "ignored"  # type of the error of a setting that another one makes useless
-_INTEGERS = range(-(2**63), 2**63)  # what other programs can hold
+IGNORED = "ignored"  # the type of the pydantic error for a setting that nothing reads
+_INTEGERS = range(-(2**63), 2**63)  # other programs read integers of 64 bits
 
 Dtype = Literal["float32", "bfloat16"]  # of a policy's weights
-# Of runs, rewards and evaluation sets: names become folders, files and keys of metrics.
+# A name of a run, a reward or an evaluation set. Names become folders, files and metric keys.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-# Bounded, because Ray, sockets and locks raise at more, each in its own words.
+# Seconds. Bounded, because Ray, sockets and locks each raise their own error for larger values.
 Deadline = Annotated[float, Field(gt=0, le=10_000_000)]
 Share = Annotated[float, Field(ge=0, le=1_000_000)]
 
 
 @dataclass(frozen=True)
 class Ignored:
-    """A setting, by its dotted key below the class that says so, and why nothing reads it."""
+    """A setting that nothing reads, because of the value of another setting."""
 
-    key: str
+    key: str  # dotted, relative to the class whose ``ignored`` yields it
     reason: str
-    decided_by: tuple[str, ...]  # keys whose values decide that
+    decided_by: tuple[str, ...]  # the keys of the other settings
 
 
 class Settings(BaseModel):
-    """Unknown keys, numbers that cannot be and settings that nothing reads fail; then nothing
-    changes."""
+    """Settings of one part of the system. They cannot be changed after validation.
+
+    Validation refuses unknown keys, impossible numbers, and settings that nothing reads.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def ignored(self) -> Iterator[Ignored]:
-        """Settings that the others make useless; one that is not at its default is refused."""
+        """Settings that nothing reads, given the others. They must be left at their defaults."""
         yield from ()
 
     @field_validator("*", mode="before")
     @classmethod
     def _check_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """True is 1 to Python and to pydantic, and integers are of any size to both."""
+        """Refuse what pydantic would accept as a number: booleans, huge integers, NaN, infinity."""
         field = cls.model_fields[info.field_name or ""]
         numeric = _holds(field.annotation, int, float) and not _holds(field.annotation, bool)
         errors = [_error("number", text, path) for path, text in _impossible(value, numeric)]
@@ -87,7 +89,7 @@ class Settings(BaseModel):
 
 
 def refuse(cls: type[BaseModel], key: str, text: str) -> ValidationError:
-    """An error of a validator over several keys, under the name of one of them."""
+    """The error that a validator of several keys raises. It names one of them, ``key``."""
     error = _error("value", text, tuple(key.split(".")))
     return ValidationError.from_exception_data(cls.__name__, [error])
 
@@ -95,15 +97,15 @@ def refuse(cls: type[BaseModel], key: str, text: str) -> ValidationError:
 def _error(
     kind: str, text: str, path: tuple[str | int, ...], context: dict[str, Any] | None = None
 ) -> InitErrorDetails:
-    """The input is left out: it may be a secret."""
-    # The text is handed over as context, because its own braces would be places of that.
+    """A pydantic error without the rejected input, because the input may be a secret."""
+    # The text is passed as a value of a template, so that braces in it are not taken as fields.
     error = PydanticCustomError(kind, "{text}", {"text": text, **(context or {})})
     return InitErrorDetails(type=error, loc=path, input=None)
 
 
 def _holds(annotation: Any, *kinds: type) -> bool:
-    """Whether a field takes one of ``kinds``, in a sequence or a choice too."""
-    if annotation in kinds or type(annotation) in kinds:  # the latter of a Literal's values
+    """Whether a field accepts one of the types ``kinds``, also inside a sequence or a union."""
+    if annotation in kinds or type(annotation) in kinds:  # the second is for values of a Literal
         return True
     return any(_holds(part, *kinds) for part in get_args(annotation))
 
@@ -111,7 +113,7 @@ def _holds(annotation: Any, *kinds: type) -> bool:
 def _impossible(
     value: Any, numeric: bool, path: tuple[str | int, ...] = ()
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Each number in plain data that is none, by its path."""
+    """The path of each impossible number in plain data, and the text of its error."""
     if isinstance(value, dict | list | tuple):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _impossible(item, numeric, (*path, key))

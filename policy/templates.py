@@ -1,8 +1,8 @@
-"""The one registry of prompt templates, for training, `generate` and evaluation alike.
+"""The registry of prompt templates. Training, `generate` and evaluation all use it.
 
-A template turns a prompt into the two strings a Janus policy reads: the CoT prompt (phase 1) and
-the image prompt (phase 2). Token ids are BOS + the string's ids, and for phase 2
-``<begin_of_image>`` behind them.
+A template turns a prompt into the two strings that a Janus policy reads: the CoT prompt (phase 1)
+and the image prompt (phase 2). The token ids of a phase are BOS and the ids of its string. In
+phase 2, ``<begin_of_image>`` follows them.
 """
 
 from __future__ import annotations
@@ -19,26 +19,30 @@ _SYSTEM = (
 
 @dataclass(frozen=True)
 class Template:
-    """How a message becomes the text of a turn, and what the message of each phase is.
+    """How the prompt text of each phase is written.
 
-    The messages are stripped and the texts end where the assistant begins, as in the chat format
-    of Janus (janus/utils/conversation.py and models/processing_vlm.py of its repository).
+    Each phase has a message, which is stripped and put into the turn. The text ends where the
+    assistant's answer begins. This is the chat format of Janus (janus/utils/conversation.py and
+    models/processing_vlm.py of its repository).
     """
 
     name: str
-    turn: str  # {message}
-    system: str  # goes before the turn of phase 1
-    image_message: str  # {prompt} and {cot}
-    default_instruction: str  # {} stands for the prompt
+    turn: str  # {message} stands for the message
+    system: str  # the text before the turn of phase 1
+    image_message: str  # the message of phase 2; {prompt} and {cot} stand for the two
+    default_instruction: str  # the message of phase 1; {} stands for the prompt
 
     def cot_prompt(self, prompt: str, instruction: str | None = None) -> str:
-        """Text of phase 1, up to where the CoT begins; an instruction is used as it is written."""
+        """Text of phase 1, up to where the CoT begins.
+
+        ``instruction`` replaces the default one; {} in it stands for the prompt.
+        """
         chosen = self.default_instruction if instruction is None else instruction
         message = chosen.replace("{}", prompt)
         return self.system + self.turn.format(message=message.strip())
 
     def image_prompt(self, prompt: str, cot: str) -> str:
-        """Text of phase 2, up to where ``<begin_of_image>`` follows."""
+        """Text of phase 2, without the ``<begin_of_image>`` that follows it."""
         message = self.image_message.format(prompt=prompt, cot=cot)
         return self.turn.format(message=message.strip())
 
@@ -53,21 +57,21 @@ TEMPLATES = {
     template.name: template
     for template in (
         Template(
-            name="janus-plain",  # role names as plain words, as in the paper's runs
+            name="janus-plain",  # role names are plain words, as in the paper's runs
             turn="User: {message}\n\nAssistant:",
             system=_SYSTEM + "\n\n",
             image_message="{prompt}. {cot}",
             default_instruction=_DEFAULT_INSTRUCTION,
         ),
         Template(
-            name="janus-special",  # the role tokens Janus-Pro was tuned with
+            name="janus-special",  # role names are the special tokens that Janus-Pro was tuned with
             turn="<|User|>: {message}\n\n<|Assistant|>:",
             system=_SYSTEM + "\n\n",
             image_message="{prompt}. {cot}",
             default_instruction=_DEFAULT_INSTRUCTION,
         ),
         Template(
-            name="shapes",  # words and punctuation apart, as its word-level tokenizer wants them
+            name="shapes",  # spaces around punctuation: its tokenizer splits at spaces only
             turn="<|User|> : {message} <|Assistant|> :",
             system="",
             image_message="{prompt} . {cot}",
@@ -78,7 +82,7 @@ TEMPLATES = {
 
 
 def template_named(name: str) -> Template:
-    """Look a template up; raises ``UserError`` that lists the known names."""
+    """The template of this name. Raises ``UserError`` that lists the known names."""
     if name not in TEMPLATES:
         raise UserError(f"unknown template {name!r}; known: {', '.join(sorted(TEMPLATES))}")
     return TEMPLATES[name]

@@ -1,8 +1,8 @@
-"""Text that people wrote, read alike everywhere, and JSON that says one thing only.
+"""Reads text and JSON files strictly: a file that could be misread is an error, not a guess.
 
-Python's own readers let pass what gives other numbers: a byte-order mark becomes part of the first
-line, the first of two equal keys is lost, NaN is a number, and ``"\\ud83d"`` becomes text that no
-file can hold.
+Python's own readers accept such files. They keep a byte-order mark as part of the first line, drop
+the first of two equal keys, and read NaN as a number. They also turn ``"\\ud83d"``, half a
+surrogate pair, into text that cannot be written to a file.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 from policy.errors import UserError
 
 _MARK = "\ufeff"  # the byte-order mark of UTF-8, decoded
-_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs that draw nothing
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and symbols without any ink
 _KEY_OR_BRACE = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{}]')
 
 
 def read_text(path: Path, named: str | None = None) -> str:
-    """The text of ``path``: UTF-8, lines that end in ``\\n``, without byte-order marks.
+    """The text of a UTF-8 file, with ``\\n`` as line ends and without byte-order marks.
 
-    A mark before a line is no text either: that is where another file was put behind the first.
-    Raises ``UserError`` that calls the file ``named`` (default: its path), and with the line of the
-    first byte that is no UTF-8.
+    A mark at the start of a later line is removed too. It is there when two files were joined.
+    Raises ``UserError``, which calls the file ``named`` (default: its path), when the file cannot
+    be read. If a byte is not UTF-8, the error gives the line of the first such byte.
     """
     named = named or str(path)
     if not is_writable(str(path)):
@@ -37,13 +37,13 @@ def read_text(path: Path, named: str | None = None) -> str:
         raise UserError(f"{named} does not exist") from None
     except OSError as error:
         raise UserError(f"{named} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # a NUL in the path
+    except ValueError as error:  # the path holds a NUL character
         raise UserError(f"{named!a} cannot be read: {error}") from None
     return decoded(content, path)
 
 
 def decoded(content: bytes, path: Path) -> str:
-    """The text of bytes that were read from ``path``, as ``read_text``."""
+    """The text of ``content``, the bytes of the file ``path``. See ``read_text``."""
     try:
         text = _one_line_end(content.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -54,22 +54,22 @@ def decoded(content: bytes, path: Path) -> str:
 
 
 def read_json(path: Path, named: str | None = None) -> Any:
-    """The one JSON value in ``path``; raises ``UserError`` as ``read_text`` and ``parse_json``."""
+    """The JSON value in ``path``. Raises ``UserError`` like ``read_text`` and ``parse_json``."""
     return parse_json(read_text(path, named), path)
 
 
 def parse_json(text: str, path: Path, line: int = 1) -> Any:
-    """The JSON value of ``text``, which stands at ``line`` of ``path``.
+    """The JSON value of ``text``, which begins at line ``line`` of the file ``path``.
 
-    Raises ``UserError`` with file and line for what is not JSON, NaN and infinity among it, for a
-    key that an object has twice, at any depth, and for half a surrogate pair.
+    Raises ``UserError`` with file and line when the text is not JSON (NaN and infinity are not),
+    when an object at any depth has a key twice, or when a string holds half a surrogate pair.
     """
     try:
         value = _DECODER.decode(text)
         place = unwritable(value)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{line + error.lineno - 1}: not JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # a number or a depth beyond Python's
+    except (ValueError, RecursionError) as error:  # a number too long or nested too deeply
         raise UserError(f"{path}:{line}: not JSON: {error}") from None
     if repeated := _repeated_key(text):
         key, start = repeated
@@ -81,12 +81,12 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
 
 
 def is_writable(text: str) -> bool:
-    """Whether the text can be written to a file: half of a surrogate pair cannot."""
+    """Whether the text can be written to a file. Half a surrogate pair cannot."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def stripped(text: str) -> str:
-    """Without the blanks, control and zero-width characters around it."""
+    """The text without blanks, control and zero-width characters at its two ends."""
     start, end = 0, len(text)
     while start < end and _is_margin(text[start]):
         start += 1
@@ -96,7 +96,7 @@ def stripped(text: str) -> str:
 
 
 def is_visible(text: str) -> bool:
-    """Whether any of it can be seen: not so of blanks, zero-width characters and lone accents."""
+    """Whether any character is visible. Blanks, zero-width characters and accents are not."""
     return any(
         not _is_margin(character)
         and character not in _BLANK_LETTERS
@@ -106,7 +106,10 @@ def is_visible(text: str) -> bool:
 
 
 def unwritable(value: Any, place: str = "") -> str | None:
-    """Where in mappings and lists stands a text, or a key, that cannot be written."""
+    """The place of the first text or key in plain data that cannot be written to a file.
+
+    A place is written like ``rewards[0].name``. None means that all of it can be written.
+    """
     if isinstance(value, str):
         return None if is_writable(value) else place or "the text"
     if isinstance(value, dict):
@@ -144,7 +147,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_number, parse_float=_finite)
 
 
 def _repeated_key(text: str) -> tuple[str, int] | None:
-    """The first key of sound JSON that its object already has, and where it starts."""
+    """The first key of valid JSON that its object already has, and the offset of that key."""
     objects: list[set[str]] = []
     for token in _KEY_OR_BRACE.finditer(text):
         if token[0] == "{":

@@ -1,7 +1,7 @@
 """Teacher-forced log-probs and entropies of trajectories under a policy.
 
-Rollout workers use it for the probe, the learner for training; they differ only in the kernel
-that turns hidden states into log-probs.
+Rollout workers use them for the probe and the learner uses them for training. The two differ only
+in the kernel, the function that turns hidden states into log-probs.
 
 Shape legend: B = trajectories, T = CoT columns then image columns, N = valid tokens, D = hidden.
 """
@@ -20,10 +20,10 @@ from policy.sequences import PhaseBatch, TrajectoryBatch
 
 
 class LogprobKernel(Protocol):
-    """Log-prob and entropy (nats, float32) of targets under a final linear layer.
+    """Computes log-probs and entropies (nats, float32) of targets from a model's last layer.
 
-    The distribution is softmax((u + w (c - u)) / T) of the logits c of ``hidden_ND`` and, where
-    there is a twin, u of ``twin_ND`` (``policy.distribution``).
+    The distribution is softmax((u + w (c - u)) / T), as in ``policy.distribution``. c are the
+    logits of ``hidden_ND`` and u those of ``twin_ND``. Without a twin it is softmax(c / T).
     """
 
     def __call__(
@@ -49,7 +49,10 @@ def plain_kernel(
     guidance_scale: float,
     twin_ND: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Full logits; fine for a probe, too large for training at real sizes."""
+    """The kernel that holds all logits, N V, at once.
+
+    They fit for a probe. In training at real sizes they would need too much memory.
+    """
 
     def logits(features_ND: Tensor) -> Tensor:
         logits_NV = wide_product(features_ND, weight_VD.T, torch.float32)
@@ -63,7 +66,7 @@ def plain_kernel(
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Log-prob and entropy in nats of every token, B T, zero where the mask is false."""
+    """Log-prob and entropy of every token in nats; zero where the mask is false."""
 
     logprob_BT: Tensor
     entropy_BT: Tensor
@@ -76,10 +79,11 @@ def trajectory_logprobs(
     guidance_scale: float | None,
     kernel: LogprobKernel = plain_kernel,
 ) -> TokenLogprobs:
-    """Score both phases; gradients flow through the log-probs where the policy is trained.
+    """Log-probs and entropies of the tokens of both phases.
 
-    ``guidance_scale`` scores image tokens under the guided distribution, at the cost of a second
-    forward pass; ``None`` scores them under the conditional one.
+    Gradients flow through the log-probs to the trained weights. With ``guidance_scale`` the image
+    tokens get their log-probs under the guided distribution, which costs a second forward pass.
+    ``None`` means the conditional distribution.
     """
     cot = kernel(
         _token_hidden(policy, batch.cot),
@@ -111,7 +115,7 @@ def trajectory_logprobs(
 
 
 def _token_hidden(policy: JanusPolicy, phase: PhaseBatch) -> Tensor:
-    """Hidden states that predict the valid tokens, row by row: N D."""
+    """The hidden states that predict the valid tokens, row by row, N D."""
     hidden_BLD = policy.hidden_states(policy.embed(phase.ids_BL, phase.is_image_BL))
     rows_B1 = torch.arange(len(phase.ids_BL), device=hidden_BLD.device).unsqueeze(1)
     return hidden_BLD[rows_B1.expand_as(phase.source_BT)[phase.mask_BT],
@@ -119,5 +123,5 @@ def _token_hidden(policy: JanusPolicy, phase: PhaseBatch) -> Tensor:
 
 
 def _spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:
-    """Put the valid tokens back into their rows."""
+    """Put the values of the valid tokens into their places, B T; zero everywhere else."""
     return torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, value_N)

@@ -1,7 +1,9 @@
-"""What flows through the system: prompts, trajectories, groups and scores.
+"""The data that flows through the system: prompts, trajectories, groups and scores.
 
-Plain frozen dataclasses over NumPy, so that Ray moves the arrays without copying and every room
-can be tested without a cluster. Shape legend: C = CoT tokens, N = image tokens, H W = pixels.
+They are frozen dataclasses of NumPy arrays. Ray moves such arrays without copying them, and tests
+can build them without a cluster.
+
+Shape legend: C = CoT tokens, N = image tokens, H W = pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SpatialInfo:
-    """A relation asked for by the prompt: ``obj1`` is ``locality`` of ``obj2``."""
+    """A relation that the prompt asks for: ``obj1`` is ``locality`` ``obj2`` (e.g. "left of")."""
 
     obj1: str
     obj2: str
@@ -27,7 +29,7 @@ class SpatialInfo:
 
 @dataclass(frozen=True)
 class NumeracyItem:
-    """An exact count asked for by the prompt."""
+    """An exact number of objects that the prompt asks for."""
 
     obj_name: str
     num: int
@@ -52,11 +54,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One CoT and one image of one prompt, with everything recorded while sampling.
+    """One CoT and one image of one prompt, with everything that sampling recorded.
 
-    Log-probs and entropies are in nats, float32, of the distribution named by the field.
-    ``guided`` is the distribution the image tokens were drawn from, u + w (c - u);
-    ``conditional`` is c alone. At w = 1 the two are equal.
+    Log-probs and entropies are float32 and in nats. The name of a field says of which distribution
+    they are: the image tokens were drawn from ``guided``, with the logits u + w (c - u);
+    ``conditional`` has the logits c alone. At w = 1 the two are equal.
     """
 
     prompt_id: str
@@ -92,10 +94,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Score:
-    """The value one reward gave one trajectory; ``detail`` holds named parts for logs.
+    """The value that one reward gave one trajectory. ``detail`` holds named parts for logs.
 
-    A reward that does not judge a prompt's task says ``applicable=False``: ``value`` is then what
-    the paper's sum uses for it, the same for every image.
+    A reward that does not judge prompts of this task sets ``applicable=False``. Its ``value`` is
+    then the constant that the paper's sum uses, the same for every image.
     """
 
     value: float
@@ -105,9 +107,9 @@ class Score:
 
 @dataclass(frozen=True)
 class RewardFailure:
-    """One reward could not score one trajectory. Never stands for a number.
+    """One reward could not score one trajectory. No number takes the place of the score.
 
-    A reward states ``reason`` and, if another try may succeed, ``transient``.
+    The reward gives a ``reason``. It sets ``transient`` if another try may succeed.
     """
 
     reason: str

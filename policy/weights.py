@@ -1,6 +1,7 @@
-"""Weights on the wire: the trained part as a few flat buckets with a manifest and a checksum.
+"""Weights as they are sent from the learner to the workers: tensors packed into flat buckets.
 
-NumPy buckets cross the object store without copies; bfloat16 travels as its int16 bits.
+Only trained tensors are sent. The buckets are NumPy arrays, because those cross Ray's object store
+without copies. NumPy has no bfloat16, so such weights are sent as int16 with the same bits.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BUCKET_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class TensorSlot:
-    """Where one tensor lies: ``count`` elements from ``offset`` of bucket ``bucket``."""
+    """The place of one tensor: ``count`` elements from ``offset`` on in bucket ``bucket``."""
 
     name: str
     shape: tuple[int, ...]
@@ -32,17 +33,17 @@ class TensorSlot:
 
 @dataclass(frozen=True)
 class WeightBuckets:
-    """One weight version's trained tensors."""
+    """The trained tensors of one weight version."""
 
     slots: tuple[TensorSlot, ...]
     buckets: tuple[NDArray[np.generic], ...]
 
 
 def pack(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES) -> WeightBuckets:
-    """Copy named tensors into flat buckets of one dtype and at most ``bucket_bytes`` each.
+    """Copy named tensors into flat buckets. A bucket has one dtype and at most ``bucket_bytes``.
 
-    A tensor larger than a bucket gets one of its own. An empty tensor raises ``ValueError``: it is
-    a parameter that a sharded learner forgot to gather.
+    A tensor that is larger than ``bucket_bytes`` gets a bucket of its own. An empty tensor raises
+    ``ValueError``, because it is a sharded parameter that was not gathered from the learner ranks.
     """
     slots: list[TensorSlot] = []
     parts: list[list[NDArray[np.generic]]] = []
@@ -63,14 +64,14 @@ def pack(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES
 
 
 def unpack(weights: WeightBuckets) -> Iterator[tuple[str, Tensor]]:
-    """Yield each tensor as a copy-free view; views keep the buckets alive while they are held."""
+    """Yield each tensor as a view of its bucket. A bucket stays in memory as long as its views."""
     for slot in weights.slots:
         flat = weights.buckets[slot.bucket][slot.offset : slot.offset + slot.count]
         yield slot.name, _to_torch(flat, slot.dtype).view(slot.shape)
 
 
 def checksum(weights: WeightBuckets) -> str:
-    """A digest over names, shapes, dtypes and every byte, as a short hex string."""
+    """A digest of names, shapes, dtypes and all bytes, as a hex string of 32 digits."""
     digest = hashlib.blake2b(digest_size=16)
     for slot in weights.slots:
         digest.update(f"{slot.name}{slot.shape}{slot.dtype}".encode())
@@ -80,7 +81,7 @@ def checksum(weights: WeightBuckets) -> str:
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A digest of named tensors, one at a time in memory, as a short hex string."""
+    """A digest of named tensors as a hex string of 32 digits. It copies one tensor at a time."""
     digest = hashlib.blake2b(digest_size=16)
     for item in tensors:
         digest.update(checksum(pack([item])).encode())
@@ -88,8 +89,10 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def check_fit(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
-    """Raise ``ValueError`` that names a missing, unknown or misshapen tensor, or one of another
-    type: nothing is converted on arrival, as no receiver has another type than the learner."""
+    """Raise ``ValueError`` that names a missing or unknown tensor, or one of wrong shape or dtype.
+
+    A wrong dtype is an error because every receiver has the learner's dtype and converts nothing.
+    """
     targets = dict(parameters)
     sources = {slot.name: slot for slot in weights.slots}
     for name in targets.keys() ^ sources.keys():
@@ -104,10 +107,9 @@ def check_fit(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) 
 
 @torch.no_grad()
 def load_into(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
-    """Copy the buckets into live parameters of the same names, shapes and types.
+    """Copy the buckets into the parameters of the same names, shapes and dtypes.
 
-    Everything is checked before the first copy (``check_fit``), so that a wrong push changes
-    nothing.
+    ``check_fit`` checks all of them before the first copy, so that a wrong push changes nothing.
     """
     targets = dict(parameters)
     check_fit(targets.items(), weights)
@@ -126,7 +128,7 @@ def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:
 
 def _to_torch(flat: NDArray[np.generic], dtype: str) -> Tensor:
     with warnings.catch_warnings():
-        # Object-store arrays are read-only, which torch warns about; this view is only read.
+        # torch warns that arrays of the object store are read-only. This view is only read.
         warnings.simplefilter("ignore", UserWarning)
         tensor = torch.from_numpy(flat)
     return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor

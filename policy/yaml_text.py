@@ -1,8 +1,10 @@
-"""YAML as settings are written in it: nothing in a file is dropped or read otherwise than it looks.
+"""Reads and writes YAML settings strictly, so that a file means what it seems to say.
 
-YAML 1.1 lets the later of two equal keys win, reads 1e-3 as text, 010 as 8, 1:30 as 90 and
-2026-11-26 as a date. Here the first is refused, 1e-3 is a number, the next two are refused as what
-can be meant in two ways, and the last is text.
+YAML 1.1 has surprises. This reader treats them as follows:
+- two equal keys: YAML keeps the later one; here they are an error
+- 1e-3: YAML reads text; here it is a number
+- 010 and 1:30: YAML reads 8 and 90; here they are errors, because they can be meant in two ways
+- 2026-11-26: YAML reads a date; here it is text
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _AMBIGUOUS = re.compile(r"[-+]?0[0-9_]+|.*:.*")
 
 
 def parse(text: str, source: str) -> Any:
-    """Plain data; raises ``UserError`` with ``source`` and line for what is not clear YAML."""
+    """The plain data in ``text``. Raises ``UserError`` with source and line for unclear YAML."""
     try:
         loader = _Loader(text)
         try:
@@ -36,26 +38,27 @@ def parse(text: str, source: str) -> Any:
         kind = "" if isinstance(error, _Unclear) else "not YAML: "
         raise UserError(f"{place}: {kind}{' '.join(str(error.problem).split())}") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError):
-        # Of PyYAML: digits without end, and values that do not fit their tag, which may be secret.
+        # PyYAML raises these for numbers of too many digits and for values that do not fit their
+        # tag. Its message would show the value, which may be a secret.
         raise UserError(f"{source}: not YAML: a value that cannot be read") from None
     except RecursionError:
         raise UserError(f"{source}: not YAML: nested too deeply") from None
 
 
 def dump(tree: Any) -> str:
-    """``parse`` reads the same back; keys stay in their order."""
+    """The data as YAML text. ``parse`` reads the same data back, with the keys in their order."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
 
 
 def _unshared(tree: Any) -> Any:
-    """What stands behind several aliases, once for each: who changes one means that one."""
+    """A copy in which each alias has data of its own, so that changing one changes no other."""
     if isinstance(tree, dict):
         return {key: _unshared(value) for key, value in tree.items()}
     return [_unshared(item) for item in tree] if isinstance(tree, list) else tree
 
 
 class _Unclear(yaml.constructor.ConstructorError):
-    """What YAML allows, and a file of settings must not hold."""
+    """An error for something that YAML allows and a settings file must not contain."""
 
     def __init__(self, problem: str, node: yaml.Node) -> None:
         super().__init__(None, None, problem, node.start_mark)
@@ -64,12 +67,12 @@ class _Unclear(yaml.constructor.ConstructorError):
 class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.deep_construct = True  # so that an anchor inside itself is an error
+        self.deep_construct = True  # makes an anchor that contains itself an error
         self._checked: set[yaml.Node] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Before keys are merged into the node: those may repeat what is there, and lose."""
-        if node in self._checked:  # and merged: an anchor's node is seen again where it is used
+        """Refuse equal keys. This runs before ``<<`` merges keys, which may repeat own keys."""
+        if node in self._checked:  # an anchor's node comes again, already merged, at each alias
             return
         self._checked.add(node)
         first: dict[str, int] = {}
@@ -102,7 +105,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that ``_Loader`` would read as something else."""
+    """Quotes text that ``_Loader`` would not read as text."""
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -1,1 +1,1 @@
-"""Folders that hold a Janus model: formats, tokenizer, the Hub."""
+"""Finding, checking and loading Janus checkpoints: two formats, the tokenizer, the Hub."""

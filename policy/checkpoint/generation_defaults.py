@@ -1,7 +1,8 @@
-"""How a checkpoint wants to be sampled: ``eg_grpo.json`` beside its weights.
+"""The file ``eg_grpo.json`` beside a checkpoint's weights: how to sample from the checkpoint.
 
-Training writes the file into every checkpoint, so that ``generate`` asks with the template and the
-sampling that the policy was trained with.
+Training writes it into every checkpoint. ``generate`` reads it, so that it uses the template and
+the sampling settings that the policy was trained with. For a checkpoint without this file it uses
+the settings of the paper's runs.
 """
 
 from __future__ import annotations

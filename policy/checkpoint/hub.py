@@ -1,4 +1,8 @@
-"""Where a checkpoint lies: a folder, or a repository of the Hugging Face Hub in the local cache."""
+"""Finds the folder of a checkpoint. The checkpoint is given as a path or as a Hugging Face Hub id.
+
+A repository of the Hub is taken from the Hub's local cache. It is downloaded when the cache does
+not have it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,8 @@ from policy.errors import UserError
 
 _HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>.+))?")
 _DESCRIPTION = ["*.json", "*.jinja", "*.txt"]
-# The weights once: in safetensors, and only where there are none in the older format.
+# A repository may hold its weights in two formats. One is enough: safetensors is asked for first,
+# and the older format only if there are no safetensors.
 _WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin"])
 
 
@@ -28,13 +33,15 @@ def checkpoint_folder(
     needed: Sequence[str] = ("config.json", "tokenizer.json", "tokenizer_config.json"),
     weights: bool = True,
 ) -> Path:
-    """The folder of a checkpoint, or of the Hub's ``owner/name[@revision]`` if there is none.
+    """The folder that holds a checkpoint, given as a path or as a Hub id ``owner/name[@revision]``.
 
-    A repository that is in the Hub's cache is taken from there without asking the Hub; otherwise
-    it is downloaded into it. ``needed`` are the files, and ``weights`` whether the weights, without
-    which a cached repository is not whole: what is missing is downloaded. Raises ``UserError`` when
-    it is neither cached nor to be had, naming the file if it is one that is missing. A string that
-    cannot be a Hub id, and a ``Path``, is returned as a path, whether it exists or not.
+    A string names a Hub id if it has that form and there is no such folder. Anything else is
+    returned as a path, whether it exists or not.
+
+    A Hub id gives the repository's folder in the Hub's cache. If the cache has all files that are
+    asked for, the Hub is not contacted; otherwise the repository is downloaded. ``needed`` names
+    these files, and ``weights`` says whether the weight files are among them. Raises ``UserError``
+    when the repository cannot be found, or names the file that cannot be found.
     """
     folder = Path(checkpoint)
     hub_id = _hub_id(checkpoint)
@@ -57,9 +64,9 @@ def checkpoint_folder(
 
 
 def checkpoint_file(checkpoint: Path | str, name: str) -> Path:
-    """One file: ``checkpoint`` itself, or ``name`` in that folder or Hub repository.
+    """One existing file: ``checkpoint`` itself, or ``name`` in that folder or Hub repository.
 
-    As ``checkpoint_folder``; the file exists, or ``UserError`` is raised.
+    A Hub id is looked up as in ``checkpoint_folder``. Raises ``UserError`` when there is no file.
     """
     path = Path(checkpoint)
     if path.is_dir():
@@ -81,9 +88,9 @@ def _hub_id(checkpoint: Path | str) -> re.Match[str] | None:
 
 
 def _from_hub(hub_id: re.Match[str], download: Callable[..., str], **options: Any) -> Path | None:
-    """What ``download`` finds, or None when it is not in the cache or the Hub is out of reach.
+    """The path that ``download`` returns, or None when the files cannot be had.
 
-    Out of reach, it may be less than the repository holds.
+    If the Hub cannot be reached, this is the cached folder, which may hold only some of the files.
     """
     checkpoint, repository, revision = hub_id[0], hub_id["repository"], hub_id["revision"]
     try:
@@ -100,7 +107,7 @@ def _from_hub(hub_id: re.Match[str], download: Callable[..., str], **options: An
             f"checkpoint {checkpoint}: neither a folder nor a repository of the Hub (if it"
             " is a private or gated one, set HF_TOKEN)"
         ) from None
-    except Exception as error:  # the network, the disk and the client each have their own
+    except Exception as error:  # the network, the disk and the Hub's client raise many classes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"checkpoint {checkpoint}: download failed: {reason}") from None
 
@@ -118,7 +125,7 @@ def _not_there(checkpoint: Path | str, missing: str | None = None) -> UserError:
 
 
 def is_at_hand(checkpoint: str) -> bool:
-    """Whether a folder, or the Hub's cache, has the checkpoint's config.json."""
+    """Whether the checkpoint's config.json can be read from disk, without a download."""
     hub_id = _hub_id(checkpoint)
     if hub_id is None or Path(checkpoint).is_dir():
         return (Path(checkpoint) / "config.json").is_file()
@@ -127,9 +134,9 @@ def is_at_hand(checkpoint: str) -> bool:
 
 
 def config_folder(checkpoint: str) -> Path:
-    """A folder with the checkpoint's config.json; of the Hub's that file alone is downloaded.
+    """A folder that holds the checkpoint's config.json. From the Hub only that file is downloaded.
 
-    Raises ``UserError`` when there is no such folder or repository, or it cannot be reached.
+    Raises ``UserError`` when the repository does not exist or the Hub cannot be reached.
     """
     folder = Path(checkpoint)
     if _hub_id(checkpoint) is None or folder.is_dir():
@@ -138,7 +145,10 @@ def config_folder(checkpoint: str) -> Path:
 
 
 def _missing(snapshot: Path, needed: Sequence[str], weights: bool) -> str | None:
-    """What of the needed is not in the snapshot: other programs cache single files."""
+    """The name of a needed file that a cached folder lacks, or None if it has all of them.
+
+    The folder may be incomplete, because other programs download single files into the cache.
+    """
     for name in needed:
         if not (snapshot / name).is_file():
             return name
@@ -151,7 +161,7 @@ def _missing(snapshot: Path, needed: Sequence[str], weights: bool) -> str | None
 
 
 def hub_revision(folder: Path) -> tuple[str, str] | None:
-    """Repository and commit of a folder in the Hub's cache; None when it is no such folder."""
+    """Repository and commit of a folder in the Hub's cache; None for any other folder."""
     *_, repository, snapshots, commit = ("", "", *folder.absolute().parts)
     kind, *names = repository.split("--")
     if snapshots != "snapshots" or kind != "models" or not names:

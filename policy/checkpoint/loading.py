@@ -1,7 +1,8 @@
-"""Loading a Janus checkpoint of either format, with one clear line for each way it can be wrong.
+"""Checks and loads Janus checkpoints. Each fault of a checkpoint gives one line that names it.
 
-A checkpoint is a folder in the format of transformers (deepseek-community/Janus-Pro-*, and what
-this project writes) or in the original one (deepseek-ai/Janus-Pro-*), or the Hub's id of one.
+A checkpoint is given as a folder or as a Hub id, in one of two formats. The transformers format is
+that of deepseek-community/Janus-Pro-* and of all checkpoints that this project writes. The original
+format is that of deepseek-ai/Janus-Pro-*.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ from policy.janus import JanusPolicy
 from policy.templates import template_named
 from policy.text_files import read_json
 
-# How config.json names the two formats: transformers' and the original one.
+# The names that config.json has in the two formats, the transformers format first.
 _FORMATS = {
     "architectures": ("JanusForConditionalGeneration", original_config.ARCHITECTURE),
     "model_type": ("janus", original_config.MODEL_TYPE),
 }
 _TIED = "lm_head is tied to embed_tokens, which Janus-Pro's is not"
 
-# Its bars would cut through our own progress line.
+# The progress bars of transformers would overwrite this project's own progress line.
 transformers_logging.disable_progress_bar()
 
 
 def check_checkpoint(checkpoint: Path | str) -> None:
-    """Refuse, without loading it, what cannot be a Janus checkpoint.
+    """Check a checkpoint without loading its weights.
 
-    Raises ``UserError`` for a missing folder or file, a wrong architecture, an unreadable
-    weight file, a missing or misshapen tensor.
+    Raises ``UserError`` for a missing folder or file, a wrong architecture, an unreadable weight
+    file, and a tensor that is missing or has a wrong shape.
     """
     folder = checkpoint_folder(checkpoint)
     config = read_config(folder)
@@ -59,7 +60,10 @@ def check_checkpoint(checkpoint: Path | str) -> None:
 
 
 def read_config(folder: Path) -> JanusConfig:
-    """The configuration of a checkpoint folder of either format, as transformers has it."""
+    """The transformers configuration of a complete checkpoint folder, in either format.
+
+    Raises ``UserError`` when config.json or tokenizer.json is missing or config.json is wrong.
+    """
     if not folder.is_dir():
         raise UserError(f"checkpoint {folder} does not exist")
     for name in ("config.json", "tokenizer.json"):
@@ -69,7 +73,10 @@ def read_config(folder: Path) -> JanusConfig:
 
 
 def model_config(folder: Path) -> JanusConfig:
-    """The same of a folder that holds no more than config.json."""
+    """The transformers configuration in a folder's config.json; other files may be missing.
+
+    Raises ``UserError`` when the file is missing or wrong.
+    """
     if not (folder / "config.json").is_file():
         raise UserError(f"checkpoint {folder} has no config.json")
     try:
@@ -83,10 +90,10 @@ def model_config(folder: Path) -> JanusConfig:
 
 
 def is_original(folder: Path) -> bool:
-    """Whether the folder is in the original format; ``UserError`` when it is in neither.
+    """Whether the folder is in the original format. Raises ``UserError`` if it is in neither.
 
-    ``architectures`` says it, and where there is none, as in deepseek-ai/Janus-Pro-7B,
-    ``model_type``.
+    The key ``architectures`` of config.json tells the formats apart. deepseek-ai/Janus-Pro-7B does
+    not have this key; then ``model_type`` does.
     """
     config = _config_json(folder)
     key = "architectures" if config.get("architectures") else "model_type"
@@ -101,7 +108,7 @@ def is_original(folder: Path) -> bool:
 
 
 def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> JanusPolicy:
-    """Load a checkpoint; every key must be there and none besides."""
+    """Load a checkpoint. Raises ``UserError`` if it lacks a weight or has one too many."""
     folder = checkpoint_folder(checkpoint)
     check_checkpoint(folder)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
@@ -114,7 +121,7 @@ def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> J
             "state_dict": _translated(folder, tensors),
         }
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would warn of is an error below
+    transformers_logging.set_verbosity_error()  # its warnings are errors below
     try:
         loaded: Any = JanusForConditionalGeneration.from_pretrained(
             **source,
@@ -140,7 +147,7 @@ def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> J
 def load_encoder(
     checkpoint: Path | str, template: str, instruction: str | None = None
 ) -> PromptEncoder:
-    """The checkpoint's tokenizer with a template of the registry."""
+    """The checkpoint's tokenizer, together with a template of ``policy.templates``."""
     folder = checkpoint_folder(checkpoint)
     return PromptEncoder(load_tokenizer(folder), template_named(template), instruction)
 
@@ -162,7 +169,7 @@ def _translated(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _check_tensors(
     folder: Path, config: JanusConfig, found: dict[str, Tensor], may_be_renamed: bool
 ) -> None:
-    """Compare names and shapes with those of the model that the configuration describes."""
+    """Compare the names and shapes of tensors with those that the configuration asks for."""
     expected = built_on_meta(config, f"checkpoint {folder}/config.json").state_dict()
     for key in sorted(found.keys() & expected.keys()):
         if found[key].shape != expected[key].shape:
@@ -172,7 +179,7 @@ def _check_tensors(
             )
     missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
     if may_be_renamed and unknown:
-        # transformers renames the keys of older files while it loads them, and checks them then.
+        # transformers renames the keys of older files when it loads them. They are checked then.
         return
     if missing == {"lm_head.weight"}:
         raise UserError(f"checkpoint {folder}: {_TIED}: there is no lm_head.weight")
@@ -182,7 +189,10 @@ def _check_tensors(
 
 
 def _refuse_tied(folder: Path, model: JanusForConditionalGeneration) -> None:
-    """A file that was written from tied weights may hold them twice, and need not say so."""
+    """Refuse a checkpoint whose text head equals its embeddings, unless it says it is untied.
+
+    Such a file was written from tied weights: it holds them twice and does not mention it.
+    """
     untied = _config_json(folder).get("tie_word_embeddings") is False
     embeddings: Any = model.get_input_embeddings()
     if not untied and torch.equal(model.lm_head.weight, embeddings.weight):
@@ -190,10 +200,10 @@ def _refuse_tied(folder: Path, model: JanusForConditionalGeneration) -> None:
 
 
 def _name_tokens(config: JanusConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write into the configuration what the original one leaves to the tokenizer.
+    """Write the ids of special tokens into a configuration of the original format, which has none.
 
-    This project asks the tokenizer; transformers' own ``generate`` on an exported checkpoint
-    reads the configuration.
+    This project asks the tokenizer for them. But ``generate`` of transformers reads them from the
+    configuration when it draws with an exported checkpoint.
     """
     special = special_ids(tokenizer)
     config.image_token_id = tokenizer.get_vocab().get("<image_placeholder>", config.image_token_id)
@@ -202,10 +212,11 @@ def _name_tokens(config: JanusConfig, tokenizer: PreTrainedTokenizerBase) -> Non
 
 
 def _generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """What transformers' ``generate`` needs to draw with an exported checkpoint.
+    """The settings that ``generate`` of transformers needs to draw with an exported checkpoint.
 
-    Not the checkpoint's own: transformers loads many that it then refuses to save, which would end
-    a run at its first checkpoint. How the policy is to be sampled stands in ``eg_grpo.json``.
+    The generation settings of the loaded checkpoint are not used. transformers loads some that it
+    later refuses to save, and the run would end at its first checkpoint. The sampling settings of
+    this project are in ``eg_grpo.json``.
     """
     special = special_ids(tokenizer)
     return GenerationConfig(

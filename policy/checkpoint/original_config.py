@@ -1,8 +1,8 @@
-"""The config.json of deepseek-ai/Janus-Pro-*, as the transformers configuration of that model.
+"""Translates the config.json of deepseek-ai/Janus-Pro-* into a transformers configuration.
 
 Source: https://github.com/deepseek-ai/Janus, janus/models/ (modeling_vlm.py, vq_model.py,
-siglip_vit.py, projector.py). The file names a vision tower and an image tokenizer whose sizes
-stand in that code, and here in ``VISION_TOWERS`` and ``IMAGE_TOKENIZERS``.
+siglip_vit.py, projector.py). The file only names the vision tower and the image tokenizer. Their
+sizes are in that code, and copied here in ``VISION_TOWERS`` and ``IMAGE_TOKENIZERS``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from policy.checkpoint.transformers_config import first_problem
 
 ARCHITECTURE, MODEL_TYPE = "MultiModalityCausalLM", "multi_modality"
 
-# Without these it is a model of the same names that makes no image tokens.
+# The sections for drawing images. Related models without them have the same names in config.json.
 _DRAWING = ("gen_vision_config", "gen_aligner_config", "gen_head_config")
 
 VISION_TOWERS: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ IMAGE_TOKENIZERS: dict[str, dict[str, Any]] = {
 
 
 class _Language(BaseModel):
-    """``language_config``: only what differs from these values is written in the file."""
+    """The section ``language_config``. The file leaves out values that equal these defaults."""
 
     model_config = ConfigDict(extra="allow")
     vocab_size: int = Field(32000, ge=1)
@@ -52,7 +52,7 @@ class _Language(BaseModel):
     max_position_embeddings: int = Field(2048, ge=1)
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    tie_word_embeddings: Literal[False] = False  # a tied head would be another model
+    tie_word_embeddings: Literal[False] = False  # Janus-Pro's text head is untied
 
 
 class _VisionParams(BaseModel):
@@ -102,7 +102,7 @@ class _OriginalConfig(BaseModel):
     gen_head_config: _GenHead
 
 
-# Written beside the sizes and without meaning for them.
+# Keys of ``language_config`` that are not sizes and do not concern LlamaConfig.
 _BOOKKEEPING = {"model_type", "torch_dtype", "dtype", "architectures", "_name_or_path"}
 
 
@@ -128,7 +128,7 @@ def translated_config(original: Mapping[str, Any]) -> JanusConfig:
     gen_aligner = config.gen_aligner_config.params
     head, codes = config.gen_head_config.params, config.gen_vision_config.params
     if head.image_token_embed != gen_aligner.n_embed:
-        # transformers has one size for both
+        # transformers has a single size for the two, so they must be equal.
         raise ValueError(
             f"gen_head_config.params.image_token_embed: {head.image_token_embed} is not"
             f" gen_aligner_config.params.n_embed = {gen_aligner.n_embed}"

@@ -1,6 +1,7 @@
-"""The weights of deepseek-ai/Janus-Pro-*, under the names of the transformers model.
+"""Renames the weights of deepseek-ai/Janus-Pro-* to the names of the transformers model.
 
-Source: https://github.com/deepseek-ai/Janus, janus/models/, whose module names are the keys.
+Source: https://github.com/deepseek-ai/Janus, janus/models/. The original keys are the names of its
+modules.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# Every key matches one rule. {0}, {1}, ... are the pattern's groups.
+# Each rule is a pattern and the new names; {0}, {1}, ... stand for the groups of the pattern.
+# A rule without names leaves the weight out. Every original key matches one rule.
 _BLOCK = r"vision_model\.vision_tower\.blocks\.(\d+)"
 _LAYER = "model.vision_model.encoder.layers.{0}"
 _CODER = r"gen_vision_model\.(encoder|decoder)"
@@ -27,7 +29,7 @@ _RULES = tuple(
         (rf"gen_aligner\.layers\.0\.{_WEIGHT}", "model.generation_aligner.fc1.{0}"),
         (rf"aligner\.layers\.0\.{_WEIGHT}", "model.aligner.fc1.{0}"),
         # Image tokenizer
-        (r"gen_vision_model\.quantize\.codebook_used",),  # a training statistic
+        (r"gen_vision_model\.quantize\.codebook_used",),  # left out: a training statistic
         (
             r"gen_vision_model\.(quantize\.embedding|quant_conv|post_quant_conv)\.(.+)",
             "model.vqmodel.{0}.{1}",
@@ -53,7 +55,7 @@ _RULES = tuple(
             "model.vqmodel.decoder.up.{0}.{1}.{2}",
         ),
         # Vision tower
-        (r"vision_model\.vision_tower\.attn_pool\..+",),  # the pooling of SigLIP, never used
+        (r"vision_model\.vision_tower\.attn_pool\..+",),  # left out: Janus does not use it
         (
             r"vision_model\.vision_tower\.pos_embed",
             "model.vision_model.embeddings.position_embedding.weight",
@@ -76,25 +78,25 @@ _DEEPER_ALIGNER = re.compile(rf"(gen_)?aligner\.layers\.(\d+)\.{_WEIGHT}")
 
 
 def translated_names(key: str) -> tuple[str, ...] | None:
-    """The transformers keys of an original key: none if it is left out, three for qkv, else one.
+    """The transformers keys for an original key; ``None`` if Janus has no such key.
 
-    ``None`` when the key is of no part of Janus.
+    A weight that is left out gives no key, a joint qkv weight gives three, any other gives one.
     """
     for pattern, names in _RULES:
         if match := pattern.fullmatch(key):
             return tuple(name.format(*match.groups()) for name in names)
     match = _DEEPER_ALIGNER.fullmatch(key)
-    if match and int(match[2]) % 2 == 0:  # odd places are activations
+    if match and int(match[2]) % 2 == 0:  # odd layers are activations and have no weights
         module = "generation_aligner" if match[1] else "aligner"
         return (f"model.{module}.hidden_layers.{int(match[2]) // 2 - 1}.{match[3]}",)
     return None
 
 
 def translated_tensors(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the transformers model; also of shapes alone, on the meta device.
+    """The state dict of the transformers model. Tensors on the meta device, without data, work too.
 
-    Raises ``ValueError`` with one line that names the first key which Janus does not have, or
-    when the text head shares its memory with the embeddings.
+    Raises ``ValueError`` with one line that names the first key that Janus does not have. It also
+    raises when the text head shares its memory with the embeddings.
     """
     tensors: dict[str, Tensor] = {}
     for key, tensor in original.items():
@@ -104,7 +106,7 @@ def translated_tensors(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if key == "vision_model.vision_tower.pos_embed":
             tensor = tensor.squeeze(0)
         if len(names) == 3:
-            # Each part in its own memory: tensors that share theirs cannot be saved.
+            # Each part gets memory of its own, because tensors that share memory cannot be saved.
             parts = [part.clone() for part in tensor.chunk(3)]
             tensors |= zip(names, parts, strict=False)
         elif names:

@@ -1,8 +1,9 @@
-"""What is known of the published checkpoints without them: their sizes.
+"""The sizes of the published checkpoints, known without a download.
 
-Janus-Pro-7B: its config.json, as https://github.com/sgl-project/sglang/issues/4534 shows it.
-Janus-Pro-1B: its language model has the sizes of DeepSeek-VL-1.3B's, which stand in transformers'
-converter of that; all else is as in the 7B. Its own config.json was not at hand to compare.
+The sizes of Janus-Pro-7B are from its config.json, quoted in
+https://github.com/sgl-project/sglang/issues/4534. The language model of Janus-Pro-1B is taken to
+have the sizes of DeepSeek-VL-1.3B, which are in the converter of transformers. All its other sizes
+are taken to be those of the 7B. They were not compared with the config.json of Janus-Pro-1B.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ _LANGUAGE: dict[str, dict[str, int]] = {
         "num_attention_heads": 32,
     },
 }
-_OWNERS = ("deepseek-community", "deepseek-ai")  # of the same models in the two formats
+_OWNERS = ("deepseek-community", "deepseek-ai")  # both publish these models, each in one format
 
 
 def public_config(hub_id: str) -> JanusConfig | None:
-    """The configuration of a published checkpoint by its Hub id without a revision, else None."""
+    """The configuration of a published checkpoint, by its Hub id; None for any other string.
+
+    An id with a revision also gives None, because a revision may have other sizes.
+    """
     owner, _, name = hub_id.partition("/")
     if owner not in _OWNERS or name not in _LANGUAGE:
         return None

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, proved at load to do what its tokenizer.json says."""
+"""Loads the tokenizer of a checkpoint and checks that it works as its tokenizer.json says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from policy.encoding import BEGIN_OF_IMAGE, special_ids
 from policy.errors import UserError
 
-# Spaces, digits, line ends, quotes, role markers and letters outside ASCII, as prompts have them.
+# Two texts with the characters that prompts have: spaces, digits, line ends, quotes, role markers
+# and letters outside ASCII.
 _PROBES = (
     "User: a photo of 2 red cats.\n\nAssistant:",
     '<|User|>: "naïve"  café,\n1. left of\n\n<|Assistant|>:',
@@ -18,11 +19,12 @@ _PROBES = (
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load tokenizer.json; raises ``UserError`` when it is missing, broken or not a Janus one.
+    """Load tokenizer.json. Raises ``UserError`` when it is missing, broken or not a Janus one.
 
-    The fast class is named outright: the Llama tokenizer classes of transformers 5 ignore the
-    byte-level pre-tokenizer that Janus's tokenizer.json asks for. What that would do unnoticed,
-    here or in a later version, is refused: probes must become the ids that the file alone gives.
+    ``PreTrainedTokenizerFast`` is used directly. The Llama tokenizer classes of transformers 5
+    ignore the byte-level pre-tokenizer that Janus's tokenizer.json asks for, and would silently
+    give other ids. To detect such a change in any version, example texts must become the same ids
+    with the loaded tokenizer and with the file alone.
     """
     file = folder / "tokenizer.json"
     if not file.is_file():
@@ -36,7 +38,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         special = special_ids(tokenizer)
     except UserError as error:
-        if not (folder / "tokenizer_config.json").is_file():  # which names them
+        if not (folder / "tokenizer_config.json").is_file():  # it names the special tokens
             raise UserError(f"checkpoint {folder} has no tokenizer_config.json") from None
         raise UserError(f"checkpoint {folder}: {error}") from None
     probes = {text: alone.encode(text, add_special_tokens=False).ids for text in _PROBES}

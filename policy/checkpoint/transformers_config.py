@@ -1,6 +1,6 @@
-"""The config.json of deepseek-community/Janus-Pro-* and of what this project writes.
+"""Reads the config.json of the transformers format: deepseek-community/Janus-Pro-* and our own.
 
-Only what this project relies on is checked here; transformers checks the rest.
+Only the values that this project relies on are checked here. transformers checks the others.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from policy.errors import UserError
 
 
 class _Text(BaseModel):
-    model_type: Literal["llama"] = "llama"  # as vLLM's model and the memory plan take it to be
+    model_type: Literal["llama"] = "llama"  # the vLLM model and the memory plan assume Llama
 
 
 class _Vision(BaseModel):
-    # One number: images are square.
+    # A single number, so images are square.
     image_size: int = Field(384, ge=1, strict=True)
     patch_size: int = Field(16, ge=1, strict=True)
 
@@ -31,11 +31,11 @@ class _Config(BaseModel):
 
 
 def untied_config(written: Mapping[str, Any]) -> JanusConfig:
-    """The configuration with untied heads, whatever the file says.
+    """The configuration in a config.json, with an untied text head whatever the file says.
 
-    Janus-Pro is untied, but the published files do not say so and transformers takes that for
-    tied. A file whose weights are tied is refused by them. Raises ``ValueError`` or
-    ``StrictDataclassError`` when the file cannot be such a model's.
+    Janus-Pro is untied. The published files do not say so, and transformers takes that as tied. A
+    checkpoint that really has tied weights is refused later, when its weights are checked. Raises
+    ``ValueError`` or ``StrictDataclassError`` when the file does not describe a Janus model.
     """
     try:
         _Config.model_validate(written)
@@ -47,12 +47,15 @@ def untied_config(written: Mapping[str, Any]) -> JanusConfig:
 
 
 def built_on_meta(config: JanusConfig, where: str) -> JanusForConditionalGeneration:
-    """The model without its weights; raises ``UserError``, which names ``where`` the configuration
-    stands, when no model can be built from it."""
+    """The model on the meta device, without weights.
+
+    Raises ``UserError`` when no model can be built. ``where`` tells the user where the
+    configuration is written.
+    """
     try:
         with torch.device("meta"):
             return JanusForConditionalGeneration(config)
-    except Exception as error:  # a wrong value surfaces wherever transformers first uses it
+    except Exception as error:  # a wrong value may raise any error, where transformers uses it
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"{where}: no model can be built: {reason}") from None
 

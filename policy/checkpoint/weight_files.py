@@ -1,6 +1,7 @@
-"""The weight files of a checkpoint folder: which they are, and what tensors they hold.
+"""Finds and reads the weight files of a checkpoint folder.
 
-Nothing here unpickles objects: safetensors, or ``torch.load`` with ``weights_only``.
+No file can run code. Pickled files are read by ``torch.load`` with ``weights_only``, which builds
+tensors only.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 
 
 def weight_files(folder: Path, pickled: bool = False) -> list[Path]:
-    """The files that hold the weights, as transformers looks for them: safetensors, one or indexed.
+    """The files that hold the weights: model.safetensors, or the files that its index names.
 
-    With ``pickled``, for who opens them with ``read_tensors``, also *.safetensors of other names
-    and, if there are none, *.bin. Raises ``UserError`` when there is none, or when one that an
-    index names is missing.
+    transformers finds the same files. A caller that reads them with ``read_tensors`` can pass
+    ``pickled``: then *.safetensors of other names are accepted, and *.bin if there are none. Raises
+    ``UserError`` when there is no file, or when a file that the index names is missing.
     """
     for name in (SAFETENSORS, PICKLED) if pickled else (SAFETENSORS,):
         index = folder / f"{name}.index.json"
@@ -46,10 +47,10 @@ def weight_files(folder: Path, pickled: bool = False) -> list[Path]:
 
 
 def read_tensors(files: list[Path], shapes_only: bool = False) -> dict[str, Tensor]:
-    """All tensors by key, mapped from disk where the format allows it.
+    """All tensors by key. They are mapped from disk where the format allows it.
 
-    With ``shapes_only`` they are on the meta device and no weight is read. Raises ``UserError``
-    for a file that cannot be read or holds anything but tensors.
+    With ``shapes_only`` the tensors are on the meta device and no weights are read. Raises
+    ``UserError`` for a file that cannot be read or holds anything but tensors.
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
@@ -77,10 +78,10 @@ def _read_pickled(file: Path, shapes_only: bool) -> dict[str, Tensor]:
     }
     try:
         state = torch.load(file, mmap=True, **options)
-    except RuntimeError:  # written before torch 1.6: not a zip file, which alone can be mapped
+    except RuntimeError:  # a file from before torch 1.6 is not a zip file and cannot be mapped
         state = torch.load(file, mmap=False, **options)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]  # as trainers write it, beside their own notes
+        state = state["state_dict"]  # trainers store the weights here, beside their own data
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"checkpoint file {file} does not hold tensors by name")
     return state
