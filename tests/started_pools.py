@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from orchestrator.settings.run_config import load_config
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import GroupRef
 from policy.types import Group, Prompt
-from rewards.config import CacheConfig, RewardConfig
+from rewards.config import RewardConfig
 from tests.faulty_rewards import wait_for_files
 from tests.image_groups import image_group
+
+SHAPES = Path(__file__).parents[1] / "configs" / "shapes.yaml"
 
 
 def reward(factory: str, name: str = "light", **settings: Any) -> RewardConfig:
     settings = {"cpus_per_worker": 0.1, "retry_delay_s": 0.01} | settings
     return RewardConfig(name=name, factory=f"tests.faulty_rewards:{factory}", **settings)
+
+
+def reward_pools(
+    *rewards: RewardConfig, start_timeout_s: float = 60, group_timeout_s: float = 60
+) -> RewardPools:
+    """Pools of these rewards, without a cache, in an otherwise ordinary run."""
+    config = load_config(
+        SHAPES,
+        [
+            "cache.kind=none",
+            f"cluster.start_timeout_s={start_timeout_s}",
+            f"rollout.timeout_s={group_timeout_s}",
+        ],
+    )
+    return RewardPools(config.model_copy(update={"rewards": rewards}))
 
 
 class Started:
@@ -26,10 +45,8 @@ class Started:
     def __init__(self) -> None:
         self._pools: list[RewardPools] = []
 
-    def __call__(
-        self, *configs: RewardConfig, start_timeout_s: float = 60, group_timeout_s: float = 60
-    ) -> RewardPools:
-        pools = RewardPools(configs, CacheConfig(kind="none"), start_timeout_s, group_timeout_s)
+    def __call__(self, *rewards: RewardConfig, **timeouts_s: float) -> RewardPools:
+        pools = reward_pools(*rewards, **timeouts_s)
         self._pools.append(pools)
         pools.wait_ready()
         return pools

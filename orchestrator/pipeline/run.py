@@ -8,7 +8,6 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from learner.rank_settings import LearnerSettings
 from learner.step_checkpoint import verified_manifest
 from orchestrator.pipeline.alarms import Alarms
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
@@ -26,7 +25,7 @@ from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
-from orchestrator.workers.rollout_pool import RolloutPool, describe
+from orchestrator.workers.rollout_pool import RolloutPool
 from policy.types import JsonDict, Prompt
 
 log = logging.getLogger("eg_grpo")
@@ -119,21 +118,14 @@ def open_run(
             _announce(progress, config, inputs)
             rollout = RolloutPool(config, inputs)
             actors.callback(rollout.close)
-            learner = LearnerGroup(_learner_settings(config, inputs))
-            actors.callback(learner.close)
-            for identity in rollout.wait_ready(cluster.start_timeout_s):
-                log.info("rollout engine: %s", describe(identity))
+            rollout.wait_ready()
             # Only now: on a GPU that they share, vLLM measures what is free while it starts.
-            rewards = RewardPools(
-                config.rewards,
-                config.cache,
-                cluster.start_timeout_s,
-                config.rollout.timeout_s,
-                config.deterministic,
-            )
+            rewards = RewardPools(config)
             actors.callback(rewards.close)
             rewards.wait_ready()
-            learner.start()
+            learner = LearnerGroup(config, inputs)
+            actors.callback(learner.close)
+            learner.wait_ready()
             if checkpoint is not None:
                 learner.load(checkpoint)
                 folder.resume_from(checkpoint)
@@ -173,17 +165,3 @@ def _announce(progress: Progress, config: RunConfig, inputs: Inputs) -> None:
             f"{len(inputs.leaks)} validation prompts are in the training file;"
             f" data.leaks: {config.data.leaks}"
         )
-
-
-def _learner_settings(config: RunConfig, inputs: Inputs) -> LearnerSettings:
-    return LearnerSettings(
-        learner=config.learner,
-        algorithm=config.algorithm,
-        checkpoint=inputs.model_path,
-        total_steps=config.steps,
-        seed=config.seed,
-        guidance_scale=config.rollout.guidance_scale,
-        temperature=config.rollout.temperature,
-        deterministic=config.deterministic,
-        generation_defaults=inputs.generation_defaults,
-    )
