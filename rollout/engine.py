@@ -6,7 +6,7 @@ This module needs no torch, so that settings can be read before a process is tun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from policy.sampling import Sampling
@@ -42,6 +42,10 @@ class EngineIdentity:
     text_vocab_size: int
     num_codes: int
     image_grid: tuple[int, int]
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        return ", ".join(f"{key} {value}" for key, value in asdict(self).items())
 
 
 class Engine(Protocol):

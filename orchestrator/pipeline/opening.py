@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from learner.rank_settings import LearnerSettings
 from learner.step_checkpoint import verified_manifest
 from orchestrator.pipeline.batch import BatchSampler
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
@@ -26,7 +25,7 @@ from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
-from orchestrator.workers.rollout_pool import RolloutPool, describe
+from orchestrator.workers.rollout_pool import RolloutPool
 
 log = logging.getLogger("eg_grpo")
 
@@ -59,21 +58,14 @@ def open_run(
             _announce(progress, config, inputs)
             rollout = RolloutPool(config, inputs)
             actors.callback(rollout.close)
-            learner = LearnerGroup(_learner_settings(config, inputs))
-            actors.callback(learner.close)
-            for identity in rollout.wait_ready(cluster.start_timeout_s):
-                log.info("rollout engine: %s", describe(identity))
-            # Only now: on a GPU that they share, vLLM measures what is free while it starts.
-            rewards = RewardPools(
-                config.rewards,
-                config.cache,
-                cluster.start_timeout_s,
-                config.rollout.timeout_s,
-                config.deterministic,
-            )
+            rollout.wait_ready()
+            # Only now: while vLLM starts it measures what is free on a GPU that roles share.
+            rewards = RewardPools(config)
             actors.callback(rewards.close)
             rewards.wait_ready()
-            learner.start()
+            learner = LearnerGroup(config, inputs)
+            actors.callback(learner.close)
+            learner.wait_ready()
             if checkpoint is not None:
                 learner.load(checkpoint)
                 folder.resume_from(checkpoint)
@@ -106,18 +98,3 @@ def _announce(progress: Progress, config: RunConfig, inputs: Inputs) -> None:
             f"{len(inputs.leaks)} validation prompts are in the training file;"
             f" data.leaks: {config.data.leaks}"
         )
-
-
-def _learner_settings(config: RunConfig, inputs: Inputs) -> LearnerSettings:
-    return LearnerSettings(
-        learner=config.learner,
-        algorithm=config.algorithm,
-        checkpoint=inputs.model_path,
-        dtype=config.model.dtype,
-        template=config.model.template,
-        instruction=inputs.instruction,
-        sampling=config.rollout.sampling,
-        total_steps=config.steps,
-        seed=config.seed,
-        deterministic=config.deterministic,
-    )

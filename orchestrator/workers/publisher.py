@@ -41,9 +41,9 @@ class WeightPublisher:
             )
         receipts = self.rollout.load_weights(published.buckets, weight_version)
         answers = dict(zip(self.rollout.names, receipts, strict=True))
-        for rank, receipt in enumerate(published.other_ranks, start=1):
+        for name, receipt in zip(self.learner.names[1:], published.other_ranks, strict=True):
             # Nothing was sent to it: it holds what it has learned itself.
-            answers[f"learner rank {rank}"] = replace(receipt, checksum=expected.checksum)
+            answers[name] = replace(receipt, checksum=expected.checksum)
         return max(
             self._arrivals.setdefault(name, Arrival(name, self.tolerance)).check(answer, expected)
             for name, answer in answers.items()

@@ -17,15 +17,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 
 from orchestrator.workers.reward_round import Batch, Round
 from orchestrator.workers.rollout_pool import GroupRef
-from orchestrator.workers.starting import Share, Starting
-from orchestrator.workers.waiting import WorkerFailed, one_line
-from policy.errors import UserError
+from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate, take
+from orchestrator.workers.worker_pool import Resources, WorkerPool
 from policy.types import RewardResult
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
@@ -43,11 +42,9 @@ class Usage(ScoringWork):
 
 
 @dataclass
-class Worker:
-    """One actor and what it is doing: nothing, starting (``call`` alone), or scoring a batch."""
+class Duty:
+    """What one worker is doing: nothing, starting (``call`` alone), or scoring a batch."""
 
-    name: str
-    actor: Any
     call: ray.ObjectRef | None = None
     batch: Batch | None = None
     deadline: float = math.inf
@@ -58,7 +55,7 @@ class Worker:
         return self.call is not None and self.batch is None
 
 
-class RewardPool:
+class RewardPool(WorkerPool):
     """Workers of one reward; ``orchestrator.workers.reward_pools`` tells it what has happened."""
 
     def __init__(
@@ -70,23 +67,19 @@ class RewardPool:
     ) -> None:
         self.config = config
         self.usage = Usage()
-        self._new_worker = partial(start_reward_worker, config, cache, deterministic)
-        self._start_timeout_s = start_timeout_s
-        self.workers = [
-            Worker(f"reward worker {config.name}/{index}", self._new_worker())
-            for index in range(config.workers)
-        ]
-        # Asked now and not when waited for: all pools load their models at the same time.
-        self.starting = Starting(
-            [worker.actor for worker in self.workers],
-            lambda actor: actor.ready.remote(),
-            [worker.name for worker in self.workers],
-            Share(
+        self._start_worker = partial(start_reward_worker, config, cache, deterministic)
+        super().__init__(
+            [f"reward worker {config.name}/{index}" for index in range(config.workers)],
+            self._start_worker,
+            lambda workers: [worker.ready.remote() for worker in workers],
+            Resources(
                 config.cpus_per_worker,
                 config.gpus_per_worker,
-                installs=bool(config.runtime_env.pip),
+                packages=bool(config.runtime_env.pip),
             ),
+            start_timeout_s,
         )
+        self._duties = [Duty() for _ in self.workers]
         self._round = self._new_round(())
 
     def begin(self, groups: Sequence[GroupRef], remember: bool = False) -> None:
@@ -107,12 +100,12 @@ class RewardPool:
         """Give up on what is late, and hand out work to who has none. Never blocks."""
         now = time.monotonic()
         self._round.advance(now)
-        for worker in self.workers:
-            if now >= worker.deadline:
-                self._give_up(worker)
-        for index, worker in enumerate(self.workers):
-            if worker.call is None and (batch := self._next_for(index, now)) is not None:
-                self._send(worker, batch, now)
+        for index, duty in enumerate(self._duties):
+            if now >= duty.deadline:
+                self._give_up(index)
+        for index, duty in enumerate(self._duties):
+            if duty.call is None and (batch := self._next_for(index, now)) is not None:
+                self._send(index, batch, now)
 
     @property
     def done(self) -> bool:
@@ -131,51 +124,45 @@ class RewardPool:
     @property
     def calls(self) -> list[ray.ObjectRef]:
         """Answers that the pool waits for."""
-        return [worker.call for worker in self.workers if worker.call is not None]
+        return [duty.call for duty in self._duties if duty.call is not None]
 
     @property
     def wake_at(self) -> float:
         """When ``advance`` has something to do even if no answer comes."""
-        return min(self._round.wake_at, *(worker.deadline for worker in self.workers))
+        return min(self._round.wake_at, *(duty.deadline for duty in self._duties))
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
-        worker = next(worker for worker in self.workers if worker.call == call)
-        batch = worker.batch
+        index = next(i for i, duty in enumerate(self._duties) if duty.call == call)
+        duty = self._duties[index]
         try:
-            reply = ray.get(call, timeout=0)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            self._replace(worker, f"failed: {error.cause!r}", "its worker failed")
-        except ray.exceptions.GetTimeoutError:
+            reply = take(call, self.names[index])
+        except GetTimeoutError:
             return  # it has left the memory meanwhile, and is waited for until the deadline
-        except ray.exceptions.RayError as error:
-            self._replace(worker, f"died: {one_line(error)}", "its worker died")
+        except WorkerDied as failure:
+            self._replace(index, failure, "its worker died")
+        except WorkerFailed as failure:
+            self._replace(index, failure, "its worker failed")
         else:
-            worker.call, worker.batch, worker.deadline = None, None, math.inf
+            batch = duty.batch
+            duty.call, duty.batch, duty.deadline = None, None, math.inf
             if batch is not None:
-                worker.restarts = 0
+                duty.restarts = 0
                 self._record(batch, reply)
-
-    def close(self) -> None:
-        """End the workers' processes; again, it does nothing."""
-        for worker in self.workers:
-            ray.kill(worker.actor)
-        self.workers = []
 
     def _new_round(self, groups: Sequence[GroupRef], remember: bool = False) -> Round:
         return Round(groups, self.config, self.config.workers, remember)
 
     def _next_for(self, index: int, now: float) -> Batch | None:
-        return self._round.take(index, lambda home: self.workers[home].starting, now)
+        return self._round.take(index, lambda home: self._duties[home].starting, now)
 
-    def _send(self, worker: Worker, batch: Batch, now: float) -> None:
+    def _send(self, index: int, batch: Batch, now: float) -> None:
         refs = [batch.round.groups[place].ref for place, _ in batch.members]
-        worker.batch = batch
         selection = [members for _, members in batch.members]
-        worker.call = worker.actor.score.remote(selection, *refs, remember=batch.round.remember)
-        worker.deadline = now + self.config.timeout_s
+        duty, worker = self._duties[index], self.workers[index]
+        duty.batch = batch
+        duty.call = worker.score.remote(selection, *refs, remember=batch.round.remember)
+        duty.deadline = now + self.config.timeout_s
 
     def _record(self, batch: Batch, reply: Reply) -> None:
         if batch.round is not self._round:
@@ -184,25 +171,26 @@ class RewardPool:
         self.usage.add(reply.work)
         self.usage.retries += batch.round.record(batch, reply.results)
 
-    def _give_up(self, worker: Worker) -> None:
-        seconds = self._start_timeout_s if worker.starting else self.config.timeout_s
-        self._replace(
-            worker, f"did not answer within {seconds:g} s", f"no answer within {seconds:g} s"
-        )
+    def _give_up(self, index: int) -> None:
+        starting = self._duties[index].starting
+        timeout_s = self._start_timeout_s if starting else self.config.timeout_s
+        late = WorkerLate(self.names[index], timeout_s)
+        self._replace(index, late, f"no answer within {timeout_s:g} s")
 
-    def _replace(self, worker: Worker, what: str, reason: str) -> None:
+    def _replace(self, index: int, failure: WorkerFailed, reason: str) -> None:
         """Start another actor in a worker's place; its batch is retried or fails for ``reason``."""
-        ray.kill(worker.actor)
-        if worker.restarts == self.config.restarts:
+        duty = self._duties[index]
+        ray.kill(self.workers[index])
+        if duty.restarts == self.config.restarts:
             raise WorkerFailed(
-                f"{worker.name} {what}; replaced {worker.restarts} times since it last scored"
-            )
-        log.warning("%s %s; it is replaced", worker.name, what)
+                f"{failure}; replaced {duty.restarts} times since it last scored"
+            ) from failure
+        log.warning("%s; it is replaced", failure)
         self.usage.restarts += 1
-        worker.restarts += 1
-        batch, worker.batch = worker.batch, None
-        worker.actor = self._new_worker()
-        worker.call = worker.actor.ready.remote()
-        worker.deadline = time.monotonic() + self._start_timeout_s
+        duty.restarts += 1
+        batch, duty.batch = duty.batch, None
+        self.workers[index] = self._start_worker()
+        duty.call = self.workers[index].ready.remote()
+        duty.deadline = time.monotonic() + self._start_timeout_s
         if batch is not None and batch.round is self._round:
             self.usage.retries += batch.round.lose(batch, reason)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.reward_pool import RewardPool, Usage
 from orchestrator.workers.rollout_pool import GroupRef
-from orchestrator.workers.starting import wait_started
 from orchestrator.workers.waiting import WorkerFailed, wait_any
+from orchestrator.workers.worker_pool import wait_loaded
 from policy.types import Prompt, RewardResult
 from rewards.cache import resolve_cache
-from rewards.config import CacheConfig, RewardConfig
 from rewards.scored_group import ScoredGroup
 from rewards.totals import weighted_totals
 
@@ -23,28 +23,20 @@ from rewards.totals import weighted_totals
 class RewardPools:
     """One pool of workers for each reward."""
 
-    def __init__(
-        self,
-        configs: Sequence[RewardConfig],
-        cache: CacheConfig,
-        start_timeout_s: float,
-        group_timeout_s: float,
-        deterministic: bool = False,
-    ) -> None:
-        """``group_timeout_s`` bounds the wait for a group that is still being sampled."""
-        self.configs = configs
-        self.weights = {config.name: config.weight for config in configs}
-        self._start_timeout_s = start_timeout_s
-        self._group_timeout_s = group_timeout_s
-        resolved = resolve_cache(cache)
+    def __init__(self, config: RunConfig) -> None:
+        self.weights = {reward.name: reward.weight for reward in config.rewards}
+        self._start_timeout_s = config.cluster.start_timeout_s
+        self._group_timeout_s = config.rollout.timeout_s  # of a group that is still being sampled
+        cache = resolve_cache(config.cache)
+        # All are created before any is waited for, so that they load at the same time.
         self.pools = {
-            config.name: RewardPool(config, resolved, start_timeout_s, deterministic)
-            for config in configs
+            reward.name: RewardPool(reward, cache, self._start_timeout_s, config.deterministic)
+            for reward in config.rewards
         }
 
     def wait_ready(self) -> None:
         """Block until every worker of every pool has built its reward."""
-        wait_started([pool.starting for pool in self.pools.values()], self._start_timeout_s)
+        wait_loaded(list(self.pools.values()), self._start_timeout_s)
 
     def score(self, groups: Sequence[GroupRef], remember: bool = False) -> list[ScoredGroup]:
         """Score every trajectory of the groups with every reward; order is kept.

@@ -10,19 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
 
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import RunConfig
-from orchestrator.workers.starting import Share, Starting, wait_started
 from orchestrator.workers.waiting import wait_all
+from orchestrator.workers.worker_pool import Resources, WorkerPool
 from policy.probe import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, Prompt
-from rollout.engine import EngineIdentity, GenerationRequest
+from rollout.engine import GenerationRequest
 from rollout.worker import start_rollout_worker
 
 log = logging.getLogger("eg_grpo")
@@ -37,33 +38,31 @@ class GroupRef:
     size: int  # trajectories in it
 
 
-class RolloutPool:
+class RolloutPool(WorkerPool):
     """Rollout workers that all serve the same weight version."""
 
     def __init__(self, config: RunConfig, inputs: Inputs) -> None:
         self.config = config.rollout
-        self.workers = [
-            start_rollout_worker(
+        super().__init__(
+            [f"rollout worker {index}" for index in range(self.config.workers)],
+            partial(
+                start_rollout_worker,
                 config.rollout,
                 str(inputs.model_path),
                 config.model.template,
                 inputs.instruction,
                 config.model.dtype,
                 config.deterministic,
-            )
-            for _ in range(self.config.workers)
-        ]
-        self.names = [f"rollout worker {index}" for index in range(self.config.workers)]
-        self._starting = Starting(
-            self.workers,
-            lambda worker: worker.identity.remote(),
-            self.names,
-            Share(self.config.cpus_per_worker, self.config.gpus_per_worker),
+            ),
+            lambda workers: [worker.identity.remote() for worker in workers],
+            Resources(self.config.cpus_per_worker, self.config.gpus_per_worker),
+            config.cluster.start_timeout_s,
         )
 
-    def wait_ready(self, timeout_s: float) -> list[EngineIdentity]:
-        """Block until every worker has loaded its model."""
-        return wait_started([self._starting], timeout_s)
+    def wait_ready(self) -> None:
+        """Block until every worker has loaded its model, and log what each one runs."""
+        for identity in self._wait_loaded():
+            log.info("rollout engine: %s", identity)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
@@ -105,7 +104,7 @@ class RolloutPool:
             yield
             return
         try:
-            self._all([worker.sleep.remote() for worker in self.workers])
+            self._wait([worker.sleep.remote() for worker in self.workers])
             yield
         except Exception:
             try:
@@ -117,18 +116,12 @@ class RolloutPool:
 
     def load_weights(self, weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
         """Have every worker load one version; returns their receipts in worker order."""
-        return self._all([w.load_weights.remote(weights, weight_version) for w in self.workers])
-
-    def close(self) -> None:
-        """End the workers' processes; again, it does nothing."""
-        for worker in self.workers:
-            ray.kill(worker)
-        self.workers = []
+        return self._wait([w.load_weights.remote(weights, weight_version) for w in self.workers])
 
     def _wake(self) -> None:
-        self._all([worker.wake.remote() for worker in self.workers])
+        self._wait([worker.wake.remote() for worker in self.workers])
 
-    def _all(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
+    def _wait(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
         return wait_all(refs, self.names, self.config.load_timeout_s)
 
 
@@ -139,8 +132,3 @@ def fetch_groups(groups: Sequence[GroupRef], timeout_s: float) -> list[Group]:
     """
     names = [f"the group of prompt {group.prompt.id}" for group in groups]
     return wait_all([group.ref for group in groups], names, timeout_s)
-
-
-def describe(identity: EngineIdentity) -> str:
-    """One line for the log."""
-    return ", ".join(f"{key} {value}" for key, value in asdict(identity).items())

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from learner_settings import learner_settings
 
 from benchmarks.trajectories import random_groups
 from learner.batch import TrainingGroup
@@ -107,6 +106,7 @@ def test_a_live_worker_that_serves_old_weights_is_refused(
     config = load_config(
         ROOT / "configs" / "shapes.yaml",
         [
+            "steps=2",
             "rollout.workers=1",
             f"rollout.engine={engine}",
             *(["rollout.vllm.parity_tolerance=0.6"] if engine == "vllm" else []),
@@ -119,10 +119,7 @@ def test_a_live_worker_that_serves_old_weights_is_refused(
     )
     inputs = check_inputs(config)
     rollout = RolloutPool(config, inputs)
-    learner = LearnerGroup(
-        learner_settings(inputs.model_path, dtype=dtype, **config.learner.model_dump())
-    )
-    learner.start()
+    learner = LearnerGroup(config, inputs)
     try:
         publisher = WeightPublisher(learner, rollout, config.probe_tolerance)
         publisher.publish(weight_version=0)
