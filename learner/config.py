@@ -203,7 +203,7 @@ class LearnerConfig(Settings):
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         if self.dtype == "bfloat16" and self.zero_stage == 0:
-            # DeepSpeed would add up the gradients of micro-batches in bfloat16 there.
+            # DeepSpeed would add micro-batches up in bfloat16 there.
             raise ValueError("dtype bfloat16 needs zero_stage 1 or more")
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1 or more")
