@@ -15,11 +15,11 @@ from policy.settings import Deadline, Ignored, Settings, Share, refuse
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-BUCKET_ELEMENTS = 50_000_000  # that DeepSpeed reduces, or gathers, at a time
+BUCKET_ELEMENTS = 50_000_000  # elements that DeepSpeed reduces or gathers at a time
 
 
 class AlgorithmConfig(Settings):
-    """EG-GRPO and its ablations; the defaults are the authors' code."""
+    """EG-GRPO and its ablations. The defaults are those of the authors' code."""
 
     modalities: Modalities = Field(
         "both", description="tokens that entropy guides; none is plain GRPO"
@@ -79,7 +79,7 @@ class AlgorithmConfig(Settings):
     @model_validator(mode="after")
     def _check_constant(self) -> Self:
         if self.aggregation == "constant" and self.aggregation_constant <= 1:
-            # A trajectory's summed loss would be hundreds of times its mean.
+            # Divided by 1, the loss would be as many times too large as a trajectory has tokens.
             raise refuse(
                 type(self),
                 "aggregation_constant",
@@ -89,7 +89,7 @@ class AlgorithmConfig(Settings):
         return self
 
     def ignored(self) -> Iterator[Ignored]:
-        """Of modalities, the bonus and the aggregation each makes settings of others useless."""
+        """Settings that the modalities, the bonus, the aggregation or kl_beta make useless."""
         rule = ("modalities", "bonus")
         if self.modalities == "none":
             for key in ("low_quantile", "high_quantile", "bonus"):
@@ -110,7 +110,7 @@ class AlgorithmConfig(Settings):
         return self.modalities != "none" and self.bonus in ("budget", "budget-exact")
 
     def objective(self) -> ObjectiveSettings:
-        """The part that the loss needs. No bonus is a capped one of factor 0."""
+        """The settings that the loss needs. There, bonus none is a capped bonus of factor 0."""
         return ObjectiveSettings(
             modalities=self.modalities,
             low_quantile=self.low_quantile,
@@ -131,7 +131,7 @@ LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 class LoraConfig(Settings):
-    """A low-rank adapter on the language model; everything else is frozen, heads included."""
+    """A low-rank adapter on the language model. Everything else is frozen, also the heads."""
 
     rank: int = Field(16, ge=1, description="rank of every adapted layer's update")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
@@ -154,10 +154,12 @@ class LoraConfig(Settings):
 
 
 class LearnerConfig(Settings):
-    """The learner group: its ranks, its optimizer, its deadlines."""
+    """The learner's ranks, optimizer and timeouts."""
 
     ranks: int = Field(1, ge=1, description="learner processes; data-parallel")
-    micro_batch_size: int = Field(8, ge=1, description="trajectories per forward pass of a rank")
+    micro_batch_size: int = Field(
+        8, ge=1, description="trajectories per forward pass of a rank; the last may have fewer"
+    )
     learning_rate: float = Field(1e-6, gt=0, description="peak learning rate of AdamW")
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's averages")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")

@@ -1,6 +1,6 @@
-"""One learner rank: the update, the published weights and the checkpoint, with no Ray in sight.
+"""One learner rank without Ray: updates, published weights and checkpoints.
 
-All ranks make the same calls in the same order.
+All ranks must make the same calls in the same order.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ class LearnerRank:
     """One rank of a data-parallel learner. ``weight_version`` counts the updates of the run."""
 
     def __init__(self, settings: LearnerSettings, place: Place) -> None:
-        """Join the group and load the checkpoint; blocks until every rank has."""
+        """Join the process group and load the checkpoint; returns when every rank has."""
         self._settings = settings
         self._place = place
         device = join(place, settings.learner)
         policy = load_policy(settings.checkpoint, getattr(torch, settings.dtype))
         special = special_ids(load_tokenizer(settings.checkpoint))
-        # Before DeepSpeed may shard it; rank 0 writes and checks manifests.
+        # Computed before DeepSpeed may shard the weights, on the rank that writes and checks
+        # manifests.
         self._reference = tensors_digest(policy.trained_parameters()) if place.rank == 0 else ""
         self._model = DeepSpeedPasses(policy, special, settings, device)
         self._updater = Updater(self._model, settings, special)
@@ -57,9 +58,9 @@ class LearnerRank:
     # Weights
 
     def publish(self) -> tuple[WeightReceipt, WeightBuckets | None]:
-        """The trained part for the rollout workers, and the answer that each must give to it.
+        """The trained weights for the rollout workers, and the receipt that each must answer with.
 
-        Every rank must call it; rank 0 alone returns buckets.
+        Every rank must call it. Only rank 0 returns weights.
         """
         probe = self.probe()
         if self._place.rank > 0:
@@ -69,7 +70,7 @@ class LearnerRank:
         return WeightReceipt(self.weight_version, checksum(buckets), probe), buckets
 
     def probe(self) -> FloatArray:
-        """Log-probs of the fixed probe under the live weights; every rank must call it."""
+        """Log-probs of the fixed probe under the present weights; every rank must call it."""
         return self._model.probe_logprobs()
 
     # Checkpoints
@@ -77,10 +78,10 @@ class LearnerRank:
     def save(self, folder: Path) -> None:
         """Write a checkpoint (see ``learner.step_checkpoint``); every rank must call it.
 
-        Nothing in the folder counts until the manifest is there, which is written last. Raises
+        The manifest is written last, and a folder without one is no checkpoint. Raises
         ``NotWritten``.
         """
-        # torch and safetensors report a full disk by these.
+        # torch and safetensors raise these when the disk is full.
         with writing(folder, RuntimeError, SafetensorError):
             if self._place.rank == 0:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ class LearnerRank:
             exchange(None)
 
     def _write_model(self, folder: Path) -> None:
-        """model/ and, if one is trained, adapter/; every rank must call it."""
+        """Write model/ and, if an adapter is trained, adapter/; every rank must call it."""
         tensors, adapter = self._model.model_tensors(), self._model.adapter
         if self._place.rank > 0:
             deque(tensors, maxlen=0)
@@ -113,8 +114,8 @@ class LearnerRank:
     def load(self, folder: Path) -> None:
         """Resume from a checkpoint of this run; every rank must call it.
 
-        The next updates are bitwise those that an uninterrupted run would have made. Raises
-        ``UserError`` on every rank when the checkpoint is damaged or of another kind of run,
+        The next updates are bitwise those that an uninterrupted run would have made. If the
+        checkpoint is damaged or belongs to another kind of run, every rank raises ``UserError``
         before anything in it is unpickled.
         """
         manifest, problem = None, None
@@ -142,5 +143,5 @@ class LearnerRank:
         )
 
     def close(self) -> None:
-        """Release what DeepSpeed holds globally; the process group stays."""
+        """Release DeepSpeed's global state. The process group stays."""
         self._model.close()

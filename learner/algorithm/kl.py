@@ -1,4 +1,4 @@
-"""Per-token estimators of the divergence from the frozen reference, by name.
+"""Per-token estimators of the KL divergence from the frozen reference, by name.
 
 d = reference log-prob - policy log-prob of the sampled token. Training uses the gradient of an
 estimator as a loss term. For tokens drawn from the policy, the expected gradient of k2 is that of
@@ -17,8 +17,8 @@ from torch import Tensor
 
 KlEstimator = Literal["k2", "k3"]
 
-# Nats. In float32 exp overflows at 89, and already from 44 on the square in a gradient norm does.
-# A policy that gives a token e-40 of the reference's probability is far beyond any ordinary one.
+# Nats. In float32 exp(d) overflows at d = 89, and its square in a gradient norm from d = 44 on.
+# Training does not get there: at 40 the policy gives a token e^-40 of the reference's probability.
 MAX_LOG_RATIO = 40.0
 
 
@@ -30,13 +30,15 @@ def k2(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
 def k3(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
     """exp(d) - d - 1: never negative and unbiased for KL(policy || reference); eq. 10's KL.
 
-    Through expm1, since exp(d) - 1 loses every digit of the small d of early training. Above
-    ``MAX_LOG_RATIO`` the exponential goes on as its tangent: value and gradient stay finite, and
-    the gradient still pulls the token up, as hard as at the bound.
+    It is computed by expm1, because exp(d) - 1 has no correct digit for the small d of early
+    training. Above ``MAX_LOG_RATIO`` the exponential is replaced by its tangent there. Value and
+    gradient stay finite, and the gradient raises the token's probability as strongly as at the
+    bound.
     """
     log_ratio = reference_logprob - logprob
     beyond = log_ratio > MAX_LOG_RATIO
-    # Chosen before the exponential: the gradient of what is not selected would be 0 * inf.
+    # The log-ratio is replaced before the exponential. Otherwise the branch that is not selected
+    # would have the gradient 0 * inf, which is NaN.
     within = torch.where(beyond, 0.0, log_ratio)
     tangent = math.exp(MAX_LOG_RATIO) * (1.0 + log_ratio - MAX_LOG_RATIO) - 1.0
     return torch.where(beyond, tangent, torch.expm1(within)) - log_ratio
