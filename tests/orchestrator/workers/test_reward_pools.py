@@ -204,7 +204,7 @@ def test_redis_holds_the_scores_of_rounds_that_are_remembered(
     images, the first leaves a key for each image, and the second finds them all."""
     _, refs = groups_of([[1, 2], [3]])
     with redis_server(tmp_path) as url:
-        pools = start(reward("Brightness"), cache=CacheConfig(redis_url=url))
+        pools = start(reward("Square"), cache=CacheConfig(redis_url=url))
         client = redis.Redis.from_url(url)
         connections = client.info("stats")["total_connections_received"]
         pools.score(refs)
