@@ -1,6 +1,6 @@
-"""What every engine can do: generate groups, take new weights, say what it is.
+"""The interface of a rollout engine: generate groups, load new weights, say what it is.
 
-This module needs no torch, so that settings can be read before a process is tuned for it.
+This module does not import torch, so that a process can read it before it is tuned for torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class EngineIdentity:
-    """Who answers: enough to tell two workers apart and to see what arithmetic they use."""
+    """Describes an engine: tells two workers apart, and says what arithmetic they use."""
 
     engine: str
     torch_version: str
@@ -49,15 +49,15 @@ class EngineIdentity:
 
 
 class Engine(Protocol):
-    """A policy that samples. Calls come one at a time."""
+    """Samples from a policy that it holds. The caller makes one call at a time."""
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> list[Group]:
-        """One group per request, in order; ``None`` samples as the settings say.
+        """Returns one group per request, in order; ``None`` samples as the settings say.
 
-        A trajectory depends on its prompt, its seed, the weights and ``sampling`` alone, to float
-        tolerance: never on the other requests.
+        A trajectory depends only on its prompt, its seed, the weights and ``sampling``, to float
+        tolerance. It does not depend on the other requests.
         """
         ...
 
@@ -68,12 +68,12 @@ class Engine(Protocol):
     def sleep(self) -> None:
         """Free the accelerator's memory until ``wake``; no other call may come in between.
 
-        For roles that share one GPU by turns. Where nothing can be freed it does nothing.
+        It is for roles that take turns on one GPU. Where nothing can be freed, it does nothing.
         """
         ...
 
     def wake(self) -> None:
-        """Be as before ``sleep``, weight version included."""
+        """Undo ``sleep``: the engine serves the same weight version again."""
         ...
 
     def identity(self) -> EngineIdentity: ...

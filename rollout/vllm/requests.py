@@ -1,9 +1,9 @@
-"""What a request asks of the model, and how the model finds it for each row it is to sample.
+"""What a vLLM request asks of our model, and how the model finds it for each row to be sampled.
 
-Seed, phase, guidance and temperature travel in ``SamplingParams.extra_args``, which the model
-runner keeps with the request whatever the scheduler does to it: chunked prefill, preemption and
-batching cannot mix them up. A token's noise follows from the seed and from how many tokens of the
-request came before it, so it does not matter when or beside whom it is sampled.
+A ``SampleRequest`` travels in ``SamplingParams.extra_args``. vLLM's model runner keeps these with
+the request, so that chunked prefill, preemption and batching cannot mix requests up. A token's
+noise follows from the seed and from the number of tokens that its request sampled before. It
+therefore does not matter when a token is sampled, or with which other requests.
 
 Shape legend: R = rows, one per request of the running batch, in its order.
 """
@@ -24,12 +24,15 @@ from rollout.drawing import Phase, token_noise
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Draw tokens of one phase of one trajectory; ``forced`` ones are scored instead of drawn."""
+    """Asks for the tokens of one phase of one trajectory, and for their records.
+
+    They are drawn, or where ``forced`` holds the tokens, taken from there.
+    """
 
     phase: Phase
     seed: int
     sampling: Sampling
-    count: int  # at most so many tokens
+    count: int  # of tokens, at most
     forced: tuple[int, ...] | None = None
 
     def extra_args(self) -> dict[str, Any]:
@@ -52,7 +55,7 @@ class RunningBatch:
         self._runner = model_runner
 
     def tasks(self) -> list[RowTask] | None:
-        """One task per row to be sampled; ``None`` when the batch only reads, as the probe does.
+        """One task per row to be sampled, or ``None`` when the batch only reads, as the probe does.
 
         Raises ``RuntimeError`` when requests that sample and requests that only read are mixed.
         """
@@ -74,9 +77,9 @@ class RunningBatch:
 
 
 def _task(request: SampleRequest, place: int) -> RowTask:
-    """``place`` is the token's place among the sampled ones; below 0 the prompt is not yet read.
+    """``place`` is the token's index among the sampled tokens of its request.
 
-    vLLM discards what is sampled from a row whose prompt it has read in part.
+    It is below 0 while vLLM has read the prompt in part; vLLM discards what is sampled then.
     """
     place = max(place, 0)
     noise = float(_noise(request.seed, request.phase, request.count)[place])
@@ -89,7 +92,7 @@ def _noise(seed: int, phase: Phase, count: int) -> NDArray[np.float64]:
 
 
 def by_phase(tasks: Sequence[RowTask]) -> dict[Phase, list[int]]:
-    """Rows of each phase that occurs."""
+    """The rows of each phase that occurs in ``tasks``."""
     rows: dict[Phase, list[int]] = {}
     for row, task in enumerate(tasks):
         rows.setdefault(task.request.phase, []).append(row)
