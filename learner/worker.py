@@ -1,6 +1,6 @@
-"""Ray shell of a learner rank: it fetches groups from the object store and forwards calls.
+"""The Ray actor of a learner rank: fetches groups from the object store and forwards calls.
 
-Failure policy: an exception ends the call, not the process; a rank that lost a peer raises from
+Failure policy: an exception ends the call, not the process. A rank whose peer has died raises from
 its collective. ``orchestrator.workers.learner_group`` decides what follows.
 """
 
@@ -27,7 +27,10 @@ LOOPBACK = "127.0.0.1"
 
 
 class LearnerWorker:
-    """One ``LearnerRank`` in a process of its own. A lone rank cannot rejoin: never restarted."""
+    """One ``LearnerRank`` in a process of its own.
+
+    Ray does not restart it when it dies, because a single rank cannot rejoin its group.
+    """
 
     def __init__(self, settings: LearnerSettings) -> None:
         tune_process(settings.learner.threads, settings.deterministic)
@@ -58,7 +61,7 @@ class LearnerWorker:
         self._rank = LearnerRank(self._settings, replace(first, rank=rank))
 
     def update(self, slices: Sequence[GroupSlice], timeout_s: float) -> dict[str, float]:
-        """See ``LearnerRank.update``; groups given as references are fetched here."""
+        """See ``LearnerRank.update``. Groups that are references are fetched in ``timeout_s``."""
         groups = ray.get(
             [part.source.group for part in slices if _is_reference(part)], timeout=timeout_s
         )
@@ -70,19 +73,19 @@ class LearnerWorker:
             for part in slices
         ]
         row = self._joined.update(local)
-        release_cached_memory()  # for a rollout worker that shares the GPU
+        release_cached_memory()  # a rollout worker may share the GPU
         return row
 
     @ray.method(num_returns=2)
     def publish(self) -> tuple[WeightReceipt, WeightBuckets | None]:
-        """Two objects, so that the receipt can be read without moving the weights."""
+        """Returns two objects, so that the receipt can be read without moving the weights."""
         return self._joined.publish()
 
     def save(self, folder: Path) -> None:
         self._joined.save(folder)
 
     def load(self, folder: Path) -> int:
-        """Returns the weight version resumed from."""
+        """See ``LearnerRank.load``; returns the weight version of the checkpoint."""
         self._joined.load(folder)
         return self._joined.weight_version
 
@@ -91,17 +94,6 @@ class LearnerWorker:
         if self._rank is None:
             raise RuntimeError("the rank has not joined its group")
         return self._rank
-
-
-def _is_reference(part: GroupSlice) -> bool:
-    return isinstance(part.source.group, ray.ObjectRef)
-
-
-def _free_port(host: str) -> int:
-    """A TCP port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 def start_learner_worker(settings: LearnerSettings) -> Any:
@@ -122,3 +114,14 @@ def start_learner_worker(settings: LearnerSettings) -> Any:
         runtime_env={"env_vars": variables},
     )
     return actor.remote(settings)
+
+
+def _is_reference(part: GroupSlice) -> bool:
+    return isinstance(part.source.group, ray.ObjectRef)
+
+
+def _free_port(host: str) -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

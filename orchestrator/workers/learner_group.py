@@ -28,11 +28,11 @@ from policy.probe import WeightReceipt
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One weight version. The caller owns ``buckets``: they outlive the learner."""
+    """One weight version. The caller owns ``buckets``, which outlive the learner."""
 
     receipt: WeightReceipt  # what every rollout worker must answer
     buckets: ray.ObjectRef  # of WeightBuckets
-    other_ranks: tuple[WeightReceipt, ...]  # of ranks 1, 2, ...: the same probe, no checksum
+    other_ranks: tuple[WeightReceipt, ...]  # of ranks 1, 2, ...: without checksum
 
 
 class LearnerGroup(WorkerPool):
@@ -62,9 +62,9 @@ class LearnerGroup(WorkerPool):
         )
 
     def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
-        """One optimizer step on the surviving trajectories; a metrics row.
+        """Make one optimizer step on the surviving trajectories; returns a metrics row.
 
-        Raises ValueError when no trajectory survived.
+        Raises ``ValueError`` when no trajectory survived.
         """
         if not any(a is not None for group in batch for a in group.advantages):
             raise ValueError("the batch holds no trajectory to train on")
@@ -79,13 +79,13 @@ class LearnerGroup(WorkerPool):
         return rows[0]
 
     def publish(self) -> PublishedWeights:
-        """The trained part as it stands. The weights themselves never pass through the caller."""
+        """Put the trained weights into the object store. They never pass through the caller."""
         refs = [worker.publish.remote() for worker in self.workers]
         receipts = self._wait([receipt for receipt, _ in refs])
         return PublishedWeights(receipts[0], refs[0][1], tuple(receipts[1:]))
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint; whole only when this returns."""
+        """Write a checkpoint. It is complete only when this returns."""
         self._wait([worker.save.remote(folder.absolute()) for worker in self.workers])
 
     def load(self, folder: Path) -> None:

@@ -1,12 +1,12 @@
-"""The workers of one reward: who scores what, and what happens when one of them does not.
+"""The workers of one reward: hands out batches to score, and replaces workers that fail.
 
 Failure policy. A call has a deadline (``timeout_s``). A worker that dies or misses it is killed
-and replaced, and its batch goes to another worker; so do the trajectories that a reward failed
-transiently. After ``retries`` further attempts they fail, with the last reason. A worker that
-must be replaced more than ``restarts`` times without scoring anything stops the run
-(``WorkerFailed``), and so does one that Ray has no room for at the start. What a killed worker may
-still have answered is never read, so nothing is counted twice. A round that an exception broke off
-ends with the next ``begin``: what is still answered of it reaches no other round.
+and replaced, and its batch goes to another worker. Trajectories that a reward failed transiently
+go to another worker too. After ``retries`` further attempts they fail, with the last reason. A
+worker that must be replaced more than ``restarts`` times without scoring anything stops the run
+(``WorkerFailed``). So does a worker for which Ray has no room at the start. The answer of a killed
+worker is never read, so nothing is counted twice. When an exception has broken a round off, the
+next ``begin`` ends it. Late answers of that round reach no other round.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger("eg_grpo")
 
 @dataclass
 class Usage(ScoringWork):
-    """The work of a pool's workers, and how often it was repeated or they were replaced."""
+    """The work of a pool's workers, how often batches were retried and workers replaced."""
 
     retries: int = 0
     restarts: int = 0
@@ -83,21 +83,19 @@ class RewardPool(WorkerPool):
         self._round = self._new_round(())
 
     def begin(self, groups: Sequence[GroupRef], remember: bool = False) -> None:
-        """Expect these groups; each is scored after it was ``add``-ed.
+        """Begin a round with these groups. Each is scored after it was ``add``-ed.
 
-        ``remember`` has the workers read and fill the score cache.
-
-        A round that was not finished is given up. Workers are busy with it until they answer or
-        are late.
+        ``remember`` has the workers read and fill the score cache. An earlier round that was not
+        finished is given up. Its workers stay busy until they answer or are late.
         """
         self._round = self._new_round(groups, remember)
 
     def add(self, places: Sequence[int], last: bool) -> None:
-        """These groups are in the object store; after ``last`` no more will come."""
+        """These groups are in the object store now. After ``last`` no more groups will come."""
         self._round.add(places, last)
 
     def advance(self) -> None:
-        """Give up on what is late, and hand out work to who has none. Never blocks."""
+        """Replace workers that are late, and hand out batches to idle ones. Never blocks."""
         now = time.monotonic()
         self._round.advance(now)
         for index, duty in enumerate(self._duties):
@@ -115,7 +113,7 @@ class RewardPool(WorkerPool):
     def finish(self) -> list[tuple[RewardResult, ...]]:
         """One result per trajectory of each group, once the pool is ``done``.
 
-        The pool lets go of the groups: the object store holds those of one round.
+        The pool then drops its references, so the object store holds the groups of one round only.
         """
         results = self._round.results
         self._round = self._new_round(())
@@ -123,12 +121,12 @@ class RewardPool(WorkerPool):
 
     @property
     def calls(self) -> list[ray.ObjectRef]:
-        """Answers that the pool waits for."""
+        """Calls whose answers the pool waits for."""
         return [duty.call for duty in self._duties if duty.call is not None]
 
     @property
     def wake_at(self) -> float:
-        """When ``advance`` has something to do even if no answer comes."""
+        """The monotonic time at which ``advance`` has something to do even if no answer comes."""
         return min(self._round.wake_at, *(duty.deadline for duty in self._duties))
 
     def receive(self, call: ray.ObjectRef) -> None:
@@ -138,7 +136,7 @@ class RewardPool(WorkerPool):
         try:
             reply = take(call, self.names[index])
         except GetTimeoutError:
-            return  # it has left the memory meanwhile, and is waited for until the deadline
+            return  # the answer has left this machine's memory; it still has until the deadline
         except WorkerDied as failure:
             self._replace(index, failure, "its worker died")
         except WorkerFailed as failure:
@@ -178,7 +176,7 @@ class RewardPool(WorkerPool):
         self._replace(index, late, f"no answer within {timeout_s:g} s")
 
     def _replace(self, index: int, failure: WorkerFailed, reason: str) -> None:
-        """Start another actor in a worker's place; its batch is retried or fails for ``reason``."""
+        """Start a new worker in place of one. Its batch is retried or fails for ``reason``."""
         duty = self._duties[index]
         ray.kill(self.workers[index])
         if duty.restarts == self.config.restarts:

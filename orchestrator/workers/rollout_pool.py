@@ -1,8 +1,8 @@
 """The pool of rollout workers, as the pipeline sees it.
 
 Failure policy: a worker that dies, raises or is late stops the run with its name
-(``WorkerFailed``); the run goes on from its last checkpoint with ``--resume``. Work is dealt out
-by position alone, so that the same seed and layout give the same batches on every run.
+(``WorkerFailed``). The run goes on from its last checkpoint with ``--resume``. Requests go to
+workers by position alone, so the same seed and layout give the same batches on every run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("eg_grpo")
 
 @dataclass(frozen=True)
 class GroupRef:
-    """A group that lies in the object store; the driver holds the reference only."""
+    """A group in the object store. This process holds only the reference."""
 
     prompt: Prompt
     ref: ray.ObjectRef
@@ -73,7 +73,8 @@ class RolloutPool(WorkerPool):
         """
         shares = [requests[index :: len(self.workers)] for index in range(len(self.workers))]
         replies = [
-            # One object a group, so that each travels alone; a receipt makes them at least two.
+            # Each group is an object of its own, so that it can travel alone. Their number is one
+            # more object: it says that all are there.
             worker.generate_groups.options(num_returns=len(share) + 1).remote(share, sampling)
             for worker, share in zip(self.workers, shares, strict=True)
             if share
@@ -95,10 +96,10 @@ class RolloutPool(WorkerPool):
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
-        """Have every worker sleep meanwhile, if the settings say so.
+        """Have every worker sleep while the block runs, if the settings say so.
 
-        They are woken after a failure too, which is raised whether they wake or not. After Ctrl-C
-        nobody waits for them.
+        Workers are woken after a failure too. That failure is then raised, whether they wake or
+        not. After Ctrl-C nobody waits for them.
         """
         if not self.config.sleep_while_learning:
             yield
@@ -115,7 +116,7 @@ class RolloutPool(WorkerPool):
         self._wake()
 
     def load_weights(self, weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
-        """Have every worker load one version; returns their receipts in worker order."""
+        """Have every worker load one weight version; returns their receipts in worker order."""
         return self._wait([w.load_weights.remote(weights, weight_version) for w in self.workers])
 
     def _wake(self) -> None:

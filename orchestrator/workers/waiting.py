@@ -87,17 +87,18 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
 def wait_any(
     objects: Sequence[ray.ObjectRef], answers: Sequence[ray.ObjectRef], timeout_s: float
 ) -> tuple[list[ray.ObjectRef], list[ray.ObjectRef]]:
-    """Objects that are somewhere and answers that are here: whichever are, after the first.
+    """Wait for the first of some objects and answers; returns all that have come by then.
 
-    Objects stay where they are. An answer is brought here meanwhile; one that lies where nothing
-    comes from holds nobody up. Both lists are empty at the end of the deadline.
+    An object has come when it exists on any machine, and it stays there. An answer has come when it
+    lies on this machine, to which it is brought. An answer on a machine that sends nothing does not
+    delay the others. Both lists are empty if nothing comes within the deadline.
     """
     deadline = time.monotonic() + timeout_s
     awaited = [*objects, *answers]
     coming: list[ray.ObjectRef] = []
     while True:
         left = max(0.0, deadline - time.monotonic())
-        # Ray does not wait for one to come and for another to be done at the same time.
+        # Ray cannot wait for one ref to be brought here and for another to be done in one call.
         done = _done(awaited, min(left, _TURN_S) if coming else left)
         awaited = [ref for ref in awaited if ref not in done]
         coming += [ref for ref in done if ref in answers]
@@ -140,7 +141,7 @@ def failure_of(name: str, error: RayError) -> UserError | WorkerFailed:
 
 
 def _done(refs: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef]:
-    """Those that are done, wherever they lie: after the first, whichever are done with it."""
+    """The refs whose objects exist on any machine: waits for the first, then takes all."""
     if not refs:
         time.sleep(timeout_s)
         return []
@@ -152,7 +153,7 @@ def _done(refs: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef
 
 
 def _here(refs: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
-    """Those that lie on this machine; the others are sent for."""
+    """The refs whose objects lie on this machine. The other objects are sent for."""
     if not refs:
         return []
     here, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=True)
