@@ -153,7 +153,7 @@ def test_a_submitted_job_needs_an_absolute_root(
         (["rollout.group_size=1"], "rollout.group_size: must be 2 or more"),
         (
             ["algorithm.preset=as-paper"],
-            "algorithm.preset is now a file: base=configs/presets/as-paper.yaml",
+            "algorithm.preset is now a file: give base=configs/presets/as-paper.yaml",
         ),
         (["steps=0"], "steps: Input should be greater than or equal to 1"),
         (["evaluation.during=unseen"], "evaluation.during is 'unseen'"),
