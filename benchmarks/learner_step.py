@@ -50,8 +50,8 @@ def measure(task: Task, rounds: int) -> None:
     tokens = sum(t.num_tokens for part in batch for t in part.source.group.trajectories)
     model = TorchModel(policy, special, task.settings(), policy.device)
     updates = {
-        name: partial(Updater(carrier, task.settings(**algorithm), special).update, batch, 0)
-        for name, carrier, algorithm in (
+        name: partial(Updater(passes, task.settings(**algorithm), special).update, batch, 0)
+        for name, passes, algorithm in (
             (GRPO, model, {"modalities": "none"}),
             (EG_GRPO, model, preset("as-code")),
             (AS_PAPER, model, preset("as-paper")),
