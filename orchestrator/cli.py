@@ -118,26 +118,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Train autoregressive text-to-image models with EG-GRPO.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    train = commands.add_parser("train", help="train a model as a configuration file describes")
-    _add_train_flags(train)
-    generate = commands.add_parser("generate", help="draw images for a prompt with a trained model")
-    _add_generate_flags(generate)
-    export = commands.add_parser("export", help="copy a checkpoint's model for other programs")
-    _add_export_flags(export)
-    data = commands.add_parser("data", help="download the public prompt files")
-    fetch = data.add_subparsers(required=True, metavar="action").add_parser(
-        "fetch",
-        help="download the files that are missing, check the others, and list the validation"
-        " prompts that are also training prompts",
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+    _add_train_flags(command("train", "train a model as a configuration file describes"))
+    _add_generate_flags(command("generate", "draw images for a prompt with a trained model"))
+    _add_export_flags(command("export", "copy a checkpoint's model for other programs"))
+    _add_data_actions(command("data", "download the public prompt files"))
+    _add_doctor_flags(
+        command("doctor", "check this machine, and whether a configuration can run on it")
     )
-    fetch.add_argument(
-        "--output", type=Path, default=Path("data"), help="folder of the files (default data/)"
-    )
-    fetch.set_defaults(command="data")
-    doctor = commands.add_parser(
-        "doctor", help="check this machine, and whether a configuration can run on it"
-    )
-    _add_doctor_flags(doctor)
     return parser
 
 
@@ -200,7 +191,7 @@ def _add_generate_flags(generate: argparse.ArgumentParser) -> None:
 
 def _add_export_flags(export: argparse.ArgumentParser) -> None:
     export.add_argument(
-        "checkpoint", type=Path, help="checkpoint folder of a run: runs/NAME/checkpoints/step-N"
+        "checkpoint", type=Path, help="checkpoint folder of a run: .../checkpoints/step-N"
     )
     export.add_argument(
         "output", type=Path, help="folder for the model, which must be empty or not exist"
@@ -211,6 +202,20 @@ def _add_export_flags(export: argparse.ArgumentParser) -> None:
         help="copy the LoRA adapter for peft instead of the merged model",
     )
     export.set_defaults(command="export")
+
+
+def _add_data_actions(data: argparse.ArgumentParser) -> None:
+    text = (
+        "download the files that are missing, check the others, and list the validation prompts"
+        " that are also training prompts"
+    )
+    fetch = data.add_subparsers(required=True, metavar="action").add_parser(
+        "fetch", help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    fetch.add_argument(
+        "--output", type=Path, default=Path("data"), help="folder of the files (default data/)"
+    )
+    fetch.set_defaults(command="data")
 
 
 def _add_doctor_flags(doctor: argparse.ArgumentParser) -> None:
