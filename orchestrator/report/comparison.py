@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.summary import Estimate, estimate, paired_difference
+from orchestrator.record.metrics import EVALUATION_METRICS, find
 from policy.types import JsonDict
 
 _SECTIONS = ("total", "by reward", "details of rewards", "by task")
+# Families of the table of metrics -> the section that shows their members.
+_SECTION_OF = {"reward/{reward}": "by reward", "detail/{reward}/{part}": "details of rewards"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def change_table(sets: dict[str, list[JsonDict]]) -> list[TableRow]:
 def _means(row: JsonDict) -> dict[tuple[str, str], float | None]:
     means = {("total", "reward"): row["reward/mean"]}
     for key, value in row.items():
-        section, _, name = key.partition("/")
-        if section in ("reward", "detail") and name not in ("mean", "standard_error"):
-            means["by reward" if section == "reward" else "details of rewards", name] = value
+        metric = find(key, EVALUATION_METRICS)
+        if metric and (section := _SECTION_OF.get(metric.key)):
+            means[section, key.partition("/")[2]] = value
     return means | {("by task", task): value for task, value in row["by_task"].items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from orchestrator.record.metrics import STAGES, STEP_METRICS, find
 from orchestrator.record.progress import duration
 from orchestrator.record.run_folder import read_rows
 from orchestrator.report.charts import Series, error_bar_chart, line_chart, stacked_chart
@@ -26,11 +27,17 @@ from policy.types import JsonDict
 from policy.yaml_text import dump, parse
 
 _SHORT_COT = 140  # characters of a longer CoT that show before it is opened
-_STAGES = ("rollout", "reward", "learn", "sync", "evaluate")
-_EACH = ("reward/", "detail/")
-_NOT_REWARDS = ("reward/mean", "reward/std", "reward/group_std")
+_EACH_REWARD = ("reward/{reward}", "detail/{reward}/{part}")  # keys of the table of metrics
+_METRICS = {metric.key: metric for metric in STEP_METRICS}
 
-# title, what it shows, and its lines: metrics key -> label
+
+def _meaning(key: str) -> str:
+    """The caption of a chart that shows one metric: its help and its unit from the table."""
+    metric = _METRICS[key]
+    return metric.help if metric.unit in ("1", "share") else f"{metric.help}, in {metric.unit}"
+
+
+# Title, caption, and one line for each metric: key -> label in the legend.
 _CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
         "Reward spread",
@@ -52,26 +59,22 @@ _CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
         "what guidance adds to log-prob and entropy of the image tokens, mean in nats",
         {"guidance/logprob_gap": "log-prob", "guidance/entropy_gap": "entropy"},
     ),
-    ("KL to the reference", "mean of k3 over tokens, in nats", {"kl/mean": "KL"}),
-    ("Gradient norm", "before clipping", {"grad_norm": "gradient norm"}),
-    ("Clipped ratios", "share of tokens", {"ratio/clipped": "clipped"}),
+    ("KL to the reference", _meaning("kl/mean"), {"kl/mean": "KL"}),
+    ("Gradient norm", _meaning("grad_norm"), {"grad_norm": "gradient norm"}),
+    ("Clipped ratios", _meaning("ratio/clipped"), {"ratio/clipped": "clipped"}),
     (
         "Token partition",
         "share of tokens of low and of high entropy",
         {"tokens/low_fraction": "low", "tokens/high_fraction": "high"},
     ),
-    ("Bonus", "mean over the high-entropy tokens", {"bonus/mean": "bonus"}),
+    ("Bonus", _meaning("bonus/mean"), {"bonus/mean": "bonus"}),
     (
         "Advantages the bonus reverses",
-        "share of the high-entropy tokens with a negative advantage",
+        _meaning("bonus/flip_share"),
         {"bonus/flip_share": "reversed"},
     ),
-    ("CoT length", "tokens", {"cot_length/mean": "tokens"}),
-    (
-        "CoTs cut",
-        "share that rollout.max_cot_tokens cut before their end",
-        {"cot_length/capped": "cut"},
-    ),
+    ("CoT length", _meaning("cot_length/mean"), {"cot_length/mean": "tokens"}),
+    ("CoTs cut", _meaning("cot_length/capped"), {"cot_length/capped": "cut"}),
 )
 
 
@@ -155,10 +158,14 @@ def _charts(
     if evaluated:
         text = "same prompts and seeds at every step; plus and minus one standard error"
         charts.append(("Reward on fixed prompts", text, Markup(error_bar_chart(evaluated))))
-    keys = dict.fromkeys(key for row in metrics for key in row if key.startswith(_EACH))
-    each = {key: key.partition("/")[2] for key in keys if key not in _NOT_REWARDS}
+    keys = dict.fromkeys(key for row in metrics for key in row)
+    each = {
+        key: key.partition("/")[2]
+        for key in keys
+        if (metric := find(key)) and metric.key in _EACH_REWARD
+    }
     lines = [
-        ("Reward in training", "weighted total, mean of a step", {"reward/mean": "total"}),
+        ("Reward in training", _meaning("reward/mean"), {"reward/mean": "total"}),
         ("Each reward in training", "with details of rewards; unweighted, mean of a step", each),
         *_CHARTS,
     ]
@@ -177,7 +184,7 @@ def _series(metrics: Sequence[JsonDict], key: str, label: str) -> Series | None:
 def _stage_chart(metrics: Sequence[JsonDict]) -> Markup | None:
     """Seconds of each stage, and what the stages leave of the whole step."""
     steps = [row["step"] for row in metrics]
-    stages = {stage: [row.get(f"seconds/{stage}") or 0.0 for row in metrics] for stage in _STAGES}
+    stages = {stage: [row.get(f"seconds/{stage}") or 0.0 for row in metrics] for stage in STAGES}
     whole = [row.get("seconds/step") or 0.0 for row in metrics]
     used = [math.fsum(parts) for parts in zip(*stages.values(), strict=True)]
     stages["other"] = [max(0.0, step - part) for step, part in zip(whole, used, strict=True)]
