@@ -1,7 +1,7 @@
 """The table of metrics: every key of metrics.jsonl and evaluations.jsonl, with unit, kind and help.
 
-Who adds a key to a row adds a line here; the tests refuse a key that the table does not list. A
-run itself never looks up what it writes, so an unlisted key cannot stop it.
+A key that is added to a row needs a line here: the tests fail on a key that the table does not
+list. A run does not check the keys that it writes, so an unlisted key cannot stop it.
 ``python -m orchestrator.record.metrics`` prints docs/metrics.md.
 """
 

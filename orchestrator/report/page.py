@@ -1,7 +1,7 @@
-"""report.html of a run folder: one file, no outside request, for a run at any stage.
+"""Writes report.html of a run folder: one file that loads nothing else, at any time of a run.
 
-Failure policy: a row or picture that is not there leaves a gap; only a folder without any run is
-an error. Prompts and CoTs are a model's words and reach the page escaped.
+Failure policy: a missing row or picture leaves a gap. Only a folder without a run is an error.
+Prompts and CoTs could hold HTML, so they are escaped.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from policy.text_files import read_text
 from policy.types import JsonDict
 from policy.yaml_text import dump, parse
 
-_SHORT_COT = 140  # characters of a longer CoT that show before it is opened
-_EACH_REWARD = ("reward/{reward}", "detail/{reward}/{part}")  # keys of the table of metrics
+_SHORT_COT = 140  # characters of a longer CoT that show until a click opens it
+_EACH_REWARD = ("reward/{reward}", "detail/{reward}/{part}")  # keys in the table of metrics
 _METRICS = {metric.key: metric for metric in STEP_METRICS}
 
 
@@ -122,13 +122,13 @@ def write_report(run_folder: Path) -> Path:
 
 
 def headlines(run_folder: Path) -> list[str]:
-    """One line for each fixed set, as the command line ends with."""
+    """One line for each fixed set; the command ``train`` ends by printing them."""
     sets = evaluated_sets(read_rows(run_folder / "evaluations.jsonl"))
     return [headline(compare(label, rows)) for label, rows in sets.items()]
 
 
 def _alarms(metrics: Sequence[JsonDict]) -> list[JsonDict]:
-    """Each alarm once, with how often and when it was raised, the most frequent first."""
+    """Each alarm once, with its count and its first and last step. The most frequent is first."""
     steps: dict[str, list[int]] = {}
     for row in metrics:
         for alarm in row.get("alarms") or ():
@@ -143,7 +143,7 @@ def _alarms(metrics: Sequence[JsonDict]) -> list[JsonDict]:
 def _charts(
     metrics: Sequence[JsonDict], sets: dict[str, list[JsonDict]]
 ) -> list[tuple[str, str, Markup]]:
-    """Title, explanation and SVG of every chart that has something to show."""
+    """Title, caption and SVG of every chart that has a value to draw."""
     evaluated = [
         Series(
             label,
@@ -182,7 +182,7 @@ def _series(metrics: Sequence[JsonDict], key: str, label: str) -> Series | None:
 
 
 def _stage_chart(metrics: Sequence[JsonDict]) -> Markup | None:
-    """Seconds of each stage, and what the stages leave of the whole step."""
+    """The seconds of each stage, and as "other" the rest of the step."""
     steps = [row["step"] for row in metrics]
     stages = {stage: [row.get(f"seconds/{stage}") or 0.0 for row in metrics] for stage in STAGES}
     whole = [row.get("seconds/step") or 0.0 for row in metrics]
@@ -207,6 +207,6 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _signed(value: float | None, digits: int = 3) -> str:
-    """With its sign, and a minus as wide as the plus."""
+    """The number with its sign. The minus sign is the typographic one, as wide as a plus."""
     text = _number(value, digits)
     return text if text == "–" else f"{value:+.{digits}f}".replace("-", "−")
