@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from policy.types import JsonDict
+from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]
 SMALL = (
@@ -28,10 +27,6 @@ def train(*arguments: str, environment: dict[str, str] | None = None) -> tuple[i
         cwd=ROOT, capture_output=True, text=True, timeout=400, check=False, env=environment,
     )  # fmt: skip
     return done.returncode, done.stderr
-
-
-def rows(run: Path) -> list[JsonDict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
