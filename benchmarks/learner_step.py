@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.learner_task import GUIDANCE, MODELS, Task
 from benchmarks.logprobs import full_logprob, full_logprob_entropy
+from benchmarks.presets import preset
 from benchmarks.storage_log import MIB, peak_bytes
 from benchmarks.synthetic import random_batch
 from benchmarks.timing import Interval, clock_of, interleave
@@ -45,16 +46,16 @@ def measure(task: Task, rounds: int) -> None:
     """Print the table of one task; raises ``UserError`` when it cannot fit."""
     task.refuse_what_cannot_fit()
     policy, special = task.policy()
-    batch = random_batch(policy, special, task.shape, GUIDANCE)
+    batch = random_batch(policy, special, task.shape, task.sampling)
     tokens = sum(t.num_tokens for part in batch for t in part.source.group.trajectories)
     model = TorchModel(policy, special, task.settings(), policy.device)
     updates = {
-        name: partial(Updater(scored_by, task.settings(**algorithm), special).update, batch, 0)
-        for name, scored_by, algorithm in (
+        name: partial(Updater(carrier, task.settings(**algorithm), special).update, batch, 0)
+        for name, carrier, algorithm in (
             (GRPO, model, {"modalities": "none"}),
-            (EG_GRPO, model, {"preset": "as-code"}),
-            (AS_PAPER, model, {"preset": "as-paper"}),
-            (FULL, model.with_kernels(FULL_KERNELS), {"preset": "as-code"}),
+            (EG_GRPO, model, preset("as-code")),
+            (AS_PAPER, model, preset("as-paper")),
+            (FULL, model.with_kernels(FULL_KERNELS), preset("as-code")),
         )
     }
     updates[GRPO]()  # from here on the optimizer has its averages
@@ -103,7 +104,7 @@ def _title(task: Task) -> str:
     checkpointing = "gradient checkpointing, " if task.learner.gradient_checkpointing else ""
     return (
         f"{task.model}, {task.training}, {checkpointing}{task.distribution} distribution,"
-        f" {task.learner.dtype} on {device}: {task.shape.prompts} prompts x"
+        f" {task.dtype} on {device}: {task.shape.prompts} prompts x"
         f" {task.shape.group_size} in micro-batches of {task.learner.micro_batch_size}"
     )
 

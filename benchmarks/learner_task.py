@@ -18,6 +18,8 @@ from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import SpecialIds
 from policy.errors import UserError
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
+from policy.settings import Dtype
 
 SHAPES = Path(__file__).parent.parent / "shapes" / "checkpoint"
 GUIDANCE = 5.0  # of the rollouts, where the guided distribution is trained
@@ -47,6 +49,7 @@ class Task:
 
     model: str
     learner: LearnerConfig
+    dtype: Dtype
     shape: BatchShape
     distribution: str  # conditional or guided
 
@@ -54,7 +57,7 @@ class Task:
     def of(
         model: str,
         device: str,
-        dtype: str,
+        dtype: Dtype,
         lora: int | None = None,
         gradient_checkpointing: bool = False,
         distribution: str = "conditional",
@@ -69,13 +72,17 @@ class Task:
             learning_rate=STILL,
             schedule="constant",
             zero_stage=0 if dtype == "float32" else 2,
-            dtype=dtype,
             lora=LoraConfig(rank=lora) if lora else None,
             gradient_checkpointing=gradient_checkpointing,
             device=device,
             gpus_per_rank=float(device == "cuda"),
         )
-        return Task(model, learner, shape, distribution)
+        return Task(model, learner, dtype, shape, distribution)
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of the rollouts."""
+        return Sampling(GUIDANCE, 1.0, self.shape.cot)
 
     @property
     def training(self) -> str:
@@ -84,7 +91,14 @@ class Task:
     def settings(self, **algorithm: str) -> LearnerSettings:
         chosen = AlgorithmConfig(trained_distribution=self.distribution, **algorithm)
         return LearnerSettings(
-            self.learner, chosen, Path(self.model), total_steps=1, guidance_scale=GUIDANCE
+            learner=self.learner,
+            algorithm=chosen,
+            checkpoint=Path(self.model),
+            dtype=self.dtype,
+            template="shapes",
+            instruction=None,
+            sampling=self.sampling,
+            total_steps=1,
         )
 
     def planned(self) -> Memory:
@@ -96,6 +110,7 @@ class Task:
             ModelSize.of(config),
             self.learner,
             Lengths(prompt, cot, prompt + cot),
+            self.dtype,
             self.distribution == "guided",
         )
         working = {part: amount for part, amount in memory.working.items() if "ZeRO" not in part}
@@ -110,7 +125,7 @@ class Task:
         named = ", ".join(f"{name} {n / GIB:.1f}" for name, n in parts if n > GIB / 10)
         less = self._smaller(activations_matter=sum(planned.held.values()) < there)
         raise UserError(
-            f"{self.model}, {self.training} in {self.learner.dtype}: a step needs about"
+            f"{self.model}, {self.training} in {self.dtype}: a step needs about"
             f" {planned.total / GIB:.1f} GiB ({named}), {self.learner.device} has"
             f" {there / GIB:.1f}" + (f"; {' or '.join(less)} needs less" if less else "")
         )
@@ -118,7 +133,7 @@ class Task:
     def _smaller(self, activations_matter: bool) -> list[str]:
         config = self.learner
         options = {
-            "--dtype bfloat16": config.dtype == "float32",
+            "--dtype bfloat16": self.dtype == "float32",
             "--lora 16": config.lora is None,
             "--gradient-checkpointing": activations_matter and not config.gradient_checkpointing,
             "a smaller --micro-batch": activations_matter and config.micro_batch_size > 1,
@@ -126,7 +141,7 @@ class Task:
         return [option for option, helps in options.items() if helps]
 
     def policy(self) -> tuple[JanusPolicy, SpecialIds]:
-        dtype, device = getattr(torch, self.learner.dtype), self.learner.device
+        dtype, device = getattr(torch, self.dtype), self.learner.device
         if self.model != "shapes":
             return random_policy(self.model, dtype, device)
         return load_policy(SHAPES, dtype).to(device), load_encoder(SHAPES, "shapes").special

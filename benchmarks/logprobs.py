@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from learner.algorithm.kernels import linear_logprob_entropy
 from policy.distribution import guide, temper
 from policy.runtime import tune_process
 
+PLAIN = dict(temperature=1.0, guidance_scale=1.0)  # softmax of the logits as they are
 TOLERANCE = 1e-5  # of float32 gradients, relative to the largest
 COMPARED = ("log-probs", "entropies", "hidden gradients", "weight gradients")
 Path = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -42,9 +44,10 @@ def _full_logits(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor | None,
-    temperature: float = 1.0,
+    *,
+    temperature: float,
+    guidance_scale: float,
     twin_ND: Tensor | None = None,
-    guidance_scale: float = 1.0,
 ) -> Tensor:
     logits_NV = functional.linear(hidden_ND, weight_VD, bias_V).float()
     if twin_ND is not None:
@@ -88,7 +91,7 @@ def full_logprob(
 def kernel_logprob_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    logprob_N, entropy_N = linear_logprob_entropy(hidden_ND, weight_VD, target_N)
+    logprob_N, entropy_N = linear_logprob_entropy(hidden_ND, weight_VD, target_N, **PLAIN)
     assert entropy_N is not None
     return logprob_N, entropy_N
 
@@ -104,7 +107,7 @@ def lean_logprob_entropy(
 
 
 PATHS: dict[str, Path] = {
-    "full log-softmax": full_logprob_entropy,
+    "full log-softmax": partial(full_logprob_entropy, **PLAIN),
     "our kernel": kernel_logprob_entropy,
     "full, with care for memory": lean_logprob_entropy,
 }

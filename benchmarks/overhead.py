@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.presets import preset
 from benchmarks.synthetic import STILL, rewarded
 from benchmarks.timing import Interval, interleave
 from learner.algorithm.bonus import capped_bonus
@@ -55,6 +56,7 @@ from rollout.engine import GenerationRequest
 from rollout.transformers_engine import load_transformers_engine
 
 ROOT = Path(__file__).parent.parent
+PLAIN = dict(temperature=1.0, guidance_scale=1.0)  # the softmax of configs/shapes.yaml
 PIECES_PAIRS = 60  # of some milliseconds each
 
 
@@ -98,7 +100,16 @@ def measure_step(pairs: int) -> None:
 
     def rank(**algorithm: str) -> Callable[[], object]:
         built = LearnerRank(
-            LearnerSettings(learner, AlgorithmConfig(**algorithm), model, total_steps=10**6),
+            LearnerSettings(
+                learner=learner,
+                algorithm=AlgorithmConfig(**algorithm),
+                checkpoint=model,
+                dtype=config.model.dtype,
+                template=config.model.template,
+                instruction=None,
+                sampling=config.rollout.sampling,
+                total_steps=10**6,
+            ),
             Place(0, 1, "127.0.0.1", port),
         )
 
@@ -110,8 +121,8 @@ def measure_step(pairs: int) -> None:
         return step
 
     grpo = rank(modalities="none")
-    for preset in ("as-code", "as-paper"):
-        report(f"learner step, {preset}", grpo, rank(preset=preset), pairs)
+    for name in ("as-code", "as-paper"):
+        report(f"learner step, {name}", grpo, rank(**preset(name)), pairs)
     step_seconds, _ = report("learner step, GRPO against itself", grpo, grpo, pairs)
     measure_pieces(config, batch, step_seconds)
 
@@ -131,12 +142,12 @@ def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: flo
     def normalised(entropy_BT: Tensor, batch: MicroBatch) -> Tensor:
         return normalised_entropy(entropy_BT, batch, *(head.out_features for head in heads))
 
-    def scores(batch: MicroBatch, kernel: LogprobKernel) -> tuple[Tensor, Tensor]:
+    def logprobs(batch: MicroBatch, kernel: LogprobKernel) -> tuple[Tensor, Tensor]:
         results = []
         for phase, head in zip((batch.tokens.cot, batch.tokens.image), heads, strict=True):
             target_N = phase.target_BT[phase.mask_BT]
             hidden_ND = torch.randn(len(target_N), head.in_features, requires_grad=True)
-            results.append(kernel(hidden_ND, head.weight, target_N, head.bias))
+            results.append(kernel(hidden_ND, head.weight, target_N, head.bias, **PLAIN))
         logprob_BT, entropy_BT = (
             torch.zeros(batch.mask_BT.shape).masked_scatter(batch.mask_BT, torch.cat(values))
             for values in zip(*results, strict=True)
@@ -156,7 +167,9 @@ def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: flo
                 ]
                 lambda_b = bonus_lambda(terms, algorithm)
             for b, entropy_BT in zip(micro_batches, entropies, strict=True):
-                logprob_BT, new_BT = scores(b, entropy_kernel if from_training else logprob_kernel)
+                logprob_BT, new_BT = logprobs(
+                    b, entropy_kernel if from_training else logprob_kernel
+                )
                 entropy_BT = normalised(new_BT, b) if from_training else entropy_BT
                 loss, _ = micro_batch_loss(
                     b, logprob_BT, b.recorded_logprob_BT, entropy_BT, algorithm, counts, lambda_b
@@ -167,9 +180,9 @@ def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: flo
         return run
 
     grpo = pieces(AlgorithmConfig(modalities="none"))
-    for preset in ("as-code", "as-paper"):
+    for name in ("as-code", "as-paper"):
         base, method = report(
-            f"pieces alone, {preset}", grpo, pieces(AlgorithmConfig(preset=preset)), PIECES_PAIRS
+            f"pieces alone, {name}", grpo, pieces(AlgorithmConfig(**preset(name))), PIECES_PAIRS
         )
         print(f"  that is {(method - base) / step_seconds:+.2%} of a step")
 
@@ -188,7 +201,7 @@ def measure_head(
 
     def head(with_entropy: bool) -> None:
         logprob_N, entropy_N = linear_logprob_entropy(
-            hidden_ND, weight_VD, target_N, with_entropy=with_entropy
+            hidden_ND, weight_VD, target_N, with_entropy=with_entropy, **PLAIN
         )
         coefficient_N = advantage_B
         if entropy_N is not None:

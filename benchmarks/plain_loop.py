@@ -24,8 +24,8 @@ from transformers.cache_utils import DynamicCache
 
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
 from policy.types import IntArray, Prompt
-from rollout.engine import Sampling
 
 
 @dataclass(frozen=True)

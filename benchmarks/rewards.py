@@ -23,15 +23,13 @@ from typing import Any
 import numpy as np
 from transformers import GitConfig, GroundingDinoConfig
 
+from benchmarks.small_models import tiny_rewards as checkpoints
 from benchmarks.timing import Interval, interleave, wall_clock
 from policy.runtime import tune_process
 from policy.types import RewardFailure
 from rewards.config import RewardConfig
 from rewards.factory import build_reward
 from rewards.scoring import RewardScorer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import tiny_rewards as checkpoints
 
 PER_PROMPT = 8
 # Factory, images of a round and batch size.

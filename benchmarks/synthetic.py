@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.trajectories import random_groups
 from learner.algorithm.advantages import group_advantages
 from learner.batch import GroupSlice, TrainingGroup
 from learner.logprob_module import entropy_kernel
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
 from policy.types import Group
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from trajectories import random_groups
 
 STILL = 1e-12  # a learning rate: all who are compared keep seeing the same weights, the same work
 
@@ -33,7 +30,7 @@ class BatchShape:
 
 
 def random_batch(
-    policy: JanusPolicy, special: SpecialIds, shape: BatchShape, guidance_scale: float
+    policy: JanusPolicy, special: SpecialIds, shape: BatchShape, sampling: Sampling
 ) -> list[GroupSlice]:
     """Random CoTs and images, with the records of the policy's own forward pass."""
     counts = np.random.default_rng(0).integers(
@@ -42,7 +39,7 @@ def random_batch(
     groups = random_groups(
         policy,
         counts.tolist(),
-        guidance_scale=guidance_scale,
+        sampling=sampling,
         special=special,
         prompt_lengths=shape.prompt,
         kernel=entropy_kernel,

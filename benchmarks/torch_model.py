@@ -47,9 +47,9 @@ class TorchModel(Passes):
     def with_kernels(self, kernels: Mapping[LogprobKernel, LogprobKernel]) -> TorchModel:
         """The same weights and optimizer, with other kernels in the place of the learner's two."""
         other = copy.copy(self)
-        other._scoring = _exchanged(kernels, self._policy)
+        other._module = _exchanged(kernels, self._policy)
         if self.reference is not None:
-            other._reference_scoring = _exchanged(kernels, self.reference)
+            other._reference_module = _exchanged(kernels, self.reference)
         return other
 
     def backward(self, loss: Tensor, last: bool) -> None:

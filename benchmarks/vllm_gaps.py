@@ -62,7 +62,7 @@ def measure(checkpoint: str, dtype: str, config: RolloutConfig) -> None:
     folder = checkpoint_folder(checkpoint)
     policy = load_policy(folder, getattr(torch, dtype))
     special = special_ids(load_tokenizer(folder))
-    server = VllmServer(policy, special, config, streams=1 if config.guidance_scale == 1 else 2)
+    server = VllmServer(policy, special, config, streams=2 if config.sampling.guided else 1)
     # At a tolerance of 1 a gap's own tolerance is the factor that guidance grants it.
     replayed = replay(server, policy, special, config.sampling)
     gaps = replay_gaps(replayed, config.sampling, tolerance=1.0)

@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="exported checkpoint")
     parser.add_argument("text", help="image prompt as the model reads it")
-    parser.add_argument("--guidance", type=float, default=5.0, help="w, more than 1 (default 5)")
+    parser.add_argument("--guidance", type=float, required=True, help="w, more than 1")
     parser.add_argument("--greedy", action="store_true", help="the likeliest tokens, no sampling")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("drawn.png"))

@@ -1,1 +1,1 @@
-"""The learner: from scored trajectories to an update of the language model."""
+"""The learner updates the language model from trajectories and their advantages."""

@@ -1,9 +1,9 @@
 """LoRA (arXiv 2106.09685) on the policy's language model: y = (W + scale B A) x with W frozen.
 
-peft makes the layers and defines the files. This module adds what a learner needs beside them:
-the adapter switched off, which is the KL reference, and merged weights under the checkpoint's own
-names, which rollout workers serve. Merged weights are copies, one layer at a time; the live ones
-are never touched.
+peft makes the layers and defines the files. This module adds two things that a learner needs. With
+the adapter switched off, the policy is the KL reference. Merged weights under the checkpoint's own
+names are what rollout workers load. Merging copies one layer at a time and never changes the live
+weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from policy.checkpoint.hub import hub_revision
 from policy.checkpoint.loading import is_original
 from policy.janus import JanusPolicy
 
-_NAME = "default"  # peft's, and part of its parameters' names
+_NAME = "default"  # the adapter's name in peft, which is part of its parameters' names
 _NOTE = (
     "The base of this adapter, {base}, is in the original format, which transformers and peft do"
     " not load. Use the merged model (eg-grpo export without --adapter), or put the adapter on the"
@@ -36,15 +36,16 @@ _BASE, _DOWN, _UP = ".base_layer.weight", f".lora_A.{_NAME}.weight", f".lora_B.{
 
 
 class Adapter:
-    """The adapter of one policy. While it is there, its parameters alone have gradients."""
+    """The adapter of one policy. Only the adapter's parameters are trained."""
 
     def __init__(self, policy: JanusPolicy, config: LoraConfig, base: Path, seed: int) -> None:
-        """Put it into ``policy``; B starts at 0, A is random by ``seed``.
+        """Put an adapter into ``policy``. B starts at 0; A is drawn at random from ``seed``.
 
-        ``base`` is the checkpoint that the adapter's files name as the one they belong to: by the
-        Hub's name and commit where it lies in the Hub's cache, whose paths mean nothing elsewhere.
+        The adapter's files name ``base`` as the checkpoint that they belong to. If it lies in the
+        Hub's cache, they give the Hub's name and commit, because a path in the cache means nothing
+        on another machine.
         """
-        import peft  # here, so that full training does without
+        import peft  # imported here, because training without an adapter does not need it
         from peft.tuners.lora import LoraLayer
 
         self._policy = policy
@@ -53,8 +54,8 @@ class Adapter:
         name, commit = hub_revision(base) or (str(base), None)
         self._peft_config = peft.LoraConfig(
             r=config.rank,
-            lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by the rank, no more
-            # The vision model's attention has layers of the same names.
+            lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides it
+            # The path is given because the vision model has layers of the same names.
             target_modules=r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\."
             + f"({'|'.join(config.target_modules)})",
             base_model_name_or_path=name,
@@ -66,19 +67,19 @@ class Adapter:
         policy.eval()
         self._layers: list[Any] = [m for m in policy.modules() if isinstance(m, LoraLayer)]
 
-    # Other arithmetic
+    # Forward passes without the adapter, and with merged weights
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """The base alone. Not by peft's switch, which turns gradients off as well."""
+        """Compute with the base alone. peft's own switch would turn off gradients as well."""
         with self._forward(lambda layer: layer.base_layer.__call__):
             yield
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """What rollout workers compute: in 16 bits merging rounds, and so does the adapter.
+        """Compute as rollout workers do, with merged weights; only for passes without gradient.
 
-        For forward passes without gradient.
+        In 16 bits, merged weights and an adapter beside its base round differently.
         """
         with self._forward(lambda layer: partial(self._merged_linear, layer)):
             yield
@@ -104,9 +105,9 @@ class Adapter:
     def merged_tensors(
         self, parameters: Iterable[tuple[str, nn.Parameter]], device: torch.device
     ) -> Iterator[tuple[str, Tensor]]:
-        """Full tensors of the policy's parameters under the names of the checkpoint, merged.
+        """Full merged tensors of the policy's parameters, under the checkpoint's names.
 
-        Merging happens on ``device``, as it does in ``merged``.
+        They are merged on ``device``, so that they are bitwise the weights that ``merged`` uses.
         """
         named = list(parameters)
         factors = dict(gathered(item for item in named if item[0].endswith((_DOWN, _UP))))
@@ -119,7 +120,7 @@ class Adapter:
             yield f"{stem}.weight", merge(tensor.to(device), down, up, self._scale)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The adapter's own, under the names of peft's files."""
+        """Full tensors of the adapter alone, under the names that peft's files have."""
         trained = (item for item in self._policy.model.named_parameters() if item[1].requires_grad)
         for name, tensor in gathered(trained):
             yield f"base_model.model.{name.replace(f'.{_NAME}.', '.')}", tensor
@@ -127,7 +128,7 @@ class Adapter:
     def write(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         """Write what ``peft.PeftModel.from_pretrained`` reads: weights and configuration.
 
-        Beside them a note, where the base is one that transformers and peft cannot load.
+        If transformers and peft cannot load the base, a note beside them says so.
         """
         folder.mkdir(exist_ok=True)
         contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -140,5 +141,5 @@ class Adapter:
 
 @torch.no_grad()
 def merge(base: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale B A in W's type, computed in float32; equal to W where B is 0."""
+    """W + scale B A in W's type, computed in float32. Where B is 0 it is exactly W."""
     return torch.addmm(base.float(), up.float(), down.float(), alpha=scale).to(base.dtype)

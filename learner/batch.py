@@ -1,7 +1,8 @@
-"""From scored groups to the tensors of a micro-batch, and how a batch is cut over ranks.
+"""How a batch is cut over ranks and into micro-batches, and the tensors of a micro-batch.
 
-The cuts are deterministic, and none of them matters for the gradient: the loss is normalised by
-the counts of the whole batch. Shape legend: B = trajectories, T = CoT columns then image columns.
+The cuts are deterministic. They need not be even: the loss is divided by the counts of the whole
+batch, so that the gradient does not depend on them.
+Shape legend: B = trajectories, T = CoT columns then image columns.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from policy.types import FloatArray, Group, Trajectory
 class TrainingGroup:
     """One prompt's group and the advantage of each member (eq. 4).
 
-    ``group`` is a ``Group``, or a Ray ``ObjectRef`` of one that the ranks fetch themselves. An
-    advantage of ``None`` marks a failed trajectory, which is left out.
+    ``group`` is a ``Group``, or a Ray ``ObjectRef`` to one, which the ranks fetch themselves. An
+    advantage of ``None`` marks a failed trajectory, which is not trained on.
     """
 
     group: Any
@@ -43,7 +44,7 @@ class GroupSlice:
 
 @dataclass(frozen=True)
 class TrainingTrajectory:
-    """A trajectory with what the loss needs to know of its group."""
+    """A trajectory and what the loss needs to know about its group."""
 
     trajectory: Trajectory
     advantage: float
@@ -51,7 +52,7 @@ class TrainingTrajectory:
 
 
 def split_over_ranks(batch: Sequence[TrainingGroup], ranks: int) -> list[list[GroupSlice]]:
-    """Contiguous shares of nearly equal numbers of surviving trajectories."""
+    """Give each rank consecutive surviving trajectories; the numbers differ by one at most."""
     survivors = [
         (group_index, index)
         for group_index, group in enumerate(batch)
@@ -71,7 +72,7 @@ def split_over_ranks(batch: Sequence[TrainingGroup], ranks: int) -> list[list[Gr
 
 
 def training_trajectories(slices: Sequence[GroupSlice]) -> list[TrainingTrajectory]:
-    """Flatten a rank's share; every ``group`` must be a ``Group`` by now.
+    """The trajectories of a rank's share. Every ``group`` must be a ``Group``, no ``ObjectRef``.
 
     Raises ValueError when a group and its advantages differ in length.
     """
@@ -92,7 +93,11 @@ def training_trajectories(slices: Sequence[GroupSlice]) -> list[TrainingTrajecto
 def cut_micro_batches(
     trajectories: Sequence[TrainingTrajectory], size: int
 ) -> list[list[TrainingTrajectory]]:
-    """Rows of similar length together, so that little is padding; ties keep their order."""
+    """Cut into micro-batches of ``size`` trajectories; the last one may have fewer.
+
+    Trajectories of similar length come together, so that little of a micro-batch is padding. Those
+    of equal length keep their order.
+    """
     ordered = sorted(
         trajectories,
         key=lambda item: (len(item.trajectory.image_prompt_ids), len(item.trajectory.cot_ids)),
@@ -107,24 +112,25 @@ class MicroBatch:
     tokens: TrajectoryBatch
     advantage_B: Tensor
     has_variance_B: Tensor
-    is_stale_B: Tensor  # sampled by older weights than those trained
-    recorded_logprob_BT: Tensor  # at rollout, under the trained distribution; 0 outside the mask
-    recorded_entropy_BT: Tensor  # likewise, in nats
+    is_stale_B: Tensor  # bool, whether older weights than those trained sampled the trajectory
+    # Recorded at rollout under the trained distribution, in nats; 0 outside the mask.
+    recorded_logprob_BT: Tensor
+    recorded_entropy_BT: Tensor
 
     @property
     def mask_BT(self) -> Tensor:
-        """Valid tokens of either kind."""
+        """Valid tokens, CoT and image."""
         return self.tokens.mask_BT
 
     @property
     def cot_mask_BT(self) -> Tensor:
-        """Valid CoT tokens in the layout of all columns."""
+        """Valid CoT tokens, over all T columns."""
         cot = self.tokens.cot.mask_BT
         return torch.cat([cot, torch.zeros_like(self.tokens.image.mask_BT)], dim=1)
 
     @property
     def image_mask_BT(self) -> Tensor:
-        """Valid image tokens in the layout of all columns."""
+        """Valid image tokens, over all T columns."""
         image = self.tokens.image.mask_BT
         return torch.cat([torch.zeros_like(self.tokens.cot.mask_BT), image], dim=1)
 
@@ -136,7 +142,7 @@ def micro_batch(
     guided: bool,
     device: torch.device,
 ) -> MicroBatch:
-    """Lay scored trajectories out as tensors on ``device``."""
+    """Lay trajectories out as tensors on ``device``."""
     trajectories = [item.trajectory for item in scored]
     tokens = collate(trajectories, special)
     cot_mask, image_mask = tokens.cot.mask_BT, tokens.image.mask_BT
@@ -168,7 +174,7 @@ def micro_batch(
 def _recorded(
     cot: Sequence[FloatArray], image: Sequence[FloatArray], masks: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Recorded values in the layout of all columns."""
+    """Recorded values of CoT and image tokens, over all T columns."""
     columns = []
     for values, mask_BT in zip((cot, image), masks, strict=True):
         flat_N = torch.from_numpy(np.concatenate(values).astype(np.float32))

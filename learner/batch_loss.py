@@ -1,4 +1,4 @@
-"""What one optimizer step computes between the forward and the backward pass.
+"""The loss of a micro-batch, and what it needs to know of the whole batch.
 
 Shape legend: B = trajectories, T = CoT columns then image columns.
 """
@@ -28,7 +28,7 @@ from policy.types import FloatArray
 
 @dataclass(frozen=True)
 class ShareSize:
-    """What a rank tells the others about its share of the batch, before any pass."""
+    """What each rank tells the others about its share of the batch before the first pass."""
 
     tokens: int
     sequences: int
@@ -38,11 +38,11 @@ class ShareSize:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """The same of the whole batch."""
+    """The size of the whole batch, over all ranks."""
 
     counts: BatchCounts
-    micro_batches: int  # that every rank runs, so that collectives match
-    stale: bool
+    micro_batches: int  # every rank runs as many passes, so that the ranks' collectives match
+    stale: bool  # whether any trajectory is older than the weights
 
     @classmethod
     def of(cls, shares: Sequence[ShareSize]) -> BatchSize:
@@ -62,7 +62,7 @@ class BatchSize:
 def normalised_entropy(
     entropy_BT: Tensor, batch: MicroBatch, text_vocab_size: int, num_codes: int
 ) -> Tensor:
-    """h = H / log V, with the V of the vocabulary that each token was drawn from."""
+    """h = H / log V. V is the size of the vocabulary that the token was drawn from."""
     log_vocab_BT = torch.where(batch.cot_mask_BT, math.log(text_vocab_size), math.log(num_codes))
     return entropy_BT / log_vocab_BT
 
@@ -70,7 +70,7 @@ def normalised_entropy(
 def micro_batch_budget_terms(
     batch: MicroBatch, entropy_BT: Tensor, algorithm: AlgorithmConfig
 ) -> BudgetTerms:
-    """What the budget needs of one micro-batch, given its normalised entropies."""
+    """The budget terms of one micro-batch with these normalised entropies."""
     low_BT, high_BT = partition_by_modality(
         entropy_BT,
         batch.cot_mask_BT,
@@ -101,9 +101,11 @@ def micro_batch_loss(
 ) -> tuple[Tensor, Metrics]:
     """This micro-batch's share of the loss, and its metrics as sums.
 
-    Fresh trajectories get the on-policy surrogate, stale ones the clipped one against the
-    recorded log-prob; for the former the recorded one serves the metric ratio/mean alone, which
-    so shows the mismatch of the rollout's and the learner's arithmetic.
+    Fresh trajectories get the on-policy surrogate, stale ones the clipped surrogate, whose ratio is
+    exp(log-prob - recorded log-prob).
+
+    ratio/mean is the mean of exp(log-prob - recorded log-prob) over all valid tokens. For fresh
+    trajectories it shows how far the arithmetic of rollout and learner differs.
     """
     current_BT = logprob_BT.detach()
     is_stale_B1 = batch.is_stale_B[:, None]
@@ -115,7 +117,7 @@ def micro_batch_loss(
         weight_BT = truncated_importance_weight(
             current_BT, batch.recorded_logprob_BT, algorithm.importance_cap
         )
-        # The learner's log-prob at an older version is not known any more.
+        # For stale tokens the learner cannot compute its log-prob under the older weights.
         importance_BT = torch.where(is_stale_B1, 1.0, weight_BT)
     loss, metrics = eg_grpo_loss(
         LossBatch(
@@ -140,11 +142,11 @@ def micro_batch_loss(
 def trajectory_metrics(
     scored: Sequence[TrainingTrajectory], weight_version: int, eos: int
 ) -> Metrics:
-    """Metrics that need no forward pass, over trajectories.
+    """Metrics that need no forward pass, as sums over a rank's trajectories.
 
-    Those of guidance are over image tokens and in nats, guided minus conditional as recorded: 0
-    without guidance. cot_length/capped is the share of CoTs that the length cap cut: those that do
-    not end with EOS.
+    The guidance metrics are means over image tokens, in nats: the recorded guided value minus the
+    conditional one, which is 0 without guidance. cot_length/capped is the share of CoTs that the
+    length cap cut, which are those that do not end with EOS.
     """
     trajectories = [item.trajectory for item in scored]
     return {
@@ -165,7 +167,7 @@ def trajectory_metrics(
 
 
 def _gap(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> Tensor:
-    """Of one quantity, guided minus conditional; a rank may have no trajectory."""
+    """[sum, count] of guided minus conditional; both are 0 on a rank without trajectories."""
     gaps = [torch.from_numpy(guided - conditional) for guided, conditional in pairs]
     return mean_metric(torch.cat(gaps) if gaps else torch.zeros(0))
 

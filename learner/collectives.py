@@ -1,6 +1,6 @@
-"""What ranks give each other: values of any kind, and the whole of parameters that are sharded.
+"""Values that ranks exchange, and full tensors of sharded parameters.
 
-A process without a process group is a group of one, and needs no DeepSpeed.
+A process without a process group counts as a group of one rank, and does not need DeepSpeed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import Tensor, nn
 
-GATHER_BYTES = 512 * 2**20  # of full parameters alive at a time while sharded ones are collected
+GATHER_BYTES = 512 * 2**20  # full tensors that are gathered at a time, unless one alone is larger
 
 T = TypeVar("T")
 
 
 def exchange(value: T) -> list[T]:
-    """Every rank's value, in order of rank, on every rank."""
+    """The values of all ranks, in the order of ranks. Every rank must call it."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -26,15 +26,15 @@ def exchange(value: T) -> list[T]:
 
 
 def gathered(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
-    """Full tensors of parameters, sharded or not; every rank must exhaust it.
+    """Full tensors of parameters, whether sharded or not; every rank must exhaust it.
 
-    Sharded ones are collected in groups of bounded size and copied to the CPU.
+    Sharded parameters are gathered in groups of bounded size, and copied to the CPU.
     """
     for part in _groups(parameters):
         if not any(hasattr(parameter, "ds_id") for _, parameter in part):
             yield from ((name, parameter.detach()) for name, parameter in part)
             continue
-        import deepspeed  # here: nobody else shards
+        import deepspeed  # imported here, because only DeepSpeed's parameters get here
 
         with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
             full = [(name, parameter.detach().cpu().clone()) for name, parameter in part]

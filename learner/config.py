@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,24 +13,14 @@ from learner.algorithm.objective import ObjectiveSettings
 from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
 from policy.settings import Deadline, Ignored, Settings, Share, refuse
 
-PRESETS: dict[str, dict[str, str]] = {
-    "as-code": {"bonus": "capped", "aggregation": "token-mean"},
-    "as-paper": {"bonus": "budget", "aggregation": "sequence-mean"},
-}
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-BUCKET_ELEMENTS = 50_000_000  # that DeepSpeed reduces, or gathers, at a time
+BUCKET_ELEMENTS = 50_000_000  # elements that DeepSpeed reduces or gathers at a time
 
 
 class AlgorithmConfig(Settings):
-    """EG-GRPO and its ablations; the defaults are the authors' code."""
+    """EG-GRPO and its ablations. The defaults are those of the authors' code."""
 
-    preset: Literal["as-code", "as-paper"] = Field(
-        "as-code",
-        description="fills in bonus and aggregation where they are not given: as-code is capped "
-        "and token-mean, as-paper is budget and sequence-mean",
-    )
     modalities: Modalities = Field(
         "both", description="tokens that entropy guides; none is plain GRPO"
     )
@@ -80,14 +70,6 @@ class AlgorithmConfig(Settings):
         None, ge=2, description="scored trajectories a group needs; null is half the group"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        preset = values.get("preset", "as-code")
-        return {**PRESETS.get(preset, {}), **values} if isinstance(preset, str) else values
-
     @model_validator(mode="after")
     def _check_quantiles(self) -> Self:
         if self.low_quantile > self.high_quantile:
@@ -97,7 +79,7 @@ class AlgorithmConfig(Settings):
     @model_validator(mode="after")
     def _check_constant(self) -> Self:
         if self.aggregation == "constant" and self.aggregation_constant <= 1:
-            # A trajectory's summed loss would be hundreds of times its mean.
+            # Divided by 1, the loss would be as many times too large as a trajectory has tokens.
             raise refuse(
                 type(self),
                 "aggregation_constant",
@@ -107,20 +89,18 @@ class AlgorithmConfig(Settings):
         return self
 
     def ignored(self) -> Iterator[Ignored]:
-        """Of modalities, the bonus and the aggregation each makes settings of others useless."""
-        rule = ("preset", "modalities", "bonus")
+        """Settings that the modalities, the bonus, the aggregation or kl_beta make useless."""
+        rule = ("modalities", "bonus")
         if self.modalities == "none":
-            for key in ("low_quantile", "high_quantile"):
+            for key in ("low_quantile", "high_quantile", "bonus"):
                 yield Ignored(key, "has no effect with modalities none", ("modalities",))
-            if self.bonus != PRESETS[self.preset]["bonus"]:
-                yield Ignored("bonus", "has no effect with modalities none", rule[:2])
         if self.modalities == "none" or self.bonus != "capped":
             yield Ignored("cap_factor", "has an effect with bonus capped alone", rule)
         if not self.calibrated:
             yield Ignored("kappa", "has an effect with bonus budget and budget-exact alone", rule)
         if self.aggregation != "constant":
             text = "has an effect with aggregation constant alone"
-            yield Ignored("aggregation_constant", text, ("preset", "aggregation"))
+            yield Ignored("aggregation_constant", text, ("aggregation",))
         if self.kl_beta == 0:
             yield Ignored("kl_estimator", "has no effect with kl_beta 0", ("kl_beta",))
 
@@ -130,7 +110,7 @@ class AlgorithmConfig(Settings):
         return self.modalities != "none" and self.bonus in ("budget", "budget-exact")
 
     def objective(self) -> ObjectiveSettings:
-        """The part that the loss needs. No bonus is a capped one of factor 0."""
+        """The settings that the loss needs. There, bonus none is a capped bonus of factor 0."""
         return ObjectiveSettings(
             modalities=self.modalities,
             low_quantile=self.low_quantile,
@@ -151,7 +131,7 @@ LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 class LoraConfig(Settings):
-    """A low-rank adapter on the language model; everything else is frozen, heads included."""
+    """A low-rank adapter on the language model. Everything else is frozen, also the heads."""
 
     rank: int = Field(16, ge=1, description="rank of every adapted layer's update")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
@@ -174,10 +154,12 @@ class LoraConfig(Settings):
 
 
 class LearnerConfig(Settings):
-    """The learner group: its ranks, its optimizer, its deadlines."""
+    """The learner's ranks, optimizer and timeouts."""
 
     ranks: int = Field(1, ge=1, description="learner processes; data-parallel")
-    micro_batch_size: int = Field(8, ge=1, description="trajectories per forward pass of a rank")
+    micro_batch_size: int = Field(
+        8, ge=1, description="trajectories per forward pass of a rank; the last may have fewer"
+    )
     learning_rate: float = Field(1e-6, gt=0, description="peak learning rate of AdamW")
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's averages")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
@@ -193,9 +175,6 @@ class LearnerConfig(Settings):
         "row the run stops",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the weights; bfloat16 keeps float32 master weights"
-    )
     lora: LoraConfig | None = Field(
         None, description="train a low-rank adapter; null trains the whole language model"
     )
@@ -220,9 +199,6 @@ class LearnerConfig(Settings):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if self.dtype == "bfloat16" and self.zero_stage == 0:
-            # DeepSpeed would add micro-batches up in bfloat16 there.
-            raise ValueError("dtype bfloat16 needs zero_stage 1 or more")
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1 or more")
         if self.offload_parameters and self.zero_stage < 3:

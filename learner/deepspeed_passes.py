@@ -1,4 +1,6 @@
-"""The trained policy inside DeepSpeed, and its frozen reference outside.
+"""The forward and backward passes of an update, with the trained policy inside DeepSpeed.
+
+The frozen reference stays outside of it.
 
 Shape legend: B = trajectories, T = CoT columns then image columns.
 """
@@ -31,7 +33,7 @@ _TAG = "deepspeed"
 
 
 class DeepSpeedPasses(Passes):
-    """Scores, gradients, optimizer steps and state of one rank's share of the model."""
+    """The forward and backward passes of one rank, its optimizer steps and its state."""
 
     def __init__(
         self,
@@ -45,17 +47,17 @@ class DeepSpeedPasses(Passes):
         self._engine: Any = deepspeed.initialize(
             model=LogprobModule(policy),
             optimizer=adamw(policy.parameters(), config),
-            config=deepspeed_settings(config, policy.model.lm_head.in_features),
+            config=deepspeed_settings(config, settings.dtype, policy.model.lm_head.in_features),
             dist_init_required=False,
         )[0]
-        self._scoring = self._engine
+        self._module = self._engine
 
     @torch.no_grad()
     def probe_logprobs(self) -> FloatArray:
-        """``policy.probe.probe_logprobs`` of what is published, from weights sharded or not."""
+        """``policy.probe.probe_logprobs`` of the weights that are published, sharded or not."""
         batch = self._probe
         with self.adapter.merged() if self.adapter else nullcontext():
-            logprob_BT, _ = self._engine(batch, plain_kernel)
+            logprob_BT, _ = self._engine(batch, plain_kernel, 1.0, None)
         return logprob_BT[batch.mask_BT].cpu().numpy()
 
     # Backward
@@ -63,25 +65,30 @@ class DeepSpeedPasses(Passes):
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add a micro-batch's gradients; ``last`` reduces the sum over ranks.
 
-        DeepSpeed averages over ranks what is a sum here.
+        DeepSpeed averages gradients over ranks. The loss is multiplied by their number, because
+        the shares of the ranks are to be added.
         """
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """See ``Passes.step``. At ZeRO 1 to 3 DeepSpeed finds what is not finite by itself, and
-        reports infinity; at ZeRO 0 it would update with it."""
+        """See ``Passes.step``.
+
+        At ZeRO 1 to 3 DeepSpeed itself skips an update whose gradient is not finite, and reports an
+        infinite norm. At ZeRO 0 it would update, so the norm is computed and checked here.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         if self._config.zero_stage > 0:
             self._engine.step()
             grad_norm = float(self._engine.get_global_grad_norm())
             if not math.isfinite(grad_norm):
-                # When it offloads it keeps them at ZeRO 1 and 2, and may add the next to them.
+                # At ZeRO 1 and 2 with offload, DeepSpeed keeps these gradients and may add the
+                # next ones to them.
                 sums = getattr(self._engine.optimizer, "averaged_gradients", {})
                 sums.update(dict.fromkeys(sums))
             return grad_norm
-        # Parameters without gradient are passed over.
+        # clip_grad_norm_ ignores parameters that have no gradient.
         parameters = self._policy.parameters()
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm))
         if math.isfinite(grad_norm):
@@ -93,7 +100,7 @@ class DeepSpeedPasses(Passes):
     # State
 
     def shell(self) -> JanusForConditionalGeneration:
-        """The model without weights, on the meta device; they are ``model_tensors``."""
+        """The model on the meta device, without the weights that ``model_tensors`` returns."""
         model = self._policy.model
         with torch.device("meta"):
             shell = JanusForConditionalGeneration(model.config)
@@ -102,11 +109,11 @@ class DeepSpeedPasses(Passes):
         return shell
 
     def trained_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Full tensors of what rollout workers load; every rank must exhaust it."""
+        """Full tensors of the parameters that rollout workers load; every rank must exhaust it."""
         return self._full(self._policy.trained_parameters())
 
     def model_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Full tensors of the whole model, frozen parts too; every rank must exhaust it."""
+        """Full tensors of the whole model with its frozen parts; every rank must exhaust it."""
         return self._full(self._policy.model.named_parameters())
 
     def _full(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
@@ -124,11 +131,11 @@ class DeepSpeedPasses(Passes):
                 script.unlink()
 
     def load_state(self, folder: Path) -> None:
-        """Read what ``save_state`` wrote. It unpickles: verify the files first."""
+        """Read what ``save_state`` wrote. Verify the files first: unpickling one can run code."""
         path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
         if path is None:
             raise RuntimeError(f"DeepSpeed found no state in {folder}")
 
     def close(self) -> None:
-        """Release what DeepSpeed holds globally."""
+        """Release DeepSpeed's global state."""
         self._engine.destroy()

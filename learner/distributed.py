@@ -1,7 +1,7 @@
-"""The ranks' common ground: process group and DeepSpeed's settings.
+"""The process group of the ranks, and DeepSpeed's settings.
 
-Failure policy: a collective whose peer died or does not come raises within the group's timeout;
-the group is then beyond use, and its owner tears all ranks down.
+Failure policy: if a rank died or does not answer, a collective of the others raises within the
+group's timeout. The process group cannot be used after that, and its owner ends all ranks.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import torch.distributed as dist
 
 from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.rank_settings import Place
+from policy.settings import Dtype
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
 def join(place: Place, config: LearnerConfig) -> torch.device:
-    """Enter the process group, unless this process is in one already; returns the rank's device."""
-    # PyTorch deprecates what DeepSpeed calls, once a step.
+    """Join the process group, unless this process is in one already; returns the rank's device."""
+    # In each step DeepSpeed calls functions that PyTorch deprecates.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     local_rank = 0 if torch.cuda.device_count() <= 1 else place.rank % torch.cuda.device_count()
     if not dist.is_initialized():
@@ -40,7 +41,7 @@ def join(place: Place, config: LearnerConfig) -> torch.device:
             os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
             _meet_on_loopback(place, config)
         if config.device == "cpu":
-            # An optional shared-memory transport that would be compiled on the spot.
+            # DeepSpeed would compile this optional shared-memory transport now.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(
             dist_backend="gloo" if config.device == "cpu" else "nccl",
@@ -54,7 +55,10 @@ def join(place: Place, config: LearnerConfig) -> torch.device:
 
 
 def _meet_on_loopback(place: Place, config: LearnerConfig) -> None:
-    """Make the process group ourselves: torch's own rendezvous listens on every interface."""
+    """Make a process group whose store listens on ``place.address`` alone.
+
+    torch's own rendezvous would listen on every network interface.
+    """
     timeout = timedelta(seconds=config.timeout_s)
     listener = None
     if place.rank == 0:
@@ -74,11 +78,12 @@ def _meet_on_loopback(place: Place, config: LearnerConfig) -> None:
     )
 
 
-def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any]:
+def deepspeed_settings(config: LearnerConfig, dtype: Dtype, hidden_size: int) -> dict[str, Any]:
     """DeepSpeed's JSON configuration.
 
-    Batch sizes are formal: the learner sets accumulation boundaries itself and normalises the
-    loss by the whole batch. At ZeRO 0 it clips by itself too, as DeepSpeed reports no norm there.
+    DeepSpeed asks for batch sizes, but they have no effect: the learner sets the accumulation
+    boundaries itself and divides the loss by the counts of the whole batch. At ZeRO 0 the learner
+    clips the gradient as well, because DeepSpeed reports no norm there.
     """
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -93,16 +98,17 @@ def deepspeed_settings(config: LearnerConfig, hidden_size: int) -> dict[str, Any
         },
     }
     if config.zero_stage == 3:
-        # Norms and biases stay whole: a gather each would cost more than they weigh.
+        # Norms and biases are not sharded: gathering each of them would take more time than their
+        # memory is worth.
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 10 * hidden_size
     in_cpu_memory = {"device": "cpu", "pin_memory": config.device == "cuda"}
     if config.offload_optimizer:
         settings["zero_optimization"]["offload_optimizer"] = in_cpu_memory
-        # DeepSpeed's own AdamW for the CPU is compiled on the spot; torch has a fused one.
+        # DeepSpeed would compile its own AdamW for the CPU now. torch's fused one is used instead.
         settings["zero_force_ds_cpu_optimizer"] = False
     if config.offload_parameters:
         settings["zero_optimization"]["offload_param"] = in_cpu_memory
-    if config.dtype == "bfloat16":
+    if dtype == "bfloat16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings

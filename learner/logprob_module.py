@@ -1,7 +1,7 @@
-"""What DeepSpeed wraps: the log-probs and entropies of trajectories as one module.
+"""The module that DeepSpeed wraps. It computes log-probs and entropies of trajectories.
 
-Everything that touches trained parameters happens inside its ``forward``, because sharded
-parameters exist only there. Shape legend: B = trajectories, T = CoT columns then image columns,
+Everything that reads trained parameters happens inside its ``forward``, because sharded parameters
+are whole only there. Shape legend: B = trajectories, T = CoT columns then image columns,
 N = tokens, D = hidden size, V = vocabulary.
 """
 
@@ -25,7 +25,7 @@ def entropy_kernel(
     bias_V: Tensor | None,
     **distribution: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs with gradient, and entropies, without materialising the logits."""
+    """Log-probs with gradient, and entropies, without the logits in memory."""
     logprob_N, entropy_N = linear_logprob_entropy(
         hidden_ND, weight_VD, target_N, bias_V, **distribution
     )
@@ -40,7 +40,7 @@ def logprob_kernel(
     bias_V: Tensor | None,
     **distribution: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs alone, for the reference and for plain GRPO; the entropies are NaN."""
+    """Log-probs alone, for the reference and for plain GRPO. The entropies are NaN."""
     logprob_N, _ = linear_logprob_entropy(
         hidden_ND, weight_VD, target_N, bias_V, with_entropy=False, **distribution
     )
@@ -48,7 +48,7 @@ def logprob_kernel(
 
 
 class LogprobModule(nn.Module):
-    """A policy whose forward pass scores trajectories."""
+    """A policy whose forward pass returns the log-probs and entropies of trajectories."""
 
     def __init__(self, policy: JanusPolicy) -> None:
         super().__init__()
@@ -58,12 +58,12 @@ class LogprobModule(nn.Module):
         self,
         batch: TrajectoryBatch,
         kernel: LogprobKernel,
-        guidance_scale: float | None = None,
-        temperature: float = 1.0,
+        temperature: float,
+        guidance_scale: float | None,
     ) -> tuple[Tensor, Tensor]:
         """(logprob_BT, entropy_BT) in nats, zero where the mask is false.
 
-        ``guidance_scale`` None scores image tokens under the conditional distribution.
+        If ``guidance_scale`` is None, those of image tokens are of the conditional distribution.
         """
-        scores = trajectory_logprobs(self.policy, batch, temperature, guidance_scale, kernel)
-        return scores.logprob_BT, scores.entropy_BT
+        found = trajectory_logprobs(self.policy, batch, temperature, guidance_scale, kernel)
+        return found.logprob_BT, found.entropy_BT

@@ -1,6 +1,6 @@
-"""The forward passes of an update: the trained policy's, and its frozen reference's.
+"""The forward passes of an update: those of the trained policy and of its frozen reference.
 
-Who carries gradients and weights over, DeepSpeed or another, is left to a subclass.
+A subclass does the backward passes and the optimizer step, by DeepSpeed or otherwise.
 Shape legend: B = trajectories, T = CoT columns then image columns.
 """
 
@@ -24,7 +24,7 @@ from policy.sequences import TrajectoryBatch
 
 
 class Passes(ABC):
-    """Scores of a policy in training and of its reference; what an update asks of a model."""
+    """Forward passes of a policy in training and of its reference, for an update."""
 
     def __init__(
         self,
@@ -35,52 +35,59 @@ class Passes(ABC):
     ) -> None:
         config = settings.learner
         guided = settings.algorithm.trained_distribution == "guided"
-        self._distribution = settings.guidance_scale if guided else None, settings.temperature
+        sampling = settings.sampling
+        self._distribution = sampling.temperature, sampling.guidance_scale if guided else None
         self.device = device
         self.vocab_sizes = policy.text_vocab_size, policy.num_codes
         policy.to(device)
         self._probe = probe_batch(policy, special)
         self.adapter: Adapter | None = None
-        self._compares = settings.algorithm.kl_beta > 0.0  # with a reference; else it needs none
-        self.reference: JanusPolicy | None = None  # with an adapter, the policy without it
+        self._compares = settings.algorithm.kl_beta > 0.0  # only the KL term needs a reference
+        # None with an adapter: then the reference is the policy with its adapter switched off.
+        self.reference: JanusPolicy | None = None
         if config.lora is not None:
             self.adapter = Adapter(policy, config.lora, settings.checkpoint, settings.seed)
         elif self._compares:
             self.reference = _reference(policy, config.zero_stage)
-            self._reference_scoring: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(
+            self._reference_module: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(
                 self.reference
             )
         if config.gradient_checkpointing:
             _recompute_activations(policy)
         self._policy = policy
-        # A subclass may put a wrapper of it in its place.
-        self._scoring: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(policy)
+        # A subclass may replace it by a module that wraps it.
+        self._module: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(policy)
 
     def logprobs(self, batch: TrajectoryBatch, with_entropy: bool) -> tuple[Tensor, Tensor]:
-        """(logprob_BT with gradient, entropy_BT, NaN unless asked for), in nats."""
+        """(logprob_BT, entropy_BT) in nats. Log-probs have gradients; entropies that are not asked
+        for are NaN."""
         kernel = entropy_kernel if with_entropy else logprob_kernel
-        return self._scoring(batch, kernel, *self._distribution)
+        return self._module(batch, kernel, *self._distribution)
 
     @torch.no_grad()
     def entropies(self, batch: TrajectoryBatch | None) -> Tensor:
-        """entropy_BT in nats under the weights as they stand.
+        """entropy_BT in nats under the present weights.
 
-        ``None`` stands in for a batch on a rank that has none left: collectives must match.
+        A rank that has no micro-batch left gives ``None``. It then runs a pass over the probe, so
+        that its collectives match those of the other ranks.
         """
         return self.logprobs(batch or self._probe, with_entropy=True)[1]
 
     @torch.no_grad()
     def reference_logprobs(self, batch: TrajectoryBatch) -> Tensor | None:
-        """logprob_BT of the same tokens under the frozen reference; None without a KL term."""
+        """logprob_BT of the batch under the frozen reference; None without a KL term."""
         if not self._compares:
             return None
         if self.adapter is None:
-            return self._reference_scoring(batch, logprob_kernel, *self._distribution)[0]
+            return self._reference_module(batch, logprob_kernel, *self._distribution)[0]
         with self.adapter.off():
             return self.logprobs(batch, with_entropy=False)[0]
 
     def backward_nothing(self, last: bool) -> None:
-        """Stand in for a micro-batch on a rank that has none left: collectives must match."""
+        """Run the passes of a micro-batch, with gradients of 0, on a rank that has none left.
+
+        Its collectives then match those of the other ranks.
+        """
         if self.adapter is not None:
             self.reference_logprobs(self._probe)
         logprob_BT, _ = self.logprobs(self._probe, with_entropy=False)
@@ -88,19 +95,20 @@ class Passes(ABC):
 
     @abstractmethod
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Add a micro-batch's gradients; ``last`` reduces the sum over ranks."""
+        """Add a micro-batch's gradients. After the ``last`` one they are summed over ranks."""
 
     @abstractmethod
     def step(self, learning_rate: float) -> float:
-        """Clip, update, clear; returns the global gradient norm before clipping.
+        """Clip the gradients, update the weights, clear the gradients.
 
-        A norm that is not finite, on one rank or several, is so on all. Nothing is updated then:
-        weights and optimizer stay as they are, to the bit, and the gradients are dropped.
+        Returns the norm of all gradients before clipping. If the gradients of any rank are not
+        finite, neither is the norm on any rank. The gradients are dropped then, and weights and
+        optimizer stay as they are, to the bit.
         """
 
 
 def adamw(parameters: Iterable[nn.Parameter], config: LearnerConfig) -> torch.optim.AdamW:
-    """The optimizer of what is trained among ``parameters``."""
+    """The optimizer of those ``parameters`` that are trained."""
     return torch.optim.AdamW(
         [parameter for parameter in parameters if parameter.requires_grad],
         lr=config.learning_rate,
@@ -111,7 +119,10 @@ def adamw(parameters: Iterable[nn.Parameter], config: LearnerConfig) -> torch.op
 
 
 def _reference(policy: JanusPolicy, zero_stage: int) -> JanusPolicy:
-    """A frozen copy, made while every parameter is whole: ZeRO-3 leaves nothing to share."""
+    """A frozen copy. It must be made before ZeRO-3 shards the parameters.
+
+    Below ZeRO-3 it shares the policy's frozen parts, which keep their memory there.
+    """
     if zero_stage == 3:
         return copy.deepcopy(policy).requires_grad_(False)
     return policy.frozen_reference()
@@ -120,8 +131,9 @@ def _reference(policy: JanusPolicy, zero_stage: int) -> JanusPolicy:
 def _recompute_activations(policy: JanusPolicy) -> None:
     """Gradient checkpointing of the decoder layers.
 
-    transformers does it in training mode alone, which the policy never is in. A decoder layer's own
-    flag, without its children's, switches that and nothing else.
+    transformers recomputes activations only in training mode, and the policy is never in it. So
+    the ``training`` flag of each decoder layer is set, but not those of its children: this switches
+    the recomputation on and changes nothing else.
     """
     language_model = policy.model.model.language_model
     language_model.gradient_checkpointing_enable({"use_reentrant": False})

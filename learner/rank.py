@@ -1,6 +1,6 @@
-"""One learner rank: the update, the published weights and the checkpoint, with no Ray in sight.
+"""One learner rank without Ray: updates, published weights and checkpoints.
 
-All ranks make the same calls in the same order.
+All ranks must make the same calls in the same order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from learner import step_checkpoint as checkpoint
 from learner.batch import GroupSlice
@@ -20,7 +19,7 @@ from learner.deepspeed_passes import DeepSpeedPasses
 from learner.distributed import join
 from learner.rank_settings import LearnerSettings, Place
 from learner.update import Updater
-from policy.checkpoint.generation_defaults import save_defaults
+from policy.checkpoint.generation_defaults import GenerationDefaults, save_defaults
 from policy.checkpoint.loading import load_policy
 from policy.checkpoint.tokenizer import load_tokenizer
 from policy.disk import writing
@@ -35,13 +34,14 @@ class LearnerRank:
     """One rank of a data-parallel learner. ``weight_version`` counts the updates of the run."""
 
     def __init__(self, settings: LearnerSettings, place: Place) -> None:
-        """Join the group and load the checkpoint; blocks until every rank has."""
+        """Join the process group and load the checkpoint; returns when every rank has."""
         self._settings = settings
         self._place = place
         device = join(place, settings.learner)
-        policy = load_policy(settings.checkpoint, getattr(torch, settings.learner.dtype))
+        policy = load_policy(settings.checkpoint, getattr(torch, settings.dtype))
         special = special_ids(load_tokenizer(settings.checkpoint))
-        # Before DeepSpeed may shard it; rank 0 writes and checks manifests.
+        # Computed before DeepSpeed may shard the weights, on the rank that writes and checks
+        # manifests.
         self._reference = tensors_digest(policy.trained_parameters()) if place.rank == 0 else ""
         self._model = DeepSpeedPasses(policy, special, settings, device)
         self._updater = Updater(self._model, settings, special)
@@ -58,9 +58,9 @@ class LearnerRank:
     # Weights
 
     def publish(self) -> tuple[WeightReceipt, WeightBuckets | None]:
-        """The trained part for the rollout workers, and the answer that each must give to it.
+        """The trained weights for the rollout workers, and the receipt that each must answer with.
 
-        Every rank must call it; rank 0 alone returns buckets.
+        Every rank must call it. Only rank 0 returns weights.
         """
         probe = self.probe()
         if self._place.rank > 0:
@@ -70,7 +70,7 @@ class LearnerRank:
         return WeightReceipt(self.weight_version, checksum(buckets), probe), buckets
 
     def probe(self) -> FloatArray:
-        """Log-probs of the fixed probe under the live weights; every rank must call it."""
+        """Log-probs of the fixed probe under the present weights; every rank must call it."""
         return self._model.probe_logprobs()
 
     # Checkpoints
@@ -78,18 +78,16 @@ class LearnerRank:
     def save(self, folder: Path) -> None:
         """Write a checkpoint (see ``learner.step_checkpoint``); every rank must call it.
 
-        Nothing in the folder counts until the manifest is there, which is written last. Raises
+        The manifest is written last, and a folder without one is no checkpoint. Raises
         ``NotWritten``.
         """
-        # torch and safetensors report a full disk by these.
+        # torch and safetensors raise these when the disk is full.
         with writing(folder, RuntimeError, SafetensorError):
             if self._place.rank == 0:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / checkpoint.MANIFEST).unlink(missing_ok=True)
-                (folder / checkpoint.RNG).mkdir(exist_ok=True)
             exchange(None)
             self._model.save_state(folder / checkpoint.STATE)
-            save_file({"cpu": torch.get_rng_state()}, self._rng_file(folder))
             self._write_model(folder)
             exchange(None)
             if self._place.rank == 0:
@@ -97,14 +95,17 @@ class LearnerRank:
             exchange(None)
 
     def _write_model(self, folder: Path) -> None:
-        """model/ and, if one is trained, adapter/; every rank must call it."""
+        """Write model/ and, if an adapter is trained, adapter/; every rank must call it."""
         tensors, adapter = self._model.model_tensors(), self._model.adapter
         if self._place.rank > 0:
             deque(tensors, maxlen=0)
         else:
-            model = folder / checkpoint.MODEL
-            checkpoint.export_model(model, self._settings.checkpoint, self._model.shell(), tensors)
-            save_defaults(model, self._settings.generation_defaults)
+            settings, model = self._settings, folder / checkpoint.MODEL
+            checkpoint.export_model(model, settings.checkpoint, self._model.shell(), tensors)
+            save_defaults(
+                model,
+                GenerationDefaults.of(settings.template, settings.instruction, settings.sampling),
+            )
         if adapter is not None:
             own = dict(adapter.tensors())
             if self._place.rank == 0:
@@ -113,8 +114,8 @@ class LearnerRank:
     def load(self, folder: Path) -> None:
         """Resume from a checkpoint of this run; every rank must call it.
 
-        The next updates are bitwise those that an uninterrupted run would have made. Raises
-        ``UserError`` on every rank when the checkpoint is damaged or of another kind of run,
+        The next updates are bitwise those that an uninterrupted run would have made. If the
+        checkpoint is damaged or belongs to another kind of run, every rank raises ``UserError``
         before anything in it is unpickled.
         """
         manifest, problem = None, None
@@ -128,12 +129,7 @@ class LearnerRank:
         if problem is not None or manifest is None:
             raise UserError(problem or f"checkpoint {folder} has no manifest")
         self._model.load_state(folder / checkpoint.STATE)
-        if self._rng_file(folder).exists():
-            torch.set_rng_state(load_file(self._rng_file(folder))["cpu"])
         self.weight_version = manifest.weight_version
-
-    def _rng_file(self, folder: Path) -> Path:
-        return folder / checkpoint.RNG / f"rank-{self._place.rank}.safetensors"
 
     def _manifest(self) -> checkpoint.Manifest:
         config = self._settings.learner
@@ -141,11 +137,11 @@ class LearnerRank:
             weight_version=self.weight_version,
             world_size=self._place.world_size,
             zero_stage=config.zero_stage,
-            dtype=config.dtype,
+            dtype=self._settings.dtype,
             reference=self._reference,
             lora=config.lora,
         )
 
     def close(self) -> None:
-        """Release what DeepSpeed holds globally; the process group stays."""
+        """Release DeepSpeed's global state. The process group stays."""
         self._model.close()

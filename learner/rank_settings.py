@@ -1,36 +1,36 @@
-"""What a learner rank is built from; light enough for every process to import."""
+"""The settings that a learner rank is built from. They need neither DeepSpeed nor Ray."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from learner.config import AlgorithmConfig, LearnerConfig
-from policy.checkpoint.generation_defaults import GenerationDefaults
+from policy.sampling import Sampling
+from policy.settings import Dtype
 
-ADAPTER_NOTE = "README.md"  # in a checkpoint's adapter/, when there is something to say of its base
+ADAPTER_NOTE = "README.md"  # in a checkpoint's adapter/, if transformers cannot load its base
 
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """What all ranks have in common."""
+    """The settings that all ranks share."""
 
     learner: LearnerConfig
     algorithm: AlgorithmConfig
-    checkpoint: Path  # folder that training starts from, and the KL reference
+    checkpoint: Path  # folder with the weights to start from, which are the KL reference too
+    dtype: Dtype  # of the policy's weights; bfloat16 has float32 master weights beside them
+    template: str  # of the rollouts' prompts; goes into every checkpoint, as the next two do
+    instruction: str | None
+    sampling: Sampling  # of the rollouts: its tempered distribution is trained
     total_steps: int  # updates of the run, for the schedule
     seed: int = 0  # of an adapter's first weights
-    guidance_scale: float = 1.0  # of the rollouts; matters when the guided distribution is trained
-    temperature: float = 1.0  # of the rollouts; the trained distribution is the tempered one
     deterministic: bool = False  # see policy.runtime.choose_deterministic_algorithms
-    generation_defaults: GenerationDefaults = field(  # go into every checkpoint
-        default_factory=GenerationDefaults
-    )
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank stands in its group, and where the group meets."""
+    """The number of a rank in its process group, and where the group meets."""
 
     rank: int
     world_size: int

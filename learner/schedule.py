@@ -8,8 +8,8 @@ from learner.config import LearnerConfig
 def learning_rate(config: LearnerConfig, step: int, total_steps: int) -> float:
     """Learning rate of update ``step`` (from 0) of a run of ``total_steps``.
 
-    Warm-up step s of w uses peak * (s + 1) / w, so that no update is lost at 0. After it, linear
-    decay reaches 0 one update after the last, so that none is lost there either.
+    Warm-up step s of w has the rate peak * (s + 1) / w. After it the rate falls linearly, and would
+    be 0 one update after the last. So no update of the run has a rate of 0.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps

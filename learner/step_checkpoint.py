@@ -1,14 +1,15 @@
 """What a learner checkpoint folder holds, and the proof that it is whole.
 
-    manifest.json   written last, by rename: sizes of the run it belongs to, SHA-256 of every file
-    state/          DeepSpeed's files: trained weights, optimizer (unpickled only after the proof)
-    rng/            one file per rank
+    manifest.json   what kind of run wrote it, and the SHA-256 of every file; renamed
+                    into place last
+    state/          DeepSpeed's files: trained weights and optimizer
     model/          an ordinary checkpoint folder: generate from it, or start another run from it
-    adapter/        of a LoRA run: what peft loads on the run's base. model/ is merged even so, that
-                    whoever reads a checkpoint need not know of adapters, nor have the base
+    adapter/        of a LoRA run: what peft loads on top of the run's base. model/ is merged there
+                    too, so that its readers need neither peft nor the base
 
-A folder without manifest was not finished and is refused. Everything is on the disk before the
-manifest is, for older checkpoints are deleted then: power that fails leaves one that is whole.
+Files in state/ are unpickled only after their digests were checked. A folder without manifest was
+not finished, and is refused. All other files are on the disk before the manifest is. The run
+deletes older checkpoints only after that, so that a power failure always leaves a whole one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from policy.inner_path import stays_inside
 from policy.text_files import read_json
 
 MANIFEST = "manifest.json"
-MODEL, ADAPTER, STATE, RNG = "model", "adapter", "state", "rng"
+MODEL, ADAPTER, STATE = "model", "adapter", "state"
 _TOKENIZER_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 
 
@@ -45,13 +46,13 @@ class Manifest(BaseModel):
     world_size: int
     zero_stage: int
     dtype: str
-    reference: str  # digest of the KL reference's trained part
+    reference: str  # digest of the KL reference's weights, as far as they are trained
     lora: LoraConfig | None = None
     files: dict[str, str] = {}  # path relative to the folder -> SHA-256
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Hash every file in the folder, have all of it on the disk, and seal it."""
+    """Hash every file in the folder, wait until all are on the disk, then write the manifest."""
     entries = sorted(folder.rglob("*"))
     files = {
         file.relative_to(folder).as_posix(): sha256(file)
@@ -73,9 +74,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def verified_manifest(folder: Path, others: Literal["refuse", "leave"] = "refuse") -> Manifest:
     """Read the manifest and check every file against it, before anything else is opened.
 
-    ``others``: what to do about files that it does not name in the folders whose files are loaded;
-    ``leave`` is for who opens by name what it does. Raises ``UserError`` that names the first file
-    that is missing, was changed, does not lie in the folder or is such another one.
+    model/, adapter/ and state/ may hold files that the manifest does not name. ``others`` says what
+    to do about them: ``leave`` is for callers that open files by name only. Raises ``UserError``
+    that names the first file that is missing, changed, outside of the folder or refused.
     """
     file = folder / MANIFEST
     if not file.is_file():
@@ -100,9 +101,13 @@ def verified_manifest(folder: Path, others: Literal["refuse", "leave"] = "refuse
 
 
 def _refuse_others(folder: Path, manifest: Manifest) -> None:
-    """Files beside those folders are their owner's; in them transformers and DeepSpeed find files
-    by pattern, and behind a linked folder this would not see them."""
-    for part in (MODEL, ADAPTER, STATE, RNG):
+    """Raise ``UserError`` for a file in model/, adapter/ or state/ that the manifest does not name.
+
+    transformers and DeepSpeed find files there by pattern, and would load it. A linked folder is
+    refused as well, because the walk does not go into it. Files elsewhere in the checkpoint are not
+    loaded, and are left alone.
+    """
+    for part in (MODEL, ADAPTER, STATE):
         for parent, folders, files in os.walk(folder / part):
             links = (name for name in folders if Path(parent, name).is_symlink())
             for path in (Path(parent, name) for name in (*files, *links)):
@@ -114,7 +119,7 @@ def _refuse_others(folder: Path, manifest: Manifest) -> None:
 
 
 def check_resumable(folder: Path, found: Manifest, expected: Manifest) -> None:
-    """Refuse a sound checkpoint of another kind of run; raises ``UserError``."""
+    """Raise ``UserError`` for a whole checkpoint that another kind of run wrote."""
     for name in ("zero_stage", "dtype", "lora"):
         ours, theirs = getattr(expected, name), getattr(found, name)
         if ours != theirs:
@@ -139,8 +144,9 @@ def export_model(
 ) -> None:
     """Write a checkpoint folder in transformers' format.
 
-    ``shell`` is the model without weights, ``tensors`` are all of them; tokenizer files come from
-    the ``source`` folder. Raises ValueError for a tensor too many, too few or of another shape.
+    ``shell`` is the model without weights, and ``tensors`` are all its weights. Tokenizer files are
+    copied from the ``source`` folder. Raises ValueError if a tensor is missing, is not of the model
+    or has another shape.
     """
     state = {name: tensor.cpu() for name, tensor in tensors}
     shapes = {name: tensor.shape for name, tensor in state.items()}
@@ -164,7 +170,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some shared file systems do not know this of folders.
+        # Some shared file systems cannot sync folders.
         if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF)):
             raise
     finally:

@@ -1,4 +1,4 @@
-"""One optimizer step of one rank, on whatever carries its gradients: no Ray and no DeepSpeed here.
+"""One optimizer step of one rank, on any ``Passes``; Ray and DeepSpeed are not needed.
 
 All ranks make the same calls in the same order, and exchange what depends on the whole batch.
 Shape legend: B = trajectories, T = CoT columns then image columns.
@@ -38,7 +38,7 @@ from policy.encoding import SpecialIds
 
 
 class Updater:
-    """From a rank's share of a batch to new weights."""
+    """Makes optimizer steps on a rank's shares of batches."""
 
     def __init__(self, model: Passes, settings: LearnerSettings, special: SpecialIds) -> None:
         self._model = model
@@ -47,11 +47,11 @@ class Updater:
         self._special = special
 
     def update(self, slices: Sequence[GroupSlice], weight_version: int) -> dict[str, float]:
-        """One optimizer step on the batch whose slices the ranks hold; the batch's metrics.
+        """One optimizer step on the batch whose slices the ranks hold; returns its metrics.
 
-        Where loss or gradient are not finite the weights stay as they are, and the metric
-        ``updates/skipped`` is 1. Raises ValueError for an empty batch or a trajectory newer than
-        the weights.
+        If loss or gradient are not finite, the weights stay as they are and the metric
+        ``updates/skipped`` is 1. Raises ValueError for an empty batch, and for a trajectory newer
+        than the weights.
         """
         scored = training_trajectories(slices)
         batches = self.micro_batches(scored, weight_version)
@@ -65,7 +65,7 @@ class Updater:
                 self._model.backward_nothing(last)
                 continue
             batch = batches[index]
-            # First, so that nothing comes between the training pass and its backward pass.
+            # The reference comes first: no pass may come between a forward pass and its backward.
             reference_BT = self._model.reference_logprobs(batch.tokens)
             logprob_BT, entropy_BT = self._model.logprobs(batch.tokens, self._entropy_from_training)
             if self._entropy_from_training:
@@ -79,7 +79,8 @@ class Updater:
                 size.counts,
                 lambda_b,
             )
-            # A loss that is no number may leave gradients that are: they must not be either.
+            # A loss that is not finite could still have finite gradients, and the update would not
+            # be skipped. Multiplying by NaN makes them NaN.
             self._model.backward(loss * torch.where(loss.isfinite(), 1.0, torch.nan), last)
             loss_sum += float(loss.detach())
             parts.append(metrics)
@@ -105,16 +106,18 @@ class Updater:
 
     @property
     def _entropy_from_training(self) -> bool:
-        """Whether entropies are read off the training forward pass."""
+        """Whether the training forward pass computes the entropies."""
         return self._algorithm.modalities != "none" and not self._algorithm.calibrated
 
     def _calibrate(
         self, batches: Sequence[MicroBatch], size: BatchSize
     ) -> tuple[list[Tensor], float | None]:
-        """Normalised entropies known before the training pass, and lambda_B where a rule has one.
+        """Normalised entropies before the training pass, and lambda_B if the bonus rule has one.
 
-        Recorded at rollout they are those of the weights being trained, unless some rollouts are
-        stale. Without calibration they serve the metrics of plain GRPO, or are replaced.
+        A calibrated rule needs the entropies under the weights being trained. Those recorded at
+        rollout are that, unless a rollout is stale: then a pass computes them anew. Without
+        calibration the recorded ones are used for the metrics of plain GRPO; for EG-GRPO the
+        training pass replaces them.
         """
         entropies = [self._normalised(batch.recorded_entropy_BT, batch) for batch in batches]
         if not self._algorithm.calibrated:
@@ -152,7 +155,7 @@ def _batch_size(
 
 
 def _whole_batch(parts: Sequence[Metrics], loss_sum: float) -> dict[str, float]:
-    """Metrics of all ranks together, under the names of a metrics row."""
+    """The metrics of the whole batch, under the names that they have in a metrics row."""
     share = {name: value.cpu() for name, value in add_metrics(parts).items()}
     shares = exchange((share, loss_sum))
     row = finish_metrics(add_metrics(metrics for metrics, _ in shares))

@@ -1,6 +1,6 @@
-"""Ray shell of a learner rank: it fetches groups from the object store and forwards calls.
+"""The Ray actor of a learner rank: fetches groups from the object store and forwards calls.
 
-Failure policy: an exception ends the call, not the process; a rank that lost a peer raises from
+Failure policy: an exception ends the call, not the process. A rank whose peer has died raises from
 its collective. ``orchestrator.workers.learner_group`` decides what follows.
 """
 
@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -23,33 +23,45 @@ from policy.weights import WeightBuckets
 if TYPE_CHECKING:  # it imports DeepSpeed, which only the rank's process needs
     from learner.rank import LearnerRank
 
+LOOPBACK = "127.0.0.1"
+
 
 class LearnerWorker:
-    """One ``LearnerRank`` in a process of its own. A lone rank cannot rejoin: never restarted."""
+    """One ``LearnerRank`` in a process of its own.
+
+    Ray does not restart it when it dies, because a single rank cannot rejoin its group.
+    """
 
     def __init__(self, settings: LearnerSettings) -> None:
         tune_process(settings.learner.threads, settings.deterministic)
         self._settings = settings
         self._rank: LearnerRank | None = None
 
-    def address(self) -> str:
+    def host(self) -> str:
         """IP address of this rank's machine."""
         return str(ray.util.get_node_ip_address())
 
-    def free_port(self, host: str) -> int:
-        """A TCP port of this machine that nobody listens on."""
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            return int(probe.getsockname()[1])
+    def place_of_rank_0(self, *hosts: str) -> Place:
+        """Where the ranks meet, asked of rank 0; ``hosts`` are the machines of all ranks.
 
-    def join(self, place: Place) -> None:
-        """Load the model and enter the group; returns when every rank has."""
+        Ranks on one machine meet on its loopback address, which no other machine can reach.
+        """
+        one_machine = len(set(hosts)) == 1
+        host = LOOPBACK if one_machine else hosts[0]
+        port = self._settings.learner.rendezvous_port or _free_port(host)
+        return Place(0, len(hosts), host, port, one_machine)
+
+    def join(self, rank: int, first: Place) -> None:
+        """Load the model and enter the group as ``rank``; returns when every rank has.
+
+        ``first`` is the place of rank 0.
+        """
         from learner.rank import LearnerRank
 
-        self._rank = LearnerRank(self._settings, place)
+        self._rank = LearnerRank(self._settings, replace(first, rank=rank))
 
     def update(self, slices: Sequence[GroupSlice], timeout_s: float) -> dict[str, float]:
-        """See ``LearnerRank.update``; groups given as references are fetched here."""
+        """See ``LearnerRank.update``. Groups that are references are fetched in ``timeout_s``."""
         groups = ray.get(
             [part.source.group for part in slices if _is_reference(part)], timeout=timeout_s
         )
@@ -61,19 +73,19 @@ class LearnerWorker:
             for part in slices
         ]
         row = self._joined.update(local)
-        release_cached_memory()  # for a rollout worker that shares the GPU
+        release_cached_memory()  # a rollout worker may share the GPU
         return row
 
     @ray.method(num_returns=2)
     def publish(self) -> tuple[WeightReceipt, WeightBuckets | None]:
-        """Two objects, so that the receipt can be read without moving the weights."""
+        """Returns two objects, so that the receipt can be read without moving the weights."""
         return self._joined.publish()
 
     def save(self, folder: Path) -> None:
         self._joined.save(folder)
 
     def load(self, folder: Path) -> int:
-        """Returns the weight version resumed from."""
+        """See ``LearnerRank.load``; returns the weight version of the checkpoint."""
         self._joined.load(folder)
         return self._joined.weight_version
 
@@ -84,5 +96,32 @@ class LearnerWorker:
         return self._rank
 
 
+def start_learner_worker(settings: LearnerSettings) -> Any:
+    """An actor handle on a ``LearnerWorker``; returns before the worker is ready."""
+    config = settings.learner
+    threads = str(config.threads)
+    # Libraries read these variables while they are imported.
+    variables = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "DS_ACCELERATOR": config.device,
+    }
+    actor = ray.remote(LearnerWorker).options(
+        num_cpus=config.cpus_per_rank,
+        num_gpus=config.gpus_per_rank,
+        max_restarts=0,
+        runtime_env={"env_vars": variables},
+    )
+    return actor.remote(settings)
+
+
 def _is_reference(part: GroupSlice) -> bool:
     return isinstance(part.source.group, ray.ObjectRef)
+
+
+def _free_port(host: str) -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

@@ -33,16 +33,18 @@ def writing(path: Path, *also: type[Exception]) -> Iterator[None]:
         raise NotWritten(f"{path} cannot be written: {reason}{_room(path)}") from error
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write ``text`` to ``file``. A reader finds the old text or the new one, even after a crash.
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``file``. A reader finds the old content or the new one, even after a
+    crash. Text is written as UTF-8.
 
     Raises ``NotWritten`` when the file cannot be written.
     """
+    new = content.encode() if isinstance(content, str) else content
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     with writing(file):
         try:
-            with fresh.open("w", encoding="utf-8") as stream:
-                stream.write(text)
+            with fresh.open("wb") as stream:
+                stream.write(new)
                 stream.flush()
                 os.fsync(stream.fileno())
             fresh.replace(file)

@@ -80,7 +80,9 @@ def probe_batch(policy: JanusPolicy, special: SpecialIds) -> TrajectoryBatch:
 def probe_logprobs(policy: JanusPolicy, special: SpecialIds) -> FloatArray:
     """Log-probs of the probe's tokens under the current weights of the policy, in nats.
 
-    The array is flat: row by row, and in each row the CoT tokens before the image tokens.
+    They are conditional log-probs at temperature 1, however trajectories are sampled. The array is
+    flat: row by row, and in each row the CoT tokens before the image tokens.
     """
     batch = probe_batch(policy, special)
-    return trajectory_logprobs(policy, batch).logprob_BT[batch.mask_BT].cpu().numpy()
+    logprob_BT = trajectory_logprobs(policy, batch, 1.0, None).logprob_BT
+    return logprob_BT[batch.mask_BT].cpu().numpy()

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 IGNORED = "ignored"  # the type of the pydantic error for a setting that nothing reads
 _INTEGERS = range(-(2**63), 2**63)  # other programs read integers of 64 bits
 
+Dtype = Literal["float32", "bfloat16"]  # of a policy's weights
 # A name of a run, a reward or an evaluation set. Names become folders, files and metric keys.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 # Seconds. Bounded, because Ray, sockets and locks each raise their own error for larger values.

@@ -33,9 +33,9 @@ class LogprobKernel(Protocol):
         target_N: Tensor,
         bias_V: Tensor | None,
         *,
-        temperature: float = 1.0,
+        temperature: float,
+        guidance_scale: float,
         twin_ND: Tensor | None = None,
-        guidance_scale: float = 1.0,
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -45,9 +45,9 @@ def plain_kernel(
     target_N: Tensor,
     bias_V: Tensor | None,
     *,
-    temperature: float = 1.0,
+    temperature: float,
+    guidance_scale: float,
     twin_ND: Tensor | None = None,
-    guidance_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """The kernel that holds all logits, N V, at once.
 
@@ -75,8 +75,8 @@ class TokenLogprobs:
 def trajectory_logprobs(
     policy: JanusPolicy,
     batch: TrajectoryBatch,
-    temperature: float = 1.0,
-    guidance_scale: float | None = None,
+    temperature: float,
+    guidance_scale: float | None,
     kernel: LogprobKernel = plain_kernel,
 ) -> TokenLogprobs:
     """Log-probs and entropies of the tokens of both phases.
@@ -91,6 +91,7 @@ def trajectory_logprobs(
         batch.cot.target_BT[batch.cot.mask_BT],
         None,
         temperature=temperature,
+        guidance_scale=1.0,
     )
     features_ND = policy.image_features(_token_hidden(policy, batch.image))
     twin_ND = None
@@ -103,8 +104,8 @@ def trajectory_logprobs(
         batch.image.target_BT[batch.image.mask_BT],
         head.bias,
         temperature=temperature,
-        twin_ND=twin_ND,
         guidance_scale=1.0 if guidance_scale is None else guidance_scale,
+        twin_ND=twin_ND,
     )
     logprobs, entropies = (
         torch.cat([_spread(a, batch.cot.mask_BT), _spread(b, batch.image.mask_BT)], dim=1)

@@ -1,1 +1,1 @@
-"""Rewards: anything that turns images and prompts into scores or failures."""
+"""Rewards: classes that turn images and prompts into scores or failures."""

@@ -1,9 +1,10 @@
-"""Scores remembered by content: the same image, prompt and reward are not computed twice.
+"""The score cache: one reward scores the same image and prompt only once.
 
-Failure policy: a cache may forget, and may never lie or stop a run. An entry that is damaged, of
-another form, or out of reach is a miss. Redis that fails is left alone for a while, so that an
-outage costs one short wait and not one for each batch. Only scores are kept, never failures.
-Entries are JSON with a checksum; nothing that comes from outside is unpickled.
+Failure policy: a cache may forget a score. It never returns a wrong score and never stops a run.
+An entry that is damaged, that another version wrote, or that cannot be reached is a miss. After a
+Redis error, Redis is not asked for 30 s, so an outage costs one short wait and not one per batch.
+Only scores are kept, never failures. An entry is JSON with a checksum. Nothing is unpickled, so an
+entry that somebody else wrote cannot run code.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _REDIS_REST_S = 30.0
 
 
 def resolve_cache(config: CacheConfig) -> CacheConfig:
-    """The settings with the Redis that will be used, or none, as ``redis_url``.
+    """The settings with ``redis_url`` set to the Redis that will be used, or to None.
 
-    Raises ``UserError`` when the one that is named does not answer.
+    Raises ``UserError`` when a Redis is named and does not answer.
     """
     if config.kind != "auto":
         return config.model_copy(update={"redis_url": None})
@@ -47,14 +48,14 @@ def resolve_cache(config: CacheConfig) -> CacheConfig:
 
 
 def open_cache(resolved: CacheConfig) -> ScoreCache | None:
-    """The cache of one worker."""
+    """Open the cache of one worker; None when the settings ask for no cache."""
     if resolved.kind == "none":
         return None
     return RedisCache(resolved.redis_url) if resolved.redis_url else MemoryCache(resolved.entries)
 
 
 class ScoreCache(Protocol):
-    """Texts by key; both methods answer for many keys at once and do not raise."""
+    """Stores texts by key. Both methods take many keys at once, and neither raises."""
 
     def get(self, keys: Sequence[str]) -> list[str | None]: ...
 
@@ -62,7 +63,7 @@ class ScoreCache(Protocol):
 
 
 class MemoryCache:
-    """The most recently used entries, in this process."""
+    """Keeps the most recently used entries in this process."""
 
     def __init__(self, entries: int) -> None:
         self._limit = entries
@@ -84,7 +85,7 @@ class MemoryCache:
 
 
 class RedisCache:
-    """Entries shared by all workers and runs that use the same server."""
+    """Keeps entries in Redis. All workers and runs that use one server share them."""
 
     def __init__(self, url: str) -> None:
         self._client = _client(url)
@@ -98,7 +99,7 @@ class RedisCache:
         except redis.RedisError:
             self._rest()
             return [None] * len(keys)
-        # Bytes, not a decoding client: a damaged entry must be a miss and not an exception.
+        # A client that decodes by itself would raise for a damaged entry, which must be a miss.
         return [entry if entry is None else entry.decode(errors="replace") for entry in found]
 
     def put(self, entries: Mapping[str, str]) -> None:
@@ -120,7 +121,7 @@ class RedisCache:
 
 
 def check_redis(url: str, key: str) -> None:
-    """Raise ``UserError`` that names ``key`` when no Redis answers; never shows a password."""
+    """Raise ``UserError`` when no Redis answers. It names ``key``, not the URL and its password."""
     try:
         _client(url).ping()
     except (redis.RedisError, ValueError, OSError) as error:
@@ -128,7 +129,7 @@ def check_redis(url: str, key: str) -> None:
 
 
 def content_key(image: NDArray[np.uint8], prompt: Prompt, scorer: str) -> str:
-    """Digest of everything a score depends on; ``scorer`` identifies reward and weights."""
+    """Digest of everything that a score depends on. ``scorer`` identifies reward and weights."""
     digest = hashlib.blake2b(digest_size=20)
     for part in (scorer, json.dumps(asdict(prompt), sort_keys=True), repr(image.shape)):
         digest.update(hashlib.blake2b(part.encode()).digest())
@@ -137,7 +138,7 @@ def content_key(image: NDArray[np.uint8], prompt: Prompt, scorer: str) -> str:
 
 
 def encode(score: Score) -> str | None:
-    """``<checksum> <json>``; None for a score whose details JSON cannot hold."""
+    """The entry ``<checksum> <json>``; None for a score with details that JSON cannot hold."""
     try:
         text = json.dumps(asdict(score), allow_nan=False)
     except (TypeError, ValueError):
@@ -146,13 +147,13 @@ def encode(score: Score) -> str | None:
 
 
 def decode(entry: str | None) -> Score | None:
-    """The score of an entry; None if there is none or it is not whole."""
+    """The score in an entry; None if there is no entry or it is damaged."""
     checksum, _, text = (entry or "").partition(" ")
     if not text or checksum != _checksum(text):
         return None
     try:
         return Score(**json.loads(text))
-    except (TypeError, ValueError):  # whole, but written by another version
+    except (TypeError, ValueError):  # the entry is whole, but another version wrote it
         return None
 
 

@@ -13,29 +13,29 @@ from policy.settings import Deadline, Ignored, Name, Settings, Share
 
 
 class RuntimeEnvironment(Settings):
-    """What Ray prepares for a reward's workers alone; see Ray's ``runtime_env``."""
+    """Packages and variables that Ray gives only to this reward's workers (its ``runtime_env``)."""
 
     pip: tuple[str, ...] = Field((), description="Requirements installed for these workers.")
     env_vars: dict[str, str] = Field(
         default_factory=dict,
-        description="Environment variables of these workers; ${NAME} is taken from the environment"
-        " that the run is started in, any other value is masked wherever it is written.",
+        description="Environment variables of these workers. ${NAME} is read from the environment"
+        " in which the run is started. Any other value is masked wherever it is written.",
     )
 
     def resolved(self) -> RuntimeEnvironment:
-        """With the values that ``${NAME}`` stand for; ``UserError`` when one is not set."""
+        """A copy with each ``${NAME}`` replaced by its value; ``UserError`` when one is not set."""
         return self.model_copy(update={"env_vars": secrets.resolved(self.env_vars)})
 
     def for_ray(self) -> dict[str, Any]:
-        """The parts that are set, as Ray takes them."""
+        """The parts that are set, in the form of Ray's ``runtime_env``."""
         parts: dict[str, Any] = {"pip": list(self.pip), "env_vars": self.env_vars}
         return {name: part for name, part in parts.items() if part}
 
 
 class RewardConfig(Settings):
-    """Which reward, how much it counts, and how its workers compute it."""
+    """Settings of one reward: its class, its weight and its workers."""
 
-    name: Name = Field(description="Name in metrics: reward/<name>.")
+    name: Name = Field(description="Name of the reward in metrics: reward/<name>.")
     factory: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
         description="module:Class of the reward, importable where the workers run.",
@@ -43,7 +43,7 @@ class RewardConfig(Settings):
     weight: float = Field(1.0, description="Factor of this reward in the total.")
     normalise: bool = Field(
         False,
-        description="Train on its z-score over a step's trajectories, not on its value.",
+        description="Train on the reward's z-score over a step's trajectories, not on its value.",
     )
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="Keyword arguments of the class."
@@ -51,48 +51,63 @@ class RewardConfig(Settings):
     workers: int = Field(1, ge=1, description="Reward workers in this reward's pool.")
     batch_size: int = Field(64, ge=1, description="Images passed to one score() call.")
     batch_delay_s: float = Field(
-        0.05, ge=0, le=3600, description="Seconds that a group waits for others to fill a batch."
+        0.05, ge=0, le=3600, description="Seconds that a group waits for others to fill its batch."
     )
     cpus_per_worker: Share = Field(1, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: Share = Field(0, description="GPUs that Ray reserves for a worker.")
     runtime_env: RuntimeEnvironment = Field(
-        default_factory=RuntimeEnvironment, description="Packages and variables of its own."
+        default_factory=RuntimeEnvironment,
+        description="Packages and variables for this reward's workers only.",
     )
     timeout_s: Deadline = Field(
-        600, description="Seconds for all a worker is given at once, then it is replaced."
+        600,
+        description="Seconds that a worker may take for the images of one request."
+        " A worker that takes longer is replaced.",
     )
     retries: int = Field(
-        2, ge=0, description="Further attempts at what a worker lost or failed transiently."
+        2,
+        ge=0,
+        description="Further attempts for images that a worker lost or that failed transiently.",
     )
     retry_delay_s: float = Field(
         1.0,
         ge=0,
         le=3600,
-        description="Seconds before the first retry, with jitter; doubles each time.",
+        description="Seconds before the first retry, with jitter. The pause doubles each time.",
     )
     restarts: int = Field(
-        3, ge=0, description="Replacements in a row of a worker that scores nothing in between."
+        3,
+        ge=0,
+        description="How often a worker that scores nothing is replaced before the run stops.",
     )
-    cache: bool = Field(True, description="Remember scores; off for a reward that draws lots.")
+    cache: bool = Field(
+        True,
+        description="Whether the cache may remember its scores; off for one that draws lots.",
+    )
 
 
 class CacheConfig(Settings):
-    """Where scores are remembered: in Redis if there is one, else in each worker's memory."""
+    """Settings of the score cache, which is in Redis or in each worker's memory."""
 
     kind: Literal["auto", "memory", "none"] = Field(
         "auto", description="auto: Redis if redis_url or REDIS_URL names one, else memory."
     )
     redis_url: str | None = Field(
-        None, description="redis://host:port/db; one with a password belongs into REDIS_URL."
+        None, description="redis://host:port/db. Give a URL with a password in REDIS_URL instead."
     )
     entries: int = Field(65536, ge=1, description="Scores that a worker's memory holds.")
+    training: bool = Field(
+        False,
+        description="Remember scores of training images too. Evaluation scores always are.",
+    )
 
     def ignored(self) -> Iterator[Ignored]:
-        """What the kind of cache does not read."""
+        """The settings that this kind of cache does not read."""
         if self.kind != "auto":
             yield Ignored("redis_url", "has an effect with kind auto alone", ("kind",))
         if self.kind == "none":
             yield Ignored("entries", "has no effect with kind none", ("kind",))
+            yield Ignored("training", "has no effect with kind none", ("kind",))
 
     @field_validator("redis_url")
     @classmethod

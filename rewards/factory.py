@@ -1,4 +1,4 @@
-"""From ``factory: module:Class`` to a reward, with one clear line for each way it can be wrong."""
+"""Builds a reward from ``factory: module:Class``. Each mistake is reported in one clear line."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ from policy.errors import UserError
 from rewards.config import RewardConfig
 from rewards.protocol import Reward
 
+# The factories of the model rewards before they moved to rewards/models/, and their names now.
+_MOVED = {
+    f"rewards.{place}": f"rewards.models.{place}"
+    for place in (
+        "clip_score:ClipScoreReward",
+        "git:GitReward",
+        "grounding_dino:GroundingDinoReward",
+        "hps:HpsReward",
+        "orm:OrmReward",
+    )
+}
+
 
 def check_factory(config: RewardConfig) -> None:
-    """Refuse a reward that could not be built, without building it.
+    """Raise ``UserError`` for a reward that could not be built, without building it.
 
-    Imports the module, looks the class up and fits ``options`` to its signature; raises
-    ``UserError``. No model is loaded and no actor is needed. A class with a class method
-    ``check(**options)`` is asked too: it raises ``UserError`` for what it can know to be wrong,
-    such as a folder that is not there. One with ``longest_call_s(**options)`` is refused when its
-    pool would end a call sooner.
+    The check imports the module, looks up the class and fits ``options`` to its signature. It loads
+    no model and needs no actor. A class may have a class method ``check(**options)`` that raises
+    ``UserError`` for options that are wrong, such as a folder that does not exist. A class may
+    have a class method ``longest_call_s(**options)``. A reward whose ``timeout_s`` is shorter than
+    that is refused.
     """
     factory = _resolve(config)
     try:
@@ -34,7 +46,7 @@ def check_factory(config: RewardConfig) -> None:
 
 
 def _check_options(config: RewardConfig, factory: type) -> None:
-    """Ask the class itself."""
+    """Call the class's own ``check`` and ``longest_call_s`` where it has them."""
     check, longest = (getattr(factory, name, None) for name in ("check", "longest_call_s"))
     try:
         if check:
@@ -42,7 +54,7 @@ def _check_options(config: RewardConfig, factory: type) -> None:
         longest_s = longest(**config.options) if longest else 0.0
     except UserError as error:
         raise _error(config, str(error)) from None
-    except Exception as error:  # an option of a type that its author did not think of
+    except Exception as error:  # such as an option of a type that the author did not expect
         raise UserError(
             f"rewards.{config.name}.options: {config.factory} cannot check them: {_describe(error)}"
         ) from error
@@ -54,7 +66,7 @@ def _check_options(config: RewardConfig, factory: type) -> None:
 
 
 def build_reward(config: RewardConfig) -> Reward:
-    """Build the reward; raises ``UserError`` when ``check_factory`` would, or its class refuses."""
+    """Build the reward. Raises ``UserError`` when ``check_factory`` does or the class fails."""
     check_factory(config)
     try:
         reward = _resolve(config)(**config.options)
@@ -67,6 +79,10 @@ def build_reward(config: RewardConfig) -> Reward:
 
 
 def _resolve(config: RewardConfig) -> Callable[..., Any]:
+    if config.factory in _MOVED:
+        raise UserError(
+            f"rewards.{config.name}: factory {config.factory} is now {_MOVED[config.factory]}"
+        )
     module_name, class_name = config.factory.split(":")
     try:
         module = importlib.import_module(module_name)
@@ -92,7 +108,7 @@ def _check_score(config: RewardConfig, reward: Any) -> None:
 
 
 def _siblings(module_name: str) -> list[str]:
-    """Modules beside the one asked for."""
+    """Names of the modules in the same package as ``module_name``."""
     parent, _, _ = module_name.rpartition(".")
     try:
         paths = importlib.import_module(parent).__path__ if parent else None

@@ -1,4 +1,4 @@
-"""Which scorer a score is of: reward, settings, code and weights. Another scorer, another score."""
+"""Identifies the scorer of a score by reward, settings, code and weights, for the score cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rewards.protocol import Reward
 
 
 def scorer_identity(config: RewardConfig, reward: Reward) -> str:
-    """A text that differs whenever the scores may; call it when the reward is built."""
+    """A text that changes whenever the scores may change. The reward must have been built."""
     parts = {
         "name": config.name,
         "factory": config.factory,
@@ -24,7 +24,7 @@ def scorer_identity(config: RewardConfig, reward: Reward) -> str:
 
 
 def _code_digest(package: str) -> str:
-    """Digest of the package's loaded source files: an edited reward has no remembered scores."""
+    """Digest of the package's loaded source files. After an edit, no old score is found."""
     digest = hashlib.blake2b(digest_size=20)
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)

@@ -1,4 +1,4 @@
-"""What a reward is: one class with one method, loaded by ``factory: module:Class``."""
+"""The protocol of a reward: a class with one method, ``score``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policy.types import Prompt, RewardResult
 
 
 class TransientRewardError(Exception):
-    """Raised by ``score`` when the same call may succeed later: a server is busy or away.
+    """Raised by ``score`` when the same call may succeed later, such as when a server is busy.
 
     ``TimeoutError`` and ``ConnectionError`` count as transient too.
     """
@@ -21,8 +21,8 @@ class TransientRewardError(Exception):
 class Reward(Protocol):
     """Scores images against the prompts they were drawn for.
 
-    A reward that loads weights may have an attribute ``digest`` (str) of them: scores are then
-    remembered for these weights only.
+    A reward that loads weights may have an attribute ``digest`` (str) that identifies them. The
+    cache then returns a score only for the weights that computed it.
     """
 
     def score(
@@ -31,7 +31,7 @@ class Reward(Protocol):
         """One result per image, in order.
 
         Images are RGB, H W 3, read-only. An image that cannot be scored gets a ``RewardFailure``.
-        Raising a transient error fails the whole call, which is tried again later; raising
-        anything else fails every image that fails again when it is scored alone.
+        After a transient error, the whole call is tried again later. After any other error, each
+        image is scored alone, and the images that raise again have failed.
         """
         ...

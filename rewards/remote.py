@@ -1,12 +1,12 @@
-"""A reward behind HTTP: images as PNG and prompts as JSON there, scores back.
+"""A reward behind HTTP: sends images (PNG) and prompts in one JSON request, receives scores.
 
-Failure policy. Every try has one deadline for all of it: a server that sends its answer byte by
-byte gets no more time than a silent one. Connection errors, late or broken-off answers, and the
-answers 408, 429 and 5xx are tried again a bounded number of times, with growing, jittered pauses;
-what then still fails raises ``ConnectionError``, which says that all of the request may succeed
-later. Any other refusal, an answer that is too large, and one that is not what ``docs/rewards.md``
-describes, is not tried again and raises ``ValueError``, so that the images are asked about one by
-one. Nothing here imports torch.
+Failure policy. Every try has one deadline, from its connection to the last byte of the answer. A
+server that sends its answer byte by byte gets no more time than a silent one. A try is repeated
+after a connection error, an answer that is late or breaks off, and the HTTP statuses 408, 429 and
+5xx. Pauses between tries grow and are jittered. When the last try fails so too, ``score`` raises
+``ConnectionError``: the whole request may succeed later. Any other status, an answer that is too
+large, and an answer that is not as ``docs/rewards.md`` describes raise ``ValueError`` at once. The
+caller then asks about each image alone. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from PIL import Image
 from policy.errors import UserError
 from policy.types import JsonDict, Prompt, RewardFailure, RewardResult, Score
 
-TRANSIENT = (408, 429, *range(500, 600))
+TRANSIENT_STATUSES = (408, 429, *range(500, 600))
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-_LARGEST_ANSWER = 16 * 2**20  # bytes; a result takes some hundred
+_LARGEST_ANSWER = 16 * 2**20  # bytes; one result takes a few hundred
 _HEADERS = {"Content-Type": "application/json"}
-_jitter = random.Random()  # decides when a batch is asked about again, never what it scores
+_jitter = random.Random()  # changes when a batch is sent again, never its scores
 
 
 class RemoteReward:
-    """Asks a scorer at ``url`` with one POST per batch.
+    """Asks the server at ``url`` for scores, with one POST per batch.
 
-    Options: ``url`` (http or https); ``timeout_s`` of one try, from its connection to the last
-    byte of the answer (60); ``retries`` after transient failures (3).
+    Options: ``url`` (http or https); ``timeout_s``, the deadline of one try (60); ``retries``, how
+    many further tries follow transient failures (3).
     """
 
     def __init__(self, url: str, timeout_s: float = 60.0, retries: int = 3) -> None:
@@ -51,7 +51,7 @@ class RemoteReward:
 
     @classmethod
     def check(cls, url: str, timeout_s: float = 60.0, retries: int = 3) -> None:
-        """Raise ``UserError`` for options with which it cannot be built."""
+        """Raise ``UserError`` for options with which the reward cannot be built."""
         if not _is_address(url):
             raise UserError(f"url: {url!r} is not an http or https address")
         if not timeout_s > 0:
@@ -61,13 +61,13 @@ class RemoteReward:
 
     @classmethod
     def longest_call_s(cls, url: str, timeout_s: float = 60.0, retries: int = 3) -> float:
-        """Seconds that one ``score()`` may take: each try until its deadline, and the pauses."""
+        """Seconds that one ``score()`` may take: the deadlines of all tries and their pauses."""
         return (retries + 1) * timeout_s + sum(map(_pause_s, range(retries)))
 
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
     ) -> list[RewardResult]:
-        """The scorer's result for each image; raises as the failure policy above says."""
+        """The server's result for each image. Raises as the failure policy above says."""
         items = [
             {"image_png": _png(image), "prompt": asdict(prompt)}
             for image, prompt in zip(images, prompts, strict=True)
@@ -86,7 +86,7 @@ class RemoteReward:
         return results
 
     def _ask(self, body: bytes) -> tuple[int, bytes]:
-        """Status and content of the first answer that is not transient."""
+        """Status and content of the first answer whose status is not transient."""
         problem = ""
         for attempt in range(self._retries + 1):
             if attempt:
@@ -99,13 +99,13 @@ class RemoteReward:
             except (OSError, aiohttp.ClientError) as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue
-            if status not in TRANSIENT:
+            if status not in TRANSIENT_STATUSES:
                 return status, content
             problem = f"answered {status}"
         raise ConnectionError(f"{self._url}: {problem}")
 
     async def _try(self, body: bytes) -> tuple[int, bytes]:
-        """Status and content; of one that is too large, one byte more than is allowed."""
+        """Status and content. Reading stops one byte after the largest size that is allowed."""
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         async with (
             aiohttp.ClientSession(timeout=timeout, headers=_HEADERS) as session,
@@ -119,17 +119,18 @@ class RemoteReward:
 
 
 def _pause_s(attempt: int) -> float:
-    """The longest pause after this attempt, counted from 0."""
+    """The longest pause in seconds after an attempt. The first attempt is number 0."""
     return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16))
 
 
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        usable = parts.port != 0  # raises for what is no port
+        usable = parts.port != 0  # raises ValueError for a port that is no number
     except ValueError:
         return False
-    printable = re.fullmatch(r"[!-~]+", url) is not None  # as a request line holds it
+    # A request line may hold no other characters.
+    printable = re.fullmatch(r"[!-~]+", url) is not None
     return usable and printable and parts.scheme in ("http", "https") and bool(parts.hostname)
 
 

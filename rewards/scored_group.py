@@ -1,4 +1,4 @@
-"""A group with what every reward gave its trajectories, and the views that metrics take of some."""
+"""A group with the results of every reward, and summaries of several such groups for metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policy.types import Prompt, RewardFailure, RewardResult, Score
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """One prompt's trajectories: the total of each (None: failed) and each reward's results."""
+    """The rewards of one prompt's trajectories. A total is None when its trajectory has failed."""
 
     prompt: Prompt
     totals: tuple[float | None, ...]
@@ -19,7 +19,7 @@ class ScoredGroup:
 
 
 def values_by_reward(groups: Sequence[ScoredGroup]) -> dict[str, list[float]]:
-    """Each reward's values over the surviving results that it really judged."""
+    """Each reward's values, without failures and without scores that are not applicable."""
     values: dict[str, list[float]] = {}
     for group in groups:
         for name, results in group.results.items():
@@ -28,7 +28,10 @@ def values_by_reward(groups: Sequence[ScoredGroup]) -> dict[str, list[float]]:
 
 
 def values_by_detail(groups: Sequence[ScoredGroup]) -> dict[str, list[float]]:
-    """The same for the details of rewards, by ``<reward>/<part>``: two may name a part alike."""
+    """The values of each detail, as ``values_by_reward`` selects them.
+
+    Keys are ``<reward>/<part>``, because two rewards may give a part the same name.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     for group in groups:
         for name, results in group.results.items():

@@ -1,4 +1,4 @@
-"""Scoring with one reward, whatever the reward does: every image gets a result of its own."""
+"""Scores images with one reward. Every image gets a result, whatever the reward does wrong."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from policy.types import Prompt, RewardFailure, RewardResult, Score
 from rewards.cache import ScoreCache, content_key, decode, encode
 from rewards.protocol import Reward, TransientRewardError
 
-_TRANSIENT = (TransientRewardError, TimeoutError, ConnectionError)
+_TRANSIENT_ERRORS = (TransientRewardError, TimeoutError, ConnectionError)
 
 
 @dataclass
 class ScoringWork:
-    """What scoring took: every ``score()`` call of the reward, and what the cache spared."""
+    """What scoring took: size and seconds of each ``score()`` call, and the cache's hits."""
 
     batch_sizes: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -36,10 +36,10 @@ class ScoringWork:
 
 
 class RewardScorer:
-    """Cuts images into batches and turns every misbehaviour of a reward into ``RewardFailure``.
+    """Cuts images into batches, and turns every error of a reward into a ``RewardFailure``.
 
-    A failure is never a number: not 0, not NaN. ``identity`` tells the cache of which reward,
-    settings and weights a score is; without a cache it is not used.
+    A failure never becomes a number such as 0 or NaN. ``identity`` names the reward, its settings
+    and its weights in the keys of the cache. Without a cache it is not used.
     """
 
     def __init__(
@@ -56,15 +56,22 @@ class RewardScorer:
         self._work = ScoringWork()
 
     def take_work(self) -> ScoringWork:
-        """What was done since this was last asked."""
+        """The work since the last call of this method."""
         work, self._work = self._work, ScoringWork()
         return work
 
     def score(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        prompts: Sequence[Prompt],
+        remember: bool = False,
     ) -> list[RewardResult]:
-        """One result per image, in order; does not raise."""
-        if self._cache is None:
+        """One result per image, in order; does not raise.
+
+        With ``remember``, scores are first looked up in the cache, and new ones are kept there.
+        Without it, the cache is neither read nor written.
+        """
+        if self._cache is None or not remember:
             return self._score_all(images, prompts)
         keys = [content_key(i, p, self._identity) for i, p in zip(images, prompts, strict=True)]
         known = [decode(entry) for entry in self._cache.get(keys)]
@@ -95,12 +102,12 @@ class RewardScorer:
     ) -> list[RewardResult]:
         try:
             results = self._call(images, prompts)
-        except _TRANSIENT as error:
+        except _TRANSIENT_ERRORS as error:
             return [RewardFailure(_describe(error), transient=True)] * len(images)
         except Exception as error:
             if len(images) == 1:
                 return [RewardFailure(_describe(error))]
-            # Which image is to blame is unknown; alone, only that one fails.
+            # The error does not say which image caused it. Alone, only that image fails.
             return [
                 result
                 for image, prompt in zip(images, prompts, strict=True)
@@ -121,7 +128,7 @@ class RewardScorer:
 
 
 def _checked(result: Any) -> RewardResult:
-    """The result itself, or why it cannot stand."""
+    """The result, or a ``RewardFailure`` that says why it is not valid."""
     if isinstance(result, RewardFailure):
         return replace(result, reason=_text(result.reason))
     if not isinstance(result, Score):
@@ -139,7 +146,7 @@ def _checked(result: Any) -> RewardResult:
 
 
 def _checked_detail(detail: Any) -> dict[str, float] | None:
-    """As metrics can hold it; raises ``ValueError``."""
+    """The detail as metrics can hold it. Raises ``ValueError`` when they cannot."""
     if detail is None:
         return None
     if not isinstance(detail, Mapping):
@@ -151,7 +158,7 @@ def _checked_detail(detail: Any) -> dict[str, float] | None:
 
 
 def _number(what: str, value: Any) -> float:
-    """A finite number; raises ``ValueError`` that says what is none."""
+    """The value as a finite float. Raises ``ValueError`` that names ``what`` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise ValueError(f"{what} is of type {type(value).__name__}, not a number")
     try:
@@ -168,5 +175,5 @@ def _describe(error: Exception) -> str:
 
 
 def _text(value: Any) -> str:
-    """As a record in UTF-8 can hold it: no exception, no half of a surrogate pair, no secret."""
+    """The value as text that can be written in UTF-8: lone surrogates escaped, secrets masked."""
     return masked(str(value).encode("utf-8", "backslashreplace").decode())

@@ -1,4 +1,4 @@
-"""The total reward of a trajectory from the results of several rewards, and what is trained on."""
+"""The total reward of a trajectory, and the totals that training uses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rewards.scored_group import ScoredGroup
 def combine(
     results: Mapping[str, Sequence[RewardResult]], weights: Mapping[str, float]
 ) -> list[RewardResult]:
-    """Per trajectory the weighted sum of its rewards, with their unweighted values as detail.
+    """The weighted sum of each trajectory's rewards, with their unweighted values as detail.
 
-    ``results[name]`` holds one result per trajectory, in the same order for every reward. A
-    trajectory that any reward failed to score has failed, with the reasons of all that did: the
-    sum of the others would be on another scale than its group's. So has one whose sum is beyond
-    float64.
+    ``results[name]`` holds one result per trajectory, in the same order for every reward. When a
+    reward failed to score a trajectory, the total is a failure with the reasons of all rewards
+    that failed: a sum of the others would be on another scale than its group's totals. A sum beyond
+    the range of float64 is a failure too.
     """
     names = list(results)
     return [
@@ -33,18 +33,19 @@ def combine(
 def weighted_totals(
     results: Mapping[str, Sequence[RewardResult]], weights: Mapping[str, float]
 ) -> list[float | None]:
-    """The totals of ``combine`` as plain numbers; None where the trajectory has failed."""
+    """The totals of ``combine`` as plain numbers, or None for a trajectory that has failed."""
     totals = combine(results, weights)
     return [total.value if isinstance(total, Score) else None for total in totals]
 
 
 def normalise(results: Sequence[RewardResult]) -> list[RewardResult]:
-    """Each score as its z-score among all of them, std unbiased; failures take no part.
+    """Replace each score by its z-score among all scores. Failures stay as they are.
 
-    Scores that do not differ become 0.0: such a reward says nothing about the trajectories. So
-    does a score that is not applicable, and it does not widen the spread of those that are.
+    The standard deviation is the unbiased one. When all scores are equal, each becomes 0.0: the
+    reward does not tell the trajectories apart. A score that is not applicable becomes 0.0 too, and
+    does not count in mean and deviation.
     """
-    values = _judged(results)
+    values = _judged_values(results)
     centre, scale = (mean(values) if values else 0.0), normalising_scale(results)
     return [
         replace(r, value=2 * (r.value / 2 - centre / 2) * scale if r.applicable else 0.0)
@@ -55,20 +56,21 @@ def normalise(results: Sequence[RewardResult]) -> list[RewardResult]:
 
 
 def normalising_scale(results: Sequence[RewardResult]) -> float:
-    """What ``normalise`` multiplies scores by: 1 / their deviation, 0 where they do not differ.
+    """The factor of ``normalise``: 1 / the standard deviation, or 0 when all scores are equal.
 
-    Here as there in halves, for the difference of two huge scores may be beyond float64.
+    Both functions compute with halved scores, because the difference of two huge scores may be
+    beyond the range of float64.
     """
-    values = _judged(results)
+    values = _judged_values(results)
     return 0.0 if all_equal(values) else 0.5 / deviation([value / 2 for value in values])
 
 
 @dataclass(frozen=True)
 class TrainingTotals:
-    """The totals that a group's advantages are made of; None where a reward failed."""
+    """The totals from which a group's advantages are computed. None where a reward failed."""
 
     values: tuple[float | None, ...]
-    size: float  # the largest |weight x reward| in them, which bounds their rounding
+    size: float  # the largest |weight x reward| in them, which bounds their rounding error
 
 
 def training_totals(
@@ -76,15 +78,16 @@ def training_totals(
 ) -> list[TrainingTotals]:
     """The totals that each group is trained on.
 
-    They are the group's own totals, unless a reward is to be normalised: then its z-score over the
-    trajectories of all groups stands in the sum in place of its value.
+    A reward with ``normalise`` enters the sum with its z-score over the trajectories of all groups.
+    Without such a reward, they are the group's own totals.
     """
     results: dict[str, list[RewardResult]] = {}
     factors: dict[str, float] = {}
     for config in configs:
         flat = [result for group in scored for result in group.results[config.name]]
         results[config.name] = normalise(flat) if config.normalise else flat
-        # Of the value before its mean was taken off, whose rounding the difference keeps.
+        # The factor of the value before its mean is subtracted: the difference keeps that value's
+        # rounding error.
         scale = normalising_scale(flat) if config.normalise else 1.0
         factors[config.name] = abs(config.weight) * scale
     totals = iter(weighted_totals(results, {config.name: config.weight for config in configs}))
@@ -104,7 +107,7 @@ def _largest_part(group: ScoredGroup, factors: Mapping[str, float]) -> float:
     return max(parts, default=0.0)
 
 
-def _judged(results: Sequence[RewardResult]) -> list[float]:
+def _judged_values(results: Sequence[RewardResult]) -> list[float]:
     return [r.value for r in results if isinstance(r, Score) and r.applicable]
 
 

@@ -1,11 +1,11 @@
-"""The reward worker: one reward behind a Ray actor.
+"""The Ray actor of a reward worker: scores images with one reward.
 
-Failure policy. A worker keeps nothing that another could not compute: it may be killed and
-replaced at any time. What a reward does wrong to an image comes back as that image's
-``RewardFailure``; ``score`` itself does not raise. A worker that dies or is late is replaced by
-its pool. A reward that cannot be built raises ``UserError`` from ``ready``;
-``rewards.factory.check_factory`` finds most such cases before.
-Nothing here imports torch, but for a run that is to be deterministic: a reward that needs none
+Failure policy. A worker keeps nothing that another could not compute, so it may be killed and
+replaced at any time. When a reward fails on an image, that image gets a ``RewardFailure``;
+``score`` itself does not raise. The pool replaces a worker that dies or is late. A reward that
+cannot be built raises ``UserError`` from ``ready``; ``rewards.factory.check_factory`` finds most
+such cases before any worker starts.
+This module imports torch only for a run that is to be deterministic. A reward that needs no torch
 starts quickly and stays small.
 """
 
@@ -32,7 +32,7 @@ NO_CACHE = CacheConfig(kind="none")
 
 @dataclass(frozen=True)
 class Reply:
-    """Results in the order of the selection, group by group, and what they took."""
+    """Results in the order of the selection, group by group, and the work behind them."""
 
     results: list[list[RewardResult]]
     work: ScoringWork
@@ -45,9 +45,10 @@ class RewardWorker:
         self, config: RewardConfig, cache: CacheConfig, deterministic: bool = False
     ) -> None:
         keep_freed_memory()
-        secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))  # in reasons of failures
+        secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))  # from failure reasons
         if not config.gpus_per_worker:
-            # Ray hides from a worker the GPUs of others, but hides none from one without a share.
+            # Ray hides the GPUs of others from a worker that has a share of a GPU. It hides none
+            # from a worker without a share.
             variables = config.runtime_env.env_vars
             os.environ["CUDA_VISIBLE_DEVICES"] = variables.get("CUDA_VISIBLE_DEVICES", "")
         if deterministic:
@@ -57,13 +58,16 @@ class RewardWorker:
         self._built: RewardScorer | None = None
 
     def ready(self) -> None:
-        """Answers once the reward is built; raises ``UserError`` when it cannot be."""
+        """Return once the reward is built; raises ``UserError`` when it cannot be built."""
         self._scorer()
 
-    def score(self, selection: Sequence[Sequence[int]], *groups: Group) -> Reply:
+    def score(
+        self, selection: Sequence[Sequence[int]], *groups: Group, remember: bool = False
+    ) -> Reply:
         """Score the selected members of each group, in the order of ``selection``.
 
-        Groups are arguments of their own, so that references to them can be passed instead.
+        Each group is an argument of its own, so that a reference can be passed in its place.
+        ``remember`` has the score cache read and filled.
         """
         scorer = self._scorer()
         chosen = [
@@ -71,7 +75,8 @@ class RewardWorker:
             for group, indices in zip(groups, selection, strict=True)
             for index in indices
         ]
-        results = iter(scorer.score([image for image, _ in chosen], [p for _, p in chosen]))
+        images, prompts = [image for image, _ in chosen], [prompt for _, prompt in chosen]
+        results = iter(scorer.score(images, prompts, remember))
         return Reply(
             [[next(results) for _ in indices] for indices in selection], scorer.take_work()
         )

@@ -7,50 +7,53 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from policy.sampling import Sampling
 from policy.settings import Deadline, Ignored, Settings, Share
-from rollout.engine import Sampling
 
 
 class VllmSettings(Settings):
-    """What only `rollout.engine: vllm` needs."""
+    """Settings of vLLM, which count only with `rollout.engine: vllm`."""
 
     memory_share: float = Field(
         0.85, gt=0, le=1, description="Share of a GPU's memory that vLLM may take."
     )
     cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache of a worker on a CPU, in GiB.")
     prefill_tokens: int = Field(
-        2048, ge=1, description="Tokens read in one engine step; longer prompts are cut in chunks."
+        2048,
+        ge=1,
+        description="Prompt tokens that vLLM reads in one step; it reads longer prompts in chunks.",
     )
     parity_tolerance: float = Field(
         1e-4,
         gt=0,
-        description="Nats by which vLLM's records may differ from the policy's in the check at the "
-        "start and after the first push; 1e-4 is for float32, else see benchmarks/vllm_gaps.py.",
+        description="Nats by which vLLM's log-probs and entropies may differ from the policy's. A "
+        "worker checks it when it starts and after the first push, and does not serve beyond it. "
+        "1e-4 suits float32; benchmarks/vllm_gaps.py measures what bfloat16 needs.",
     )
 
 
 class RolloutConfig(Settings):
-    """How trajectories are sampled, by how many workers, and with what each of them runs."""
+    """How trajectories are sampled, by how many workers, and on what resources."""
 
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="What generates; docs/vllm.md says how vllm is installed."
+        "transformers", description="Library that generates; docs/vllm.md says how to install vllm."
     )
     vllm: VllmSettings = VllmSettings()
     workers: int = Field(1, ge=1, description="Rollout workers, each with its own policy.")
     group_size: int = Field(8, description="G: trajectories per prompt.")
     guidance_scale: float = Field(
-        1.0,
         ge=0,
-        description="w: image tokens are drawn from u + w (c - u); 1 skips the unconditional pass.",
+        description="w: image tokens have the logits u + w (c - u), with c conditional and u "
+        "unconditional; 1 skips the unconditional pass.",
     )
     temperature: float = Field(
         1.0,
         gt=0,
-        description="Divides the logits of CoT and image tokens; recorded log-probs and entropies "
-        "are of the tempered distribution. There is no top-k and no top-p.",
+        description="Divides the logits of CoT and image tokens. Recorded log-probs and entropies "
+        "are those of the tempered distribution. There is no top-k and no top-p.",
     )
     max_cot_tokens: int = Field(
-        ge=1, description="Length at which a CoT is cut; one that is cut has no EOS."
+        ge=1, description="Length at which a CoT is cut; a CoT that is cut has no EOS."
     )
     batch_size: int = Field(64, ge=1, description="Trajectories a worker generates at once.")
     threads: int = Field(1, ge=1, description="Compute threads of a worker.")
@@ -90,7 +93,7 @@ class RolloutConfig(Settings):
         return self
 
     def ignored(self) -> Iterator[Ignored]:
-        """What vLLM alone reads, and of that what each device does."""
+        """All of ``vllm`` with another engine; with vLLM, the setting of the other device."""
         if self.engine != "vllm":
             yield Ignored("vllm", "has an effect with engine vllm alone", ("engine",))
         elif self.device == "cuda":
@@ -102,5 +105,5 @@ class RolloutConfig(Settings):
 
     @property
     def sampling(self) -> Sampling:
-        """What training samples from; evaluation may override parts of it."""
+        """What training samples from; evaluation may replace the guidance scale."""
         return Sampling(self.guidance_scale, self.temperature, self.max_cot_tokens)

@@ -13,19 +13,20 @@ import torch
 
 from policy.distribution import Softmax, temper
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
 from policy.types import FloatArray, IntArray
 from rollout.decoding import RowDecoder
 from rollout.drawing import Phase, draw_tokens, token_noise
-from rollout.engine import Sampling
 
-# Rows are moved together when this share of them is left: rarer, and finished rows are decoded for
-# nothing; oftener, and copying the cache costs more than it saves.
+# Finished rows leave the batch when at most this share of its rows still runs. A smaller share
+# would decode finished rows for nothing. A larger one would copy the KV cache so often that it
+# costs more than it saves.
 _REPACK_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class CotSample:
-    """One CoT, up to and with its EOS, or up to the length cap; log-probs and entropies in nats."""
+    """One CoT, which ends with its EOS or at the length cap; records are in nats."""
 
     ids: IntArray
     logprobs: FloatArray
@@ -39,7 +40,7 @@ def sample_cots(
     seeds: Sequence[int],
     sampling: Sampling,
 ) -> list[CotSample]:
-    """Sample one CoT per prompt; equal prompts, as those of a group, are read once."""
+    """Sample one CoT per prompt. Equal prompts, such as those of a group, are read only once."""
     device, cap = policy.device, sampling.max_cot_tokens
     noise_BT = token_noise(seeds, Phase.COT, cap).to(device)
     ids_BT = torch.full((len(prompts), cap), eos, device=device)
@@ -55,7 +56,8 @@ def sample_cots(
     for t in range(cap):
         softmax = Softmax.of(temper(policy.text_logits(hidden_RD), sampling.temperature))
         ids_R = draw_tokens(softmax.weight_NV, noise_BT[trajectory_R, t])
-        # A finished row goes on to no purpose; what it writes lies behind its EOS and is cut off.
+        # A finished row is still decoded until it leaves the batch. What it writes stands after its
+        # EOS and is cut off below.
         ids_BT[trajectory_R, t] = ids_R
         logprob_BT[trajectory_R, t] = softmax.logprob(ids_R)
         entropy_BT[trajectory_R, t] = softmax.entropy()
@@ -80,7 +82,7 @@ def sample_cots(
 
 
 def _distinct(prompts: Sequence[IntArray]) -> tuple[list[IntArray], torch.Tensor]:
-    """The prompts without repetition, and for each prompt where it is among them."""
+    """The distinct prompts, and for each given prompt its index among them."""
     places: dict[bytes, int] = {}
     sources = [places.setdefault(prompt.tobytes(), len(places)) for prompt in prompts]
     first = {place: prompt for prompt, place in zip(prompts[::-1], sources[::-1], strict=True)}
@@ -88,6 +90,6 @@ def _distinct(prompts: Sequence[IntArray]) -> tuple[list[IntArray], torch.Tensor
 
 
 def _length(ids: IntArray, eos: int) -> int:
-    """Tokens up to and with the first EOS; all of them when there is none."""
+    """The number of tokens up to and including the first EOS; of all tokens without one."""
     ends = np.flatnonzero(ids == eos)
     return int(ends[0]) + 1 if len(ends) else len(ids)

@@ -1,8 +1,8 @@
-"""One more token for every row: a Llama language model's step over a preallocated cache.
+"""Decodes one more token for every row: a Llama model's step over a preallocated cache.
 
-The modules, and so the weights and the rounding, are transformers' own. What is left out is what
+It calls the modules of transformers, so weights and rounding are theirs. It leaves out what
 transformers does around them for every token and layer: masks, cache bookkeeping, dispatch. For a
-small model that is most of the time.
+small model that would take most of the time.
 
 Shape legend: R = rows, H = heads, S = head size, D = hidden size, L = slots.
 """
@@ -25,14 +25,15 @@ def decode_step(
     position_R1: Tensor,
     cache: PreallocatedCache,
 ) -> Tensor:
-    """Append a token to each row of the cache; the final hidden states, R D.
+    """Append one token to each row of the cache. Returns the final hidden states, R D.
 
-    ``language_model`` is a ``LlamaModel``; ``mask_R11L`` is additive, over the filled slots and the
-    new one.
+    ``language_model`` is a ``LlamaModel``. ``mask_R11L`` is added to the attention scores and
+    covers the filled slots and the new one.
     """
     cos_R1S, sin_R1S = language_model.rotary_emb(embedding_RD, position_R1)
     half = cos_R1S.shape[-1] // 2
-    # The sign of the half that turns to the front goes into the sine, once for all layers.
+    # Rotary embeddings negate the half that moves to the front. The sine takes this sign, once for
+    # all layers.
     sin_R1S = torch.cat([-sin_R1S[..., :half], sin_R1S[..., half:]], dim=-1)
 
     def rotated(states_RHS: Tensor) -> Tensor:
@@ -47,7 +48,8 @@ def decode_step(
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         keys, values = slots.update(rotated(key_RHS).unsqueeze(2), value_RHS.unsqueeze(2))
-        # The queries that share a key head stand as so many positions: nothing is repeated.
+        # Queries that share a key head are passed as positions of this head: keys and values need
+        # not be repeated.
         query = rotated(query_RHS).unflatten(1, (-1, attention.num_key_value_groups))
         attended = scaled_dot_product_attention(
             query, keys, values, attn_mask=mask_R11L, scale=attention.scaling

@@ -1,7 +1,7 @@
-"""Rows of unequal length decoded in step over one KV cache.
+"""Decodes rows of unequal length together, over one KV cache.
 
-Padding lies in front of a row and is neither attended to nor counted in its positions, so a row
-computes what it would compute alone.
+Padding stands in front of a row. It is not attended to and not counted in the row's positions, so a
+row computes what it would compute alone.
 
 Shape legend: B = rows, L = positions, D = hidden size.
 """
@@ -21,10 +21,10 @@ from rollout.kv_cache import PreallocatedCache
 
 
 class RowDecoder:
-    """B prompts, read at once, and then one more token per row and step."""
+    """Reads B prompts at once, and then appends one token per row at each step."""
 
     def __init__(self, policy: JanusPolicy, prompts: Sequence[IntArray], num_steps: int) -> None:
-        """``num_steps`` bounds the later calls of ``step``."""
+        """``num_steps`` is the most calls of ``step`` that may follow."""
         self._policy = policy
         longest = max(map(len, prompts))
         device = policy.device
@@ -36,18 +36,18 @@ class RowDecoder:
         self._ids_BL = torch.from_numpy(ids).to(device)
         self._padding_B = torch.tensor([longest - len(p) for p in prompts], device=device)
         slot_L = torch.arange(longest + num_steps, device=device)
-        # Additive and ready made, for all steps.
+        # One additive mask, of which each step takes the first columns.
         unseen_BL = slot_L < self._padding_B.unsqueeze(1)
         self._mask_B11L = self._additive(unseen_BL)[:, None, None, :]
         self._filled = longest
 
     def prefill(self) -> Tensor:
-        """Read the prompts; the hidden states that predict their next tokens, B D."""
+        """Read the prompts. Returns the hidden states that predict their next tokens, B D."""
         length = self._ids_BL.shape[1]
         slot_L = torch.arange(length, device=self._ids_BL.device)
         later_LL = slot_L.unsqueeze(0) > slot_L.unsqueeze(1)
         padding_BL = slot_L < self._padding_B.unsqueeze(1)
-        # A padding slot sees itself: attention over nothing at all is not a number.
+        # A padding slot attends to itself: attention over no slot at all would be NaN.
         itself_LL = torch.eye(length, dtype=torch.bool, device=slot_L.device)
         unseen_BLL = later_LL | (padding_BL.unsqueeze(1) & ~itself_LL)
         hidden_BLD = self._policy.hidden_states(
@@ -59,7 +59,7 @@ class RowDecoder:
         return hidden_BLD[:, -1]
 
     def step(self, embedding_BD: Tensor) -> Tensor:
-        """Append one token to every row; the hidden states that predict the next ones, B D."""
+        """Append one token to every row. Returns the states that predict the next tokens, B D."""
         position_B1 = (self._filled - self._padding_B).unsqueeze(1)
         self._filled += 1
         return decode_step(
@@ -71,7 +71,7 @@ class RowDecoder:
         )
 
     def select_rows(self, rows_B: Tensor) -> None:
-        """Keep, drop or repeat rows from here on: row b becomes what row ``rows_B[b]`` was."""
+        """Keep, drop or repeat rows: row b becomes a copy of what was row ``rows_B[b]``."""
         self._cache.select_rows(rows_B)
         self._padding_B = self._padding_B[rows_B]
         self._mask_B11L = self._mask_B11L[rows_B]

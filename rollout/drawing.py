@@ -1,7 +1,7 @@
-"""Drawing tokens: one counter-based uniform per token, turned into a token by the inverse CDF.
+"""Draws tokens: the inverse CDF turns one uniform random number into one token.
 
-The noise of a token is fixed by (seed, phase, position), so neither batch mates, batch size nor
-worker can change it, and a token costs one uniform whatever the vocabulary.
+A counter-based generator makes this number, the token's noise, from (seed, phase, position) alone.
+The other rows of the batch, the batch size and the worker therefore cannot change it.
 
 Shape legend: B = rows, T = tokens, V = vocabulary.
 """
@@ -17,14 +17,14 @@ from torch import Tensor
 
 
 class Phase(IntEnum):
-    """The two streams of noise of a trajectory."""
+    """The phases of a trajectory. Each has a noise stream of its own."""
 
     COT = 0
     IMAGE = 1
 
 
 def token_noise(seeds: Sequence[int], phase: Phase, count: int) -> Tensor:
-    """Uniforms in [0, 1), B T, float64: row b is the Philox stream keyed (``seeds[b]``, phase).
+    """Uniforms in [0, 1), B T, float64: row b is the Philox stream of key (``seeds[b]``, phase).
 
     Seeds are integers in [0, 2**64).
     """
@@ -38,10 +38,11 @@ def token_noise(seeds: Sequence[int], phase: Phase, count: int) -> Tensor:
 def draw_tokens(weight_BV: Tensor, noise_B: Tensor) -> Tensor:
     """The token at quantile ``noise_B`` of each row, B; weights need not sum to 1.
 
-    The CDF is summed in float64: in float32 the tail of a large vocabulary is lost.
+    The CDF is summed in float64, because float32 would lose the tail of a large vocabulary.
     """
     cdf_BV = weight_BV.cumsum(dim=-1, dtype=torch.float64)
     total_B = cdf_BV[:, -1]
-    # Below the total even after rounding: beyond it lies no token, only tokens of probability 0.
+    # Rounding can raise the product to the total, where the search would find a token of
+    # probability 0. The target is therefore kept below the total.
     target_B = torch.minimum(noise_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
     return torch.searchsorted(cdf_BV, target_B.unsqueeze(-1), right=True).squeeze(-1)

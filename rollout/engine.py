@@ -1,32 +1,20 @@
-"""What every engine can do: generate groups, take new weights, say what it is.
+"""The interface of a rollout engine: generate groups, load new weights, say what it is.
 
-This module needs no torch, so that settings can be read before a process is tuned for it.
+This module does not import torch, so that a process can read it before it is tuned for torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from policy.sampling import Sampling
 from policy.types import Group, Prompt
 
 if TYPE_CHECKING:
     from policy.probe import WeightReceipt
     from policy.weights import WeightBuckets
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """The distribution that trajectories are drawn from."""
-
-    guidance_scale: float
-    temperature: float
-    max_cot_tokens: int
-
-    def __post_init__(self) -> None:
-        if self.guidance_scale < 0 or self.temperature <= 0 or self.max_cot_tokens < 1:
-            raise ValueError(f"impossible sampling settings: {self}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +27,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class EngineIdentity:
-    """Who answers: enough to tell two workers apart and to see what arithmetic they use."""
+    """Describes an engine: tells two workers apart, and says what arithmetic they use."""
 
     engine: str
     torch_version: str
@@ -55,17 +43,21 @@ class EngineIdentity:
     num_codes: int
     image_grid: tuple[int, int]
 
+    def __str__(self) -> str:
+        """One line for the log."""
+        return ", ".join(f"{key} {value}" for key, value in asdict(self).items())
+
 
 class Engine(Protocol):
-    """A policy that samples. Calls come one at a time."""
+    """Samples from a policy that it holds. The caller makes one call at a time."""
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> list[Group]:
-        """One group per request, in order; ``None`` samples as the settings say.
+        """Returns one group per request, in order; ``None`` samples as the settings say.
 
-        A trajectory depends on its prompt, its seed, the weights and ``sampling`` alone, to float
-        tolerance: never on the other requests.
+        A trajectory depends only on its prompt, its seed, the weights and ``sampling``, to float
+        tolerance. It does not depend on the other requests.
         """
         ...
 
@@ -76,12 +68,12 @@ class Engine(Protocol):
     def sleep(self) -> None:
         """Free the accelerator's memory until ``wake``; no other call may come in between.
 
-        For roles that share one GPU by turns. Where nothing can be freed it does nothing.
+        It is for roles that take turns on one GPU. Where nothing can be freed, it does nothing.
         """
         ...
 
     def wake(self) -> None:
-        """Be as before ``sleep``, weight version included."""
+        """Undo ``sleep``: the engine serves the same weight version again."""
         ...
 
     def identity(self) -> EngineIdentity: ...

@@ -13,15 +13,15 @@ import torch
 from policy.distribution import Softmax, guide, temper
 from policy.encoding import SpecialIds, unconditional_twin
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
 from policy.types import FloatArray, IntArray
 from rollout.decoding import RowDecoder
 from rollout.drawing import Phase, draw_tokens, token_noise
-from rollout.engine import Sampling
 
 
 @dataclass(frozen=True)
 class ImageSamples:
-    """Image tokens B N and their records in nats, B N, under both distributions."""
+    """Image tokens, B N, and their records under both distributions, in nats, B N."""
 
     ids: IntArray
     logprobs_conditional: FloatArray
@@ -39,15 +39,16 @@ def sample_images(
 ) -> ImageSamples:
     """Draw image tokens from softmax((u + w (c - u)) / temperature).
 
-    c are the logits of the prompt, u those of its unconditional twin, which is decoded as one more
-    row of the same length. At w = 1 there is no twin and both records are the same.
+    c are the logits of the prompt. u are those of its unconditional twin, which is decoded as one
+    more row of the same length. At w = 1 no twin is decoded, and the guided records are the
+    conditional ones.
     """
-    guided = sampling.guidance_scale != 1.0
+    guided = sampling.guided
     rows = [*prompts, *(unconditional_twin(p, special) for p in prompts)] if guided else prompts
     batch, count = len(prompts), policy.num_image_tokens
     noise_BN = token_noise(seeds, Phase.IMAGE, count).to(policy.device)
     ids_BN = torch.empty(batch, count, dtype=torch.long, device=policy.device)
-    views = 2 if guided else 1  # the conditional distribution, and the guided one behind it
+    views = 2 if guided else 1  # rows of the conditional distribution, then of the guided one
     logprob_BN, entropy_BN = (
         torch.empty(views * batch, count, device=policy.device) for _ in range(2)
     )
@@ -55,7 +56,7 @@ def sample_images(
     decoder = RowDecoder(policy, rows, num_steps=count - 1)
     hidden = decoder.prefill()
     for n in range(count):
-        logits = policy.image_logits(hidden)  # of both streams: the head's weights are read once
+        logits = policy.image_logits(hidden)  # of all rows: the head's weights are read once
         if guided:
             logits[batch:] = guide(logits[:batch], logits[batch:], sampling.guidance_scale)
         softmax = Softmax.of(temper(logits, sampling.temperature))

@@ -1,7 +1,7 @@
 """A KV cache that is allocated once and written in place.
 
 transformers' ``DynamicCache`` copies the whole past for every token, and its ``StaticCache``
-attends over slots that hold nothing yet. Here a layer hands out views of the filled part.
+attends over slots that hold nothing yet. Here a layer returns views of its filled part.
 
 Shape legend: R = rows, H = key-value heads, L = slots, D = head size.
 """
@@ -33,7 +33,7 @@ class PreallocatedLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append the new states and return views of all that is filled."""
+        """Append the new states. Returns views of all filled slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, self.filled = self.filled, self.filled + key_states.shape[-2]
@@ -51,7 +51,7 @@ class PreallocatedLayer(CacheLayerMixin):
         return self.filled + query_length, 0
 
     def select_rows(self, rows_R: Tensor) -> None:
-        """Keep, drop or repeat rows: row r becomes what row ``rows_R[r]`` was."""
+        """Keep, drop or repeat rows: row r becomes a copy of what was row ``rows_R[r]``."""
         for name in ("keys", "values"):
             filled = getattr(self, name)[:, :, : self.filled].index_select(0, rows_R)
             moved = self._allocate(filled)

@@ -1,4 +1,4 @@
-"""The engine on transformers' own modules: batched, exact, on any device torch knows."""
+"""The engine that runs transformers' own modules, in batches, on any device of torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.probe import WeightReceipt, probe_logprobs
+from policy.sampling import Sampling
 from policy.types import Group, Prompt, Trajectory
 from policy.weights import WeightBuckets, checksum, load_into
 from rollout.config import RolloutConfig
 from rollout.cot import sample_cots
-from rollout.engine import EngineIdentity, GenerationRequest, Sampling
+from rollout.engine import EngineIdentity, GenerationRequest
 from rollout.image import sample_images
 
 
@@ -44,8 +45,8 @@ class TransformersEngine:
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> list[Group]:
-        """One group per request; the trajectories of all requests are cut into batches in order,
-        so a group may be spread over two."""
+        """One group per request. The trajectories of all requests are cut into batches in order,
+        so that a group may be spread over two batches."""
         slots = [
             _Slot(request.prompt, index, seed)
             for request in requests
@@ -77,10 +78,10 @@ class TransformersEngine:
         )
 
     def sleep(self) -> None:
-        """Move the policy to host memory; on CPU it is there already."""
+        """Move the policy to host memory; on a CPU it is there already."""
         self._policy.to("cpu")
         if self._config.device == "cuda":
-            torch.cuda.empty_cache()  # else the allocator keeps for this process what it freed
+            torch.cuda.empty_cache()  # else the allocator keeps the freed memory for this process
 
     def wake(self) -> None:
         self._policy.to(self._config.device)

@@ -1,11 +1,11 @@
-"""The rollout worker: an engine behind a Ray actor.
+"""The Ray actor of a rollout worker: forwards calls to an engine.
 
 Failure policy. A worker holds nothing that cannot be rebuilt from the checkpoint and one push of
-weights. Whatever it raises reaches the caller as it is, and the worker goes on: a failed
-``generate`` has no effect, a refused ``load_weights`` leaves the old weights in place. A worker
-that dies is not restarted by Ray, because it would come back with the checkpoint's weights without
-anybody knowing; whoever owns the pool starts a new one and pushes the current weights first.
-Deadlines (``timeout_s``, ``load_timeout_s``) are kept by the caller.
+weights. An exception reaches the caller unchanged, and the worker goes on: a failed ``generate``
+has no effect, and a refused ``load_weights`` leaves the old weights in place. Ray does not restart
+a worker that dies, because the new process would sample from the checkpoint's weights without
+anybody knowing. Whoever replaces a worker has to push the current weights to the new one first.
+The caller enforces the deadlines (``timeout_s``, ``load_timeout_s``).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from policy.runtime import tune_process
+from policy.sampling import Sampling
 from policy.types import Group
 from rollout.config import RolloutConfig
-from rollout.engine import Engine, EngineIdentity, GenerationRequest, Sampling
+from rollout.engine import Engine, EngineIdentity, GenerationRequest
 from rollout.vllm.runtime import prepare_vllm_process
 
-if TYPE_CHECKING:  # these import torch, which waits for tune_process
+if TYPE_CHECKING:  # these import torch, which must not be imported before tune_process
     from policy.probe import WeightReceipt
     from policy.weights import WeightBuckets
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:  # these import torch, which waits for tune_process
 class RolloutWorker:
     """Forwards to the engine that the settings name.
 
-    The first call builds it: a constructor that took so long would hide whether Ray has found a
-    place for the worker, and one that fails buries a ``UserError`` in Ray's traceback.
+    The first call builds the engine. If the constructor built it, nobody could tell slow loading
+    from a worker that Ray has no place for, and a ``UserError`` would be buried in Ray's traceback.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class RolloutWorker:
     def generate_groups(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> tuple[Group | int, ...]:
-        """The groups and then their number, for ``num_returns = len(requests) + 1``.
+        """The groups and then their number; call with ``num_returns = len(requests) + 1``.
 
-        Each group becomes an object of its own in the store; who waits for the number waits for
-        all of them without fetching any.
+        Each group becomes an object of its own in the store. A caller that waits for the number
+        waits for all groups and fetches none.
         """
         groups = self.generate(requests, sampling)
         return (*groups, len(groups))
@@ -91,7 +92,7 @@ def load_engine(
     dtype: str = "float32",
     deterministic: bool = False,
 ) -> Engine:
-    """The engine that the settings name, in a process tuned for it before torch is imported."""
+    """The engine that the settings name. Tunes the process before torch is imported."""
     tune_process(config.threads, deterministic)
     if config.engine == "vllm":
         prepare_vllm_process(config)

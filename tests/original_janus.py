@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import tiny_policy, tiny_tokenizer
 from torch import Tensor
 
+from benchmarks.small_models.tiny_janus import tiny_policy, tiny_tokenizer
 from policy.checkpoint.original_config import IMAGE_TOKENIZERS, VISION_TOWERS
 
 Shape = tuple[int, ...]

@@ -40,7 +40,6 @@ def main(wheel: str) -> None:
     private_environment()  # before Ray is imported
     from orchestrator.workers.cluster import ray_cluster
     from orchestrator.workers.reward_pool import RewardPool
-    from orchestrator.workers.starting import wait_started
     from orchestrator.workers.waiting import WorkerFailed
     from rewards.config import RewardConfig, RuntimeEnvironment
     from rewards.worker import NO_CACHE
@@ -60,7 +59,7 @@ def main(wheel: str) -> None:
         _, refs = groups_of([[5]])
         (scored,) = Started()(packaged, plain, start_timeout_s=200).score(refs)
         try:
-            wait_started([refused.starting], 200)
+            refused.wait_ready()
             said = ""
         except WorkerFailed as error:
             said = str(error)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch.multiprocessing
+from learner_settings import learner_settings
 from safetensors.torch import load_file, save_file
 
 from learner.batch import TrainingGroup, split_over_ranks
-from learner.config import AlgorithmConfig, LearnerConfig
-from learner.rank_settings import LearnerSettings, Place
+from learner.rank_settings import Place
 from policy.runtime import tune_process
 from policy.weights import unpack
 
@@ -60,11 +60,8 @@ def _rank_process(
     from learner.rank import LearnerRank
 
     for scenario in scenarios:
-        settings = LearnerSettings(
-            learner=LearnerConfig(ranks=ranks, timeout_s=60, **scenario.learner),
-            algorithm=AlgorithmConfig(**scenario.algorithm),
-            checkpoint=checkpoint,
-            total_steps=10,
+        settings = learner_settings(
+            checkpoint, scenario.algorithm, ranks=ranks, timeout_s=60, **scenario.learner
         )
         rank = LearnerRank(settings, Place(index, ranks, "127.0.0.1", port))
         rows = [rank.update(split_over_ranks(batch, ranks)[index]) for batch in scenario.batches]

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from orchestrator.settings.run_config import load_config
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import GroupRef
 from policy.types import Group, Prompt
 from rewards.config import CacheConfig, RewardConfig
+from rewards.worker import NO_CACHE
 from tests.faulty_rewards import wait_for_files
 from tests.image_groups import image_group
+
+SHAPES = Path(__file__).parents[1] / "configs" / "shapes.yaml"
 
 
 def reward(factory: str, name: str = "light", **settings: Any) -> RewardConfig:
     settings = {"cpus_per_worker": 0.1, "retry_delay_s": 0.01} | settings
     return RewardConfig(name=name, factory=f"tests.faulty_rewards:{factory}", **settings)
+
+
+def reward_pools(
+    *rewards: RewardConfig,
+    cache: CacheConfig = NO_CACHE,
+    start_timeout_s: float = 60,
+    group_timeout_s: float = 60,
+) -> RewardPools:
+    """Pools of these rewards in an otherwise ordinary run."""
+    timeouts = f"cluster.start_timeout_s={start_timeout_s} rollout.timeout_s={group_timeout_s}"
+    config = load_config(SHAPES, timeouts.split())
+    return RewardPools(config.model_copy(update={"rewards": rewards, "cache": cache}))
 
 
 class Started:
@@ -27,9 +44,9 @@ class Started:
         self._pools: list[RewardPools] = []
 
     def __call__(
-        self, *configs: RewardConfig, start_timeout_s: float = 60, group_timeout_s: float = 60
+        self, *rewards: RewardConfig, cache: CacheConfig = NO_CACHE, **timeouts_s: float
     ) -> RewardPools:
-        pools = RewardPools(configs, CacheConfig(kind="none"), start_timeout_s, group_timeout_s)
+        pools = reward_pools(*rewards, cache=cache, **timeouts_s)
         self._pools.append(pools)
         pools.wait_ready()
         return pools

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from house import ROOMS, imported_modules, imported_packages
 
+from tools.house_map import FIRST, LAST, import_graph, longest_path
+
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "policy": set(),
@@ -54,6 +56,13 @@ def test_heavy_dependencies_stay_in_their_files() -> None:
         assert "redis" not in packages or redis_allowed, place
 
 
+def test_benchmarks_import_nothing_from_the_tests() -> None:
+    """Tests may use what benchmarks are made of; a benchmark runs where no tests lie."""
+    helpers = {"tests"} | {file.stem for file in (ROOT / "tests").glob("*.py")}
+    for file in (ROOT / "benchmarks").rglob("*.py"):
+        assert not helpers & set(imported_packages(file)), file.relative_to(ROOT)
+
+
 @pytest.mark.parametrize("room", FLOOR_PLAN)
 def test_arrows_inside_the_orchestrator(room: str) -> None:
     """commands > pipeline > workers > settings, pipeline > record, commands > report > record."""
@@ -61,6 +70,13 @@ def test_arrows_inside_the_orchestrator(room: str) -> None:
         others = {module.split(".")[1] for module in imported_modules(file, "orchestrator")}
         wrong = others - FLOOR_PLAN[room] - {room}
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
+
+
+def test_the_document_shows_the_longest_way_to_the_loss() -> None:
+    """docs/architecture.md names the chain of imports from the command line to the loss, and no
+    import goes round in a circle."""
+    way = longest_path(import_graph(), FIRST, LAST)
+    assert "\n".join(way) in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_every_room_of_the_orchestrator_is_in_the_floor_plan() -> None:
@@ -94,6 +110,16 @@ def test_rooms_that_do_not_load_heavy_packages(room: str, unwanted: str) -> None
         for file in (ROOT / "orchestrator" / room).rglob("*.py")
     ]
     assert not loaded(modules, unwanted)
+
+
+def test_the_pipeline_runs_without_ray() -> None:
+    """All of it but ``opening``, which starts the actors: simulated workers can play the roles."""
+    modules = [
+        f"orchestrator.pipeline.{file.stem}"
+        for file in (ROOT / "orchestrator" / "pipeline").glob("*.py")
+        if file.stem not in ("__init__", "opening")
+    ]
+    assert not loaded(modules, "ray")
 
 
 def loaded(modules: list[str], package: str) -> bool:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.gpu_check.measuring import GB, copy_bandwidth, seconds_of, size_in_bytes
-from benchmarks.gpu_check.models import engine, janus, requests
+from benchmarks.gpu_check.models import engine, janus, requests, sampling_of
 from benchmarks.gpu_check.task import Measure, Task
 from benchmarks.plain_loop import PlainLoop
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.types import Trajectory
-from rollout.engine import Sampling
 
 ROWS = (64, 32, 128)  # of the image phase, two a trajectory; the first is the most telling
 
@@ -23,7 +22,7 @@ ROWS = (64, 32, 128)  # of the image phase, two a trajectory; the first is the m
 def measures(task: Task) -> Iterator[Measure]:
     policy, encoder = janus(task)
     # Kernels are loaded at first use, which must not be counted to the way that comes first.
-    engine(task, policy, encoder, 1).generate(requests(1))
+    engine(task, policy, encoder, 1, sampling_of(task)).generate(requests(1))
     bandwidth = copy_bandwidth(task.device, task.sized(2**31, 2**24))
     yield Measure("bandwidth of a copy", bandwidth / GB, "GB/s")
     for rows in task.sized(ROWS, (4,)):
@@ -33,9 +32,9 @@ def measures(task: Task) -> Iterator[Measure]:
 def _with(
     task: Task, policy: JanusPolicy, encoder: PromptEncoder, rows: int, bandwidth: float
 ) -> Iterator[Measure]:
-    ours = engine(task, policy, encoder, rows // 2)
+    sampling = sampling_of(task)
+    ours = engine(task, policy, encoder, rows // 2, sampling)
     asked = requests(rows // 2)
-    sampling = Sampling(5.0, 1.0, task.sized(32, 4))
     prompts = [request.prompt for request in asked for _ in request.seeds]
     loop = PlainLoop(policy, encoder)
     made: list[Trajectory] = []

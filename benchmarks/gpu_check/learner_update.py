@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from benchmarks.gpu_check.measuring import MIB, seconds_of
 from benchmarks.gpu_check.task import Measure, Task
-from benchmarks.learner_task import GUIDANCE
 from benchmarks.learner_task import Task as LearnerTask
 from benchmarks.storage_log import peak_bytes
 from benchmarks.synthetic import random_batch
@@ -26,12 +25,12 @@ def updates(task: Task, model: str, **how: int) -> Iterator[Measure]:
     """The figures of an EG-GRPO update of ``model``."""
     learner = learner_task(task, model, **how)
     policy, special = learner.policy()
-    batch = random_batch(policy, special, learner.shape, GUIDANCE)
+    batch = random_batch(policy, special, learner.shape, learner.sampling)
     tokens = sum(t.num_tokens for part in batch for t in part.source.group.trajectories)
     trained = TorchModel(policy, special, learner.settings(), policy.device)
     updater = Updater(trained, learner.settings(), special)
     shape = (
-        f"{learner.deepspeed_passes}, {learner.training}, {learner.shape.prompts} x"
+        f"{learner.model}, {learner.training}, {learner.shape.prompts} x"
         f" {learner.shape.group_size} trajectories, {tokens:,} tokens"
     )
     updater.update(batch, 0)  # from here on the optimizer has its averages

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import torch
 
 from benchmarks.gpu_check.task import Task
 from benchmarks.models import random_policy, random_tokenizer
+from benchmarks.small_models.tiny_janus import tiny_encoder, tiny_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
+from policy.sampling import PAPER_SAMPLING, Sampling
 from policy.templates import template_named
 from policy.types import Prompt
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import TransformersEngine
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from tiny import tiny_encoder, tiny_policy
 
 PROMPT_WORDS = 64  # as long as the instruction and a prompt of the paper's file
 # Random heads are nearly uniform; enlarged so much, they have a favourite among their tokens.
@@ -36,15 +34,20 @@ def janus(task: Task, size: str = "1b") -> tuple[JanusPolicy, PromptEncoder]:
     return policy, PromptEncoder(random_tokenizer(size), template_named("shapes"))
 
 
+def sampling_of(task: Task) -> Sampling:
+    """The paper's, with a shorter CoT."""
+    return replace(PAPER_SAMPLING, max_cot_tokens=task.sized(32, 4))
+
+
 def engine(
-    task: Task, policy: JanusPolicy, encoder: PromptEncoder, trajectories: int, **sampling: float
+    task: Task, policy: JanusPolicy, encoder: PromptEncoder, trajectories: int, sampling: Sampling
 ) -> TransformersEngine:
     """The rollout's own engine, all trajectories in one batch."""
     config = RolloutConfig(
         batch_size=trajectories,
         device=task.device,
         gpus_per_worker=float(task.device == "cuda"),
-        **{"guidance_scale": 5.0, "max_cot_tokens": task.sized(32, 4), **sampling},
+        **asdict(sampling),
     )
     return TransformersEngine(policy, encoder, config)
 

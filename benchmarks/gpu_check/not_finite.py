@@ -74,7 +74,7 @@ def _outcome(task: Task, dtype: str, spoil: Spoil, version: int) -> str:
     learner = LearnerTask.of("shapes", task.device, dtype, prompts=1, cot=4)
     learner = replace(learner, learner=learner.learner.model_copy(update={"learning_rate": 1e-4}))
     policy, special = learner.policy()
-    batch = random_batch(policy, special, learner.shape, 1.0)
+    batch = random_batch(policy, special, learner.shape, learner.sampling)
     model = TorchModel(policy, special, learner.settings(), policy.device)
     batch = spoil(policy, batch)
     trained = dict(policy.trained_parameters())

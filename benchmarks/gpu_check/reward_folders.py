@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from transformers import (
     GroundingDinoImageProcessorPil,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-import tiny_rewards
-from tiny_rewards import PROMPTS, images
+from benchmarks.small_models import tiny_rewards
+from benchmarks.small_models.tiny_rewards import PROMPTS, images
 
 __all__ = ["PROMPTS", "described", "images"]
 

@@ -7,40 +7,42 @@ enlarged stand in for a trained model's.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from benchmarks.gpu_check.models import engine, janus, requests
+from benchmarks.gpu_check.models import engine, janus, requests, sampling_of
 from benchmarks.gpu_check.task import Measure, Task
 from learner.logprob_module import entropy_kernel
 from policy.sequences import collate
 from policy.trajectory_logprobs import trajectory_logprobs
 
-GUIDANCE, TEMPERATURE = 5.0, 0.7
+TEMPERATURE = 0.7
 
 
 def measures(task: Task) -> Iterator[Measure]:
     policy, encoder = janus(task)
     count = task.sized(8, 2)
-    sampler = engine(task, policy, encoder, count, guidance_scale=GUIDANCE, temperature=TEMPERATURE)
+    sampling = replace(sampling_of(task), temperature=TEMPERATURE)
+    sampler = engine(task, policy, encoder, count, sampling)
     (group,) = sampler.generate(requests(count))
     made = group.trajectories
     batch = collate(made, encoder.special).to(policy.device)
     longest = batch.cot.mask_BT.shape[1]
-    scored = {}
-    for name, scale in (("conditional", None), ("guided", GUIDANCE)):
+    by_learner = {}
+    for name, scale in (("conditional", None), ("guided", sampling.guidance_scale)):
         with torch.no_grad():
-            scores = trajectory_logprobs(policy, batch, TEMPERATURE, scale, entropy_kernel)
-        scored[name] = scores.logprob_BT.cpu().numpy(), scores.entropy_BT.cpu().numpy()
+            found = trajectory_logprobs(policy, batch, TEMPERATURE, scale, entropy_kernel)
+        by_learner[name] = found.logprob_BT.cpu().numpy(), found.entropy_BT.cpu().numpy()
     gaps: dict[str, list[np.ndarray]] = {}
     for row, t in enumerate(made):
         cot = slice(0, len(t.cot_ids))
         pairs = {
-            "CoT log-prob": (t.cot_logprobs, scored["conditional"][0][row, cot]),
-            "CoT entropy": (t.cot_entropies, scored["conditional"][1][row, cot]),
+            "CoT log-prob": (t.cot_logprobs, by_learner["conditional"][0][row, cot]),
+            "CoT entropy": (t.cot_entropies, by_learner["conditional"][1][row, cot]),
         }
-        for name, (logprob_BT, entropy_BT) in scored.items():
+        for name, (logprob_BT, entropy_BT) in by_learner.items():
             recorded = (
                 getattr(t, f"image_logprobs_{name}"),
                 getattr(t, f"image_entropies_{name}"),
@@ -49,7 +51,7 @@ def measures(task: Task) -> Iterator[Measure]:
             pairs[f"image entropy, {name}"] = recorded[1], entropy_BT[row, longest:]
         for name, (there, here) in pairs.items():
             gaps.setdefault(name, []).append(np.abs(there - here))
-    shape = f"{count} trajectories, w = {GUIDANCE:g}, T = {TEMPERATURE:g}"
+    shape = f"{count} trajectories, w = {sampling.guidance_scale:g}, T = {TEMPERATURE:g}"
     for name, parts in gaps.items():
         gap = np.concatenate(parts)
         yield Measure(f"{name}: mean difference", float(gap.mean()), "nats", shape)

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from benchmarks.gpu_check.learner_update import learner_task
 from benchmarks.gpu_check.measuring import wall_clock
-from benchmarks.gpu_check.models import engine, janus, requests
+from benchmarks.gpu_check.models import engine, janus, requests, sampling_of
 from benchmarks.gpu_check.task import Measure, Task
-from benchmarks.learner_task import GUIDANCE
 from benchmarks.synthetic import random_batch
 from benchmarks.torch_model import TorchModel
 from learner.update import Updater
@@ -38,7 +37,7 @@ def _rollout(task: Task) -> str:
     """The same requests twice, with equal weights."""
     policy, encoder = janus(task)
     count = task.sized(4, 2)
-    sampler = engine(task, policy, encoder, count)
+    sampler = engine(task, policy, encoder, count, sampling_of(task))
     first, second = (sampler.generate(requests(count))[0].trajectories for _ in range(2))
     tokens = records = 0
     for a, b in zip(first, second, strict=True):
@@ -60,7 +59,7 @@ def _update(task: Task) -> str:
 def _weights_after(task: Task) -> list[Tensor]:
     learner = learner_task(task, "1b", prompts=1)
     policy, special = learner.policy()
-    batch = random_batch(policy, special, learner.shape, GUIDANCE)
+    batch = random_batch(policy, special, learner.shape, learner.sampling)
     settings = learner.settings()
     moved = settings.learner.model_copy(update={"learning_rate": 1e-5})
     settings = replace(settings, learner=moved)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_check.measuring import MIB, seconds_of
-from benchmarks.gpu_check.models import engine, janus, requests
+from benchmarks.gpu_check.models import engine, janus, requests, sampling_of
 from benchmarks.gpu_check.task import Measure, Task
 from policy.runtime import release_cached_memory
 
@@ -16,7 +16,7 @@ from policy.runtime import release_cached_memory
 def measures(task: Task) -> Iterator[Measure]:
     policy, encoder = janus(task)
     count = task.sized(8, 2)
-    sleeper = engine(task, policy, encoder, count)
+    sleeper = engine(task, policy, encoder, count, sampling_of(task))
     (before,) = sleeper.generate(requests(count))
     yield _reserved(task, "reserved awake, after a rollout")
     yield Measure("sleep", seconds_of(sleeper.sleep), "s")

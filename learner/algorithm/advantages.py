@@ -1,4 +1,4 @@
-"""Group-relative advantages (eq. 4). Plain Python and NumPy in float64: they are few."""
+"""Group-relative advantages (eq. 4), in float64 with plain Python and NumPy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from policy.equality import all_equal
 from policy.moments import power_of_two_scale
 
-STD_EPSILON = 1e-4  # of the authors' trainer; keeps nearly equal rewards from exploding
+# The authors' trainer adds it to the standard deviation. Without it, nearly equal rewards would get
+# advantages as large as clearly different ones.
+STD_EPSILON = 1e-4
 
 
 def default_minimum_survivors(group_size: int) -> int:
@@ -25,8 +27,9 @@ def group_advantages(
 
     ``None`` marks a failed trajectory: it takes no part in mean and std and stays ``None``.
     Returns ``None`` when fewer than ``minimum_survivors`` trajectories survive: the group is
-    dropped. Rewards that are equal to float32 rounding (``all_equal``, which ``size`` is for) give
-    exactly 0.0: what is left of them is noise, which Adam amplifies to a full step.
+    dropped. Rewards that differ by no more than float32 rounding (``all_equal``, with its ``size``)
+    give advantages of exactly 0.0. Their difference is noise, which Adam would amplify to a full
+    step.
 
     Raises ValueError when ``minimum_survivors`` is under 2 or a reward is not finite.
     """
@@ -46,9 +49,9 @@ def group_advantages(
 
 
 def has_variance(advantages: Sequence[float | None]) -> bool:
-    """Whether the rewards behind a group's advantages differed; only such groups get a bonus.
+    """Whether the rewards behind a group's advantages differed. Only such groups get a bonus.
 
-    A trajectory of advantage 0 inside a group that has variance (its reward is the mean) is not
-    the same as a group without any: hence per group, not per trajectory.
+    This is asked of the whole group, because one trajectory does not tell: in a group that has
+    variance, a trajectory whose reward is the mean has advantage 0 too.
     """
     return any(advantage is not None and advantage != 0.0 for advantage in advantages)

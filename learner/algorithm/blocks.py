@@ -1,4 +1,7 @@
-"""A head's vocabulary walked in blocks: the logits of a block, their softmax, room to keep them.
+"""What ``learner.algorithm.kernels`` needs to walk a head's vocabulary in blocks of columns.
+
+``Head`` computes the logits of one block, ``RunningSoftmax`` sums over the blocks seen so far, and
+``KeptInGradient`` keeps exponentials from the forward pass for the backward pass.
 
 Shape legend: N = tokens, D = hidden size, V = vocabulary, K = columns of a block.
 """
@@ -12,15 +15,17 @@ from torch import Tensor
 
 from policy.distribution import guide, temper, wide_product
 
-COLUMN_UNIT = 128  # blocks are multiples of this: odd widths cost a quarter of the speed (MKL)
+COLUMN_UNIT = 128  # block widths are multiples of it; with odd widths MKL is a quarter slower
 
 
 @dataclass(frozen=True)
 class Head:
-    """Logits z = (u + w (c - u)) / T of a linear layer over hidden states and their twin's.
+    """Logits z = (u + w (c - u)) / T of a linear layer.
 
-    Each stream has a product of its own, summed in float32: what is rounded to 16 bits is not
-    guided, and two such products are faster than one in float32.
+    c are the logits of the hidden states and u those of their unconditional twin. Each has a matrix
+    product of its own in the inputs' type, summed in float32, and guidance acts on these sums. It
+    so never acts on numbers that were rounded to 16 bits, and two such products are faster than one
+    product in float32.
     """
 
     hidden_ND: Tensor
@@ -32,12 +37,15 @@ class Head:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the logits."""
+        """The type of the logits."""
         return torch.promote_types(self.hidden_ND.dtype, torch.float32)
 
     def blocks(self, scratch_bytes: int) -> list[tuple[int, int]]:
-        """First and last column, exclusive, of each block; those alive at a time fit the scratch
-        if COLUMN_UNIT columns do."""
+        """The columns [start, stop) of each block.
+
+        The blocks that are in memory at a time fit ``scratch_bytes``, unless that is too little for
+        COLUMN_UNIT columns: a block is never narrower.
+        """
         alive = 2 if self.twin_ND is None else 3
         column_bytes = max(self.hidden_ND.shape[0], 1) * self.dtype.itemsize * alive
         width = COLUMN_UNIT * max(scratch_bytes // (COLUMN_UNIT * column_bytes), 1)
@@ -45,7 +53,7 @@ class Head:
         return [(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width)]
 
     def logits(self, start: int, stop: int) -> Tensor:
-        """z of a block."""
+        """z of the columns [start, stop)."""
         logits_NK = self._stream(self.hidden_ND, start, stop)
         if self.twin_ND is not None:
             logits_NK = guide(
@@ -54,7 +62,8 @@ class Head:
         return temper(logits_NK, self.temperature)
 
     def read(self) -> Tensor:
-        """What T z is the plain linear layer's logits of, in the weight's type."""
+        """The hidden states whose plain logits are T z, in the weight's type: the guided mixture of
+        hidden states and twin."""
         if self.twin_ND is None:
             return self.hidden_ND
         guided_ND = guide(
@@ -70,11 +79,12 @@ class Head:
 
 
 class KeptInGradient:
-    """Room for exponentials [N, K] of blocks within the weight's gradient [V, D], not yet written.
+    """Keeps the exponentials [N, K] of blocks in the memory of the weight's later gradient [V, D].
 
-    A block's room begins where its rows of the gradient do, or later if the rooms before it need
-    more than their rows. So if the blocks are taken in order, and each is read before its rows are
-    written, no block's exponentials are overwritten unread.
+    The room of a block begins where its rows of the gradient begin, or later if the rooms before it
+    need more bytes than their rows. The backward pass must take the blocks in order, and read a
+    block before it writes that block's rows. Then no exponentials are overwritten before they are
+    read.
     """
 
     def __init__(self, weight_VD: Tensor, tokens: int, dtype: torch.dtype) -> None:
@@ -86,7 +96,7 @@ class KeptInGradient:
         self._spacing = max(row_bytes, self._column_bytes)  # bytes from one id to the next
 
     def room(self, start: int, stop: int) -> Tensor | None:
-        """[N, stop - start], or None if the gradient ends before it."""
+        """[N, stop - start] to write to or read from; None if the gradient has no room left."""
         first = start * self._spacing
         last = first + (stop - start) * self._column_bytes
         if last > self._bytes.numel():
@@ -95,7 +105,7 @@ class KeptInGradient:
 
 
 class RunningSoftmax:
-    """Sums over the blocks seen so far, relative to the largest logit among them."""
+    """The sums of a softmax over the blocks seen so far, relative to their largest logit."""
 
     def __init__(self, hidden_ND: Tensor, with_entropy: bool) -> None:
         self.dtype = torch.promote_types(hidden_ND.dtype, torch.float32)
@@ -112,10 +122,13 @@ class RunningSoftmax:
     def add(
         self, logits_NK: Tensor, column_N: Tensor, out_NK: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Take in a block, overwriting it; ``column_N`` is the target's place in it, if inside.
+        """Add a block. ``logits_NK`` is overwritten.
 
-        Returns exp(z - max) of the block, in ``out_NK`` if given, and the factor by which older
-        sums shrank.
+        ``column_N`` is each target's column counted from the block's first; a target outside the
+        block has a column outside it.
+
+        Returns exp(z - max) of the block, written to ``out_NK`` if given, and the factor by which
+        the sums of earlier blocks shrank because the maximum grew.
         """
         column_N1, inside_N1 = columns_of_targets(column_N, logits_NK.shape[1])
         target_N1 = logits_NK.gather(1, column_N1)
@@ -127,7 +140,7 @@ class RunningSoftmax:
         below_NK = logits_NK.sub_(maximum_N[:, None])
         exp_NK = torch.exp(below_NK, out=out_NK)
         if self.with_entropy:
-            # The shift of the first block is -inf, with nothing yet to weigh by it.
+            # At the first block the shift is -inf and the sum is 0; their product would be NaN.
             carried_N = torch.where(self.sum_N > 0, self.weighted_N + self.sum_N * shift_N, 0.0)
             self.weighted_N = shrink_N * carried_N + torch.linalg.vecdot(exp_NK, below_NK)
         self.sum_N = shrink_N * self.sum_N + exp_NK.sum(dim=1)
@@ -138,12 +151,15 @@ class RunningSoftmax:
         return self.maximum_N + torch.log(self.sum_N)
 
     def entropy(self) -> Tensor:
-        """log sum exp(z) - sum p z, as two terms neither of which rounding can make negative."""
+        """log sum exp(z) - sum p z in nats.
+
+        Relative to the maximum both terms are 0 or more, also after rounding, and so is their sum.
+        """
         return torch.log(self.sum_N) - self.weighted_N / self.sum_N
 
 
 def columns_of_targets(column_N: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The targets' columns within a block (any valid one when outside) and whether inside."""
+    """Each target's column in a block, and whether it lies inside; any valid column otherwise."""
     inside_N1 = ((column_N >= 0) & (column_N < width))[:, None]
     return column_N[:, None].clamp(0, width - 1), inside_N1
 

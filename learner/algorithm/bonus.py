@@ -1,8 +1,8 @@
 """Entropy bonus: the authors' capped rule and the paper's two batch-calibrated ones.
 
 The calibrated rules need the whole optimizer batch, over all learner ranks, before the first
-backward pass. ``BudgetTerms`` carries what they need of it, as NumPy arrays that travel between
-processes. Shape legend: B = trajectories, T = padded token columns, M = high tokens of the batch.
+backward pass. ``BudgetTerms`` holds what they need of it as NumPy arrays, which the ranks exchange.
+Shape legend: B = trajectories, T = padded token columns, M = high tokens of the batch.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from torch import Tensor
 BonusRule = Literal["capped", "budget", "budget-exact"]
 Aggregation = Literal["token-mean", "sequence-mean", "constant"]
 
-RELATIVE_ROUNDING = 1e-12  # of float64 sums
-CAP_FACTOR = 0.3  # the authors' n_beta, for the entropy and for its cap alike
+RELATIVE_ROUNDING = 1e-12  # float64 sums that differ by less count as equal
+CAP_FACTOR = 0.3  # the authors' n_beta, which multiplies the entropy and its cap
 
 
 def capped_bonus(advantage_B: Tensor, entropy_BT: Tensor, factor: float = CAP_FACTOR) -> Tensor:
-    """b = min(factor |A_i|, factor h): the authors' code. Never larger than factor |A_i|."""
+    """b = min(factor |A_i|, factor h), as in the authors' code."""
     return factor * torch.minimum(advantage_B.abs()[:, None], entropy_BT.detach())
 
 
 def budget_bonus(lambda_b: float, entropy_BT: Tensor, has_variance_B: Tensor) -> Tensor:
     """b = lambda_B h, and 0 for trajectories of a group whose rewards are all equal.
 
-    Without that exception a group at its stationary point would be moved by lambda_B > 0 of the
-    others (a deviation from the paper, which keeps the point only when all groups are at it).
+    The exception is ours (docs/deviations.md, 5). In the paper, a group whose rewards are all equal
+    gets a bonus, and so a gradient, as soon as another group of the batch makes lambda_B positive.
     """
     return torch.where(has_variance_B[:, None], lambda_b * entropy_BT.detach(), 0.0)
 
 
 @dataclass(frozen=True)
 class BudgetTerms:
-    """What the budget of eq. 7 needs of a batch; only trajectories that may get a bonus.
+    """What the budget of eq. 7 needs of the trajectories of a batch.
 
-    Trajectories without variance in their group or without tokens save and spend nothing, and are
-    left out.
+    Trajectories that have no tokens, or whose group has no variance, are left out: they neither
+    save nor spend.
     """
 
     abs_advantage_B: NDArray[np.float64]
@@ -89,18 +89,21 @@ def budget_terms(
 
 
 def sequence_weights(terms: BudgetTerms, aggregation: Aggregation) -> NDArray[np.float64]:
-    """w_i: how much a trajectory's mean over tokens weighs in the loss, so that the budget is the
-    one the loss really spends. 1 under sequence-mean (the paper); T_i where every token weighs
-    the same (token-mean and constant)."""
+    """w_i, the weight that a trajectory's mean over tokens has in the loss.
+
+    It is 1 under sequence-mean (the paper), and T_i under token-mean and constant, where every
+    token has the same weight. With other weights the budget would not be what the loss spends.
+    """
     if aggregation == "sequence-mean":
         return np.ones_like(terms.abs_advantage_B)
     return terms.num_tokens_B.astype(np.float64)
 
 
 def saved_budget(terms: BudgetTerms, kappa: float, aggregation: Aggregation) -> float:
-    """sum_i w_i (kappa - 1 + rho_low,i) |A_i|: what zeroing the low sets leaves to reinvest.
+    """sum_i w_i (kappa - 1 + rho_low,i) |A_i|: what the zeroed low sets save for the bonus.
 
-    A residue of rounding is 0: the exact lambda jumps from 0 to the first kink above it.
+    A sum that differs from 0 by rounding alone is returned as 0. Otherwise ``budget_exact_lambda``
+    would jump from 0 to its first kink.
     """
     rho_low_B = terms.num_low_B / terms.num_tokens_B
     mass_B = sequence_weights(terms, aggregation) * terms.abs_advantage_B
@@ -111,8 +114,8 @@ def saved_budget(terms: BudgetTerms, kappa: float, aggregation: Aggregation) -> 
 def budget_lambda(terms: BudgetTerms, kappa: float, aggregation: Aggregation) -> float:
     """lambda_B in closed form (eq. 8): the saved budget over sum_i w_i rho_high,i hbar_i.
 
-    kappa = 1 is budget neutrality in the upper-bound sense. 0 when nothing is saved or no token
-    is high.
+    With kappa = 1 the bonus spends at most what is saved. Returns 0 when nothing is saved or no
+    token is high.
     """
     saved = saved_budget(terms, kappa, aggregation)
     entropy_mass = float(np.sum(_high_token_weights(terms, aggregation) * terms.high_entropies_M))
@@ -124,9 +127,9 @@ def budget_exact_lambda(terms: BudgetTerms, kappa: float, aggregation: Aggregati
 
     sum_i w_i rho_high,i mean_high((lambda h - |A_i|)_+) = sum_i w_i (kappa - 1 + rho_low,i) |A_i|
 
-    The left side is piecewise linear in lambda with one kink per high token, at |A_i| / h: with the
-    kinks sorted, the segment that holds the root is looked up and solved, with no iteration.
-    0 when nothing is saved or no token is high.
+    The left side is piecewise linear in lambda, with one kink per high token at |A_i| / h. So the
+    kinks are sorted, and the segment that holds the root is solved without iteration. Returns 0
+    when nothing is saved or no token is high.
     """
     saved = saved_budget(terms, kappa, aggregation)
     used_M = terms.high_entropies_M > 0.0
@@ -140,12 +143,12 @@ def budget_exact_lambda(terms: BudgetTerms, kappa: float, aggregation: Aggregati
     kink_M = kink_M[order_M]
     slope_M = np.cumsum((weight_M * entropy_M)[order_M])
     offset_M = np.cumsum((weight_M * abs_advantage_M)[order_M])
-    # Spent at each kink, where tokens up to that one are active; nondecreasing along M.
+    # The left side at each kink, where the tokens up to that one contribute; it never decreases.
     spent_M = kink_M * slope_M - offset_M
     segment = max(int(np.searchsorted(spent_M, saved)) - 1, 0)
     return float((saved + offset_M[segment]) / slope_M[segment])
 
 
 def _high_token_weights(terms: BudgetTerms, aggregation: Aggregation) -> NDArray[np.float64]:
-    """w_i / T_i of the trajectory of each high token: its share of w_i rho_high,i mean_high."""
+    """w_i / T_i for each high token: its weight in w_i rho_high,i mean_high of trajectory i."""
     return np.repeat(sequence_weights(terms, aggregation) / terms.num_tokens_B, terms.num_high_B)

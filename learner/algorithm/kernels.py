@@ -1,13 +1,14 @@
-"""Log-probs and entropies of a linear head without its logits [N, V] in memory.
+"""Log-probs and entropies of a linear head, computed without its logits [N, V] in memory.
 
-The vocabulary is walked in blocks of K columns with a running softmax, so that every block of the
-weight is read once a pass and every row of its gradient written once. The logits are computed once
-as well, and no memory is held for them until the backward pass:
-- head frozen: the forward pass forms the gradient with respect to the hidden states alongside, as
-  the gradient of a log-prob is known but for one factor per token.
-- head trained: the backward pass will need room for the weight's gradient, D numbers per id. That
-  room is taken early and holds the exponentials, N numbers per id, until the gradient replaces
-  them. Those that it cannot hold, when N is larger than D, are computed again.
+The kernel walks the vocabulary in blocks of K columns with a running softmax. Each pass reads every
+block of the weight once, and the backward pass writes every row of its gradient once. The kernel
+keeps no logits between the passes, and in most cases does not compute them twice:
+- If the head is frozen, the forward pass computes the gradient with respect to the hidden states
+  too. All that the gradient of a log-prob lacks then is one factor per token.
+- If the head is trained, the backward pass needs memory for the weight's gradient, D numbers per
+  vocabulary id. The forward pass allocates it and stores the exponentials there, N numbers per id,
+  until the gradient replaces them. If N is larger than D, some exponentials find no room, and the
+  backward pass computes them again.
 
 Shape legend: N = tokens, D = hidden size, V = vocabulary, K = columns of a block.
 """
@@ -29,7 +30,7 @@ from learner.algorithm.blocks import (
 )
 from policy.distribution import temper
 
-# In the cache of a CPU core blocks are fast, a GPU wants them large.
+# Bytes of blocks at work. On a CPU they should fit the cache of a core; a GPU needs larger ones.
 SCRATCH_BYTES = {"cpu": 5 * 2**20, "cuda": 64 * 2**20}
 
 
@@ -39,25 +40,25 @@ def linear_logprob_entropy(
     target_N: Tensor,
     bias_V: Tensor | None = None,
     *,
-    temperature: float = 1.0,
+    temperature: float,
+    guidance_scale: float,
     twin_ND: Tensor | None = None,
-    guidance_scale: float = 1.0,
     with_entropy: bool = True,
     scratch_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """log softmax(z)[target] and the entropy (nats) of softmax(z), z = (u + w (c - u)) / T.
 
-    c = hidden W^T + b and u = twin W^T + b; without a twin z = c / T. Gradients reach hidden
-    states, twin, weight and bias through the log-prob, and are exact; the entropy carries none, and
-    is None unless asked for. Logits, softmax and sums are in float32 (float64 for float64 inputs)
-    whatever the inputs' type. Logits must be finite.
+    c = hidden W^T + b and u = twin W^T + b; without a twin z = c / T. The log-prob has exact
+    gradients with respect to hidden states, twin, weight and bias. The entropy has no gradient.
+    Logits, softmax and sums are in float32, or float64 for float64 inputs. Logits must be finite.
 
     Args:
         hidden_ND, weight_VD, bias_V, twin_ND: of one float type.
         target_N: int64 token ids in [0, V).
         temperature, guidance_scale: T and w.
-        scratch_bytes: memory of the blocks at work, beyond inputs, outputs and gradients; at least
-            COLUMN_UNIT columns are taken at a time. Without it what suits the device.
+        with_entropy: whether to compute the entropy.
+        scratch_bytes: memory for the blocks at work, besides inputs, outputs and gradients; a block
+            has COLUMN_UNIT columns even if they need more. None takes SCRATCH_BYTES of the device.
 
     Returns:
         (logprob_N, entropy_N or None), float32.
@@ -83,7 +84,7 @@ def linear_logprob_entropy(
         guidance_scale,
         with_entropy,
         SCRATCH_BYTES[hidden_ND.device.type] if scratch_bytes is None else scratch_bytes,
-        torch.is_grad_enabled(),  # inside forward() it is always off
+        torch.is_grad_enabled(),  # asked here, because inside forward() it is always False
     )
     return logprob_N, entropy_N if with_entropy else None
 
@@ -113,7 +114,7 @@ class _LinearLogprobEntropy(torch.autograd.Function):
         kept = None
         if grad_enabled and weight_grad:
             kept = KeptInGradient(weight_VD, hidden_ND.shape[0], softmax.dtype)
-        maxima: list[Tensor] = []  # of each block, what its exponentials are relative to
+        maxima: list[Tensor] = []  # the maximum that each block's exponentials are relative to
         # sum_v exp(z_v - max) W_v, which becomes the gradient
         slope_ND = softmax.zeros(hidden_ND.shape if only_hidden else (0,))
         for start, stop in blocks:
@@ -154,7 +155,8 @@ class _LinearLogprobEntropy(torch.autograd.Function):
         summed_ND = None
         if hidden_needed or twin_needed:
             summed_ND = torch.zeros_like(hidden_ND, dtype=normaliser_N.dtype)
-        # What is kept serves once: a second pass through a retained graph computes all again.
+        # The kept exponentials serve one backward pass, which overwrites them. A second one through
+        # a retained graph computes all of them again.
         kept, ctx.kept = ctx.kept, None
         weight_grad_VD = kept.gradient_VD if kept else None
         if weight_needed and weight_grad_VD is None:
@@ -180,7 +182,7 @@ class _LinearLogprobEntropy(torch.autograd.Function):
 
 
 def _shares(ctx: Any, gradient_ND: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of hidden states and twin, of that of w hidden + (1 - w) twin."""
+    """The gradients of hidden states and twin, given that of w hidden + (1 - w) twin."""
     hidden_needed, twin_needed = ctx.needs_input_grad[:2]
     hidden_grad_ND = twin_grad_ND = None
     if gradient_ND is not None and twin_needed:

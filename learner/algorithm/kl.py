@@ -1,10 +1,9 @@
-"""Per-token estimators of the divergence from the frozen reference, by name.
+"""Per-token estimators of the KL divergence from the frozen reference, by name.
 
-With d = reference log-prob - policy log-prob of the sampled token. What matters for training is the
-gradient of each as a loss term, for tokens drawn from the policy:
-k1: zero in expectation (it penalises nothing; a metric only). k2: that of KL(policy || reference).
-k3: that of KL(reference || policy); the paper's term. For other tokens (guided or stale samples)
-none of the three averages to a divergence.
+d = reference log-prob - policy log-prob of the sampled token. Training uses the gradient of an
+estimator as a loss term. For tokens drawn from the policy, the expected gradient of k2 is that of
+KL(policy || reference), and that of k3 is that of KL(reference || policy); k3 is the paper's term.
+For tokens drawn otherwise (guided or stale samples) neither averages to a divergence.
 """
 
 from __future__ import annotations
@@ -16,16 +15,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-KlEstimator = Literal["k1", "k2", "k3"]
+KlEstimator = Literal["k2", "k3"]
 
-# Nats. In float32 exp overflows at 89, and already from 44 on the square in a gradient norm does.
-# A policy that gives a token e-40 of the reference's probability is far beyond any ordinary one.
+# Nats. In float32 exp(d) overflows at d = 89, and its square in a gradient norm from d = 44 on.
+# Training does not get there: at 40 the policy gives a token e^-40 of the reference's probability.
 MAX_LOG_RATIO = 40.0
-
-
-def k1(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
-    """-d: unbiased for KL(policy || reference), of either sign."""
-    return logprob - reference_logprob
 
 
 def k2(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
@@ -36,20 +30,21 @@ def k2(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
 def k3(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
     """exp(d) - d - 1: never negative and unbiased for KL(policy || reference); eq. 10's KL.
 
-    Through expm1, since exp(d) - 1 loses every digit of the small d of early training. Above
-    ``MAX_LOG_RATIO`` the exponential goes on as its tangent: value and gradient stay finite, and
-    the gradient still pulls the token up, as hard as at the bound.
+    It is computed by expm1, because exp(d) - 1 has no correct digit for the small d of early
+    training. Above ``MAX_LOG_RATIO`` the exponential is replaced by its tangent there. Value and
+    gradient stay finite, and the gradient raises the token's probability as strongly as at the
+    bound.
     """
     log_ratio = reference_logprob - logprob
     beyond = log_ratio > MAX_LOG_RATIO
-    # Chosen before the exponential: the gradient of what is not selected would be 0 * inf.
+    # The log-ratio is replaced before the exponential. Otherwise the branch that is not selected
+    # would have the gradient 0 * inf, which is NaN.
     within = torch.where(beyond, 0.0, log_ratio)
     tangent = math.exp(MAX_LOG_RATIO) * (1.0 + log_ratio - MAX_LOG_RATIO) - 1.0
     return torch.where(beyond, tangent, torch.expm1(within)) - log_ratio
 
 
 KL_ESTIMATORS: Mapping[KlEstimator, Callable[[Tensor, Tensor], Tensor]] = {
-    "k1": k1,
     "k2": k2,
     "k3": k3,
 }

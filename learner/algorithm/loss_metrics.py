@@ -1,7 +1,8 @@
 """Metrics of the loss, as sums that add over micro-batches and ranks.
 
-Every metric is a float64 tensor [sum, count]: add them, reduce them over ranks, and divide once at
-the end (``finish_metrics``). Shape legend: B = trajectories, T = padded token columns.
+Every metric is a float64 tensor [sum, count]. The tensors are added over micro-batches and ranks,
+and divided once at the end (``finish_metrics``).
+Shape legend: B = trajectories, T = padded token columns.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ def token_metrics(
     clip_high: float,
     dual_clip: float | None = None,
 ) -> Metrics:
-    """Means over valid tokens, but for those that say otherwise.
+    """ratio/clipped and the fractions are means over valid tokens.
 
-    bonus/flip_share is the part of the high tokens of negative trajectories whose
-    advantage the bonus turned positive. bonus/mean is over high tokens, advantage/abs_mean over
-    trajectories that have tokens.
+    bonus/mean is over high tokens, advantage/abs_mean over trajectories that have tokens.
+    bonus/flip_share is a share of the high tokens of trajectories with a negative advantage: those
+    whose token advantage the bonus made positive.
     """
     over_BT = (ratio_BT > 1.0 + clip_high) & (token_advantage_BT > 0.0)
     under_BT = (ratio_BT < 1.0 - clip_low) & (token_advantage_BT < 0.0)
@@ -44,7 +45,6 @@ def token_metrics(
         over_BT |= (ratio_BT > dual_clip) & (token_advantage_BT < 0.0)
     negative_high_BT = high_BT & (advantage_B < 0.0)[:, None]
     return {
-        "ratio/mean": _mean(ratio_BT, mask_BT),
         "ratio/clipped": _mean(over_BT | under_BT, mask_BT),
         "tokens/low_fraction": _mean(low_BT, mask_BT),
         "tokens/high_fraction": _mean(high_BT, mask_BT),
@@ -55,13 +55,13 @@ def token_metrics(
 
 
 def kl_metrics(logprob_BT: Tensor, reference_logprob_BT: Tensor, mask_BT: Tensor) -> Metrics:
-    """kl/mean is the mean of k3 over valid tokens, which is no divergence under guided or stale
-    samples (see ``learner.algorithm.kl``)."""
+    """kl/mean is the mean of k3 over valid tokens. For guided or stale samples it is no divergence
+    (see ``learner.algorithm.kl``)."""
     return {"kl/mean": _mean(k3(logprob_BT, reference_logprob_BT), mask_BT)}
 
 
 def exact_ratio(logprob_BT: Tensor, behaviour_logprob_BT: Tensor) -> Tensor:
-    """exp(lp - behaviour lp) as a metric: in float64, which holds it up to 709 nats."""
+    """exp(lp - behaviour lp), for metrics. It is in float64, which holds it up to 709 nats."""
     return torch.exp(logprob_BT.double() - behaviour_logprob_BT.double())
 
 
@@ -75,7 +75,7 @@ def entropy_metrics(entropy_BT: Tensor, cot_mask_BT: Tensor, image_mask_BT: Tens
 
 
 def add_metrics(parts: Iterable[Metrics]) -> Metrics:
-    """Sum over micro-batches that all have the same names."""
+    """Sum each metric over the parts that have it."""
     total: Metrics = {}
     for part in parts:
         for name, value in part.items():
@@ -84,7 +84,8 @@ def add_metrics(parts: Iterable[Metrics]) -> Metrics:
 
 
 def finish_metrics(total: Metrics) -> dict[str, float]:
-    """Means of the whole batch; NaN where nothing was counted. Squares become deviations."""
+    """Means of the whole batch, NaN where nothing was counted. A mean of squares becomes a standard
+    deviation."""
     means = {name: _ratio(*value.tolist()) for name, value in total.items()}
     for name in [name for name in means if name.endswith(SQUARE_SUFFIX)]:
         stem = name.removesuffix(SQUARE_SUFFIX)

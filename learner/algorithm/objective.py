@@ -1,8 +1,8 @@
 """The EG-GRPO objective: from the log-probs of one micro-batch to a loss (eq. 9 and 10).
 
-``eg_grpo_loss`` is the algorithm on one page; every step is a pure function. A batch may be cut
-into micro-batches and ranks in any way: each call returns its share of a sum over the whole
-batch, so that the shares' gradients add up to the gradient of the batch.
+``eg_grpo_loss`` is the algorithm on one page, and every step is a pure function. Each call returns
+its micro-batch's share of a sum over the whole batch. The gradients of the shares therefore add up
+to the gradient of the batch, whichever way it is cut into micro-batches and ranks.
 
 Shape legend: B = trajectories, T = padded token columns (CoT first, then image).
 """
@@ -33,7 +33,7 @@ from learner.algorithm.partition import (
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """What the loss depends on beside the batch; the defaults are the authors' code."""
+    """The settings that the loss depends on. The defaults are those of the authors' code."""
 
     modalities: Modalities = "both"
     low_quantile: float = LOW_QUANTILE
@@ -41,12 +41,12 @@ class ObjectiveSettings:
     bonus: BonusRule = "capped"
     cap_factor: float = CAP_FACTOR
     aggregation: Aggregation = "token-mean"
-    aggregation_constant: float = 1.0  # Dr. GRPO's divisor, used by "constant" alone
+    aggregation_constant: float = 1.0  # Dr. GRPO's divisor; only "constant" reads it
     kl_beta: float = 0.01
     kl_estimator: KlEstimator = "k3"
     clip_low: float = 0.2
-    clip_high: float = 0.2  # larger than clip_low: clip-higher
-    dual_clip: float | None = None  # bound of the ratio where A~ < 0
+    clip_high: float = 0.2  # a value above clip_low is known as clip-higher
+    dual_clip: float | None = None  # upper bound of the ratio where A~ < 0
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,24 @@ class BatchCounts:
     """Size of the whole optimizer batch over all micro-batches and ranks, padding excluded."""
 
     tokens: int  # valid ones, CoT and image together
-    sequences: int  # trajectories; rows added only to fill a micro-batch are none
+    sequences: int  # trajectories; rows that only pad a micro-batch do not count
 
 
 @dataclass(frozen=True)
 class LossBatch:
-    """One micro-batch. What masked positions hold, NaN included, never matters."""
+    """One micro-batch. The values at masked positions, even NaN, have no effect."""
 
     logprob_BT: Tensor  # policy, with gradient; any float type
-    # Of the frozen reference, same tokens, same distribution; None without a KL term (beta 0).
+    # Log-probs of the same tokens under the frozen reference; None without a KL term (beta 0).
     reference_logprob_BT: Tensor | None
     cot_mask_BT: Tensor  # bool, valid CoT tokens, the first EOS included
-    image_mask_BT: Tensor  # bool, disjoint from the former
+    image_mask_BT: Tensor  # bool, valid image tokens
     advantage_B: Tensor  # A_i (eq. 4)
     has_variance_B: Tensor  # bool, whether rewards differ in the trajectory's group
-    entropy_BT: Tensor | None  # h = H / log V, float32; None only without modalities (GRPO)
-    behaviour_logprob_BT: Tensor | None = None  # when sampled; None: by the very weights trained
-    importance_weight_BT: Tensor | None = None  # truncated_importance_weight, else 1
+    entropy_BT: Tensor | None  # h = H / log V, float32; may be None with modalities none (GRPO)
+    # Log-probs under the weights that sampled the tokens; None if these are the weights trained.
+    behaviour_logprob_BT: Tensor | None = None
+    importance_weight_BT: Tensor | None = None  # truncated_importance_weight; None stands for 1
 
 
 def eg_grpo_loss(
@@ -82,11 +83,13 @@ def eg_grpo_loss(
     """This micro-batch's share of the EG-GRPO loss (eq. 10), and its metrics.
 
     loss = sum over tokens of weight * -(surrogate(A~) - beta * KL), where the weights of the whole
-    batch (``aggregation_weights``) sum to 1 under both means. Add shares over micro-batches and
-    ranks; where a framework averages them instead, multiply by the number averaged over.
+    batch (``aggregation_weights``) sum to 1 under token-mean and sequence-mean. The shares are to
+    be added over micro-batches and ranks; if a framework averages them over ranks, multiply them by
+    the number of ranks.
 
-    Under the budget rules ``lambda_b`` is the batch's lambda_B and ``batch.entropy_BT`` what it
-    was computed from. Raises ValueError when what the settings need is absent.
+    The budget rules need ``lambda_b``, the batch's lambda_B, and in ``batch.entropy_BT`` the
+    entropies that it was computed from. Raises ValueError when an input that the settings need is
+    None.
     """
     mask_BT = batch.cot_mask_BT | batch.image_mask_BT
     logprob_BT = _masked(batch.logprob_BT, mask_BT)
@@ -113,7 +116,7 @@ def eg_grpo_loss(
 
     reference_logprob_BT = None
     token_loss_BT = -surrogate_BT
-    if settings.kl_beta > 0.0:  # times 0 the term could still be NaN
+    if settings.kl_beta > 0.0:  # a term of inf or NaN times 0 would still be NaN
         if batch.reference_logprob_BT is None:
             raise ValueError(f"kl_beta {settings.kl_beta} needs the reference's log-probs")
         reference_logprob_BT = _masked(batch.reference_logprob_BT, mask_BT)
@@ -149,7 +152,7 @@ def _entropy_guidance(
     advantage_B: Tensor,
     lambda_b: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(low_BT, high_BT, bonus_BT) of the batch's entropies; all empty and 0 for plain GRPO."""
+    """(low_BT, high_BT, bonus_BT). For plain GRPO both sets are empty and the bonus is 0."""
     if settings.modalities == "none":
         none_BT = torch.zeros_like(batch.cot_mask_BT)
         return none_BT, none_BT, none_BT.float()
@@ -173,13 +176,13 @@ def _entropy_guidance(
 def token_advantages(
     advantage_B: Tensor, low_BT: Tensor, high_BT: Tensor, bonus_BT: Tensor
 ) -> Tensor:
-    """A~ = (1 - low) (A_i + high b) (eq. 9): low tokens are left to the KL term alone."""
+    """A~ = (1 - low) (A_i + high b) (eq. 9). Only the KL term acts on low tokens."""
     raised_BT = advantage_B[:, None] + torch.where(high_BT, bonus_BT, 0.0)
     return torch.where(low_BT, 0.0, raised_BT)
 
 
 def policy_surrogate_on_policy(logprob_BT: Tensor, token_advantage_BT: Tensor) -> Tensor:
-    """exp(lp - sg(lp)) A~: value A~, gradient A~ grad lp."""
+    """exp(lp - sg(lp)) A~, where sg stops the gradient: value A~, gradient A~ grad lp."""
     return torch.exp(logprob_BT - logprob_BT.detach()) * token_advantage_BT
 
 
@@ -193,11 +196,11 @@ def policy_surrogate_clipped(
 ) -> Tensor:
     """min(ratio A~, clip(ratio, 1 - clip_low, 1 + clip_high) A~), ratio = exp(lp - behaviour lp).
 
-    ``behaviour_logprob_BT`` belongs to the trained distribution at the weight version that
-    generated the token. In other words the ratio is bounded from above where A~ > 0 and from below
-    where A~ < 0; there ``dual_clip`` bounds it from above too (arXiv 1912.09729, eq. 5), without
-    which one token can outweigh the batch. Where A~ = 0 the surrogate is 0. A ratio that is
-    infinite matters only where nothing bounds it.
+    ``behaviour_logprob_BT`` is the token's log-prob under the trained distribution at the weight
+    version that sampled it. Where A~ > 0 the ratio is bounded from above, where A~ < 0 from below.
+    ``dual_clip`` bounds it from above where A~ < 0 as well (arXiv 1912.09729, eq. 5); without that
+    bound one token can outweigh the batch. Where A~ = 0 the surrogate is 0. An infinite ratio has
+    an effect only where it has no upper bound.
     """
     positive_BT, negative_BT = token_advantage_BT > 0.0, token_advantage_BT < 0.0
     highest_BT = torch.where(
@@ -205,8 +208,9 @@ def policy_surrogate_clipped(
     )
     lowest_BT = torch.where(negative_BT, 1.0 - clip_low, 0.0)
     log_ratio_BT = logprob_BT - behaviour_logprob_BT
-    # Ratios that will be cut off or multiplied by 0 are not formed: infinity would pass the
-    # clipping, but its gradient is 0 * inf. One nat beyond the bound none of the others is near.
+    # Large ratios that the clamp would cut off, or A~ multiply by 0, are not computed: clamping an
+    # infinite one gives the right value, but 0 * inf as its gradient. The log-ratio stops one nat
+    # above the bound instead, so that no ratio within the bound is changed.
     log_ratio_BT = torch.where(positive_BT | negative_BT, log_ratio_BT, 0.0)
     log_ratio_BT = torch.minimum(log_ratio_BT, highest_BT.log() + 1.0)
     return torch.clamp(torch.exp(log_ratio_BT), lowest_BT, highest_BT) * token_advantage_BT
@@ -215,9 +219,10 @@ def policy_surrogate_clipped(
 def truncated_importance_weight(
     learner_logprob_BT: Tensor, engine_logprob_BT: Tensor, cap: float
 ) -> Tensor:
-    """min(exp(learner lp - engine lp), cap), detached: corrects for the two programs' arithmetic.
+    """min(exp(learner lp - engine lp), cap), without gradient.
 
-    Both log-probs are of the same weight version; not to be confused with the off-policy ratio.
+    Learner and rollout engine compute slightly different log-probs from the same weights, and this
+    weight corrects for it. The off-policy ratio is another thing: it compares two weight versions.
     """
     log_weight_BT = (learner_logprob_BT - engine_logprob_BT).detach().float()
     return torch.exp(log_weight_BT).clamp(max=cap)
@@ -241,5 +246,6 @@ def aggregation_weights(
 
 
 def _masked(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """float32, with 0 and no gradient at masked positions (0 * NaN would still be NaN)."""
+    """The value in float32, with 0 and no gradient at masked positions. Multiplying by the mask
+    would leave NaN there."""
     return torch.where(mask_BT, value_BT.float(), 0.0)

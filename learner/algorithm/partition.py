@@ -1,4 +1,4 @@
-"""Entropy partition (section 5.3): which tokens are confident (low) and which uncertain (high).
+"""Entropy partition (section 5.3): which tokens have low entropy and which have high entropy.
 
 Shape legend: B = trajectories, T = padded token columns (CoT first, then image).
 """
@@ -24,10 +24,11 @@ def entropy_partition(
 ) -> tuple[Tensor, Tensor]:
     """Split every row's valid tokens by that row's own entropy percentiles (section 5.3).
 
-    low: h < q_low; high: h > q_high; both strict, so that equal entropies give two empty sets.
-    Percentiles interpolate linearly over valid tokens only; what the entropy holds elsewhere never
-    matters. They are formed in float64, because in float32 the percentile of two neighbouring
-    numbers rounds onto one of them. A row without valid tokens has two empty sets.
+    The low set has h < q_low, the high set h > q_high. If all entropies of a row are equal, both
+    sets are empty. Percentiles interpolate linearly between valid tokens; the entropies of other
+    positions have no effect. Percentiles are in float64, because in float32 the percentile between
+    two neighbouring numbers would be rounded to one of them. A row without valid tokens has two
+    empty sets.
 
     Args:
         entropy_BT: normalised entropies, float32 or wider. No gradient flows through them.
@@ -36,8 +37,8 @@ def entropy_partition(
     Returns:
         (low_BT, high_BT), disjoint bool subsets of ``mask_BT``.
 
-    Raises TypeError for 16-bit entropies, in which many tie (13 distinct values were counted over
-    576 image tokens), and ValueError for quantiles out of order.
+    Raises TypeError for 16-bit entropies, because many of them are equal (576 image tokens had 13
+    distinct values), and ValueError for quantiles out of order.
     """
     if entropy_BT.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"entropies must be float32 or float64, not {entropy_BT.dtype}")
@@ -52,7 +53,7 @@ def entropy_partition(
 
 
 def _percentile(sorted_BT: Tensor, count_B: Tensor, quantile: float) -> Tensor:
-    """Percentile of the first ``count_B`` entries of each ascending row, as a column [B, 1]."""
+    """The percentile of the first ``count_B`` entries of each ascending row, of shape [B, 1]."""
     position_B = quantile * (count_B - 1).clamp(min=0).double()
     below_B = position_B.floor().long()
     above_B = position_B.ceil().long()
@@ -69,10 +70,10 @@ def partition_by_modality(
     low_quantile: float = LOW_QUANTILE,
     high_quantile: float = HIGH_QUANTILE,
 ) -> tuple[Tensor, Tensor]:
-    """``entropy_partition`` of CoT and image tokens separately, joined.
+    """The union of the ``entropy_partition`` of CoT tokens and that of image tokens.
 
-    A modality that is off contributes no token to either set and so keeps the plain advantage:
-    "cot" and "image" are the paper's one-modality ablations, "none" is GRPO.
+    Tokens of a modality that is off are in neither set, and keep the plain advantage. "cot" and
+    "image" are the paper's ablations with one modality, "none" is GRPO.
     """
     low_BT = torch.zeros_like(cot_mask_BT)
     high_BT = torch.zeros_like(cot_mask_BT)

@@ -18,8 +18,11 @@ _SEEN_PROMPTS = 64
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """The one action there is."""
-    fetch(parsed.output)
+    """Fetch, which is the only action."""
+    try:
+        fetch(parsed.output)
+    except NotWritten as error:
+        raise UserError(str(error)) from None
 
 
 def fetch(output: Path) -> None:
@@ -53,8 +56,5 @@ def _write_seen(file: Path, training_file: Path) -> int:
     """Every how many rows one was taken. Later runs trust the file: it is never there in part."""
     rows = read_text(training_file).removesuffix("\n").split("\n")
     step = len(rows) // _SEEN_PROMPTS
-    try:
-        write_whole(file, "".join(f"{row}\n" for row in rows[::step][:_SEEN_PROMPTS]))
-    except NotWritten as error:
-        raise UserError(str(error)) from None
+    write_whole(file, "".join(f"{row}\n" for row in rows[::step][:_SEEN_PROMPTS]))
     return step

@@ -104,17 +104,11 @@ def _deepspeed() -> str:
 
 
 def _configuration(path: Path, overrides: list[str]) -> str:
+    from orchestrator.settings.plan import batch_text
     from orchestrator.settings.run_config import load_config
 
     config = load_config(path, overrides)
     inputs = check_inputs(config)
     check_machine(config, inputs.model_path)
-    rollout, learner = config.rollout, config.learner
-    accumulation = config.trajectories_per_step // (learner.ranks * learner.micro_batch_size)
     leaks = f" ({len(inputs.leaks)} of validation: {config.data.leaks})" if inputs.leaks else ""
-    return (
-        f"{len(inputs.prompts)} prompts{leaks};"
-        f" {config.prompts_per_step} prompts x {rollout.group_size}"
-        f" = {config.trajectories_per_step} trajectories a step = {learner.ranks} ranks x"
-        f" {learner.micro_batch_size} per micro-batch x {accumulation} micro-batches"
-    )
+    return f"{len(inputs.prompts)} prompts{leaks}; {batch_text(config)}"

@@ -1,109 +1,64 @@
-"""Downloads that arrive whole and as they should be, or not at all.
+"""Downloads a public file whole and as published, or not at all.
 
-Failure policy: a broken connection, a silent server and the statuses 408, 429 and 5xx are tried
-again, with what has arrived kept in ``<file>.part``, until the deadline. Any other status, size or
-digest is an error at once. A file appears under its name only when all its bytes are proved.
+Failure policy: a download has three tries. A connection that breaks, a server that says nothing,
+an HTTP error and a wrong SHA-256 each end a try. The last try's problem is the error.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import http.client
-import random
 import time
 import urllib.error
 import urllib.request
-from io import FileIO
 from pathlib import Path
 
 from evaluation.public_files import PublicFile
 from policy.digest import sha256
+from policy.disk import write_whole, writing
 from policy.errors import UserError
 
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
-_CHUNK = 64 * 1024
-_LONGEST_PAUSE_S = 30.0
+_TRIES = 3
+_PAUSE_S = 1.0
 
 
-def download(
-    file: PublicFile, folder: Path, deadline_s: float = 300.0, silence_s: float = 30.0
-) -> bool:
-    """Have ``file`` below ``folder``; returns whether anything had to be downloaded.
+def download(file: PublicFile, folder: Path, silence_s: float = 30.0) -> bool:
+    """Download ``file`` into ``folder`` unless it is there; returns whether it was downloaded.
 
-    ``deadline_s`` bounds the whole download with its retries, ``silence_s`` how long the server
-    may say nothing. Raises ``UserError`` that names the file and what was wrong.
+    A try ends when the server says nothing for ``silence_s`` seconds. Raises ``UserError`` that
+    names the URL when no try succeeded, or the file when it is there with other content. Raises
+    ``NotWritten`` when the file cannot be written.
     """
     target = folder / file.path
-    part = target.with_name(target.name + ".part")
-    try:
+    with writing(target):
         if target.exists():
             if sha256(target) != file.sha256:
                 raise UserError(f"{target} is there but is not the published file; move it away")
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab", buffering=0) as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{part} is being written by another process") from None
-            _fill(file, stream, time.monotonic() + deadline_s, silence_s)
-            if (found := sha256(part)) != file.sha256:
-                part.unlink()
-                raise UserError(
-                    f"{file.url}: SHA-256 is {found}, not {file.sha256}; nothing was kept"
-                )
-            part.replace(target)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror or error}") from None
+        write_whole(target, _content(file, silence_s))
     return True
 
 
-def _fill(file: PublicFile, stream: FileIO, deadline: float, silence_s: float) -> None:
-    """Append what is missing until the size is right."""
-    pause = 0.5
-    while True:
+def _content(file: PublicFile, silence_s: float) -> bytes:
+    """The published bytes, from the first try that gets them."""
+    request = urllib.request.Request(file.url, headers={"User-Agent": "eg-grpo"})
+    problem = ""
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE_S)
         try:
-            _attempt(file, stream, deadline, silence_s)
-            return
+            with urllib.request.urlopen(request, timeout=silence_s) as reply:
+                content: bytes = reply.read(file.size + 1)  # a longer file need not come whole
         except urllib.error.HTTPError as error:
-            reason = f"HTTP status {error.code}"
-            if error.code not in _TRANSIENT:
-                raise UserError(f"{file.url}: {reason}") from None
+            problem = f"HTTP status {error.code}"
         except (OSError, http.client.HTTPException) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
-        wait = pause * random.uniform(0.5, 1.0)  # so that many users do not come back together
-        if time.monotonic() + wait > deadline:
-            raise UserError(
-                f"{file.url}: not complete before the deadline: {reason};"
-                f" {stream.seek(0, 2)} of {file.size} bytes are kept for the next run"
+            problem = str(getattr(error, "reason", error)) or type(error).__name__
+        else:
+            if (found := hashlib.sha256(content).hexdigest()) == file.sha256:
+                return content
+            problem = (
+                f"SHA-256 is {found} after {len(content)} bytes,"
+                f" not {file.sha256} after {file.size}"
             )
-        time.sleep(wait)
-
-
-def _attempt(file: PublicFile, stream: FileIO, deadline: float, silence_s: float) -> None:
-    """One request for the bytes that are missing; raises ``OSError`` when it breaks off."""
-    have = stream.seek(0, 2)
-    if have == file.size:
-        return
-    # Compressed bytes could not be resumed by their position.
-    headers = {"User-Agent": "eg-grpo", "Accept-Encoding": "identity"}
-    if 0 < have < file.size:
-        headers["Range"] = f"bytes={have}-"
-    request = urllib.request.Request(file.url, headers=headers)
-    timeout = max(0.1, min(silence_s, deadline - time.monotonic()))
-    with urllib.request.urlopen(request, timeout=timeout) as reply:
-        goes_on = reply.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if not (reply.status == 206 and goes_on):
-            have = stream.seek(stream.truncate(0))  # the server sends the whole file
-        while chunk := reply.read1(_CHUNK):
-            have += stream.write(chunk)
-            if have > file.size:
-                break
-            if time.monotonic() > deadline:
-                raise TimeoutError("the server is too slow")
-    if have > file.size:
-        stream.truncate(0)
-        raise UserError(f"{file.url}: more than the {file.size} bytes it should have")
-    if have < file.size:
-        raise ConnectionError(f"the connection ended after {have} of {file.size} bytes")
+    raise UserError(f"{file.url}: {problem} (tried {_TRIES} times)")

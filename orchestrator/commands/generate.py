@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -52,9 +53,7 @@ def generate(parsed: argparse.Namespace) -> Path:
     defaults = _with_flags(load_defaults(folder), parsed)
     prompt = Prompt(id="generate", text=parsed.prompt, task_type="none")
     config = RolloutConfig(
-        guidance_scale=defaults.guidance_scale,
-        temperature=defaults.temperature,
-        max_cot_tokens=defaults.max_cot_tokens,
+        **asdict(defaults.sampling),
         batch_size=parsed.batch_size,
         device=parsed.device,
         gpus_per_worker=1 if parsed.device == "cuda" else 0,

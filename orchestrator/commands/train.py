@@ -33,7 +33,7 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     if cluster_address(config.cluster.address) is None:
         private_environment()
     # These import Ray, which reads that environment once and for all.
-    from orchestrator.pipeline.run import open_run
+    from orchestrator.pipeline.opening import open_run
     from orchestrator.pipeline.training import train
     from orchestrator.report.page import headlines, write_report
 
@@ -48,8 +48,8 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
         raise Stopped(f"stopped at once ({_way_on(config.folder)})") from None
     for line in headlines(config.folder):
         print(line)
-    print(f"checkpoint: {opened.last_saved}\nreport: {report}")
-    if interrupt.requested and not opened.finished:
+    print(f"checkpoint: {opened.end.last_saved}\nreport: {report}")
+    if interrupt.requested and not opened.end.finished:
         raise Stopped(f"stopped ({_way_on(config.folder)})")
 
 

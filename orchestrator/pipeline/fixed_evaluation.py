@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from evaluation.summary import summarize
 from orchestrator.pipeline.order import derived_seed
+from orchestrator.pipeline.roles import Rewards, Rollout
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.sheets import Tile, contact_sheet, save_png
 from orchestrator.settings.run_config import RunConfig
-from orchestrator.workers.reward_pools import RewardPools
-from orchestrator.workers.rollout_pool import GroupRef, RolloutPool
-from orchestrator.workers.waiting import wait_all
-from policy.types import Group, JsonDict, Prompt, Score, Trajectory
+from policy.sampling import Sampling
+from policy.types import JsonDict, Prompt, Score, Trajectory
 from rewards.scored_group import ScoredGroup
-from rollout.engine import GenerationRequest, Sampling
+from rollout.engine import GenerationRequest
+
+if TYPE_CHECKING:
+    from orchestrator.workers.rollout_pool import GroupRef
 
 SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2  # of each set, kept as pictures
 
@@ -27,8 +29,8 @@ class FixedEvaluation:
         self,
         config: RunConfig,
         sets: dict[str, list[Prompt]],
-        rollout: RolloutPool,
-        rewards: RewardPools,
+        rollout: Rollout,
+        rewards: Rewards,
         folder: RunFolder,
     ) -> None:
         self.config = config
@@ -36,10 +38,7 @@ class FixedEvaluation:
         self.rollout = rollout
         self.rewards = rewards
         self.folder = folder
-        scales = config.evaluation.guidance_scales or (config.rollout.guidance_scale,)
-        self.samplings = [
-            replace(config.rollout.sampling, guidance_scale=scale) for scale in scales
-        ]
+        self.samplings = config.evaluation_samplings
 
     def run(self, step: int, names: Sequence[str] | None = None) -> dict[str, float]:
         """Evaluate the named sets (default: all); append their rows and keep the pictures.
@@ -58,7 +57,7 @@ class FixedEvaluation:
     def _evaluate(self, step: int, name: str, sampling: Sampling) -> float | None:
         """One set at one guidance scale. Its groups leave the object store with the return."""
         groups = self.rollout.generate(self._requests(name), sampling)
-        scored = self.rewards.score(groups)
+        scored = self.rewards.score(groups, remember=True)
         row: JsonDict = {
             "step": step,
             "set": name,
@@ -87,13 +86,10 @@ class FixedEvaluation:
         self, step: int, name: str, groups: Sequence[GroupRef], scored: Sequence[ScoredGroup]
     ) -> None:
         shown = groups[:SHOWN_PROMPTS]
-        images: list[Group] = wait_all(
-            [group.ref for group in shown],
-            [f"the group of prompt {group.prompt.id}" for group in shown],
-            self.config.rollout.timeout_s,
-        )
         tiles = []
-        for place, (group, scores) in enumerate(zip(images, scored, strict=False)):
+        for place, (group, scores) in enumerate(
+            zip(self.rollout.fetch(shown), scored, strict=False)
+        ):
             for trajectory in group.trajectories[:SHOWN_SAMPLES]:
                 image = f"step-{step:06d}/{name}-{place}-{trajectory.index_in_group}.png"
                 tile = _tile(trajectory, scores)

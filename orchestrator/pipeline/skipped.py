@@ -1,7 +1,7 @@
 """Updates whose loss or gradient was not finite: their batches, and when to stop.
 
-The learner has left the weights as they were, and the run goes on with the next batch. What made
-the number is found by sampling the batch again, which its step and prompts determine.
+The learner leaves the weights as they were, and the run goes on with the next batch. A batch is
+found again by its step and prompts, which determine every sample of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from itertools import takewhile
 
-from orchestrator.pipeline.run import Run
+from orchestrator.record.run_folder import RunFolder
 from policy.errors import RunFailed
 from policy.types import JsonDict
 from rewards.scored_group import ScoredGroup
@@ -19,15 +19,15 @@ SKIPPED = "skipped.jsonl"
 
 
 class UpdatesSkipped(RunFailed):
-    """So many updates in a row were skipped that there is nothing to wait for."""
+    """So many updates in a row were skipped that the run does not learn any more."""
 
 
-def record_skipped(run: Run, row: JsonDict, groups: Sequence[ScoredGroup]) -> None:
+def record_skipped(folder: RunFolder, row: JsonDict, groups: Sequence[ScoredGroup]) -> None:
     """Write down the batch of an update if the learner skipped it; ``row`` is its metrics row."""
     if not row["updates/skipped"]:
         return
     by_loss = not math.isfinite(row["loss"])
-    run.folder.append(
+    folder.append(
         SKIPPED,
         {
             "step": row["step"],
@@ -40,21 +40,16 @@ def record_skipped(run: Run, row: JsonDict, groups: Sequence[ScoredGroup]) -> No
     )
 
 
-def stop_if_stuck(run: Run, row: JsonDict) -> None:
-    """Raise ``UpdatesSkipped`` when too many updates in a row, up to that of ``row``, were skipped.
+def skipped_in_a_row(folder: RunFolder) -> int:
+    """How many of the last updates were skipped, up to the one whose row was written last."""
+    rows = reversed(folder.rows("metrics.jsonl"))
+    return sum(1 for _ in takewhile(lambda row: row.get("updates/skipped"), rows))
 
-    Its step is in a checkpoint then: whoever resumes goes on with the next batch.
-    """
-    if not row["updates/skipped"]:
-        return
-    step = row["step"]
-    rows = reversed(run.folder.rows("metrics.jsonl"))
-    count = sum(1 for _ in takewhile(lambda row: row.get("updates/skipped"), rows))
-    if count < run.config.learner.max_skipped_updates:
-        return
-    run.save(step)
-    reason = run.folder.rows(SKIPPED)[-1]["reason"]
-    raise UpdatesSkipped(
-        f"the last {count} updates were skipped, that of step {step} for {reason};"
-        f" {run.folder.path / SKIPPED} names their groups"
+
+def updates_skipped(folder: RunFolder) -> UpdatesSkipped:
+    """The error that ends such a run; it names the last step, its reason and the file of groups."""
+    last = folder.rows(SKIPPED)[-1]
+    return UpdatesSkipped(
+        f"the last {skipped_in_a_row(folder)} updates were skipped, that of step {last['step']}"
+        f" for {last['reason']}; {folder.path / SKIPPED} names their groups"
     )

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from learner.algorithm.advantages import has_variance
-from orchestrator.workers.reward_pool import Usage
+from orchestrator.pipeline.batch import StepBatch
 from policy.moments import deviation, mean
 from policy.types import JsonDict, RewardFailure
 from rewards.scored_group import ScoredGroup, failure_reasons, values_by_detail, values_by_reward
 
+if TYPE_CHECKING:
+    from orchestrator.workers.reward_pool import Usage
 
-class Clock:
-    """Seconds spent in each stage of a step, as ``seconds/<stage>``."""
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.seconds: dict[str, float] = defaultdict(float)
+def step_row(step: int, batch: StepBatch, learned: JsonDict, gap: float) -> JsonDict:
+    """The row of one step, but for its alarms, evaluation and seconds.
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[f"seconds/{name}"] += time.perf_counter() - start
-
-    def row(self) -> dict[str, float]:
-        total = time.perf_counter() - self.started
-        return {name: round(value, 4) for name, value in self.seconds.items()} | {
-            "seconds/step": round(total, 4)
-        }
+    ``step`` is the number of steps that are done now, ``learned`` what the learner reports, and
+    ``gap`` the largest difference of a probe after the push, in nats.
+    """
+    row: JsonDict = {"step": step, "time": time.time(), "weight_version": step}
+    row |= reward_metrics(batch.scored, batch.advantages, batch.dropped) | learned
+    return row | scoring_metrics(batch.usage) | {"probe/gap": gap}
 
 
 def reward_metrics(

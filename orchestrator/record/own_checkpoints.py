@@ -20,7 +20,7 @@ from policy.types import JsonDict
 
 _STEP = re.compile(r"step-[0-9]+")
 WRITTEN, _BEST = "written.json", "best.json"
-# What the learner writes, the manifest last.
+# What the learner writes, the manifest last; ``rng`` was written by earlier versions.
 _PARTS, _MANIFEST = ("model", "adapter", "state", "rng"), "manifest.json"
 
 

@@ -1,4 +1,4 @@
-"""Configuration files: YAML, and what a file takes over from the one it names as its ``base``."""
+"""Configuration files in YAML, and the files that they name as their ``base``."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ BASE = "base"
 
 
 def read_layers(path: Path) -> list[dict[str, Any]]:
-    """The settings in ``path`` as the last, before them those of its ``base``, if it names one.
+    """The settings in ``path``, and before them the layers of each file that its ``base`` names.
 
-    ``base`` is relative to the file that names it. Raises ``UserError`` that names the file at
-    fault, and the line where it can.
+    ``base`` is one file or a list of files, relative to the file that names them; a later one lies
+    over an earlier one. Raises ``UserError`` that names the file at fault, and the line where it
+    can.
     """
     return _read(path, ())
 
 
 def merged(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Each laid over those before it.
+    """One tree, in which each layer is laid over those before it.
 
     Mappings are merged key by key; a list or a value replaces what stood there.
     """
     tree: dict[str, Any] = {}
     for layer in layers:
-        if "preset" in (layer.get("algorithm") or ()):
-            forget_preset(tree)
         tree = _merged(tree, layer)
     return tree
 
 
-def forget_preset(tree: dict[str, Any]) -> None:
-    """Drop what an older algorithm.preset stood for: a resolved file spells it out."""
-    if isinstance(algorithm := tree.get("algorithm"), dict):
-        for key in ("bonus", "aggregation"):
-            algorithm.pop(key, None)
+def named_files(value: Any, where: str) -> list[Path]:
+    """The files that a value of ``base`` names. Raises ``UserError`` that begins with ``where``."""
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where} must name a file or a list of files")
+    return [Path(name) for name in names]
 
 
 def _read(path: Path, derived: tuple[Path, ...]) -> list[dict[str, Any]]:
@@ -47,12 +47,10 @@ def _read(path: Path, derived: tuple[Path, ...]) -> list[dict[str, Any]]:
         raise UserError(f"{path}: {BASE} leads back to the file it started from")
     named = f"{path}, the {BASE} of {derived[-1]}," if derived else str(path)
     tree = _mapping(path, named)
-    base = tree.pop(BASE, None)
-    if base is None:
-        return [tree]
-    if not isinstance(base, str):
-        raise UserError(f"{path}: {BASE} must name a file")
-    return [*_read(path.parent / base, (*derived, path.resolve())), tree]
+    layers = []
+    for base in named_files(tree.pop(BASE, []), f"{path}: {BASE}"):
+        layers += _read(path.parent / base, (*derived, path.resolve()))
+    return [*layers, tree]
 
 
 def _mapping(path: Path, named: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from evaluation.leaks import Leak, find_leaks, load_validation
 from learner.step_checkpoint import verified_manifest
 from orchestrator.settings.layers import flat
 from orchestrator.settings.run_config import RunConfig
-from policy.checkpoint.generation_defaults import GenerationDefaults
 from policy.checkpoint.hub import checkpoint_folder
 from policy.checkpoint.loading import check_checkpoint, load_encoder, read_config
 from policy.encoding import PromptEncoder
@@ -37,7 +36,6 @@ class Inputs:
     instruction: str | None
     prompts: list[Prompt]
     evaluation_sets: dict[str, list[Prompt]]
-    generation_defaults: GenerationDefaults
     leaks: list[Leak]  # validation prompts among the prompts of the training file
 
 
@@ -80,13 +78,6 @@ def check_inputs(config: RunConfig) -> Inputs:
         instruction=instruction,
         prompts=prompts,
         evaluation_sets=evaluation_sets,
-        generation_defaults=GenerationDefaults(
-            template=config.model.template,
-            instruction=instruction,
-            guidance_scale=config.rollout.guidance_scale,
-            temperature=config.rollout.temperature,
-            max_cot_tokens=config.rollout.max_cot_tokens,
-        ),
         leaks=leaks,
     )
 

@@ -144,7 +144,12 @@ def saved_activations(size: ModelSize, lengths: Lengths, rows: int, b: int, guid
 
 
 def learner_memory(
-    size: ModelSize, config: LearnerConfig, lengths: Lengths, guided: bool, compares: bool = True
+    size: ModelSize,
+    config: LearnerConfig,
+    lengths: Lengths,
+    dtype: str,
+    guided: bool,
+    compares: bool = True,
 ) -> Memory:
     """One learner rank; ``compares`` with a reference, as it does but for kl_beta 0.
 
@@ -155,7 +160,7 @@ def learner_memory(
     - AdamW's averages: 8 P, from ZeRO-1 on 8 P / R
     - gradients, summed in float32: 4 P at ZeRO-0, 4 P + 4 P / R at ZeRO-1, 4 P / R from ZeRO-2 on
     """
-    b, ranks, stage = _BYTES[config.dtype], config.ranks, config.zero_stage
+    b, ranks, stage = _BYTES[dtype], config.ranks, config.zero_stage
     base = size.trained + size.frozen
     adapter = config.lora and size.lora(config.lora.rank, config.lora.target_modules)
     optimised = adapter or size.trained
@@ -297,7 +302,7 @@ def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
     if config.data.evaluation:
         evaluation = config.evaluation
         samples = max(samples, evaluation.prompts * evaluation.samples_per_prompt)
-    versions = WEIGHT_VERSIONS * size.trained * _BYTES[config.learner.dtype]
+    versions = WEIGHT_VERSIONS * size.trained * _BYTES[config.model.dtype]
     return versions + samples * (3 * size.image_size**2 + OBJECT_BYTES)
 
 

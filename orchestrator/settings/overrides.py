@@ -1,11 +1,35 @@
-"""``key.sub=value`` on the command line: one setting of a tree of plain data."""
+"""Overrides on the command line.
+
+``key.sub=value`` sets one setting of a tree of plain data. ``base=file`` lays a configuration file
+over the one that the command names.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from orchestrator.settings.config_files import BASE, named_files
 from policy.errors import UserError
 from policy.yaml_text import parse
+
+
+def split_bases(overrides: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files that ``base=`` overrides name, relative to the working folder; the other overrides.
+
+    The value is one file or a YAML list of files. Raises ``UserError`` for another one.
+    """
+    files: list[Path] = []
+    others: list[str] = []
+    for override in overrides:
+        key, _, text = override.partition("=")
+        if key == BASE:
+            where = f"override {BASE}"
+            files += named_files(parse(text, where), where)
+        else:
+            others.append(override)
+    return files, others
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

@@ -133,13 +133,9 @@ def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Mac
 
 def table(plan: Plan, machine: Machine) -> str:
     """The plan as text: the batch, each kind of process by part, each GPU, the host."""
-    config, lengths = plan.config, plan.lengths
-    learner, rollout = config.learner, config.rollout
-    accumulation = config.trajectories_per_step // (learner.ranks * learner.micro_batch_size)
+    lengths = plan.lengths
     lines = [
-        f"batch        {config.prompts_per_step} prompts x {rollout.group_size} ="
-        f" {config.trajectories_per_step} trajectories a step = {learner.ranks} ranks x"
-        f" {learner.micro_batch_size} per micro-batch x {accumulation} accumulated",
+        f"batch        {batch_text(plan.config)}",
         f"tokens       CoT prompt up to {lengths.cot_prompt}, CoT {lengths.cot}, image prompt with"
         f" CoT {lengths.image_prompt}",
     ]
@@ -159,7 +155,7 @@ def table(plan: Plan, machine: Machine) -> str:
     if plan.gpus:
         lines += ["", f"GPUs of {_gib(machine.gpu_bytes)}"]
     for index, gpu in enumerate(plan.gpus):
-        needed = gpu.needed(rollout.sleep_while_learning)
+        needed = gpu.needed(plan.config.rollout.sleep_while_learning)
         names = ", ".join(process.name for process in gpu.processes)
         lines.append(_row(f"GPU {index}", needed) + f"  {names or 'nobody'}")
     there = "" if machine.host_bytes is None else f" of {_gib(machine.host_bytes)}"
@@ -167,6 +163,16 @@ def table(plan: Plan, machine: Machine) -> str:
     lines += [_row(name, amount) for name, amount in plan.host.items()]
     lines.append(_row("together", sum(plan.host.values())))
     return "\n".join(lines)
+
+
+def batch_text(config: RunConfig) -> str:
+    """The batch of a step, and how many passes a learner rank makes over its share."""
+    micro_batches = math.ceil(config.trajectories_per_rank / config.learner.micro_batch_size)
+    return (
+        f"{config.prompts_per_step} prompts x {config.rollout.group_size} ="
+        f" {config.trajectories_per_step} trajectories a step, over {config.learner.ranks} ranks in"
+        f" up to {micro_batches} micro-batches of {config.largest_micro_batch}"
+    )
 
 
 def this_machine(gpus: int | None, gpu_gib: float | None, host_gib: float | None) -> Machine:
@@ -217,22 +223,22 @@ def _memory_by_kind(
     config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine
 ) -> dict[str, Memory]:
     rollout, learner = config.rollout, config.learner
-    scales = (rollout.guidance_scale, *(config.evaluation.guidance_scales or ()))
     trains_guided = config.algorithm.trained_distribution == "guided"
     needs = {
         "rollout worker": memory.rollout_memory(
             size,
             rollout,
             lengths,
-            learner.dtype,
-            guided=any(scale != 1 for scale in scales),
+            config.model.dtype,
+            guided=any(s.guided for s in (rollout.sampling, *config.evaluation_samplings)),
             gpu_bytes=machine.gpu_bytes,
         ),
         "learner rank": memory.learner_memory(
             size,
-            learner,
+            learner.model_copy(update={"micro_batch_size": config.largest_micro_batch}),
             lengths,
-            guided=trains_guided and rollout.guidance_scale != 1,
+            config.model.dtype,
+            guided=trains_guided and rollout.sampling.guided,
             compares=config.algorithm.kl_beta > 0,
         ),
     }

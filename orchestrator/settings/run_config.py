@@ -5,7 +5,9 @@ Every mistake is one line that names the key, before any actor starts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,12 +17,14 @@ from pydantic_core import ErrorDetails
 from learner.config import AlgorithmConfig, LearnerConfig
 from orchestrator.settings.cluster_address import in_submitted_job
 from orchestrator.settings.config_errors import first_problem
-from orchestrator.settings.config_files import forget_preset, merged, read_layers
+from orchestrator.settings.config_files import merged, read_layers
 from orchestrator.settings.layers import forget, inherited_from
-from orchestrator.settings.overrides import apply_override
+from orchestrator.settings.overrides import apply_override, split_bases
+from orchestrator.settings.renamed import check_renamed
 from policy import secrets
 from policy.errors import UserError
-from policy.settings import IGNORED, Deadline, Ignored, Name, Settings, refuse
+from policy.sampling import Sampling
+from policy.settings import IGNORED, Deadline, Dtype, Ignored, Name, Settings, refuse
 from policy.text_files import is_writable, unwritable
 from policy.yaml_text import dump
 from rewards.config import CacheConfig, RewardConfig
@@ -39,6 +43,11 @@ class ModelConfig(Settings):
     template: str = Field(description="prompt template by name (policy/templates.py)")
     instruction: Path | None = Field(
         default=None, description="file with the CoT instruction; {} stands for the prompt"
+    )
+    dtype: Dtype = Field(
+        default="float32",
+        description="of the policy's weights in rollout and learner; with bfloat16 the learner"
+        " keeps float32 master weights",
     )
 
 
@@ -149,13 +158,9 @@ class RunConfig(Settings):
         if minimum is not None and minimum > group_size:
             text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
             raise refuse(type(self), "algorithm.minimum_survivors", text)
-        batch, share = self.trajectories_per_step, self.learner.ranks
-        if batch % (share * self.learner.micro_batch_size):
-            raise ValueError(
-                f"prompts_per_step x rollout.group_size = {batch} trajectories cannot be divided"
-                f" by learner.ranks x learner.micro_batch_size = {share} x"
-                f" {self.learner.micro_batch_size}"
-            )
+        if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
+            # DeepSpeed would add up the gradients of micro-batches in bfloat16 there.
+            raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")
         if self.data.evaluation and self.evaluation.during not in self.data.evaluation:
             raise ValueError(
                 f"evaluation.during is {self.evaluation.during!r}, but data.evaluation holds only"
@@ -177,29 +182,45 @@ class RunConfig(Settings):
         return self.prompts_per_step * self.rollout.group_size
 
     @property
+    def evaluation_samplings(self) -> tuple[Sampling, ...]:
+        """What fixed evaluation samples from: the rollouts' sampling at each of its scales."""
+        scales = self.evaluation.guidance_scales or (self.rollout.guidance_scale,)
+        return tuple(replace(self.rollout.sampling, guidance_scale=scale) for scale in scales)
+
+    @property
+    def trajectories_per_rank(self) -> int:
+        """The largest share of a step that a learner rank trains on."""
+        return math.ceil(self.trajectories_per_step / self.learner.ranks)
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Trajectories of a learner rank's longest pass; its last one may have fewer."""
+        return min(self.learner.micro_batch_size, self.trajectories_per_rank)
+
+    @property
     def folder(self) -> Path:
         """The run folder."""
         return self.root / self.name
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:
-    """Read a YAML file and its ``base``, apply ``key.sub=value`` overrides (YAML too), validate.
+    """Read a YAML file and its ``base``, apply overrides, validate.
 
-    A setting that another one makes useless is refused, unless it stands in a lower layer (a base
-    under a file, files under overrides) than what makes it so: then it is dropped. Relative paths
-    are taken from the working folder; ``root`` must be absolute in a job that was submitted to Ray.
-    Raises ``UserError`` with one line that names the key at fault, and for an unknown key the
-    nearest one.
+    From the lowest layer to the highest: what the file names as its ``base``, the file, the files
+    of ``base=`` overrides, all ``key.sub=value`` overrides (YAML too) together. A setting that
+    another one makes useless is refused, unless it stands in a lower layer than what makes it so:
+    then it is dropped. Relative paths are taken from the working folder; ``root`` must be absolute
+    in a job that was submitted to Ray. Raises ``UserError`` with one line that names the key at
+    fault, and for an unknown key the nearest one.
     """
-    layers = read_layers(path)
+    files, settings = split_bases(overrides)
+    layers = [layer for file in (path, *files) for layer in read_layers(file)]
     tree = merged(layers)
-    if any(override.startswith("algorithm.preset=") for override in overrides):
-        forget_preset(tree)  # before any of them: an override stands, whatever their order
-    for override in overrides:
+    for override in settings:
         apply_override(tree, override)
     if place := unwritable(tree):
         raise UserError(f"{path}: {place} holds half a surrogate pair")
-    config = _validated(tree, path, inherited_from(layers, overrides))
+    config = _validated(tree, path, inherited_from(layers, settings))
     if in_submitted_job() and not config.root.is_absolute():
         raise UserError(
             f"root: {config.root} would lie in the job's own copy of the working folder, which Ray"
@@ -230,6 +251,7 @@ def _validated(
 ) -> RunConfig:
     """``inherited``: whether a setting that others make useless, by its key and theirs, is one
     that whoever set those was given, and need not know of."""
+    check_renamed(tree, path)
     while True:
         try:
             return RunConfig.model_validate(tree)

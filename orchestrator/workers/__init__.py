@@ -1,1 +1,1 @@
-"""Everything that runs in other processes: the only room that imports Ray."""
+"""Starts other processes and waits for them: the only room of orchestrator/ that imports Ray."""

@@ -1,8 +1,9 @@
-"""Whether someone who was given new weights computes with them: probes compared push by push.
+"""Checks that a worker which was given new weights computes with them, by comparing probes.
 
-How far the two rules reach was measured, see docs/arrival.md: float32 probes of two engines change
-alike to 1 %; in bfloat16 rounding falls anew after every update and hides how much a small one
-moved the probe, but not that it moved.
+A probe is the log-prob of every token of a fixed sequence under the weights that a process serves.
+docs/arrival.md measures how much the checks find. In float32 the probes of two engines change by
+the same amounts to 1 %. In bfloat16 every update rounds differently: the probe then shows that a
+small update arrived, but not how large it was.
 """
 
 from __future__ import annotations
@@ -13,28 +14,29 @@ from orchestrator.workers.waiting import WorkerFailed
 from policy.probe import WeightReceipt
 from policy.types import FloatArray
 
-# A probe has moved when this share of its tokens did. One of fewer, of an update that moved hardly
-# any 16-bit weight, may be none in another engine.
+# The learner's probe has moved when this share of its tokens changed. An update that moves hardly
+# any 16-bit weight changes fewer tokens, and perhaps none in another engine.
 _MOVED_SHARE = 0.5
-# Two changes differ by the rounding of four probes; the gap of an earlier push is that of two.
+# Comparing two changes involves the rounding of four probes. The gap that an earlier push showed
+# involves the rounding of two.
 _ROUNDING_FACTOR = 4.0
 _CHANGE_SHARE = 0.02  # rounding grows with the weights: 1 % at a learning rate of 1e-6 in float32
 
 
 class Arrival:
-    """One rollout worker's, or learner rank's, probe beside that of learner rank 0."""
+    """Compares the probe of one rollout worker or learner rank with that of learner rank 0."""
 
     def __init__(self, name: str, tolerance: float) -> None:
         self._name, self._tolerance = name, tolerance
-        self._rounding = 0.0  # nats between the two probes, the most so far: it grows with logits
+        self._rounding = 0.0  # largest gap of two probes so far, nats: it grows with the logits
         self._before: tuple[WeightReceipt, WeightReceipt] | None = None
 
     def check(self, receipt: WeightReceipt, expected: WeightReceipt) -> float:
-        """The gap between the means of the two probes, in nats.
+        """Compare a receipt with the learner's; the gap between the probes' means, in nats.
 
-        Raises ``WorkerFailed`` when version, bytes or mean are not the learner's; when the
-        learner's probe moved since the last check, the weights too, and the own one not by a bit;
-        or when it moved otherwise than the learner's by more than rounding explains.
+        Raises ``WorkerFailed`` in three cases: version, checksum or mean are not the learner's;
+        the learner's weights and probe have moved and the worker's probe has not changed by a bit;
+        the worker's probe has changed by other amounts than rounding explains.
         """
         gap = check_receipt(self._name, receipt, expected, self._tolerance)
         if self._before is None:
@@ -54,7 +56,7 @@ class Arrival:
     ) -> None:
         own = receipt.probe_logprobs - earlier.probe_logprobs
         learners = expected.probe_logprobs - expected_earlier.probe_logprobs
-        # Until it has moved, changes since an older push are looked at, and add up.
+        # Until the learner's probe has moved, the older push stays: small changes add up.
         if np.mean(learners != 0) >= _MOVED_SHARE:
             self._before = receipt, expected
             if expected.checksum != expected_earlier.checksum and not own.any():
@@ -76,8 +78,11 @@ class Arrival:
 def check_receipt(
     name: str, receipt: WeightReceipt, expected: WeightReceipt, tolerance: float
 ) -> float:
-    """The gap between the means of the probes, in nats; raises ``WorkerFailed`` unless version
-    and bytes are the learner's and the gap is within the tolerance."""
+    """The gap between the means of the two probes, in nats.
+
+    Raises ``WorkerFailed`` unless version and checksum are the learner's and the gap is within the
+    tolerance.
+    """
     if receipt.weight_version != expected.weight_version:
         raise WorkerFailed(
             f"{name} serves weight version {receipt.weight_version}, not {expected.weight_version}"

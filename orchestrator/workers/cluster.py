@@ -1,7 +1,7 @@
-"""The Ray cluster a run lives on: a private one on loopback unless an address is given.
+"""The Ray cluster of a run. Without an address it is a private one that listens on loopback only.
 
-Failure policy: a cluster that cannot be reached or started is a ``UserError`` before any actor
-exists; a private cluster ends with the process that started it.
+Failure policy: a cluster that cannot be reached or started raises ``UserError`` before any actor
+exists. A private cluster ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from orchestrator.settings.cluster_address import cluster_address, in_submitted_
 from policy.errors import UserError
 
 _CONNECT_TIMEOUT_S = 60.0
-# Ray waits for a cluster that is gone for many minutes, and nothing interrupts it but a signal that
-# ends the process.
+# Ray waits many minutes for a cluster that is gone, and only a signal that ends the process
+# interrupts it. So a process of its own tries to connect first.
 _CONNECT = """
 import signal, sys
 import ray
@@ -39,9 +39,9 @@ def ray_cluster(
 ) -> Iterator[None]:
     """Connect to the ``cluster_address``, or start a private cluster that listens on loopback only.
 
-    ``num_cpus`` is bookkeeping: in the synchronous schedule roles take turns, so the sum of what
-    the actors ask for may exceed the cores there are. SIGTERM does not reach the processes of a
-    private cluster, and is handled by this one as before.
+    ``num_cpus`` is bookkeeping. In the synchronous schedule the roles take turns, so the actors may
+    ask for more CPUs together than there are cores. SIGTERM does not reach the processes of a
+    private cluster. This process handles SIGTERM as it did before.
     """
     address = cluster_address(configured)
     if address is None:
@@ -64,7 +64,7 @@ def ray_cluster(
                     logging_level=logging.WARNING,
                     _node_ip_address="127.0.0.1",
                 )
-    except SystemExit:  # what Ray does at SIGTERM, by a handler that it installs first of all
+    except SystemExit:  # from the SIGTERM handler that Ray installs before anything else
         raise KeyboardInterrupt from None
     except Exception as error:  # Ray raises a bare Exception when a node is slow to start
         raise _unreachable(configured, address, " ".join(str(error).split())) from error
@@ -77,7 +77,7 @@ def ray_cluster(
 
 
 def _check_reachable(configured: str | None, address: str, start_timeout_s: float) -> None:
-    """Raise ``UserError`` unless a process that may be killed can connect to the cluster."""
+    """Raise ``UserError`` unless another process, which can be killed, connects to the cluster."""
     limit_s = min(_CONNECT_TIMEOUT_S, start_timeout_s)
     try:
         done = subprocess.run(
@@ -85,7 +85,7 @@ def _check_reachable(configured: str | None, address: str, start_timeout_s: floa
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=limit_s + start_timeout_s,  # its import of Ray is not the cluster's fault
+            timeout=limit_s + start_timeout_s,  # the import of Ray takes time too
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -108,12 +108,13 @@ def _unreachable(configured: str | None, address: str | None, reason: str) -> Us
 
 @contextmanager
 def _children_without_sigterm() -> Iterator[None]:
-    """Have processes that are started here, and theirs, never receive SIGTERM.
+    """Keep SIGTERM from the processes that are started here, and from their children.
 
-    Slurm sends it to every process of a step: the workers would be gone before the step is
-    finished and saved. A signal mask is inherited; one that this thread does not take goes to
-    another one of the process, and there has to be one. Ray itself keeps SIGINT from them, and
-    ends by SIGKILL, after a second, what does not heed SIGTERM.
+    Slurm sends SIGTERM to every process of a job. Without this the workers would be gone before
+    the training step is finished and saved. Children inherit the signal mask of this thread. This
+    process still has to receive SIGTERM, so another thread takes it meanwhile. Ray itself keeps
+    SIGINT from its processes. When it shuts down, it kills those that ignore SIGTERM after a
+    second.
     """
     done = threading.Event()
     listener = threading.Thread(target=done.wait, name="takes SIGTERM", daemon=True)
@@ -127,13 +128,13 @@ def _children_without_sigterm() -> Iterator[None]:
 
 
 def private_environment() -> None:
-    """Loopback sockets only, and a token that other users of this machine do not know.
+    """Have Ray use loopback sockets only, and a token that other users of this machine do not know.
 
-    Ray reads these variables when it is first imported: call this before. The token lives in the
-    environment of this process and its children; Ray would otherwise write one to the home
-    folder, where a later cluster would find it and refuse its clients.
+    Ray reads these variables when it is first imported, so this must be called before. The token
+    lives in the environment of this process and its children. Ray would otherwise write a token to
+    the home folder. A later cluster would find it there and refuse its clients.
 
-    Raises ``RuntimeError`` when Ray was imported without them.
+    Raises ``RuntimeError`` when Ray was imported before the variables were set.
     """
     if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         raise RuntimeError("private_environment() must be called before ray is imported")

@@ -1,185 +1,104 @@
-"""The learner as the orchestrator sees it: some ranks that act as one.
+"""The pool of learner ranks, as the pipeline sees it: ranks that act as one learner.
 
-Failure policy: every wait has a deadline. A silent rank raises ``LearnerTimeout``, a dead one
-``LearnerRankDied``, a failing or lost one ``LearnerFailed``; each names the rank. After any of them
-the group is beyond use: ``close``, build another and ``load`` the latest checkpoint. Bad input
-(``UserError``) leaves it usable. Answers are taken as they come: the first failure is heard first.
+Failure policy: a rank that dies, raises or is late stops the run with its name (``WorkerFailed``).
+After that the group is beyond use, because the other ranks wait for the lost one in a collective.
+The run goes on from its last checkpoint with ``--resume``. Bad input (``UserError``) leaves the
+group usable.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from learner.batch import TrainingGroup, split_over_ranks
-from learner.rank_settings import LearnerSettings, Place
-from learner.worker import LearnerWorker
-from policy.errors import RunFailed, UserError
+from learner.rank_settings import LearnerSettings
+from learner.worker import start_learner_worker
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.run_config import RunConfig
+from orchestrator.workers.waiting import wait_all
+from orchestrator.workers.worker_pool import Resources, WorkerPool
 from policy.probe import WeightReceipt
-
-log = logging.getLogger("eg_grpo")
-
-LOOPBACK = "127.0.0.1"
-_PEER_GRACE_S = 10.0  # a dead rank is reported a little after its peers' collectives fail
-
-
-class LearnerFailed(RunFailed):
-    """A rank raised, or Ray lost it or its answer; the message names rank and reason."""
-
-
-class LearnerRankDied(LearnerFailed):
-    """A rank's process is gone."""
-
-
-class LearnerTimeout(LearnerFailed):
-    """Ranks did not answer within the deadline."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One weight version. The caller owns ``buckets``: they outlive the learner."""
+    """One weight version. The caller owns ``buckets``, which outlive the learner."""
 
     receipt: WeightReceipt  # what every rollout worker must answer
     buckets: ray.ObjectRef  # of WeightBuckets
-    other_ranks: tuple[WeightReceipt, ...]  # of ranks 1, 2, ...: the same probe, no checksum
+    other_ranks: tuple[WeightReceipt, ...]  # of ranks 1, 2, ...: without checksum
 
 
-class LearnerGroup:
-    """``settings.learner.ranks`` learner ranks as Ray actors."""
+class LearnerGroup(WorkerPool):
+    """``learner.ranks`` learner ranks that train one policy together."""
 
-    def __init__(self, settings: LearnerSettings) -> None:
-        self._settings = settings
-        self._config = settings.learner
-        self._workers: list[Any] = []
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        self.config = config.learner
         self.weight_version = 0
-
-    def start(self) -> None:
-        """Start the ranks and let them load and meet; returns when all are ready."""
-        config = self._config
-        options = dict(
-            num_cpus=config.cpus_per_rank,
-            num_gpus=config.gpus_per_rank,
-            runtime_env={"env_vars": self._environment()},
+        settings = LearnerSettings(
+            learner=config.learner,
+            algorithm=config.algorithm,
+            checkpoint=inputs.model_path,
+            dtype=config.model.dtype,
+            template=config.model.template,
+            instruction=inputs.instruction,
+            sampling=config.rollout.sampling,
+            total_steps=config.steps,
+            seed=config.seed,
+            deterministic=config.deterministic,
         )
-        remote_class: Any = ray.remote(LearnerWorker)
-        self._workers = [
-            remote_class.options(**options).remote(self._settings) for _ in range(config.ranks)
-        ]
-        limit_s = config.start_timeout_s
-        deadline = time.monotonic() + limit_s
-        hosts = self._wait([worker.address.remote() for worker in self._workers], limit_s, deadline)
-        one_machine = len(set(hosts)) == 1
-        host = LOOPBACK if one_machine else hosts[0]
-        port = (
-            config.rendezvous_port
-            or (self._wait([self._workers[0].free_port.remote(host)], limit_s, deadline)[0])
-        )
-        self._wait(
-            [
-                worker.join.remote(Place(rank, config.ranks, host, port, one_machine))
-                for rank, worker in enumerate(self._workers)
-            ],
-            limit_s,
-            deadline,
+        super().__init__(
+            [f"learner rank {rank}" for rank in range(self.config.ranks)],
+            partial(start_learner_worker, settings),
+            _join,
+            Resources(self.config.cpus_per_rank, self.config.gpus_per_rank),
+            self.config.start_timeout_s,
         )
 
     def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
-        """One optimizer step on the surviving trajectories; a metrics row.
+        """Make one optimizer step on the surviving trajectories; returns a metrics row.
 
-        Raises ValueError when no trajectory survived.
+        Raises ``ValueError`` when no trajectory survived.
         """
         if not any(a is not None for group in batch for a in group.advantages):
             raise ValueError("the batch holds no trajectory to train on")
-        shares = split_over_ranks(batch, len(self._workers))
-        rows = self._call(
+        shares = split_over_ranks(batch, len(self.workers))
+        rows = self._wait(
             [
-                worker.update.remote(share, self._config.timeout_s)
-                for worker, share in zip(self._workers, shares, strict=True)
+                worker.update.remote(share, self.config.timeout_s)
+                for worker, share in zip(self.workers, shares, strict=True)
             ]
         )
         self.weight_version += 1
         return rows[0]
 
     def publish(self) -> PublishedWeights:
-        """The trained part as it stands. The weights themselves never pass through the caller."""
-        refs = [worker.publish.remote() for worker in self._workers]
-        receipts = self._call([receipt for receipt, _ in refs])
+        """Put the trained weights into the object store. They never pass through the caller."""
+        refs = [worker.publish.remote() for worker in self.workers]
+        receipts = self._wait([receipt for receipt, _ in refs])
         return PublishedWeights(receipts[0], refs[0][1], tuple(receipts[1:]))
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint; whole only when this returns."""
-        self._call([worker.save.remote(folder.absolute()) for worker in self._workers])
+        """Write a checkpoint. It is complete only when this returns."""
+        self._wait([worker.save.remote(folder.absolute()) for worker in self.workers])
 
     def load(self, folder: Path) -> None:
         """Resume from a checkpoint; raises ``UserError`` when it is damaged or does not fit."""
-        versions = self._call([worker.load.remote(folder.absolute()) for worker in self._workers])
+        versions = self._wait([worker.load.remote(folder.absolute()) for worker in self.workers])
         self.weight_version = versions[0]
 
-    def close(self) -> None:
-        """End the ranks' processes; published weights stay. Again, it does nothing."""
-        for worker in self._workers:
-            ray.kill(worker)
-        self._workers = []
-
-    def _call(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
-        if not self._workers:
-            raise RuntimeError("the learner group was not started")
-        limit_s = self._config.timeout_s
-        return self._wait(refs, limit_s, time.monotonic() + limit_s)
-
-    def _wait(self, refs: Sequence[ray.ObjectRef], limit_s: float, deadline: float) -> list[Any]:
-        """Results in order of rank; ``refs[i]`` is a call to rank i. ``limit_s`` is what a late
-        rank was given until ``deadline``."""
-        results: dict[int, Any] = {}
-        pending = {ref: rank for rank, ref in enumerate(refs)}
-        failure: LearnerFailed | None = None
-        while pending:
-            left = max(0.0, deadline - time.monotonic())
-            done, _ = ray.wait(list(pending), timeout=left)
-            if not done:
-                break
-            rank = pending.pop(done[0])
-            try:
-                results[rank] = ray.get(done[0])
-            except RayActorError as error:
-                if failure is not None:
-                    log.warning("%s", failure)
-                raise LearnerRankDied(f"learner rank {rank} died: {_one_line(error)}") from error
-            except RayTaskError as error:
-                if isinstance(error.cause, UserError):
-                    raise error.cause from None
-                # Perhaps only the echo of another rank's death, which says more.
-                failed = LearnerFailed(f"learner rank {rank} failed: {_one_line(error.cause)}")
-                if failure is None:
-                    failure, deadline = failed, min(deadline, time.monotonic() + _PEER_GRACE_S)
-                else:
-                    log.warning("%s", failed)
-            except RayError as error:  # its environment, its memory, its node, its answer
-                raise LearnerFailed(f"learner rank {rank} is lost: {_one_line(error)}") from error
-        if failure is not None:
-            raise failure
-        if pending:
-            silent = ", ".join(map(str, sorted(pending.values())))
-            raise LearnerTimeout(f"learner rank {silent} did not answer within {limit_s:g} s")
-        return [results[rank] for rank in range(len(refs))]
-
-    def _environment(self) -> dict[str, str]:
-        """Variables that libraries read while they are imported."""
-        threads = str(self._config.threads)
-        return {
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "TOKENIZERS_PARALLELISM": "false",
-            "DS_ACCELERATOR": self._config.device,
-        }
+    def _wait(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
+        return wait_all(refs, self.names, self.config.timeout_s)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def _join(ranks: Sequence[Any]) -> list[ray.ObjectRef]:
+    """Have the ranks find each other and load the model; rank 0 chooses where they meet."""
+    hosts = [rank.host.remote() for rank in ranks]
+    first = ranks[0].place_of_rank_0.remote(*hosts)
+    return [worker.join.remote(rank, first) for rank, worker in enumerate(ranks)]

@@ -1,7 +1,7 @@
-"""Weights from the learner to every rollout worker, with proof of arrival.
+"""Sends the learner's weights to every rollout worker and checks that they arrived.
 
-Failure policy: a worker whose receipt does not match the learner stops the run at once. A stale
-engine looks like bad luck for weeks; a stopped run does not.
+Failure policy: a worker whose receipt does not match the learner's stops the run at once. A worker
+that samples from old weights would only look like slow learning, and could go unnoticed for weeks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orchestrator.workers.waiting import WorkerFailed
 
 
 class WeightPublisher:
-    """Owns the published versions: they outlive the learner, and all but the last two are freed."""
+    """Owns the published versions. They outlive the learner; all but the last two are freed."""
 
     def __init__(self, learner: LearnerGroup, rollout: RolloutPool, tolerance: float) -> None:
         self.learner = learner
@@ -29,8 +29,8 @@ class WeightPublisher:
     def publish(self, weight_version: int) -> float:
         """Push the learner's weights; returns the largest probe gap in nats.
 
-        Raises ``WorkerFailed`` that names the worker, or the learner rank, whose buffers or probe
-        differ.
+        Raises ``WorkerFailed``, which names the rollout worker or learner rank whose weights or
+        probe are not those of learner rank 0.
         """
         published = self.learner.publish()
         self._kept = [*self._kept[-1:], published.buckets]
@@ -41,9 +41,9 @@ class WeightPublisher:
             )
         receipts = self.rollout.load_weights(published.buckets, weight_version)
         answers = dict(zip(self.rollout.names, receipts, strict=True))
-        for rank, receipt in enumerate(published.other_ranks, start=1):
-            # Nothing was sent to it: it holds what it has learned itself.
-            answers[f"learner rank {rank}"] = replace(receipt, checksum=expected.checksum)
+        for name, receipt in zip(self.learner.names[1:], published.other_ranks, strict=True):
+            # No weights were sent to this rank, so its receipt has no checksum to compare.
+            answers[name] = replace(receipt, checksum=expected.checksum)
         return max(
             self._arrivals.setdefault(name, Arrival(name, self.tolerance)).check(answer, expected)
             for name, answer in answers.items()

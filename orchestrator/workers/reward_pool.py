@@ -1,12 +1,12 @@
-"""The workers of one reward: who scores what, and what happens when one of them does not.
+"""The workers of one reward: hands out batches to score, and replaces workers that fail.
 
 Failure policy. A call has a deadline (``timeout_s``). A worker that dies or misses it is killed
-and replaced, and its batch goes to another worker; so do the trajectories that a reward failed
-transiently. After ``retries`` further attempts they fail, with the last reason. A worker that
-must be replaced more than ``restarts`` times without scoring anything stops the run
-(``WorkerFailed``), and so does one that Ray has no room for at the start. What a killed worker may
-still have answered is never read, so nothing is counted twice. A round that an exception broke off
-ends with the next ``begin``: what is still answered of it reaches no other round.
+and replaced, and its batch goes to another worker. Trajectories that a reward failed transiently
+go to another worker too. After ``retries`` further attempts they fail, with the last reason. A
+worker that must be replaced more than ``restarts`` times without scoring anything stops the run
+(``WorkerFailed``). So does a worker for which Ray has no room at the start. The answer of a killed
+worker is never read, so nothing is counted twice. When an exception has broken a round off, the
+next ``begin`` ends it. Late answers of that round reach no other round.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 
 from orchestrator.workers.reward_round import Batch, Round
 from orchestrator.workers.rollout_pool import GroupRef
-from orchestrator.workers.starting import Share, Starting
-from orchestrator.workers.waiting import WorkerFailed, one_line
-from policy.errors import UserError
+from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate, take
+from orchestrator.workers.worker_pool import Resources, WorkerPool
 from policy.types import RewardResult
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
@@ -36,18 +35,16 @@ log = logging.getLogger("eg_grpo")
 
 @dataclass
 class Usage(ScoringWork):
-    """The work of a pool's workers, and how often it was repeated or they were replaced."""
+    """The work of a pool's workers, how often batches were retried and workers replaced."""
 
     retries: int = 0
     restarts: int = 0
 
 
 @dataclass
-class Worker:
-    """One actor and what it is doing: nothing, starting (``call`` alone), or scoring a batch."""
+class Duty:
+    """What one worker is doing: nothing, starting (``call`` alone), or scoring a batch."""
 
-    name: str
-    actor: Any
     call: ray.ObjectRef | None = None
     batch: Batch | None = None
     deadline: float = math.inf
@@ -58,7 +55,7 @@ class Worker:
         return self.call is not None and self.batch is None
 
 
-class RewardPool:
+class RewardPool(WorkerPool):
     """Workers of one reward; ``orchestrator.workers.reward_pools`` tells it what has happened."""
 
     def __init__(
@@ -70,47 +67,43 @@ class RewardPool:
     ) -> None:
         self.config = config
         self.usage = Usage()
-        self._new_worker = partial(start_reward_worker, config, cache, deterministic)
-        self._start_timeout_s = start_timeout_s
-        self.workers = [
-            Worker(f"reward worker {config.name}/{index}", self._new_worker())
-            for index in range(config.workers)
-        ]
-        # Asked now and not when waited for: all pools load their models at the same time.
-        self.starting = Starting(
-            [worker.actor for worker in self.workers],
-            lambda actor: actor.ready.remote(),
-            [worker.name for worker in self.workers],
-            Share(
+        self._start_worker = partial(start_reward_worker, config, cache, deterministic)
+        super().__init__(
+            [f"reward worker {config.name}/{index}" for index in range(config.workers)],
+            self._start_worker,
+            lambda workers: [worker.ready.remote() for worker in workers],
+            Resources(
                 config.cpus_per_worker,
                 config.gpus_per_worker,
-                installs=bool(config.runtime_env.pip),
+                packages=bool(config.runtime_env.pip),
             ),
+            start_timeout_s,
         )
+        self._duties = [Duty() for _ in self.workers]
         self._round = self._new_round(())
 
-    def begin(self, groups: Sequence[GroupRef]) -> None:
-        """Expect these groups; each is scored after it was ``add``-ed.
+    def begin(self, groups: Sequence[GroupRef], remember: bool = False) -> None:
+        """Begin a round with these groups. Each is scored after it was ``add``-ed.
 
-        A round that was not finished is given up. Workers are busy with it until they answer or
-        are late.
+        ``remember`` has the workers read and fill the score cache. An earlier round that was not
+        finished is given up. Its workers stay busy until they answer or are late.
         """
-        self._round = self._new_round(groups)
+        self._round = self._new_round(groups, remember)
 
     def add(self, places: Sequence[int], last: bool) -> None:
-        """These groups are in the object store; after ``last`` no more will come."""
+        """These groups are in the object store now. After ``last`` no more groups will come."""
         self._round.add(places, last)
 
     def advance(self) -> None:
-        """Give up on what is late, and hand out work to who has none. Never blocks."""
+        """Replace workers that are late, and hand out batches to idle ones. Never blocks."""
         now = time.monotonic()
         self._round.advance(now)
-        for worker in self.workers:
-            if now >= worker.deadline:
-                self._give_up(worker)
-        for index, worker in enumerate(self.workers):
-            if worker.call is None and (batch := self._next_for(index, now)) is not None:
-                self._send(worker, batch, now)
+        for index, duty in enumerate(self._duties):
+            if now >= duty.deadline:
+                self._give_up(index)
+        for index, duty in enumerate(self._duties):
+            if duty.call is None and (batch := self._next_for(index, now)) is not None:
+                self._send(index, batch, now)
 
     @property
     def done(self) -> bool:
@@ -120,7 +113,7 @@ class RewardPool:
     def finish(self) -> list[tuple[RewardResult, ...]]:
         """One result per trajectory of each group, once the pool is ``done``.
 
-        The pool lets go of the groups: the object store holds those of one round.
+        The pool then drops its references, so the object store holds the groups of one round only.
         """
         results = self._round.results
         self._round = self._new_round(())
@@ -128,51 +121,46 @@ class RewardPool:
 
     @property
     def calls(self) -> list[ray.ObjectRef]:
-        """Answers that the pool waits for."""
-        return [worker.call for worker in self.workers if worker.call is not None]
+        """Calls whose answers the pool waits for."""
+        return [duty.call for duty in self._duties if duty.call is not None]
 
     @property
     def wake_at(self) -> float:
-        """When ``advance`` has something to do even if no answer comes."""
-        return min(self._round.wake_at, *(worker.deadline for worker in self.workers))
+        """The monotonic time at which ``advance`` has something to do even if no answer comes."""
+        return min(self._round.wake_at, *(duty.deadline for duty in self._duties))
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
-        worker = next(worker for worker in self.workers if worker.call == call)
-        batch = worker.batch
+        index = next(i for i, duty in enumerate(self._duties) if duty.call == call)
+        duty = self._duties[index]
         try:
-            reply = ray.get(call, timeout=0)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            self._replace(worker, f"failed: {error.cause!r}", "its worker failed")
-        except ray.exceptions.GetTimeoutError:
-            return  # it has left the memory meanwhile, and is waited for until the deadline
-        except ray.exceptions.RayError as error:
-            self._replace(worker, f"died: {one_line(error)}", "its worker died")
+            reply = take(call, self.names[index])
+        except GetTimeoutError:
+            return  # the answer has left this machine's memory; it still has until the deadline
+        except WorkerDied as failure:
+            self._replace(index, failure, "its worker died")
+        except WorkerFailed as failure:
+            self._replace(index, failure, "its worker failed")
         else:
-            worker.call, worker.batch, worker.deadline = None, None, math.inf
+            batch = duty.batch
+            duty.call, duty.batch, duty.deadline = None, None, math.inf
             if batch is not None:
-                worker.restarts = 0
+                duty.restarts = 0
                 self._record(batch, reply)
 
-    def close(self) -> None:
-        """End the workers' processes; again, it does nothing."""
-        for worker in self.workers:
-            ray.kill(worker.actor)
-        self.workers = []
-
-    def _new_round(self, groups: Sequence[GroupRef]) -> Round:
-        return Round(groups, self.config, self.config.workers)
+    def _new_round(self, groups: Sequence[GroupRef], remember: bool = False) -> Round:
+        return Round(groups, self.config, self.config.workers, remember)
 
     def _next_for(self, index: int, now: float) -> Batch | None:
-        return self._round.take(index, lambda home: self.workers[home].starting, now)
+        return self._round.take(index, lambda home: self._duties[home].starting, now)
 
-    def _send(self, worker: Worker, batch: Batch, now: float) -> None:
+    def _send(self, index: int, batch: Batch, now: float) -> None:
         refs = [batch.round.groups[place].ref for place, _ in batch.members]
-        worker.batch = batch
-        worker.call = worker.actor.score.remote([members for _, members in batch.members], *refs)
-        worker.deadline = now + self.config.timeout_s
+        selection = [members for _, members in batch.members]
+        duty, worker = self._duties[index], self.workers[index]
+        duty.batch = batch
+        duty.call = worker.score.remote(selection, *refs, remember=batch.round.remember)
+        duty.deadline = now + self.config.timeout_s
 
     def _record(self, batch: Batch, reply: Reply) -> None:
         if batch.round is not self._round:
@@ -181,25 +169,26 @@ class RewardPool:
         self.usage.add(reply.work)
         self.usage.retries += batch.round.record(batch, reply.results)
 
-    def _give_up(self, worker: Worker) -> None:
-        seconds = self._start_timeout_s if worker.starting else self.config.timeout_s
-        self._replace(
-            worker, f"did not answer within {seconds:g} s", f"no answer within {seconds:g} s"
-        )
+    def _give_up(self, index: int) -> None:
+        starting = self._duties[index].starting
+        timeout_s = self._start_timeout_s if starting else self.config.timeout_s
+        late = WorkerLate(self.names[index], timeout_s)
+        self._replace(index, late, f"no answer within {timeout_s:g} s")
 
-    def _replace(self, worker: Worker, what: str, reason: str) -> None:
-        """Start another actor in a worker's place; its batch is retried or fails for ``reason``."""
-        ray.kill(worker.actor)
-        if worker.restarts == self.config.restarts:
+    def _replace(self, index: int, failure: WorkerFailed, reason: str) -> None:
+        """Start a new worker in place of one. Its batch is retried or fails for ``reason``."""
+        duty = self._duties[index]
+        ray.kill(self.workers[index])
+        if duty.restarts == self.config.restarts:
             raise WorkerFailed(
-                f"{worker.name} {what}; replaced {worker.restarts} times since it last scored"
-            )
-        log.warning("%s %s; it is replaced", worker.name, what)
+                f"{failure}; replaced {duty.restarts} times since it last scored"
+            ) from failure
+        log.warning("%s; it is replaced", failure)
         self.usage.restarts += 1
-        worker.restarts += 1
-        batch, worker.batch = worker.batch, None
-        worker.actor = self._new_worker()
-        worker.call = worker.actor.ready.remote()
-        worker.deadline = time.monotonic() + self._start_timeout_s
+        duty.restarts += 1
+        batch, duty.batch = duty.batch, None
+        self.workers[index] = self._start_worker()
+        duty.call = self.workers[index].ready.remote()
+        duty.deadline = time.monotonic() + self._start_timeout_s
         if batch is not None and batch.round is self._round:
             self.usage.retries += batch.round.lose(batch, reason)

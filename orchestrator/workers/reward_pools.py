@@ -1,6 +1,6 @@
-"""All rewards of some groups: one pool for each reward, none of which waits for another.
+"""Scores groups with all rewards. Each reward has a pool of its own, and no pool waits for another.
 
-Failure policy: see ``orchestrator.workers.reward_pool``. A group that is not there in time stops
+Failure policy: see ``orchestrator.workers.reward_pool``. A group that is not sampled in time stops
 the run (``WorkerFailed``).
 """
 
@@ -9,54 +9,47 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.reward_pool import RewardPool, Usage
 from orchestrator.workers.rollout_pool import GroupRef
-from orchestrator.workers.starting import wait_started
 from orchestrator.workers.waiting import WorkerFailed, wait_any
+from orchestrator.workers.worker_pool import wait_loaded
 from policy.types import Prompt, RewardResult
 from rewards.cache import resolve_cache
-from rewards.config import CacheConfig, RewardConfig
 from rewards.scored_group import ScoredGroup
 from rewards.totals import weighted_totals
 
 
 class RewardPools:
-    """One pool of workers for each reward."""
+    """One ``RewardPool`` for each reward; together they start and end as one pool does."""
 
-    def __init__(
-        self,
-        configs: Sequence[RewardConfig],
-        cache: CacheConfig,
-        start_timeout_s: float,
-        group_timeout_s: float,
-        deterministic: bool = False,
-    ) -> None:
-        """``group_timeout_s`` bounds the wait for a group that is still being sampled."""
-        self.configs = configs
-        self.weights = {config.name: config.weight for config in configs}
-        self._start_timeout_s = start_timeout_s
-        self._group_timeout_s = group_timeout_s
-        resolved = resolve_cache(cache)
+    def __init__(self, config: RunConfig) -> None:
+        self.weights = {reward.name: reward.weight for reward in config.rewards}
+        self._start_timeout_s = config.cluster.start_timeout_s
+        self._group_timeout_s = config.rollout.timeout_s  # of a group that is still being sampled
+        cache = resolve_cache(config.cache)
+        # All are created before any is waited for, so that they load at the same time.
         self.pools = {
-            config.name: RewardPool(config, resolved, start_timeout_s, deterministic)
-            for config in configs
+            reward.name: RewardPool(reward, cache, self._start_timeout_s, config.deterministic)
+            for reward in config.rewards
         }
 
     def wait_ready(self) -> None:
         """Block until every worker of every pool has built its reward."""
-        wait_started([pool.starting for pool in self.pools.values()], self._start_timeout_s)
+        wait_loaded(list(self.pools.values()), self._start_timeout_s)
 
-    def score(self, groups: Sequence[GroupRef]) -> list[ScoredGroup]:
-        """Score every trajectory of the groups with every reward; order is kept.
+    def score(self, groups: Sequence[GroupRef], remember: bool = False) -> list[ScoredGroup]:
+        """Score every trajectory of the groups with every reward; the order is kept.
 
-        Groups may still be on their way: each pool scores those that are there, in batches.
+        Groups may still be on their way. Each pool scores those that have arrived, in batches.
+        ``remember`` has the workers read and fill the score cache.
         """
         pools = list(self.pools.values())
         for pool in pools:
-            pool.begin(groups)
+            pool.begin(groups, remember)
         arriving = {group.ref: place for place, group in enumerate(groups)}
         arrival_deadline = time.monotonic() + self._group_timeout_s
-        timeout_s = 0.0  # first of all, learn what is there already
+        timeout_s = 0.0  # the first turn only asks what is there already
         while True:
             calls = {call: pool for pool in pools for call in pool.calls}
             arrived, answered = wait_any(list(arriving), list(calls), timeout_s)
@@ -81,7 +74,7 @@ class RewardPools:
         ]
 
     def close(self) -> None:
-        """End every worker's process; again, it does nothing."""
+        """End the workers' processes; a second call does nothing."""
         for pool in self.pools.values():
             pool.close()
 
@@ -89,7 +82,7 @@ class RewardPools:
         return ScoredGroup(prompt, tuple(weighted_totals(results, self.weights)), results)
 
     def take_usage(self) -> dict[str, Usage]:
-        """What each reward's pool did since this was last asked."""
+        """What each reward's pool has done since the last call."""
         usage = {name: pool.usage for name, pool in self.pools.items()}
         for pool in self.pools.values():
             pool.usage = Usage()

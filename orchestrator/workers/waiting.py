@@ -1,7 +1,12 @@
-"""Every wait on another process has a deadline and says who was waited for.
+"""The one way to wait for other processes. Every wait has a deadline and says who was waited for.
 
-Answers are taken as they come, so that a worker that fails at once is heard of at once, whoever
-else is still at work.
+Answers are taken as they come. A worker that fails is heard of although others still work.
+
+Failure policy: a worker that fails raises ``WorkerFailed`` here, with its name. Bad input that a
+worker finds raises the worker's own ``UserError``. Workers that compute together (learner ranks)
+fail together: when one dies, the others raise from their broken collective, and often their errors
+arrive first. So an error that a worker raised is held back for a few seconds. If a worker turns out
+to have died, ``WorkerDied`` is raised with that worker's name, and the other errors are logged.
 """
 
 from __future__ import annotations
@@ -12,64 +17,88 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.exceptions import (
+    GetTimeoutError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 
 from policy.errors import RunFailed, UserError
 
 log = logging.getLogger("eg_grpo")
 
 _TURN_S = 0.05  # between looks at whether an answer has come
+_ECHO_GRACE_S = 10.0  # Ray reports a death a little after the dead worker's peers have failed
 
 
 class WorkerFailed(RunFailed):
-    """A worker died, raised, or did not answer in time; the message names it."""
+    """A worker cannot go on; the message names it. This class itself: the worker raised an error.
+
+    After it the pool is beyond use: close it, and go on from the last checkpoint with a new one.
+    """
+
+
+class WorkerDied(WorkerFailed):
+    """Ray lost a worker, or could not start it, or lost its answer."""
 
 
 class WorkerLate(WorkerFailed):
-    """Workers did not answer in time."""
+    """Workers did not answer within the deadline."""
+
+    def __init__(self, who: str, timeout_s: float) -> None:
+        super().__init__(f"{who} did not answer within {timeout_s:g} s")
 
 
 def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: float) -> list[Any]:
-    """The results in order, all within one deadline.
+    """The results in order, all within one deadline; ``names[i]`` is who answers ``refs[i]``.
 
-    Raises as soon as one fails: ``WorkerFailed`` that names the worker, or its own ``UserError``.
-    Others that have failed by then are logged. ``WorkerLate`` names all that are still silent.
+    Raises a worker's own ``UserError`` or ``WorkerDied`` at once, and ``WorkerFailed`` when no
+    worker has died within 10 s of it. Other workers that have failed by then are logged. Raises
+    ``WorkerLate``, which names all that are silent, if none has failed.
     """
     deadline = time.monotonic() + timeout_s
     results: dict[int, Any] = {}
+    failures: list[UserError | WorkerFailed] = []
     pending = dict(zip(refs, range(len(names)), strict=True))
     while pending:
         _, here = wait_any((), list(pending), deadline - time.monotonic())
-        answered = len(results)
+        waiting = len(pending)
         for ref in sorted(here, key=pending.__getitem__):
             try:
-                results[pending[ref]] = ray.get(ref, timeout=0)
-            except ray.exceptions.RayError as error:
-                if _has_left(error):
-                    continue
-                name = names[pending.pop(ref)]
-                _log_failures({ref: names[index] for ref, index in pending.items()})
-                raise _failure(name, error) from error
+                results[pending[ref]] = take(ref, names[pending[ref]])
+            except GetTimeoutError:
+                continue
+            except (UserError, WorkerFailed) as failure:
+                failures.append(failure)
+                grace_s = _ECHO_GRACE_S if type(failure) is WorkerFailed else 0.0
+                deadline = min(deadline, time.monotonic() + grace_s)
             del pending[ref]
-        if len(results) == answered and time.monotonic() >= deadline:
-            silent = ", ".join(names[index] for index in pending.values())
-            raise WorkerLate(f"{silent} did not answer within {timeout_s:g} s")
+        if len(pending) == waiting and time.monotonic() >= deadline:
+            break
+    if failures:
+        raise _cause(failures)
+    if pending:
+        raise WorkerLate(", ".join(names[index] for index in pending.values()), timeout_s)
     return [results[index] for index in range(len(names))]
 
 
 def wait_any(
     objects: Sequence[ray.ObjectRef], answers: Sequence[ray.ObjectRef], timeout_s: float
 ) -> tuple[list[ray.ObjectRef], list[ray.ObjectRef]]:
-    """Objects that are somewhere and answers that are here: whichever are, after the first.
+    """Wait for the first of some objects and answers; returns all that have come by then.
 
-    Objects stay where they are. An answer is brought here meanwhile; one that lies where nothing
-    comes from holds nobody up. Both lists are empty at the end of the deadline.
+    An object has come when it exists on any machine, and it stays there. An answer has come when it
+    lies on this machine, to which it is brought. An answer on a machine that sends nothing does not
+    delay the others. Both lists are empty if nothing comes within the deadline.
     """
     deadline = time.monotonic() + timeout_s
     awaited = [*objects, *answers]
     coming: list[ray.ObjectRef] = []
     while True:
         left = max(0.0, deadline - time.monotonic())
-        # Ray does not wait for one to come and for another to be done at the same time.
+        # Ray cannot wait for one ref to be brought here and for another to be done in one call.
         done = _done(awaited, min(left, _TURN_S) if coming else left)
         awaited = [ref for ref in awaited if ref not in done]
         coming += [ref for ref in done if ref in answers]
@@ -79,8 +108,40 @@ def wait_any(
             return there, here
 
 
+def take(answer: ray.ObjectRef, name: str) -> Any:
+    """The result of a call to the worker ``name``, whose answer lies on this machine.
+
+    Raises what the worker's answer says: its ``UserError``, ``WorkerFailed`` or ``WorkerDied``.
+    Raises ``GetTimeoutError`` if the answer has left this machine's memory since it was seen.
+    """
+    try:
+        return ray.get(answer, timeout=0)
+    except RayError as error:
+        # The exact type: a timeout inside the worker comes as a RayTaskError of both types.
+        if type(error) is GetTimeoutError:
+            raise
+        raise failure_of(name, error) from error
+
+
+def failure_of(name: str, error: RayError) -> UserError | WorkerFailed:
+    """What an answer that is an error says of the worker."""
+    if isinstance(error, RayTaskError):  # first: it has the type of its cause too
+        if isinstance(error.cause, UserError):
+            return error.cause
+        return WorkerFailed(f"{name} failed: {_one_line(error.cause)}")
+    if isinstance(error, RayActorError):
+        # Without Ray's paragraph of common causes.
+        reason = " ".join(str(error).split()).partition(" Some common causes include")[0]
+        return WorkerDied(f"{name} died: {reason}")
+    if isinstance(error, RuntimeEnvSetupError):
+        # The text holds Ray's traceback and all that pip said. pip's last line is the reason.
+        reason = str(error).strip().splitlines()[-1].strip()
+        return WorkerDied(f"{name} was not started: its runtime_env cannot be prepared: {reason}")
+    return WorkerDied(f"the answer of {name} is lost: {_one_line(error)}")
+
+
 def _done(refs: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef]:
-    """Those that are done, wherever they lie: after the first, whichever are done with it."""
+    """The refs whose objects exist on any machine: waits for the first, then takes all."""
     if not refs:
         time.sleep(timeout_s)
         return []
@@ -92,47 +153,24 @@ def _done(refs: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef
 
 
 def _here(refs: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
-    """Those that lie on this machine; the others are sent for."""
+    """The refs whose objects lie on this machine. The other objects are sent for."""
     if not refs:
         return []
     here, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=True)
     return here
 
 
-def _log_failures(pending: dict[ray.ObjectRef, str]) -> None:
-    """What else is known to have failed, before one failure is raised for all."""
-    for ref in _here(list(pending)):
-        try:
-            ray.get(ref, timeout=0)
-        except ray.exceptions.RayError as error:
-            if not _has_left(error):
-                log.warning("%s", _failure(pending[ref], error))
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _has_left(error: ray.exceptions.RayError) -> bool:
-    """Whether an answer that was here has left the memory meanwhile.
+def _cause(failures: Sequence[UserError | WorkerFailed]) -> UserError | WorkerFailed:
+    """The failure that explains the others: bad input, else a death, else what came first.
 
-    The exact type: what a worker itself waited for in vain comes as a failure of both types.
+    The others are logged.
     """
-    return type(error) is ray.exceptions.GetTimeoutError
-
-
-def _failure(name: str, error: ray.exceptions.RayError) -> Exception:
-    """What is said of a worker whose answer is an error."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        if isinstance(error.cause, UserError):
-            return error.cause
-        return WorkerFailed(f"{name} failed: {error.cause!r}")
-    if isinstance(error, ray.exceptions.RayActorError):
-        return WorkerFailed(f"{name} died: {one_line(error)}")
-    if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
-        return WorkerFailed(f"{name} was not started: {one_line(error)}")
-    return WorkerFailed(f"the answer of {name} is lost: {type(error).__name__}: {one_line(error)}")
-
-
-def one_line(error: Exception) -> str:
-    """What Ray says happened, without its paragraph of what else it might have been."""
-    if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
-        # Ray's traceback and all that pip said; pip's last line is the reason.
-        return f"its runtime_env cannot be prepared: {str(error).strip().splitlines()[-1].strip()}"
-    return " ".join(str(error).split()).partition(" Some common causes include")[0]
+    cause = max(failures, key=lambda f: (isinstance(f, UserError), isinstance(f, WorkerDied)))
+    for other in failures:
+        if str(other) != str(cause):
+            log.warning("%s", other)
+    return cause

@@ -7,11 +7,14 @@ the settings of the paper's runs.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field, ValidationError
 
 from policy.errors import UserError
+from policy.sampling import PAPER_SAMPLING, Sampling
 from policy.settings import Settings
 from policy.text_files import read_json
 
@@ -19,22 +22,40 @@ FILE_NAME = "eg_grpo.json"
 
 
 class GenerationDefaults(Settings):
-    """Template and sampling of a checkpoint. The defaults are those of the paper's runs."""
+    """Template and sampling of a checkpoint; the fields are the keys of ``eg_grpo.json``."""
 
-    template: str = "janus-plain"
-    instruction: str | None = None
-    guidance_scale: float = Field(5.0, ge=0)
-    temperature: float = Field(1.0, gt=0)
-    max_cot_tokens: int = Field(1024, ge=1)
+    template: str
+    instruction: str | None
+    guidance_scale: float = Field(ge=0)
+    temperature: float = Field(gt=0)
+    max_cot_tokens: int = Field(ge=1)
+
+    @classmethod
+    def of(cls, template: str, instruction: str | None, sampling: Sampling) -> Self:
+        return cls(template=template, instruction=instruction, **asdict(sampling))
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.guidance_scale, self.temperature, self.max_cot_tokens)
+
+
+# What a folder does not say: the template and the sampling of the paper's runs.
+_PAPER = GenerationDefaults.of("janus-plain", None, PAPER_SAMPLING)
 
 
 def load_defaults(folder: Path) -> GenerationDefaults:
-    """Read ``eg_grpo.json``, if there is one. Raises ``UserError`` when it is broken."""
+    """Read ``eg_grpo.json``; what is not in it is as in the paper's runs.
+
+    Raises ``UserError`` when the file is there and broken.
+    """
     file = folder / FILE_NAME
     if not file.is_file():
-        return GenerationDefaults()
+        return _PAPER
+    tree = read_json(file)
+    if not isinstance(tree, dict):
+        raise UserError(f"{file}: expected an object of settings")
     try:
-        return GenerationDefaults.model_validate(read_json(file))
+        return GenerationDefaults.model_validate(_PAPER.model_dump() | tree)
     except ValidationError as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
 

@@ -1,1 +1,1 @@
-"""What is computed of detected boxes, without any model."""
+"""Computes a score from detected boxes. Nothing here runs a model."""

@@ -1,6 +1,6 @@
-"""Does a prompt ask for exactly one of a thing? Read off its words, without a grammar of English.
+"""Decides whether a prompt asks for exactly one of a thing, from its words, without a parser.
 
-Where it is in doubt the answer is no: a second one in the image then costs nothing.
+In doubt the answer is no: a second object in the image then does not lower the score.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import inflect
 _INFLECT = inflect.engine()
 _WORDS = re.compile(r"\w+(?:-\w+)*|[^\w\s]")
 
-# What inflect does not know: it expects plurals and takes the "s" of other words for their ending.
+# Words that inflect gets wrong: it takes a final "s" for the ending of a plural.
 _NO_PLURALS = frozenset(
     "alias atlas bias canvas christmas gas pancreas asbestos chaos cosmos rhinoceros thermos lens"
     " axis basis borealis clematis crisis ibis iris mantis oasis pelvis tennis trellis".split()
@@ -25,19 +25,19 @@ _PLURALS = frozenset(
     " shrimp squid stepchildren".split()
 )
 
-# Several things under one name, whose number is nowhere said, not even by "a metallic jewelry".
+# Names of several things. "a" before such a word does not say how many there are.
 _SEVERAL = frozenset(
     "assortment audience bunch choir collection couple crew crowd family fleet flock group herd"
     " orchestra pair swarm team"
     " baggage cabinetry clothing cutlery debris equipment foliage furniture graffiti hair jewellery"
     " jewelry laundry litter luggage machinery pottery silverware traffic underbrush".split()
 )
-# The same where "of" follows; alone, a band or a row is one thing.
+# Names of several things where "of" follows. Without "of", a band or a row is one thing.
 _SEVERAL_OF = _SEVERAL | frozenset(
     "army array band batch bouquet cluster colony heap host lot mass number pack pile plenty range"
     " row school selection series set stack string variety".split()
 )
-# Substances: one only with an article, as "a soap" is; else without a number of their own.
+# Substances. With an article, as in "a soap", the prompt asks for one; without, for no number.
 _SUBSTANCES = frozenset(
     "air bacon bread broccoli butter cereal cheese coffee concrete corn cotton dirt dough flour fog"
     " food fruit gold grass gravel hay honey ice ivy juice leather lemonade lettuce lightning"
@@ -55,7 +55,7 @@ _QUANTITIES = frozenset(
     "no zero more fewer several many some few multiple various numerous countless both all each"
     " every dozen dozens hundred hundreds thousand thousands million millions".split()
 )
-# Words at which the noun's own phrase has begun: what stands before them is about another noun.
+# Words that begin the noun's own phrase. Words before them belong to another noun.
 _ENDS = frozenset(
     "and or nor but with without in on at by near to from into onto under over above below behind"
     " beside between beneath inside outside against along across around through toward towards"
@@ -70,11 +70,11 @@ class _Asked(Enum):
 
 
 def asks_for_one(noun: str, text: str) -> bool:
-    """Whether the prompt asks for exactly one: named once, in the singular, with no quantity.
+    """Whether the prompt names the noun once, in the singular, and with no quantity but one.
 
-    Not "rubber glove" in "a pair of rubber gloves", "boots" in "the black boots", "sheep" in "a
-    flock of sheep", "furniture" anywhere; but "dog" in "two cats, a dog", "scissors" in "a
-    scissors".
+    True for "dog" in "two cats, a dog" and for "scissors" in "a scissors". False for "rubber glove"
+    in "a pair of rubber gloves", "boots" in "the black boots", "sheep" in "a flock of sheep", and
+    for "furniture" in any prompt.
     """
     noun, text = noun.lower(), text.lower()
     found = list(re.finditer(rf"(?<!\w){re.escape(noun)}(?!\w)", text))
@@ -91,7 +91,7 @@ def asks_for_one(noun: str, text: str) -> bool:
 
 @cache
 def is_plural(word: str) -> bool:
-    """Whether a noun in lower case is, or may be, in the plural: "shoes", "feet", "sheep"."""
+    """Whether a noun in lower case is or may be a plural, such as "shoes", "feet" and "sheep"."""
     word = word.rpartition("-")[2]
     if word in _PLURALS:
         return True
@@ -101,7 +101,7 @@ def is_plural(word: str) -> bool:
 
 
 def _asked(before: list[str]) -> _Asked:
-    """What the words of a noun's own phrase, which stand before it, say about its number."""
+    """What the words before a noun, in its own phrase, say about its number."""
     for place in reversed(range(len(before))):
         word, earlier = before[place], before[place - 1] if place else ","
         if word in _ONE:  # but "more than one" and "at least one"
@@ -120,7 +120,7 @@ def _asked(before: list[str]) -> _Asked:
 
 
 def _is_number(word: str) -> bool:
-    """Another than one, in digits or in letters: "3", "three", "twenty-five"."""
+    """Whether a word is a number other than one, such as "3", "three" and "twenty-five"."""
     parts = set(word.split("-"))
     in_letters = bool(parts & _NUMBERS) and parts <= _NUMBERS | {"one"}
     return in_letters or (word.isdecimal() and word.lstrip("0") != "1")

@@ -1,4 +1,4 @@
-"""Geometry of boxes: overlap, suppression of duplicates, and how one lies to another.
+"""Geometry of boxes: overlap, suppression of duplicates, and the relation of two boxes.
 
 A box is (x_min, y_min, x_max, y_max) in fractions of the image's width and height; y grows
 downwards, as in T2I-CompBench and the public reward code.
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 Boxes = NDArray[np.float32]  # n 4
 
-MAX_IOU = 0.1  # above which two objects lie on, not beside each other
-# Axis along which the first object lies from the second, and the sign of (second - first).
+MAX_IOU = 0.1  # two objects that overlap more lie on each other, not beside each other
+# The axis of each direction, and the sign that (second - first) must have along it.
 DIRECTIONS = {
     "right of": (0, -1),
     "on the right of": (0, -1),
@@ -50,9 +50,9 @@ def iou(box: Boxes, others: Boxes) -> NDArray[np.float32]:
 
 
 def suppress(boxes: Boxes, scores: NDArray[np.float32], threshold: float = 0.5) -> list[int]:
-    """Greedy non-maximum suppression: indices kept, best first.
+    """Greedy non-maximum suppression: the indices of the boxes that are kept, best first.
 
-    A box goes when its IoU with a better kept one is above ``threshold``.
+    A box is dropped when its IoU with a better kept box is above ``threshold``.
     """
     kept: list[int] = []
     waiting = np.argsort(-scores, kind="stable")
@@ -66,9 +66,10 @@ def suppress(boxes: Boxes, scores: NDArray[np.float32], threshold: float = 0.5) 
 def relation(first: Boxes, second: Boxes, locality: str, near: float) -> float:
     """How well ``first`` (4) is ``locality`` of ``second`` (4), in [0, 1].
 
-    Directions: 1 if the centres differ most along that axis and to that side, less for boxes that
-    overlap by more than ``MAX_IOU``, else 0. Nearness: 1 within ``near`` along either axis, falling
-    with the distance. ``locality`` is one of ``LOCALITIES``.
+    A direction gives 1 when the centres differ most along its axis and towards its side, less when
+    the boxes overlap by more than ``MAX_IOU``, and otherwise 0. Nearness gives 1 when the centres
+    are closer than ``near`` along either axis, and falls with the distance. ``locality`` is one of
+    ``LOCALITIES``.
     """
     distance = (second[:2] + second[2:] - first[:2] - first[2:]) / 2
     if locality in NEARNESS:

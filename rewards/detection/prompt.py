@@ -1,6 +1,7 @@
-"""What GroundingDINO is asked to find: a caption, and which of its characters name what.
+"""Makes the caption for GroundingDINO, and says which of its characters name which object.
 
-Two ways: ours, and that of the public code, whose first and last word stand for a whole noun.
+There are two ways: ours, and the public code's, in which the first and the last word stand for a
+whole noun.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 
 from policy.types import Prompt
 
-Span = tuple[int, int]  # characters of the caption, end excluded
+Span = tuple[int, int]  # first character in the caption, and the one after the last
 
 
 @dataclass(frozen=True)
 class DetectionPrompt:
-    """``names[i]`` is what boxes found at ``spans[i]`` are called.
+    """Boxes that are found for the characters ``spans[i]`` get the name ``names[i]``.
 
     Example: ``DetectionPrompt("car . zebra.", ("car", "zebra"), (((0, 3),), ((6, 11),)))``.
     """
@@ -25,7 +26,7 @@ class DetectionPrompt:
 
 
 def detection_prompt(prompt: Prompt) -> DetectionPrompt:
-    """Every object that the task's score asks about, once, each by all of its characters."""
+    """Name each object that the task's score asks about once, by all of its characters."""
     if prompt.task_type == "spatial" and prompt.spatial_info is not None:
         objects: tuple[str, ...] = (prompt.spatial_info.obj1, prompt.spatial_info.obj2)
     elif prompt.task_type == "numeracy":
@@ -42,9 +43,10 @@ def detection_prompt(prompt: Prompt) -> DetectionPrompt:
 
 
 def published_detection_prompt(prompt: Prompt) -> DetectionPrompt:
-    """As the public code: every noun, by its first and last word, and named by those two.
+    """Name every noun by its first and last word, as the public code does.
 
-    A noun of three words is so named as no object of any prompt is, and duplicates stay.
+    So the name of a noun of three words differs from every object's name. Nouns that occur twice
+    are kept twice.
     """
     caption = " . ".join(prompt.nouns) + "."
     spans: list[tuple[Span, ...]] = []

@@ -1,7 +1,7 @@
-"""From found boxes to a score: GroundingDINO's reward, corrected and as published.
+"""Computes GroundingDINO's reward from the boxes that were found, corrected and as published.
 
-Numbers R1 to R7 are the faults that ``docs/rewards.md`` lists. Boxes come from the detector as
-(centre x, centre y, width, height) in fractions of the image.
+R1 to R7 are the faults of the public code that ``docs/rewards.md`` lists. The detector gives a box
+as (centre x, centre y, width, height) in fractions of the image.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rewards.detection.boxes import LOCALITIES, Boxes, corners, relation, suppre
 Variant = Literal["corrected", "published", "published-strict"]
 VARIANTS: tuple[Variant, ...] = ("corrected", "published", "published-strict")
 
-PRESENT = 0.2  # for a spatial object, and for a numeracy object in the wrong number
-POSITION = 0.5  # for the relation of two objects, at most
-_NEAR_PIXELS, _NEAR_SIDE = 150, 512  # T2I-CompBench's nearness, and the images it was meant for
+PRESENT = 0.2  # score of a spatial object, and of a numeracy object in the wrong number
+POSITION = 0.5  # largest score of the relation of two objects
+_NEAR_PIXELS, _NEAR_SIDE = 150, 512  # T2I-CompBench calls 150 pixels near, in images of 512
 _UNKNOWN_AS_PUBLISHED = ("above", "on top of")
 
 
 @dataclass(frozen=True)
 class Found:
-    """All queries above the threshold for one name of the caption."""
+    """The boxes of all queries that are above the threshold for one name of the caption."""
 
     name: str
     boxes: Boxes  # n 4, centred
@@ -36,7 +36,10 @@ class Found:
 
 
 def missing_info(prompt: Prompt) -> str | None:
-    """Why no image of this prompt can be judged: its task's score asks about what it lacks."""
+    """Why no image of this prompt can be judged: it lacks information that its task's score needs.
+
+    None when nothing is missing.
+    """
     if prompt.task_type == "spatial" and prompt.spatial_info is None:
         return f"prompt {prompt.id}: a spatial prompt without spatial_info"
     if prompt.task_type == "numeracy" and not prompt.numeracy_info:
@@ -47,9 +50,9 @@ def missing_info(prompt: Prompt) -> str | None:
 def detection_score(found: Sequence[Found], prompt: Prompt, variant: Variant) -> float:
     """The reward of one image: spatial in [0, 0.9], any other task in [0, 1].
 
-    ``found`` has an entry for each name of the variant's ``DetectionPrompt``, which names
-    something. Raises ``ValueError`` for a prompt of ``missing_info``, and for a relation that
-    cannot be judged.
+    ``found`` has an entry for each name of the variant's ``DetectionPrompt``, and at least one.
+    Raises ``ValueError`` for a prompt that ``missing_info`` refuses, and for a relation that cannot
+    be judged.
     """
     if reason := missing_info(prompt):
         raise ValueError(reason)
@@ -65,7 +68,10 @@ def detection_score(found: Sequence[Found], prompt: Prompt, variant: Variant) ->
 
 
 def _objects(found: Sequence[Found], text: str) -> float:
-    """The share of names that are there; up to all of it is lost where one was asked for."""
+    """The share of names that were found.
+
+    Where one object was asked for, each extra one takes away half of the object's score.
+    """
     values = []
     for one in found:
         count = len(_distinct(one).scores)
@@ -75,9 +81,9 @@ def _objects(found: Sequence[Found], text: str) -> float:
 
 
 def _spatial(found: Sequence[Found], info: SpatialInfo, text: str) -> float:
-    """0.2 for each object, less where there are extra ones; 0.5 for the relation if there are none.
+    """0.2 for each object, less for extra objects, and 0.5 for the relation if none is extra.
 
-    An impossible request fails every image of its prompt, not only those with both objects.
+    A request that cannot be met fails every image of its prompt, not only images with both objects.
     """
     if info.obj1 == info.obj2:
         raise ValueError(f"spatial_info names {info.obj1!r} twice: the two cannot be told apart")
@@ -93,7 +99,7 @@ def _spatial(found: Sequence[Found], info: SpatialInfo, text: str) -> float:
         best.append(one.boxes[:1])
     if not as_asked:
         return value
-    # R2: nearness as a share of the image's side, as the boxes are.
+    # R2: nearness is a fraction of the image's side, because box coordinates are fractions too.
     first, second = (corners(boxes)[0] for boxes in best)
     return value + POSITION * relation(first, second, info.locality, _NEAR_PIXELS / _NEAR_SIDE)
 
@@ -103,7 +109,7 @@ def _numeracy(found: Sequence[Found], items: Sequence[NumeracyItem], as_publishe
     total = 0.0
     for item in items:
         one = _named(found, item.obj_name)
-        # R3: the public code suppresses centred boxes as if they were corners.
+        # R3: the public code suppresses centred boxes as if their numbers were corners.
         boxes = one.boxes if as_published else corners(one.boxes)
         count = len(suppress(boxes, one.scores))
         total += 1.0 if count == item.num else PRESENT if count else 0.0
@@ -111,7 +117,10 @@ def _numeracy(found: Sequence[Found], items: Sequence[NumeracyItem], as_publishe
 
 
 def _published_objects(found: Sequence[Found], nouns: Sequence[str], strict: bool) -> float:
-    """R4, R6: strict counts raw queries, those of a noun's duplicates included."""
+    """The share of nouns that were found, as published.
+
+    R4, R6: ``strict`` counts all queries as objects, also those of a noun that occurs twice.
+    """
     weight = 1 / len(nouns)
     value = 0.0
     for noun in nouns:
@@ -123,7 +132,10 @@ def _published_objects(found: Sequence[Found], nouns: Sequence[str], strict: boo
 
 
 def _published_spatial(found: Sequence[Found], info: SpatialInfo, strict: bool) -> float:
-    """R1: two localities are unknown. R2: 150 pixels are compared with fractions of the image."""
+    """The spatial score as published.
+
+    R1: two localities are not known. R2: 150 pixels are compared with fractions of the image.
+    """
     objects = [_named(found, name) for name in (info.obj1, info.obj2)]
     value = 0.0
     for one in objects:
@@ -142,7 +154,7 @@ def _published_spatial(found: Sequence[Found], info: SpatialInfo, strict: bool) 
 
 
 def _named(found: Sequence[Found], name: str) -> Found:
-    """The boxes of every entry of that name, together."""
+    """The boxes of all entries of that name, as one entry."""
     same = [one for one in found if one.name == name]
     return Found(
         name,
@@ -152,6 +164,6 @@ def _named(found: Sequence[Found], name: str) -> Found:
 
 
 def _distinct(one: Found) -> Found:
-    """Without a query's duplicates, best first."""
+    """The entry without boxes that another query found too, best first."""
     kept = suppress(corners(one.boxes), one.scores)
     return Found(one.name, one.boxes[kept], one.scores[kept])

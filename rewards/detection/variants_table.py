@@ -1,7 +1,7 @@
-"""What GroundingDINO's three variants give for the same boxes, as a table.
+"""A table of the scores that GroundingDINO's three variants give for the same boxes.
 
-``python -m rewards.detection.variants_table`` prints it. The boxes are written down by hand, so
-that it shows the formulas and no model.
+``python -m rewards.detection.variants_table`` prints it. The boxes are written down by hand. So the
+table shows the formulas, and no model is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RIGHT_AGAIN = (0.81, 0.5, 0.2, 0.2)
 
 @dataclass(frozen=True)
 class Case:
-    """``boxes[noun]``, centred, best first."""
+    """A prompt and boxes that were found: ``boxes[noun]`` is centred, best first."""
 
     fault: str
     what: str
@@ -30,7 +30,7 @@ class Case:
     boxes: dict[str, tuple[_Box, ...]]
 
     def score(self, variant: Variant) -> float:
-        """The score; what the model found for a noun has, as published, the name given to it."""
+        """The score of a variant. As published, the boxes of a noun get the name it gives them."""
         if variant == "corrected":
             names = nouns = detection_prompt(self.prompt).names
         else:
@@ -44,49 +44,49 @@ def _found(name: str, boxes: tuple[_Box, ...]) -> Found:
     return Found(name, np.array(boxes, dtype=np.float32).reshape(-1, 4), scores)
 
 
-def _spatial(locality: str) -> Prompt:
+def _spatial_prompt(locality: str) -> Prompt:
     info = SpatialInfo("car", "zebra", locality)
     return Prompt("case", f"a car {locality} a zebra", "spatial", ("car", "zebra"), (), info)
 
 
-def _numeracy(text: str, number: int) -> Prompt:
+def _numeracy_prompt(text: str, number: int) -> Prompt:
     return Prompt("case", text, "numeracy", ("owl",), (), None, (NumeracyItem("owl", number),))
 
 
-def _objects(text: str, *nouns: str) -> Prompt:
+def _objects_prompt(text: str, *nouns: str) -> Prompt:
     return Prompt("case", text, "complex", nouns)
 
 
 CASES = (
-    Case("", "one box each, car left, zebra right", _spatial("left of"),
+    Case("", "one box each, car left, zebra right", _spatial_prompt("left of"),
          {"car": (_LEFT,), "zebra": (_RIGHT,)}),
-    Case("", "the same, sides exchanged", _spatial("left of"),
+    Case("", "the same, sides exchanged", _spatial_prompt("left of"),
          {"car": (_RIGHT,), "zebra": (_LEFT,)}),
-    Case("", "no zebra", _spatial("left of"), {"car": (_LEFT,), "zebra": ()}),
-    Case("", "a second zebra at the top", _spatial("left of"),
+    Case("", "no zebra", _spatial_prompt("left of"), {"car": (_LEFT,), "zebra": ()}),
+    Case("", "a second zebra at the top", _spatial_prompt("left of"),
          {"car": (_LEFT,), "zebra": (_RIGHT, _TOP)}),
-    Case("R1", "car at the top, zebra at the bottom", _spatial("above"),
+    Case("R1", "car at the top, zebra at the bottom", _spatial_prompt("above"),
          {"car": (_TOP,), "zebra": (_BOTTOM,)}),
-    Case("R2", "in opposite corners", _spatial("next to"),
+    Case("R2", "in opposite corners", _spatial_prompt("next to"),
          {"car": ((0.1, 0.1, 0.1, 0.1),), "zebra": ((0.9, 0.9, 0.1, 0.1),)}),
-    Case("R3", "one owl, two queries on it", _numeracy("an owl", 1),
+    Case("R3", "one owl, two queries on it", _numeracy_prompt("an owl", 1),
          {"owl": ((0.5, 0.5, 0.1, 0.1), (0.505, 0.5, 0.1, 0.1))}),
-    Case("R3", "two owls apart, one query each", _numeracy("two owls", 2),
+    Case("R3", "two owls apart, one query each", _numeracy_prompt("two owls", 2),
          {"owl": (_LEFT, _RIGHT)}),
-    Case("R4", "one zebra, two queries on it", _spatial("left of"),
+    Case("R4", "one zebra, two queries on it", _spatial_prompt("left of"),
          {"car": (_LEFT,), "zebra": (_RIGHT, _RIGHT_AGAIN)}),
-    Case("R4", "two gloves", _objects("rubber gloves", "rubber glove"),
+    Case("R4", "two gloves", _objects_prompt("rubber gloves", "rubber glove"),
          {"rubber glove": (_LEFT, _RIGHT)}),
     Case("R4", "two shoes, two boots",
-         _objects("The brown shoes were next to the black boots.", "shoes", "boots"),
+         _objects_prompt("The brown shoes were next to the black boots.", "shoes", "boots"),
          {"shoes": (_LEFT, _RIGHT), "boots": (_TOP, _BOTTOM)}),
-    Case("R4", "two cats, two dogs", _objects("two cats, a dog", "cat", "dog"),
+    Case("R4", "two cats, two dogs", _objects_prompt("two cats, a dog", "cat", "dog"),
          {"cat": (_LEFT, _RIGHT), "dog": (_TOP, _BOTTOM)}),
-    Case("", "two chairs", _objects("a chair", "chair"), {"chair": (_LEFT, _RIGHT)}),
-    Case("R5", "one cone", _objects("an ice cream cone", "ice cream cone"),
+    Case("", "two chairs", _objects_prompt("a chair", "chair"), {"chair": (_LEFT, _RIGHT)}),
+    Case("R5", "one cone", _objects_prompt("an ice cream cone", "ice cream cone"),
          {"ice cream cone": (_LEFT,)}),
     Case("R6", "one umbrella",
-         _objects("a red umbrella on a black umbrella stand", "umbrella", "umbrella"),
+         _objects_prompt("a red umbrella on a black umbrella stand", "umbrella", "umbrella"),
          {"umbrella": (_LEFT,)}),
 )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""Rewards that are models, and how their weights are loaded."""
+"""Rewards that run a model, and the code that loads the weights."""

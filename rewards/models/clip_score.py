@@ -1,6 +1,6 @@
-"""CLIP scores: how close an image lies to its prompt. PickScore is one, HPS v2.1 another.
+"""CLIP scores: the cosine of an image's and its prompt's features, as in PickScore and HPS v2.1.
 
-Shape legend: B = images, U = different prompts, D = joint space.
+Shape legend: B = images, U = different prompts, D = features.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from rewards.models.loading import (
 )
 
 CONFIG, PROCESSOR = ("config.json",), ("tokenizer.json", "preprocessor_config.json")
-CONTEXT = 77  # tokens of a CLIP text, begin and end included; the rest is cut off
+CONTEXT = 77  # most tokens of a CLIP text with its begin and end tokens; the rest is cut off
 
 
 class ClipInputs(Protocol):
-    """How images and texts are prepared for a CLIP."""
+    """Prepares images and texts for a CLIP model."""
 
     def texts(self, texts: list[str]) -> dict[str, Tensor]:
-        """What ``get_text_features`` takes, for U texts."""
+        """The arguments of ``get_text_features`` for U texts."""
 
     def images(self, images: list[NDArray[np.uint8]]) -> Tensor:
         """Pixels B 3 H W."""
 
 
 class ProcessorInputs:
-    """Prepared by the processor that belongs to the model, and nothing else: raw texts."""
+    """Prepares images and raw texts with the model's own processor, without any other change."""
 
     def __init__(self, processor: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(processor, local_files_only=True)
@@ -61,7 +61,7 @@ class ProcessorInputs:
 
 
 class ClipScorer:
-    """A loaded CLIP that compares images with raw prompts, in float32 whatever its weights are."""
+    """Compares images with raw prompts by a CLIP model. The cosine is always in float32."""
 
     def __init__(self, model: Any, inputs: ClipInputs, scale: float = 1.0) -> None:
         self.model, self.inputs, self.scale = model, inputs, scale
@@ -70,7 +70,7 @@ class ClipScorer:
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
     ) -> list[RewardResult]:
-        """The scaled cosine, per image."""
+        """The scaled cosine of each image and its prompt."""
         texts = list(dict.fromkeys(prompt.text for prompt in prompts))
         text_UD, image_BD = self._text_features(texts), self._image_features(images)
         place = {text: index for index, text in enumerate(texts)}
@@ -78,7 +78,7 @@ class ClipScorer:
         return [Score(value) for value in ((image_BD * prompt_BD).sum(-1) * self.scale).tolist()]
 
     def _text_features(self, texts: list[str]) -> Tensor:
-        """Unit vectors U D; a group's prompt is read once."""
+        """Unit vectors U D. A prompt that several images share is encoded once."""
         tokens = {
             name: tensor.to(self.model.device) for name, tensor in self.inputs.texts(texts).items()
         }
@@ -98,10 +98,11 @@ class ClipScoreReward:
     """Cosine of image and raw prompt, times the model's logit scale if asked (PickScore).
 
     Options: ``model``, folder or Hub id of a ``CLIPModel`` of transformers, such as
-    ``yuvalkirstain/PickScore_v1``; ``processor``, where tokenizer and image preprocessing are read
-    if not there (PickScore: ``laion/CLIP-ViT-H-14-laion2B-s32B-b79K``); ``logit_scale``;
-    ``device`` (``auto``) and ``dtype`` of the weights (``float32``).
-    The cosine is in [-1, 1]; PickScore is a hundred times that, in practice about 20.
+    ``yuvalkirstain/PickScore_v1``; ``processor``, folder or Hub id of tokenizer and image
+    preprocessing if ``model`` has none (PickScore: ``laion/CLIP-ViT-H-14-laion2B-s32B-b79K``);
+    ``logit_scale``, whether the cosine is multiplied by it; ``device`` (``auto``) and ``dtype`` of
+    the weights (``float32``). The cosine is in [-1, 1]. PickScore is a hundred times the cosine,
+    in practice about 20.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class ClipScoreReward:
         device: str = "auto",
         dtype: str = "float32",
     ) -> None:
-        """Raise ``UserError`` for options with which it cannot be built."""
+        """Raise ``UserError`` for options with which the reward cannot be built."""
         torch_device(device), torch_dtype(dtype)
         reward_model_folder(model, CONFIG if processor else CONFIG + PROCESSOR)
         if processor:

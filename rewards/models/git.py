@@ -1,6 +1,6 @@
-"""GIT, a visual question answerer: does the image show what the prompt names?
+"""GIT, a model that answers questions about an image: does it show what the prompt names?
 
-Shape legend: B = images that are judged, N = questions of all of them, T = tokens.
+Shape legend: B = images that are judged, N = questions about all of them, T = tokens.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _NOT_JUDGED = ("spatial", "numeracy")
 
 
 def questions(prompt: Prompt) -> tuple[str, ...]:
-    """One for each thing the prompt names, with its attribute where the prompt file has it.
+    """One question for each thing that the prompt names, with its attribute if the file has it.
 
-    Empty for tasks that are no matter of yes or no to this model, and where nothing is named. (The
-    public code asks about an empty list of ``attr_nouns``, and its mean is NaN.)
+    Empty for spatial and numeracy prompts, which this model does not judge, and for prompts that
+    name nothing. (For an empty list of ``attr_nouns``, the public code computes a mean of NaN.)
     """
     if prompt.task_type in _NOT_JUDGED:
         return ()
@@ -44,8 +44,8 @@ def questions(prompt: Prompt) -> tuple[str, ...]:
 class GitReward:
     """Mean over the things named of p(yes) / (p(yes) + p(no)) as the answer's first token: [0, 1].
 
-    As in the public code, spatial and numeracy prompts get 0 and others that name nothing get 1,
-    the same for every image: not applicable.
+    As in the public code, spatial and numeracy prompts get 0, and other prompts that name nothing
+    get 1. These scores say nothing about the image and are marked as not applicable.
     Options: ``model``, folder or Hub id (``microsoft/git-large-vqav2``); ``device`` (``auto``) and
     ``dtype`` of the weights (``float32``).
     """
@@ -63,7 +63,7 @@ class GitReward:
 
     @classmethod
     def check(cls, model: str = MODEL, device: str = "auto", dtype: str = "float32") -> None:
-        """Raise ``UserError`` for options with which it cannot be built."""
+        """Raise ``UserError`` for options with which the reward cannot be built."""
         torch_device(device), torch_dtype(dtype)
         reward_model_folder(model, NEEDED)
 
@@ -89,7 +89,7 @@ class GitReward:
     def _probabilities(
         self, images: list[NDArray[np.uint8]], asked: list[tuple[str, ...]]
     ) -> list[Tensor]:
-        """Of yes against no, for every question of every image; all questions are one batch."""
+        """p(yes) of yes and no for the questions of each image. All questions form one batch."""
         ids = [self._question_ids(question) for some in asked for question in some]
         counts = [len(some) for some in asked]
         last_N = torch.tensor([len(question) for question in ids]) - 1
@@ -99,7 +99,7 @@ class GitReward:
         pixels = self._image_processor(images, return_tensors="pt").pixel_values
 
         device = self._model.device
-        # An image is encoded once, and its features repeated for each of its questions.
+        # Each image is encoded once. Its features are then repeated for each of its questions.
         with self._model.git.visual_projection.register_forward_hook(
             lambda module, inputs, features: features[owner_N.to(device)]
         ):
@@ -110,12 +110,12 @@ class GitReward:
                 use_cache=False,
             ).last_hidden_state
         image_tokens = hidden.shape[1] - ids_NT.shape[1]
-        # Logits of the last position alone: those of all would fill the memory.
+        # Only the last position's logits are computed: all positions would fill the memory.
         last = self._model.output(hidden[torch.arange(len(ids)), image_tokens + last_N]).float()
         # p(yes) / (p(yes) + p(no)) of a softmax over the vocabulary
         return list((last[:, self._yes] - last[:, self._no]).sigmoid().cpu().split(counts))
 
     def _question_ids(self, question: str) -> Tensor:
-        """[CLS] and the question; no [SEP], the answer comes next."""
+        """Ids of [CLS] and the question. There is no [SEP], because the answer follows."""
         ids = self._tokenizer(question, add_special_tokens=False).input_ids
         return torch.tensor([self._tokenizer.cls_token_id, *ids])

@@ -1,4 +1,4 @@
-"""GroundingDINO, an open-vocabulary detector: is all there, where and as often as asked?
+"""GroundingDINO, an open-vocabulary detector: are all objects there, where and as many as asked?
 
 Shape legend: B = images, Q = queries, T = tokens.
 """
@@ -33,17 +33,17 @@ from rewards.models.loading import load_model, reward_model_folder, torch_device
 
 MODEL = "IDEA-Research/grounding-dino-tiny"
 NEEDED = ("config.json", "tokenizer.json", "preprocessor_config.json")
-THRESHOLD = 0.3  # of a query's probability for a name, from which it counts as found
+THRESHOLD = 0.3  # a query whose probability for a name is above this has found it
 
 
 class GroundingDinoReward:
     """The detector's score by task type, see ``docs/rewards.md``: spatial [0, 0.9], others [0, 1].
 
-    A prompt that names nothing is not judged: 1, not applicable. One of a task whose information
-    it lacks has failed. Options: ``model``, folder or Hub id
+    A prompt that names nothing gets 1, marked as not applicable. A prompt that lacks information
+    its task needs gets a failure. Options: ``model``, folder or Hub id
     (``IDEA-Research/grounding-dino-tiny``); ``variant``, ``corrected`` (default), ``published`` or
-    ``published-strict``; ``device`` (``auto``). Always float32: rounded weights change which
-    queries the model selects.
+    ``published-strict``; ``device`` (``auto``). The weights are always float32, because rounded
+    weights change which queries the model selects.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class GroundingDinoReward:
     def check(
         cls, model: str = MODEL, variant: Variant = "corrected", device: str = "auto"
     ) -> None:
-        """Raise ``UserError`` for options with which it cannot be built."""
+        """Raise ``UserError`` for options with which the reward cannot be built."""
         torch_device(device)
         if variant not in VARIANTS:
             raise UserError(f"variant: {variant!r} is not one of {', '.join(VARIANTS)}")
@@ -115,11 +115,11 @@ class GroundingDinoReward:
         ]
 
     def _tokens_of(self, tokens: Any, row: int, spans: Sequence[Span]) -> list[int]:
-        """Places of the tokens from the first to the last character of each span."""
+        """Places of the tokens that hold the characters of the spans."""
         places: set[int] = set()
         for start, end in spans:
             of_letters = (tokens.char_to_token(row, at) for at in range(start, end))
-            seen = [place for place in of_letters if place is not None]  # an accent has none
+            seen = [place for place in of_letters if place is not None]  # an accent has no token
             if not seen:
                 raise ValueError(f"the detector's tokenizer has no token for {spans}")
             places.update(range(seen[0], seen[-1] + 1))

@@ -1,9 +1,9 @@
-"""GroundingDINO's text positions as its authors compute them, whatever transformers gives.
+"""Gives GroundingDINO the text positions that its authors compute, in any transformers release.
 
-Every phrase of a caption is read by itself: a token sees the tokens of its own phrase, which ends
-with its full stop, and its position is its place in the phrase. In ``car . zebra.``, with the marks
-of begin and end, the positions are 0 0 1 0 1 0. transformers 5.17 to 5.22 give 0 to every full
-stop, and then round the sines and cosines of the encoder's positions to integers.
+The model reads every phrase of a caption by itself. A phrase ends with its full stop. A token sees
+only the tokens of its own phrase, and its position is its place in that phrase. For
+``car . zebra.`` with [CLS] and [SEP], the positions are 0 0 1 0 1 0. transformers 5.17 to 5.22 give
+0 to every full stop, and round the sines and cosines of the encoder's positions to integers.
 
 Shape legend: B = captions, T = tokens.
 """
@@ -15,12 +15,15 @@ from typing import Any
 from torch import Tensor
 from transformers import GroundingDinoForObjectDetection
 
-# [CLS], [SEP], "." and "?": transformers has these numbers and not the tokenizer's own.
+# The ids that end a phrase. transformers has them in its code and does not ask the tokenizer.
 SEPARATORS = {"[CLS]": 101, "[SEP]": 102, ".": 1012, "?": 1029}
 
 
 def correct_text_positions(model: GroundingDinoForObjectDetection) -> None:
-    """Hand the right positions to the text backbone and to the encoder; harmless where they are."""
+    """Hand the right positions to the text backbone and to the encoder.
+
+    Nothing changes in a release that computes the right ones itself.
+    """
     model.model.text_backbone.register_forward_pre_hook(_backbone_positions)
     model.model.encoder.register_forward_pre_hook(_encoder_positions, with_kwargs=True)
 
@@ -41,6 +44,7 @@ def _backbone_positions(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]
 def _encoder_positions(
     module: Any, inputs: tuple[Any, ...], named: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    # The encoder's mask is inverted, and sine and cosine get the dtype of the positions.
+    # The encoder's mask is true where a token is hidden. The encoder computes sines and cosines in
+    # the dtype of the positions, so these get the dtype of the features.
     positions_BT = phrase_positions(~named["text_self_attention_masks"])
     return inputs, named | {"text_position_ids": positions_BT.to(named["text_features"].dtype)}

@@ -34,11 +34,11 @@ NEEDED = ("config.json", "tokenizer.json")
 class HpsReward:
     """Cosine of image and raw prompt, without the logit scale: in [-1, 1], about 0.2 to 0.33.
 
-    Both are prepared as hpsv2's public code does (``rewards/models/hps_inputs.py``).
-    Options: ``model``, the file ``HPS_v2.1_compressed.pt``, a folder that holds it, or the Hub's
-    id of one; ``clip``, folder or Hub id from which config and vocabulary of the same CLIP are read
-    (its weights and preprocessing are not); ``device`` (``auto``) and ``dtype`` of the weights
-    (``float32``: half precision costs about 1e-3 on a signal of 0.05).
+    Image and prompt are prepared as in hpsv2's public code (``rewards/models/hps_inputs.py``).
+    Options: ``model``, the file ``HPS_v2.1_compressed.pt``, or folder or Hub id of a checkpoint
+    that holds it; ``clip``, folder or Hub id of the same CLIP, from which only configuration and
+    vocabulary are read; ``device`` (``auto``) and ``dtype`` of the weights (``float32``: half
+    precision changes a score by about 1e-3, and scores differ by about 0.05).
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class HpsReward:
     def check(
         cls, model: str = MODEL, clip: str = CLIP, device: str = "auto", dtype: str = "float32"
     ) -> None:
-        """Raise ``UserError`` for options with which it cannot be built."""
+        """Raise ``UserError`` for options with which the reward cannot be built."""
         torch_device(device), torch_dtype(dtype)
         _files(model, clip)
 

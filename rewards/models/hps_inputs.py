@@ -1,7 +1,7 @@
-"""Images and prompts as HPS v2.1 was trained on them, prepared as hpsv2's public code does.
+"""Prepares images and prompts for HPS v2.1, as hpsv2's public code does.
 
-It is not the preparation of other CLIP models: images are resized as float by their longest side
-and padded with black, texts are repaired before they are read. Source: hpsv2 1.2.0,
+Other CLIP models prepare them differently. Here an image is resized as float by its longest side
+and padded with black, and a text is repaired before it is tokenized. Source: hpsv2 1.2.0,
 ``open_clip/transform.py`` and ``open_clip/tokenizer.py``, with torchvision's ``resize`` of tensors.
 """
 
@@ -26,7 +26,7 @@ from rewards.models.clip_score import CONTEXT
 
 MEAN_311 = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 STD_311 = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
-_BEGIN, _END = "<|startoftext|>", "<|endoftext|>"  # in the Hub's vocabulary; hpsv2 writes:
+_BEGIN, _END = "<|startoftext|>", "<|endoftext|>"  # in the Hub's vocabulary; hpsv2 has other names
 _WRITTEN = {"<start_of_text>": _BEGIN, "<end_of_text>": _END}
 _WORDS = regex.compile(
     r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
@@ -35,15 +35,15 @@ _WORDS = regex.compile(
 
 
 def pixels(image: NDArray[np.uint8], side: int) -> Tensor:
-    """An image, H W 3, as 3 ``side`` ``side``: its longest side resized, the rest black.
+    """Resize an image, H W 3, by its longest side and pad it with black: 3 ``side`` ``side``.
 
-    Float values are not clamped: cubic interpolation goes beyond 0 and 1 at edges. Bit for bit
-    torchvision's, which calls the same function of torch on one image at a time.
+    Values are not clamped, although cubic interpolation goes beyond 0 and 1 at edges. The result is
+    torchvision's to the bit: torchvision calls the same function of torch, one image at a time.
     """
     image_3HW = torch.tensor(image).permute(2, 0, 1).contiguous().float() / 255
     longest = max(image_3HW.shape[1:])
     if longest != side:
-        # Python's round, halves to even, as in the original.
+        # The original also uses Python's round, which rounds halves to even.
         size = [round(length * (side / longest)) for length in image_3HW.shape[1:]]
         image_3HW = interpolate(
             image_3HW[None], size, mode="bicubic", align_corners=False, antialias=True
@@ -54,7 +54,7 @@ def pixels(image: NDArray[np.uint8], side: int) -> Tensor:
 
 
 def cleaned(text: str) -> str:
-    """Mojibake repaired, HTML's entities read (twice), blanks single, lower case."""
+    """Repair mojibake, decode HTML entities twice, make blanks single, lowercase."""
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return regex.sub(r"\s+", " ", text).strip().lower()
 
@@ -62,8 +62,8 @@ def cleaned(text: str) -> str:
 class HpsTokenizer:
     """hpsv2's byte-pair encoding, with the vocabulary of a CLIP's ``tokenizer.json``.
 
-    What transformers makes of the same file reads special tokens, a few new letters and some
-    combined signs of a prompt otherwise.
+    transformers' tokenizer of the same file splits special tokens, a few new letters and some
+    combined signs differently.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,7 +76,7 @@ class HpsTokenizer:
         self._bytes = ByteLevel(add_prefix_space=False, use_regex=False)
 
     def __call__(self, text: str) -> list[int]:
-        """At most ``CONTEXT`` ids, from the begin of text to its end, whatever was cut off."""
+        """At most ``CONTEXT`` ids. A text that is cut off still ends with the end token."""
         begin, end = self._special.values()
         ids = [begin]
         for word in _WORDS.findall(cleaned(text)):
@@ -89,13 +89,13 @@ class HpsTokenizer:
 
 
 class HpsInputs:
-    """What a CLIP in ``folder``, of images of ``side`` pixels, is given to score by HPS v2.1."""
+    """The inputs of HPS v2.1, by the vocabulary in ``folder``, for images of ``side`` pixels."""
 
     def __init__(self, folder: Path, side: int) -> None:
         self._tokenizer, self._side = HpsTokenizer(folder), side
 
     def texts(self, texts: list[str]) -> dict[str, Tensor]:
-        """Ids U T. What follows the end of a text is not seen from it, so no mask is needed."""
+        """Ids U T. No mask is needed: the end token does not see the padding after it."""
         rows = [torch.tensor(self._tokenizer(text)) for text in texts]
         return {"input_ids": pad_sequence(rows, batch_first=True)}
 

@@ -1,6 +1,6 @@
-"""The configuration of a LLaVA-NeXT checkpoint as transformers' LLaVA-OneVision has it.
+"""Translates a LLaVA-NeXT checkpoint's configuration for transformers' LLaVA-OneVision.
 
-The original file describes the language model; of the vision tower it gives the name alone.
+The original file describes the language model, but only names the vision tower.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from policy.inner_path import stays_inside
 from policy.text_files import read_json
 
 NEEDED = ("config.json", "tokenizer_config.json")
-# What the towers' own repositories say.
+# Sizes of the vision towers, from their own repositories.
 _TOWERS = {
     "google/siglip-so400m-patch14-384": {
         "hidden_size": 1152,
@@ -44,7 +44,10 @@ _EXPECTED = {"mm_projector_type": "mlp2x_gelu", "hidden_act": "silu", "use_slidi
 
 @dataclass(frozen=True)
 class LlavaConfig:
-    """``unused_keys``: how keys begin that some checkpoints hold and no score depends on."""
+    """A configuration, and what else the weights need.
+
+    ``unused_keys`` are beginnings of keys that some checkpoints hold and no score depends on.
+    """
 
     config: LlavaOnevisionConfig
     newline_after_image: bool
@@ -52,9 +55,9 @@ class LlavaConfig:
 
 
 def translated_config(folder: Path) -> LlavaConfig:
-    """Read ``folder/config.json``; raises ``UserError`` for what this project cannot run.
+    """Read ``folder/config.json``. Raises ``UserError`` for a model that this project cannot run.
 
-    ``mm_vision_tower`` is a Hub id that is known here, or a folder beside the file that holds the
+    ``mm_vision_tower`` is a Hub id in ``_TOWERS``, or a folder inside ``folder`` with the
     ``config.json`` of a SigLIP vision model.
     """
     file = folder / "config.json"
@@ -70,7 +73,7 @@ def translated_config(folder: Path) -> LlavaConfig:
     except (ValueError, TypeError) as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
     layers = tower.pop("num_hidden_layers")
-    # The features are those before the tower's last layer, which LLaVA therefore drops.
+    # LLaVA takes the features before the tower's last layer, so it drops that layer.
     tower |= {"num_hidden_layers": layers - 1, "vision_use_head": False}
     vision = SiglipVisionConfig(**tower)
     config = LlavaOnevisionConfig(

@@ -1,6 +1,6 @@
-"""Loading a reward's model strictly: every weight from the checkpoint, or one clear line.
+"""Loads a reward's model strictly: every weight comes from the checkpoint, or one line says why.
 
-A checkpoint is a folder or the Hub's ``owner/name[@revision]``. Nothing is unpickled but tensors.
+A checkpoint is a folder or the Hub's ``owner/name[@revision]``. Only tensors are unpickled.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from policy.checkpoint.weight_files import weight_files
 from policy.errors import UserError
 
 _SAMPLES, _SAMPLE_BYTES = 256, 4096
-# The releases in which the rewards' numbers were compared with those of the original models. Those
-# before 5.23 are wrong by themselves (``grounding_dino_text.py``), so no other is believed.
+# The releases in which scores were compared with those of the original models. Other releases are
+# refused, because a release can be wrong: GroundingDINO is, before 5.23 (see
+# ``grounding_dino_text.py``, which corrects it).
 CHECKED = (
     "5.17.0 5.18.0 5.19.0 5.20.0 5.20.1 5.20.2 5.21.0 5.21.1 5.22.0 5.22.1 5.22.2 5.23.0 5.24.0"
 ).split()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Its bars would cut through the run's own progress line.
+# The progress bars of transformers would break the run's own progress line.
 transformers_logging.disable_progress_bar()
 
 
 def reward_model_folder(checkpoint: str, needed: Sequence[str], weights: bool = True) -> Path:
-    """The checkpoint's folder, for a model that transformers computes.
+    """The folder of a checkpoint whose model transformers computes.
 
-    Raises ``UserError`` when it, a needed file or a weight file is missing, and when the scores of
-    the installed transformers were not compared with the originals.
+    Raises ``UserError`` when the folder, a needed file or a weight file is missing, and when the
+    installed transformers is not one of ``CHECKED``.
     """
     if transformers.__version__ not in CHECKED:
         raise UserError(
@@ -54,7 +55,7 @@ def reward_model_folder(checkpoint: str, needed: Sequence[str], weights: bool = 
 
 
 def weights_digest(files: Sequence[Path]) -> str:
-    """Tells weights apart without reading gigabytes: sizes, and blocks from all over each file."""
+    """Digest of each file's size and of 256 blocks of 4 KiB: reading all would take too long."""
     digest = hashlib.blake2b(digest_size=20)
     for file in files:
         size = file.stat().st_size
@@ -67,7 +68,7 @@ def weights_digest(files: Sequence[Path]) -> str:
 
 
 def torch_device(name: str) -> torch.device:
-    """``auto`` is the GPU that the worker was given, or the CPU if it was given none."""
+    """The device of that name. ``auto`` is the worker's GPU, or the CPU if the worker has none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -77,7 +78,7 @@ def torch_device(name: str) -> torch.device:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of the weights."""
+    """The dtype of that name, for weights."""
     if name not in DTYPES:
         raise UserError(f"dtype: {name!r} is not one of {', '.join(DTYPES)}")
     return DTYPES[name]
@@ -100,7 +101,7 @@ def load_model(
     if "state_dict" not in source:
         source["pretrained_model_name_or_path"] = folder
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would warn of is an error below
+    transformers_logging.set_verbosity_error()  # its warnings are errors below
     try:
         loaded: Any = model_class.from_pretrained(
             **{"pretrained_model_name_or_path": None} | source,

@@ -1,7 +1,8 @@
-"""CLIP weights of open_clip under the names of transformers' ``CLIPModel``.
+"""Translates CLIP weights of open_clip to the names of transformers' ``CLIPModel``.
 
-open_clip names the towers ``visual.*`` and (text) without a prefix, keeps query, key and value in
-one matrix, and multiplies by its projections from the right.
+In open_clip, keys of the vision tower begin with ``visual.`` and keys of the text tower have no
+prefix. Query, key and value are one matrix. Features are multiplied by a projection from the right,
+so a projection must be transposed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _PROJECTIONS = {
     "text_projection": "text_projection.weight",
 }
 _NORMS = {
-    "visual.ln_pre": "vision_model.pre_layrnorm",  # spelt so by transformers
+    "visual.ln_pre": "vision_model.pre_layrnorm",  # transformers spells it so
     "visual.ln_post": "vision_model.post_layernorm",
     "ln_final": "text_model.final_layer_norm",
 }
@@ -36,7 +37,7 @@ _PARTS = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-_BUFFERS = ("attn_mask", "position_ids")  # made by the model itself
+_BUFFERS = ("attn_mask", "position_ids")  # the model makes them itself
 
 
 def translated_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The engine on stock vLLM: continuous batching, paged attention, guidance inside a request.
 
-It draws from the same noise as the transformers engine and by the same function, so equal logits
-give equal tokens; docs/vllm.md says how, and what is reproducible.
+It draws with the noise and the function of the transformers engine, so that equal logits give equal
+tokens. docs/vllm.md says how it works, and what is reproducible.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,14 @@ from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.probe import WeightReceipt
+from policy.sampling import Sampling
 from policy.types import Group, IntArray, Prompt, Trajectory
 from policy.weights import WeightBuckets, checksum, load_into
 from rollout.config import RolloutConfig
 from rollout.drawing import Phase
-from rollout.engine import EngineIdentity, GenerationRequest, Sampling
+from rollout.engine import EngineIdentity, GenerationRequest
 from rollout.vllm.parity import check_parity, probe_logprobs
-from rollout.vllm.requests import SampleRequest, sampling_request
+from rollout.vllm.requests import SampleRequest
 from rollout.vllm.server import Sampled, VllmServer
 
 
@@ -55,9 +56,9 @@ class VllmEngine:
         encoder: PromptEncoder,
         config: RolloutConfig,
     ) -> None:
-        """``load`` reads the checkpoint into host memory: here, and whenever vLLM is rebuilt.
+        """``load`` reads the checkpoint into host memory. It is called whenever vLLM is built.
 
-        Raises ``UserError`` when vLLM cannot run the model, or runs it wrong.
+        Raises ``UserError`` when vLLM cannot run the model, or computes something else than it.
         """
         self._load = load
         self._encoder = encoder
@@ -65,14 +66,14 @@ class VllmEngine:
         self._weight_version = 0
         self._pushed: WeightBuckets | None = None
         self._server: VllmServer | None = None
-        self._build(streams=1 if config.guidance_scale == 1.0 else 2)
+        self._build(streams=2 if config.sampling.guided else 1)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> list[Group]:
-        """One group per request; a trajectory's image begins when its own CoT has ended."""
+        """One group per request. A trajectory's image begins as soon as its own CoT has ended."""
         sampling = sampling or self._config.sampling
-        if sampling.guidance_scale != 1.0 and self._serving.streams == 1:
+        if sampling.guided and self._serving.streams == 1:
             self._build(streams=2)
         server, encoder = self._serving, self._encoder
         slots = [
@@ -89,9 +90,7 @@ class VllmEngine:
                 return []
             slot.cot, slot.cot_text = sampled, encoder.cot_text(sampled.ids)
             slot.image_prompt_ids = encoder.image_prompt_ids(slot.prompt, slot.cot_text)
-            image = sampling_request(
-                Phase.IMAGE, slot.seed, sampling, self._policy.num_image_tokens
-            )
+            image = SampleRequest(Phase.IMAGE, slot.seed, sampling, self._policy.num_image_tokens)
             prompt = server.vocabulary.image_prompt(slot.image_prompt_ids)
             return [(f"{Phase.IMAGE.name}:{place}", prompt, image)]
 
@@ -100,7 +99,7 @@ class VllmEngine:
                 (
                     f"{Phase.COT.name}:{place}",
                     slot.cot_prompt_ids.tolist(),
-                    sampling_request(Phase.COT, slot.seed, sampling, sampling.max_cot_tokens),
+                    SampleRequest(Phase.COT, slot.seed, sampling, sampling.max_cot_tokens),
                 )
                 for place, slot in enumerate(slots)
             ],
@@ -116,7 +115,7 @@ class VllmEngine:
         """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot.
 
         After the first push the records are compared with those of a policy that holds the same
-        weights. Whatever else fails half way, vLLM is built anew with the last good weights.
+        weights. When anything else fails half way, vLLM is rebuilt with the last good weights.
         """
         self._serving.check_weights(weights)
         streams = self._serving.streams
@@ -135,7 +134,7 @@ class VllmEngine:
         return WeightReceipt(weight_version, checksum(weights), probe)
 
     def sleep(self) -> None:
-        """Give the GPU back: weights go to the host, the KV cache is dropped. No-op on a CPU."""
+        """Free the GPU: weights move to the host, the KV cache is dropped. No-op on a CPU."""
         if self._config.device == "cuda":
             self._serving.sleep()
 
@@ -175,7 +174,7 @@ class VllmEngine:
         return self._server
 
     def _build(self, streams: int) -> None:
-        """Start vLLM with the last good weights, in place of the one there is."""
+        """Shut vLLM down, if it runs, and start it with the last good weights."""
         self.shutdown()
         policy = self._load()
         if self._pushed is not None:
@@ -186,8 +185,8 @@ class VllmEngine:
         except BaseException:
             server.shutdown()
             raise
-        self._server = server  # only one that was found right is ever served
-        # vLLM has its own copy of what is trained; sizes and the image decoder are still needed.
+        self._server = server  # only now: one that computes something else never serves
+        # vLLM has its own copy of these weights. The policy still gives sizes and decodes images.
         for module in (
             policy.model.model.language_model,
             policy.model.lm_head,
@@ -199,11 +198,11 @@ class VllmEngine:
 
     def _check(self, server: VllmServer, policy: JanusPolicy) -> None:
         sampling = self._config.sampling
-        if server.streams == 2 and sampling.guidance_scale == 1.0:
-            sampling = Sampling(2.0, sampling.temperature, sampling.max_cot_tokens)
+        if server.streams == 2 and not sampling.guided:
+            sampling = replace(sampling, guidance_scale=2.0)
         special, tolerance = self._encoder.special, self._config.vllm.parity_tolerance
         threads = torch.get_num_threads()
-        if self._config.device == "cuda":  # beside it the host is idle, and the policy reads there
+        if self._config.device == "cuda":  # the policy computes on the host, which is idle now
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         try:
             check_parity(server, policy, special, sampling, tolerance)
@@ -244,8 +243,8 @@ class VllmEngine:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the locals of the frames that an error has left: they hold vLLM's tensors, and vLLM is
-    not started again on a GPU where memory of the last one is still held."""
+    """Clear the local variables in an error's traceback. They hold tensors of the last vLLM, and
+    on a GPU vLLM cannot start again while their memory is held."""
     links: list[BaseException | None] = [error]
     while links:
         if (link := links.pop()) is not None:

@@ -1,13 +1,13 @@
 """Janus's language model for vLLM, with classifier-free guidance inside one request.
 
-A row carries S streams: the conditional one, and where there is guidance (S = 2) the unconditional
-one beside it. Linear layers and norms see the streams as S rows; attention sees them as S times
-the heads, so that one request, one KV entry and one scheduler serve both, and they cannot part.
-What the unconditional stream reads follows from the token alone: a text token is padding, unless it
-is the first; an image token or the alias of ``<begin_of_image>`` is itself.
+A row carries S streams: the conditional one and, with guidance (S = 2), the unconditional one.
+Linear layers and norms see the streams as S rows. Attention sees them as S times as many heads. One
+request and one entry of the KV cache therefore hold both streams, which always advance together.
+The unconditional stream reads padding in place of every text token but the first. It reads image
+tokens and the alias of ``<begin_of_image>`` as they are.
 
-The weights are plain parameters under the checkpoint's names (fused ones as views), so that
-``policy.weights.load_into`` writes them like any other policy's. No tensor parallelism.
+The weights are plain parameters under the checkpoint's names; parts of fused ones are views.
+``policy.weights.load_into`` writes them as it writes any policy's. There is no tensor parallelism.
 
 Shape legend: T = tokens of the batch, S = streams, D = hidden size, H = heads, R = rows to sample,
 V = merged vocabulary.
@@ -35,7 +35,7 @@ from rollout.vllm.vocabulary import NUM_CHANNELS, Vocabulary
 
 
 class JanusForVllm(nn.Module):
-    """What ``config.json`` (see ``vllm_server.model_config``) describes; weights come later."""
+    """The model that ``rollout.vllm.server.model_config`` describes. Weights are loaded later."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class JanusForVllm(nn.Module):
         self.vocabulary = Vocabulary(janus["num_text"], janus["num_codes"])
         hidden = config.hidden_size
         self.embed_tokens = nn.Embedding(janus["num_text"], hidden)
-        # The frozen path from code to embedding, worked out once for each code.
+        # The frozen path from image id to embedding, computed once for each id.
         self.image_embeddings = nn.Embedding(janus["num_codes"], hidden)
         self.layers = nn.ModuleList(
             _Layer(config, self.streams, vllm_config.cache_config, f"model.layers.{index}")
@@ -63,7 +63,7 @@ class JanusForVllm(nn.Module):
     # Weights
 
     def trained_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Tensors of the trained part under the checkpoint's names; writing to them is loading."""
+        """Tensors of the trained part under the checkpoint's names; loading writes to them."""
         yield "lm_head.weight", self.lm_head.weight
         prefix = "model.language_model."
         yield prefix + "embed_tokens.weight", self.embed_tokens.weight
@@ -95,9 +95,9 @@ class JanusForVllm(nn.Module):
         inputs_embeds: Tensor | None = None,
         **unused: Any,
     ) -> Tensor:
-        """Final hidden states of every stream and one column that says what they predict.
+        """Final hidden states of every stream and one more column, T (S D + 1).
 
-        T (S D + 1); the column is 1 where an image token comes next.
+        The column is 1 where the next token is an image token, and 0 elsewhere.
         """
         hidden = self._embed(input_ids, positions).flatten(0, 1)
         residual: Tensor | None = None
@@ -108,8 +108,11 @@ class JanusForVllm(nn.Module):
         return torch.cat([hidden.view(len(input_ids), -1), predicts_image], dim=1)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor:
-        """What the sampler and the log-prob columns read, float32, R V: a drawn token a row with
-        its records, or where nothing is drawn, the log-probs of all tokens."""
+        """The rows that vLLM samples from and returns columns of, float32, R V.
+
+        When tokens are drawn, a row holds the drawn token and its records (``Vocabulary.rows``).
+        When the batch only reads, a row holds the log-probs of all tokens.
+        """
         flag_R = hidden_states[:, -1] > 0
         hidden_RSD = hidden_states[:, :-1].unflatten(1, (self.streams, -1))
         tasks = None if self.running_batch is None else self.running_batch.tasks()
@@ -140,7 +143,7 @@ class JanusForVllm(nn.Module):
         return self.head_activation(self.proj_out(hidden))
 
     def _conditional_logprobs(self, hidden_RD: Tensor, is_image_R: Tensor) -> Tensor:
-        """Log-probs in the phase that each row is in; ids of the other are impossible."""
+        """Log-probs of the ids of each row's phase; minus infinity for ids of the other phase."""
         shape = len(hidden_RD), self.vocabulary.size
         logprob_RV = torch.full(shape, -torch.inf, dtype=torch.float32, device=hidden_RD.device)
         num_text = self.vocabulary.num_text
@@ -166,10 +169,11 @@ class JanusForVllm(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Merged ids, R, and records, R K, of rows of one phase."""
         device = hidden_RSD.device
-        temperature_R11 = torch.tensor([[[t.request.temperature]] for t in tasks], device=device)
+        asked = [task.request.sampling for task in tasks]
+        temperature_R11 = torch.tensor([[[s.temperature]] for s in asked], device=device)
         noise_R = torch.tensor([t.noise for t in tasks], dtype=torch.float64, device=device)
-        scale_R1 = torch.tensor([[t.request.guidance_scale] for t in tasks], device=device)
-        # From here on the second stream, if there is one, is that of the guided distribution.
+        scale_R1 = torch.tensor([[s.guidance_scale] for s in asked], device=device)
+        # From here on the second stream, if there is one, holds the guided distribution.
         if phase is Phase.IMAGE:
             first = self.vocabulary.num_text
             # One product for both streams: the head's weights are read once.
@@ -179,7 +183,7 @@ class JanusForVllm(nn.Module):
         else:
             first = 0
             logits_RSV = head_logits(hidden_RSD[:, :1], self.lm_head)
-        if any(task.request.temperature != 1 for task in tasks):
+        if any(s.temperature != 1 for s in asked):
             logits_RSV = temper(logits_RSV, temperature_R11)
         softmax = Softmax.of(logits_RSV)
         drawn_R = draw_tokens(softmax.weight_NV[:, -1], noise_R)
@@ -192,16 +196,16 @@ class JanusForVllm(nn.Module):
 
 
 class _Norm(RMSNorm):
-    """vLLM's norm, which on a CPU leaves vLLM's own kernel unused and takes many small steps.
+    """vLLM's norm, which on a CPU would take many small steps; here it calls vLLM's own kernel.
 
-    Only in float32: 16-bit numbers the kernel rounds further from transformers (the probe differs
-    by 0.055 nats instead of 0.009 on the shapes model, ``benchmarks.vllm_gaps``).
+    It does so only in float32. With 16 bits the kernel rounds further away from transformers: on
+    the shapes model the probe differs by 0.055 nats instead of 0.009 (``benchmarks.vllm_gaps``).
     """
 
     def forward_cpu(
         self, x: Tensor, residual: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Writes over its arguments where there is a residual, as the kernels of vLLM do."""
+        """With a residual it overwrites its arguments, as the kernels of vLLM do."""
         if x.dtype != torch.float32:
             return self.forward_native(x, residual)
         weight = self.weight.data
@@ -248,7 +252,7 @@ class _Layer(nn.Module):
         )
 
     def checkpoint_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The parameters under the checkpoint's names; those of fused ones are views."""
+        """The parameters under the checkpoint's names; parts of fused ones are views."""
         for name in ("input_layernorm", "post_attention_layernorm"):
             yield f"{name}.weight", getattr(self, name).weight
         for module, parts, sizes in (
@@ -266,7 +270,7 @@ class _Layer(nn.Module):
     def forward(
         self, position_T: Tensor, hidden: Tensor, residual: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(T S) D in and out, with the residual kept apart as vLLM's fused norm wants it."""
+        """Hidden states and residual, (T S) D, in and out; vLLM's fused norm wants them apart."""
         if residual is None:
             residual = hidden
             hidden = self.input_layernorm(hidden)

@@ -1,8 +1,9 @@
-"""Whether vLLM computes what the policy computes: a replay, and the probe of a push.
+"""Checks that vLLM computes what the policy computes: by a replay, and by the probe of a push.
 
-The replay has vLLM take given tokens one at a time, through the same steps that sample, and
-compares every record with a full forward pass of a policy that holds the same weights. It runs
-where the user's kernels run, which no test of this project may ever have seen.
+In a replay, vLLM takes given tokens one at a time, through the same steps that sample. Every record
+(a log-prob or an entropy) is compared with a full forward pass of a policy that holds the same
+weights. Each worker makes this check on its own device, because the kernels there may be ones that
+no test of this project has run.
 
 Shape legend: B = trajectories, T = CoT columns then image columns.
 """
@@ -19,16 +20,17 @@ from policy.encoding import SpecialIds
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.probe import probe_trajectories
+from policy.sampling import Sampling
 from policy.sequences import collate
 from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import FloatArray
 from rollout.drawing import Phase
-from rollout.engine import Sampling
-from rollout.vllm.requests import SampleRequest, sampling_request
+from rollout.vllm.requests import SampleRequest
 from rollout.vllm.server import Sampled, VllmServer
 
 _REPLAYED_IMAGE_TOKENS = 32
-# In bfloat16 the shapes model's are within 0.01 of 1; with a fault, 0.17 and more from it.
+# In bfloat16 the slopes of the shapes model are within 0.01 of 1. A fault in the model moves one of
+# them by 0.17 or more (docs/vllm.md).
 _SLOPE_TOLERANCE = 0.1
 
 
@@ -48,11 +50,11 @@ def check_parity(
     sampling: Sampling,
     tolerance: float,
 ) -> list[Gap]:
-    """The gaps of every record; raises ``UserError`` when one is beyond its tolerance, or when the
-    records rise and fall by other amounts than the policy's (``slopes``).
+    """The gap of every record. Raises ``UserError`` when a gap is beyond its tolerance, or when one
+    of the ``slopes`` is not near 1.
 
-    Guidance adds up w times the rounding of one stream and |w - 1| times that of the other, and
-    so does the tolerance of the guided records.
+    Guidance adds up w times the rounding of the conditional stream and |w - 1| times that of the
+    unconditional one. The guided records have a tolerance that is larger by this factor.
     """
     replayed = replay(server, policy, special, sampling)
     gaps = replay_gaps(replayed, sampling, tolerance)
@@ -76,7 +78,7 @@ def check_parity(
 def replay_gaps(
     replayed: Mapping[str, tuple[FloatArray, FloatArray]], sampling: Sampling, tolerance: float
 ) -> list[Gap]:
-    """The largest difference of each record, and what it may be."""
+    """The largest difference of each record, with its tolerance."""
     scale = sampling.guidance_scale
     return [
         Gap(
@@ -89,9 +91,12 @@ def replay_gaps(
 
 
 def slopes(replayed: Mapping[str, tuple[FloatArray, FloatArray]], guided: bool) -> dict[str, float]:
-    """Slopes of vLLM's values on the policy's over all replayed tokens: 1 but for rounding, which
-    cancels. A missing temperature changes that of log-probs, a missing or another guidance or
-    another unconditional stream that of what guidance adds to them (docs/vllm.md)."""
+    """Slopes of regressions of vLLM's values on the policy's, over all replayed tokens.
+
+    They are near 1, because the rounding of many tokens cancels. A missing temperature changes the
+    slope of the log-probs. Missing or wrong guidance, or a wrong unconditional stream, changes the
+    slope of what guidance adds to the log-probs (docs/vllm.md).
+    """
     compared = {name: replayed[name] for name in ("CoT log-probs", "image log-probs")}
     found = {}
     for name, (ours, theirs) in compared.items():
@@ -112,8 +117,10 @@ def _slope(ours: FloatArray, theirs: FloatArray) -> float:
 def replay(
     server: VllmServer, policy: JanusPolicy, special: SpecialIds, sampling: Sampling
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Replay the first tokens of the probe's trajectories under both: (vLLM's, the policy's) of
-    each record, in nats."""
+    """Replay the first tokens of the probe's trajectories with vLLM and with the policy.
+
+    Returns (vLLM's values, the policy's values) of each record, in nats.
+    """
     trajectories = [
         replace(probe, image_ids=probe.image_ids[:_REPLAYED_IMAGE_TOKENS])
         for probe in probe_trajectories(policy, special)
@@ -128,7 +135,7 @@ def replay(
                 server.vocabulary.image_tokens(t.image_ids),
             ),
         ):
-            request = sampling_request(phase, t.seed, sampling, len(tokens))
+            request = SampleRequest(phase, t.seed, sampling, len(tokens))
             requests.append((f"{row}:{phase}", prompt, replace(request, forced=tuple(tokens))))
     found: dict[str, Sampled] = {}
 
@@ -138,7 +145,7 @@ def replay(
 
     server.run(requests, keep)
     batch = collate(trajectories, special).to(policy.device)
-    conditional = trajectory_logprobs(policy, batch, sampling.temperature)
+    conditional = trajectory_logprobs(policy, batch, sampling.temperature, None)
     guided = trajectory_logprobs(policy, batch, sampling.temperature, sampling.guidance_scale)
     count = batch.cot.mask_BT.shape[1]
     replayed = {}
@@ -157,9 +164,9 @@ def replay(
 
 
 def probe_logprobs(server: VllmServer, policy: JanusPolicy, special: SpecialIds) -> FloatArray:
-    """``policy.probe.probe_logprobs`` as vLLM computes it, by reading the probe at once.
+    """``policy.probe.probe_logprobs`` as vLLM computes it when it reads the probe as prompts.
 
-    ``policy`` gives the sizes alone.
+    Of ``policy`` only the sizes are used.
     """
     prompts, counts = [], []
     for t in probe_trajectories(policy, special):
@@ -167,6 +174,6 @@ def probe_logprobs(server: VllmServer, policy: JanusPolicy, special: SpecialIds)
         image = server.vocabulary.image_prompt(t.image_prompt_ids)
         prompts += [cot, image + server.vocabulary.image_tokens(t.image_ids)]
         counts += [len(t.cot_ids), len(t.image_ids)]
-    scored = server.prompt_logprobs(prompts)
-    rows = [row[-count:] for row, count in zip(scored, counts, strict=True)]
+    logprobs = server.prompt_logprobs(prompts)
+    rows = [row[-count:] for row, count in zip(logprobs, counts, strict=True)]
     return np.concatenate(rows).astype(np.float32)

@@ -1,9 +1,9 @@
-"""What a request asks of the model, and how the model finds it for each row it is to sample.
+"""What a vLLM request asks of our model, and how the model finds it for each row to be sampled.
 
-Seed, phase, guidance and temperature travel in ``SamplingParams.extra_args``, which the model
-runner keeps with the request whatever the scheduler does to it: chunked prefill, preemption and
-batching cannot mix them up. A token's noise follows from the seed and from how many tokens of the
-request came before it, so it does not matter when or beside whom it is sampled.
+A ``SampleRequest`` travels in ``SamplingParams.extra_args``. vLLM's model runner keeps these with
+the request, so that chunked prefill, preemption and batching cannot mix requests up. A token's
+noise follows from the seed and from the number of tokens that its request sampled before. It
+therefore does not matter when a token is sampled, or with which other requests.
 
 Shape legend: R = rows, one per request of the running batch, in its order.
 """
@@ -11,30 +11,32 @@ Shape legend: R = rows, one per request of the running batch, in its order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policy.sampling import Sampling
 from rollout.drawing import Phase, token_noise
-from rollout.engine import Sampling
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Draw tokens of one phase of one trajectory; ``forced`` ones are scored instead of drawn."""
+    """Asks for the tokens of one phase of one trajectory, and for their records.
 
-    phase: int
+    They are drawn, or where ``forced`` holds the tokens, taken from there.
+    """
+
+    phase: Phase
     seed: int
-    guidance_scale: float
-    temperature: float
-    count: int  # at most so many tokens
+    sampling: Sampling
+    count: int  # of tokens, at most
     forced: tuple[int, ...] | None = None
 
     def extra_args(self) -> dict[str, Any]:
-        return {"eg_grpo": asdict(self)}
+        return {"eg_grpo": self}
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,6 @@ class RowTask:
     forced: int | None
 
 
-def sampling_request(phase: Phase, seed: int, sampling: Sampling, count: int) -> SampleRequest:
-    """The request of one phase of a trajectory."""
-    return SampleRequest(int(phase), seed, sampling.guidance_scale, sampling.temperature, count)
-
-
 class RunningBatch:
     """The batch that vLLM's model runner (V1) is computing."""
 
@@ -58,7 +55,7 @@ class RunningBatch:
         self._runner = model_runner
 
     def tasks(self) -> list[RowTask] | None:
-        """One task per row to be sampled; ``None`` when the batch only reads, as the probe does.
+        """One task per row to be sampled, or ``None`` when the batch only reads, as the probe does.
 
         Raises ``RuntimeError`` when requests that sample and requests that only read are mixed.
         """
@@ -66,7 +63,7 @@ class RunningBatch:
         count = len(batch.req_ids)
         states = [self._runner.requests[name] for name in batch.req_ids]
         every = [(s.sampling_params.extra_args or {}).get("eg_grpo") for s in states]
-        asked = [arguments for arguments in every if arguments is not None]
+        asked = [request for request in every if request is not None]
         if not asked:
             return None
         if len(asked) < count:
@@ -74,15 +71,15 @@ class RunningBatch:
         scheduled = np.diff(self._runner.query_start_loc.np[: count + 1])
         read = batch.num_computed_tokens_cpu[:count] + scheduled
         return [
-            _task(SampleRequest(**arguments), int(read[row]) - states[row].num_prompt_tokens)
-            for row, arguments in enumerate(asked)
+            _task(request, int(read[row]) - states[row].num_prompt_tokens)
+            for row, request in enumerate(asked)
         ]
 
 
 def _task(request: SampleRequest, place: int) -> RowTask:
-    """``place`` is the token's place among the sampled ones; below 0 the prompt is not yet read.
+    """``place`` is the token's index among the sampled tokens of its request.
 
-    vLLM discards what is sampled from a row whose prompt it has read in part.
+    It is below 0 while vLLM has read the prompt in part; vLLM discards what is sampled then.
     """
     place = max(place, 0)
     noise = float(_noise(request.seed, request.phase, request.count)[place])
@@ -90,13 +87,13 @@ def _task(request: SampleRequest, place: int) -> RowTask:
 
 
 @lru_cache(maxsize=4096)
-def _noise(seed: int, phase: int, count: int) -> NDArray[np.float64]:
-    return token_noise([seed], Phase(phase), count)[0].numpy()
+def _noise(seed: int, phase: Phase, count: int) -> NDArray[np.float64]:
+    return token_noise([seed], phase, count)[0].numpy()
 
 
 def by_phase(tasks: Sequence[RowTask]) -> dict[Phase, list[int]]:
-    """Rows of each phase that occurs."""
+    """The rows of each phase that occurs in ``tasks``."""
     rows: dict[Phase, list[int]] = {}
     for row, task in enumerate(tasks):
-        rows.setdefault(Phase(task.request.phase), []).append(row)
+        rows.setdefault(task.request.phase, []).append(row)
     return rows

@@ -1,4 +1,4 @@
-"""Stock vLLM with our model in it: built from a policy, fed with requests, shut down.
+"""Runs stock vLLM with our model in it: builds it from a policy, serves requests, ends it.
 
 Shape legend: K = channels, T = tokens.
 """
@@ -35,7 +35,7 @@ from rollout.vllm.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Sampled:
-    """Tokens of a finished request, T, text ids or image ids, and their records in nats, T."""
+    """The tokens of a finished request (text or image ids), T, and their records in nats, T."""
 
     ids: IntArray
     logprobs_conditional: FloatArray
@@ -45,7 +45,7 @@ class Sampled:
 
 
 def model_config(policy: JanusPolicy, special: SpecialIds, streams: int) -> dict[str, Any]:
-    """``config.json`` of the model: Llama's, with the heads of all streams, and our part."""
+    """The model's ``config.json``: Llama's, with the heads of all streams, and our own part."""
     config: Any = policy.model.config
     text: dict[str, Any] = config.get_text_config().to_dict()
     heads = text["num_attention_heads"]
@@ -86,7 +86,7 @@ class VllmServer:
             self._llm = LLM(folder, **_engine_arguments(config, policy.dtype))
         self._engine = self._llm.llm_engine
         runner = self._engine.model_executor.driver_worker.worker.model_runner
-        # With CUDA graphs ``runner.model`` is a wrapper, and what is set on it never arrives.
+        # With CUDA graphs ``runner.model`` is a wrapper: what is set on it never reaches the model.
         self._model: JanusForVllm = runner.get_model()
         self._load_all(policy)
         self._model.running_batch = RunningBatch(runner)
@@ -96,7 +96,7 @@ class VllmServer:
         check_fit(self._model.trained_parameters(), weights)
 
     def load_weights(self, weights: WeightBuckets) -> None:
-        """Replace the trained part and forget what was computed with the old one."""
+        """Replace the trained part, and drop keys and values that the old one computed."""
         load_into(self._model.trained_parameters(), weights)
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache: requests are still running")
@@ -108,8 +108,8 @@ class VllmServer:
     ) -> None:
         """Serve the requests (name, prompt, what to sample) until none is left.
 
-        ``finished`` receives each result as it is ready and returns the requests that follow from
-        it; they join the running batch.
+        ``finished`` is called with each result as soon as it is ready. The requests that it returns
+        join the running batch.
         """
         try:
             self._add(requests)
@@ -122,7 +122,7 @@ class VllmServer:
             raise
 
     def prompt_logprobs(self, prompts: Sequence[list[int]]) -> list[list[float]]:
-        """Log-prob of every token but the first of each prompt, conditional, at temperature 1."""
+        """Conditional log-probs, at temperature 1, of all tokens of each prompt but the first."""
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         outputs = self._llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False
@@ -139,7 +139,7 @@ class VllmServer:
         self._llm.wake_up()
 
     def shutdown(self) -> None:
-        """Free everything; the object is of no use afterwards."""
+        """Free everything. No method may be called afterwards."""
         self._model.running_batch = None
         self._engine.engine_core.shutdown()
         del self._llm, self._engine, self._model
@@ -159,7 +159,7 @@ class VllmServer:
     def _add(self, requests: Sequence[tuple[str, list[int], SampleRequest]]) -> None:
         longest = self._engine.vllm_config.model_config.max_model_len
         for name, prompt, request in requests:
-            if len(prompt) + request.count > longest:  # vLLM would cut it short without a word
+            if len(prompt) + request.count > longest:  # vLLM would cut it silently
                 raise UserError(
                     f"rollout.engine: a prompt of {len(prompt)} tokens and {request.count} to be"
                     f" sampled are more than the {longest} that vLLM holds here (the checkpoint's"
@@ -167,9 +167,9 @@ class VllmServer:
                 )
             params = SamplingParams(
                 max_tokens=request.count,
-                temperature=0,  # the model has drawn already
+                temperature=0,  # our model draws; vLLM's sampler takes the largest logit
                 logprob_token_ids=self.vocabulary.channels,
-                flat_logprobs=True,  # lists of numbers: an object per token and record is slow
+                flat_logprobs=True,  # as lists; one object per token and record is slow
                 stop_token_ids=[] if request.forced else [self._eos],
                 ignore_eos=True,
                 detokenize=False,
@@ -210,18 +210,19 @@ def _engine_arguments(config: RolloutConfig, dtype: torch.dtype) -> dict[str, An
         "max_num_batched_tokens": max(config.vllm.prefill_tokens, config.batch_size),
         "enable_prefix_caching": True,
         "enforce_eager": not on_gpu,
-        # One step at a time, as on a CPU, where alone the row tasks have been tested.
+        # One step at a time, as on a CPU: the tests of rollout/vllm/requests.py run it only so.
         "async_scheduling": False,
         "disable_log_stats": True,
         "seed": 0,
-        # Rows as the model gives them: no softmax over what is no distribution (see Vocabulary).
+        # vLLM returns rows as our model makes them. A softmax would spoil them: they hold records,
+        # not the logits of a distribution (see Vocabulary).
         "logprobs_mode": "processed_logits",
     }
     if on_gpu:
         arguments |= {
             "gpu_memory_utilization": config.vllm.memory_share,
             "enable_sleep_mode": True,
-            # The model is no torch.compile model: whole decode steps are captured instead.
+            # Our model cannot be compiled by torch. Whole decode steps are captured instead.
             "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
         }
     return arguments

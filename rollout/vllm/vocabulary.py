@@ -1,11 +1,12 @@
-"""One vocabulary for both phases, and the columns that carry records out of vLLM.
+"""One vocabulary for both phases, with columns that carry records out of vLLM.
 
-vLLM knows one vocabulary and returns ids with values of ids. Ours holds the text ids, then the
-image ids, then an alias of ``<begin_of_image>`` that can be read but never drawn, then one
-*channel* for each record of a token. A row holds 1 at the drawn token, the records with their sign
-turned in the channels, and minus infinity elsewhere: records are not negative, so that a greedy
-sampler never draws a channel. vLLM is told to hand out rows as they are (``logprobs_mode``), and so
-the records come back to the last bit.
+vLLM has one vocabulary. It returns drawn ids, and the values in columns that it is asked for. Our
+vocabulary holds the text ids, then the image ids, then an alias of ``<begin_of_image>`` that is
+read but never drawn, then one *channel* for each record of a token.
+
+A row of logits holds 1 at the drawn token, the negated records in the channels, and minus infinity
+elsewhere. Records are never negative, so a greedy sampler never draws a channel. vLLM is told to
+return rows as they are (``logprobs_mode``), so the records come back to the last bit.
 
 Shape legend: R = rows, V = merged vocabulary, K = channels, T = tokens.
 """
@@ -22,20 +23,20 @@ from vllm.logprobs import FlatLogprobs
 
 from policy.types import FloatArray, IntArray
 
-# Surprisal (-log-prob, so that it is positive) and entropy: conditional, then guided.
+# Surprisal (the negated log-prob) and entropy: first conditional, then guided.
 NUM_CHANNELS = 4
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Where each kind of id lies."""
+    """The places of each kind of id."""
 
     num_text: int
     num_codes: int
 
     @property
     def begin_of_image(self) -> int:
-        """The private alias: a text that holds the real id by chance stays a text."""
+        """The alias. A text that happens to hold the real id is still read as text."""
         return self.num_text + self.num_codes
 
     @property
@@ -67,11 +68,11 @@ class Vocabulary:
         return logits_RV
 
     def records(self, held: FlatLogprobs) -> FloatArray:
-        """What the channels of a finished request hold, K T; the inverse of ``rows``.
+        """The records of a finished request, K T: the inverse of ``rows``.
 
-        Raises FloatingPointError for what is no finite number: a sampler may have drawn a channel.
+        Raises ``FloatingPointError`` when one is not finite, as after a sampler drew a channel.
         """
-        # Of each token vLLM lists the drawn id and then the channels, in the order asked for.
+        # For each token vLLM lists the drawn id, and then the channels in the order asked for.
         rows_TK = np.asarray(held.logprobs, dtype=np.float32).reshape(-1, 1 + NUM_CHANNELS)
         if not np.isfinite(rows_TK).all():
             raise FloatingPointError("log-probs or entropies from vLLM are not finite numbers")

@@ -22,6 +22,7 @@ from policy.encoding import PromptEncoder
 from policy.checkpoint.generation_defaults import GenerationDefaults, save_defaults
 from policy.janus import JanusPolicy
 from policy.runtime import tune_process
+from policy.sampling import Sampling
 from policy.templates import template_named
 from shapes.build.card import model_card
 from shapes.build.decoder import train_decoder
@@ -31,7 +32,7 @@ from shapes.build.policy_training import train_policy
 from shapes.build.samples import MAX_COT
 
 DECODER_STEPS, POLICY_STEPS = 1300, 1300
-SAMPLING = GenerationDefaults(template="shapes", guidance_scale=1.0, max_cot_tokens=MAX_COT)
+SAMPLING = GenerationDefaults.of("shapes", None, Sampling(1.0, 1.0, MAX_COT))
 _REPORT_EVERY = 50
 _DECODER_PATIENCE_S = 3600.0  # wait for the decoder after the policy is done; each takes minutes
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.gpu_check import reward_folders
 from benchmarks.gpu_check.generation import ROWS
 from benchmarks.gpu_check.learner_update import learner_task
-from benchmarks.gpu_check.models import engine, janus, requests
+from benchmarks.gpu_check.models import engine, janus, requests, sampling_of
 from benchmarks.gpu_check.reward_models import REWARDS, build
 from benchmarks.gpu_check.task import Task
 from orchestrator.settings.memory import GIB, REWARD_MODELS
@@ -33,14 +33,15 @@ def test_policies_have_the_sizes_of_janus_pro(tmp_path: Path, size: str, trained
     ids = encoder.cot_prompt_ids(asked[0].prompt)
     assert encoder.special.bos == ids[0]
     assert len(set(ids.tolist())) > 64
-    assert engine(real(tmp_path, "cpu"), policy, encoder, 8).identity().num_codes == 16_384
+    task = real(tmp_path, "cpu")
+    assert engine(task, policy, encoder, 8, sampling_of(task)).identity().num_codes == 16_384
 
 
 @pytest.mark.parametrize(("size", "how"), [("1b", {}), ("7b", {"lora": 16})])
 def test_both_learners_fit_a_gpu_of_80_gb(tmp_path: Path, size: str, how: dict[str, int]) -> None:
     """By the plan that the check compares with."""
     task = learner_task(real(tmp_path, "cuda"), size, **how)
-    assert task.learner.dtype == "bfloat16"
+    assert task.dtype == "bfloat16"
     assert task.learner.gradient_checkpointing
     assert task.planned().total < 75 * GIB
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_tiny_checkpoint
-from trajectories import random_groups
+from learner_settings import learner_settings
 
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
+from benchmarks.trajectories import random_groups
 from learner.batch import TrainingGroup
-from learner.config import AlgorithmConfig, LearnerConfig
-from learner.rank_settings import LearnerSettings, Place
+from learner.rank_settings import Place
 from policy.checkpoint.loading import load_policy
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # also where a GPU is
@@ -45,21 +45,13 @@ def free_port() -> int:
 
 @pytest.fixture
 def make_rank(checkpoint: Path, free_port: int) -> Iterator[RankFactory]:
-    """``make_rank(algorithm={...}, guidance_scale=..., **learner_keys)``."""
+    """``make_rank(algorithm={...}, guidance_scale=..., dtype=..., **learner_keys)``."""
     from learner.rank import LearnerRank
 
     ranks = []
 
-    def make(
-        algorithm: dict[str, Any] | None = None, guidance_scale: float = 1.0, **learner: Any
-    ) -> LearnerRank:
-        settings = LearnerSettings(
-            learner=LearnerConfig(**{"learning_rate": 1e-2, **learner}),
-            algorithm=AlgorithmConfig(**(algorithm or {})),
-            checkpoint=checkpoint,
-            total_steps=10,
-            guidance_scale=guidance_scale,
-        )
+    def make(algorithm: dict[str, Any] | None = None, **others: Any) -> LearnerRank:
+        settings = learner_settings(checkpoint, algorithm, **{"learning_rate": 1e-2, **others})
         ranks.append(LearnerRank(settings, Place(0, 1, "127.0.0.1", free_port)))
         return ranks[-1]
 

@@ -7,8 +7,8 @@ import itertools
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from trajectories import TINY_SPECIAL
 
+from benchmarks.trajectories import TINY_SPECIAL
 from learner.batch import (
     TrainingGroup,
     cut_micro_batches,
@@ -42,7 +42,7 @@ def test_variance_is_judged_by_the_whole_group(batch):
 
 
 def test_recorded_numbers_land_under_their_tokens(batch):
-    """What rollout recorded is what the policy's scores have in the same places."""
+    """What rollout recorded lies where the learner's own log-probs will."""
     scored = training_trajectories(split_over_ranks(batch, 1)[0])
     (rows,) = cut_micro_batches(scored, 8)
     tensors = micro_batch(rows, TINY_SPECIAL, 0, guided=False, device=torch.device("cpu"))

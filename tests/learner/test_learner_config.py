@@ -9,24 +9,6 @@ from learner.config import AlgorithmConfig, LearnerConfig
 from learner.schedule import learning_rate
 
 
-def test_presets_fill_in_bonus_and_aggregation():
-    """The two presets are the authors' code and the paper; the code is the default."""
-    code, paper = AlgorithmConfig(), AlgorithmConfig(preset="as-paper")
-    assert (code.bonus, code.aggregation) == ("capped", "token-mean")
-    assert (paper.bonus, paper.aggregation) == ("budget", "sequence-mean")
-
-
-def test_explicit_fields_override_the_preset():
-    config = AlgorithmConfig(preset="as-paper", bonus="budget-exact")
-    assert (config.bonus, config.aggregation) == ("budget-exact", "sequence-mean")
-
-
-def test_dumped_settings_load_to_the_same_settings():
-    """A resolved file says what ran, whatever the presets become."""
-    config = AlgorithmConfig(preset="as-paper", aggregation="constant", aggregation_constant=88)
-    assert AlgorithmConfig(**config.model_dump()) == config
-
-
 def test_no_bonus_keeps_the_low_mask():
     objective = AlgorithmConfig(bonus="none").objective()
     assert (objective.bonus, objective.cap_factor, objective.modalities) == ("capped", 0.0, "both")
@@ -36,7 +18,7 @@ def test_no_bonus_keeps_the_low_mask():
     ("settings", "reason"),
     [
         (dict(low_quantile=0.6), "low_quantile"),
-        (dict(preset="as-you-like"), "preset"),
+        (dict(kl_estimator="k1"), "kl_estimator"),
         (dict(kl_betta=0.1), "kl_betta"),
     ],
 )
@@ -48,7 +30,6 @@ def test_impossible_algorithms_are_refused(settings, reason):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (dict(dtype="bfloat16"), "zero_stage 1"),
         (dict(device="cuda"), "gpus_per_rank"),
         (dict(gpus_per_rank=1), "device cuda"),
         (dict(device="cuda", ranks=2, gpus_per_rank=0.5), "must be above 0.5, not 0.5"),

@@ -12,14 +12,15 @@ from typing import Any
 import deepspeed
 import pytest
 import torch
+from learner_settings import learner_settings
 from pretend_gpu import GPU, pretend_gpu
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from learner import rank as rank_module
 from learner.batch import GroupSlice, split_over_ranks
-from learner.config import AlgorithmConfig, LearnerConfig
+from learner.config import LearnerConfig
 from learner.distributed import join
-from learner.rank_settings import LearnerSettings, Place
+from learner.rank_settings import Place
 from policy.weights import unpack
 
 
@@ -28,11 +29,10 @@ def trained(
 ) -> dict[str, float]:
     """The metrics of an update, of a stale one after it, the probe, and the sum of what is
     published."""
-    config = LearnerConfig(
-        learning_rate=1e-3, micro_batch_size=4, device=device,
+    settings = learner_settings(
+        checkpoint, learning_rate=1e-3, micro_batch_size=4, device=device,
         gpus_per_rank=float(device == "cuda"), **learner,
     )  # fmt: skip
-    settings = LearnerSettings(config, AlgorithmConfig(), checkpoint, total_steps=10)
     torch.manual_seed(0)
     rank = rank_module.LearnerRank(settings, Place(0, 1, "127.0.0.1", port))
     first, second = rank.update(share), rank.update(share)

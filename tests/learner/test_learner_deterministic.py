@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from benchmarks.trajectories import AS_PAPER
 from learner.batch import split_over_ranks
 
 
@@ -25,7 +26,7 @@ def test_every_operation_of_an_update_has_a_deterministic_algorithm(
 ):
     """Under both presets nothing raises for want of one, and two updates give the same weights to
     the bit, though torch now fills what is not initialised with NaN."""
-    for algorithm in (dict(preset="as-code"), dict(preset="as-paper")):
+    for algorithm in ({}, AS_PAPER):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*deterministic.*")
             receipts = []

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from learner_settings import learner_settings
 from pretend_gpu import GPU, a_gpu
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from trajectories import TINY_SPECIAL
 
 from benchmarks.torch_model import TorchModel
+from benchmarks.trajectories import AS_PAPER, TINY_SPECIAL
 from learner.batch import GroupSlice, split_over_ranks
-from learner.config import AlgorithmConfig, LearnerConfig
-from learner.rank_settings import LearnerSettings
 from learner.update import Updater
 from policy.checkpoint.loading import load_policy
 from policy.weights import checksum, pack, unpack
@@ -25,15 +24,12 @@ def update(
     checkpoint: Path, share: list[GroupSlice], device: str, version: int, learner, algorithm
 ) -> dict[str, float]:
     """The metrics of one update in two micro-batches, and the sum of what it publishes."""
-    config = LearnerConfig(
-        learning_rate=1e-2, micro_batch_size=4, device=device,
-        gpus_per_rank=float(device == "cuda"), **learner,
+    settings = learner_settings(
+        checkpoint, algorithm, guidance_scale=2.0, learning_rate=1e-2, micro_batch_size=4,
+        device=device, gpus_per_rank=float(device == "cuda"), **learner,
     )  # fmt: skip
-    settings = LearnerSettings(
-        config, AlgorithmConfig(**algorithm), checkpoint, total_steps=10, guidance_scale=2.0
-    )
     torch.manual_seed(0)
-    policy = load_policy(checkpoint, getattr(torch, config.dtype)).to(device)
+    policy = load_policy(checkpoint, getattr(torch, settings.dtype)).to(device)
     model = TorchModel(policy, TINY_SPECIAL, settings, policy.device)
     row = Updater(model, settings, TINY_SPECIAL).update(share, version)
     named = policy.trained_parameters()
@@ -46,8 +42,8 @@ def update(
 @pytest.mark.parametrize(
     ("learner", "algorithm", "version"),
     [
-        ({}, {"preset": "as-code", "importance_cap": 2.0}, 1),
-        ({"gradient_checkpointing": True}, {"preset": "as-paper"}, 0),
+        ({}, {"importance_cap": 2.0}, 1),
+        ({"gradient_checkpointing": True}, AS_PAPER, 0),
         ({"lora": {"rank": 2}}, {"trained_distribution": "guided"}, 0),
         ({"dtype": "bfloat16", "zero_stage": 2}, {"bonus": "budget-exact"}, 1),
     ],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import PROMPTS, tiny_encoder
-from trajectories import random_groups
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder
+from benchmarks.trajectories import random_groups
 from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
 from policy.checkpoint.loading import load_policy
 from rollout.config import RolloutConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from learner.algorithm import kernels
 from learner.algorithm.blocks import COLUMN_UNIT
-from learner.algorithm.kernels import linear_logprob_entropy
 from policy.distribution import logprob_entropy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_gpu")]
@@ -21,6 +22,10 @@ PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 # the exponentials of all blocks at 8 tokens, of the first 5 at 20, of none at 200.
 LAYOUTS = [(8, 0), (20, 0), (200, 0), (20, 5 * 128 * 4 * 20), (8, 2**20)]
 VOCABULARY = 6 * COLUMN_UNIT + 37
+# The softmax of the logits as they are, where a test says nothing else.
+linear_logprob_entropy = partial(
+    kernels.linear_logprob_entropy, temperature=1.0, guidance_scale=1.0
+)
 GUIDED = dict(guidance_scale=5.0, temperature=0.7)
 
 

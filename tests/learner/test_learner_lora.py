@@ -9,10 +9,10 @@ import peft
 import pytest
 import torch
 from original_janus import name_tiny_parts, save_original
-from tiny import save_tiny_checkpoint
-from trajectories import TINY_SPECIAL
 from transformers import JanusForConditionalGeneration
 
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
+from benchmarks.trajectories import TINY_SPECIAL
 from learner.adapter import Adapter, merge
 from learner.batch import TrainingGroup, micro_batch, split_over_ranks, training_trajectories
 from learner.config import LoraConfig
@@ -127,7 +127,7 @@ def test_the_reference_is_the_base_with_the_adapter_off(make_rank, checkpoint, b
     ).tokens
     base = load_policy(checkpoint)
     with torch.no_grad():
-        expected_BT = trajectory_logprobs(base, tokens).logprob_BT
+        expected_BT = trajectory_logprobs(base, tokens, 1.0, None).logprob_BT
     assert torch.allclose(rank._model.reference_logprobs(tokens), expected_BT, atol=1e-5)
     trained_BT, _ = rank._model.logprobs(tokens, with_entropy=False)
     assert not torch.allclose(trained_BT, expected_BT, atol=1e-2)

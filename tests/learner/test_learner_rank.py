@@ -7,18 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from trajectories import TINY_SPECIAL, random_groups
 
+from benchmarks.trajectories import AS_PAPER, TINY_SPECIAL, random_groups
 from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
 from policy.checkpoint.loading import load_policy
 from policy.distribution import logprob_entropy
 from policy.probe import probe_logprobs
+from policy.sampling import Sampling
 from policy.types import Group
 from policy.weights import load_into, unpack
 
 VARIANTS = {
     "as-code": dict(),
-    "as-paper": dict(preset="as-paper"),
+    "as-paper": AS_PAPER,
     "budget-exact": dict(bonus="budget-exact"),
     "low mask alone": dict(bonus="none"),
     "constant": dict(aggregation="constant", aggregation_constant=20.0),
@@ -90,8 +91,10 @@ def grpo_gradient_by_hand(checkpoint, batch):
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_plain_grpo_is_the_hand_written_gradient(make_rank, checkpoint, batch, zero_stage):
     """modalities none and beta 0: the step is AdamW on the hand-written gradient, clipped at 1; the
-    gradient norm reported is torch's, at every stage."""
-    rank = make_rank(dict(modalities="none", kl_beta=0.0), zero_stage=zero_stage)
+    gradient norm reported is torch's, at every stage. Seven trajectories are cut into micro-batches
+    of 3, 3 and 1."""
+    algorithm = dict(modalities="none", kl_beta=0.0)
+    rank = make_rank(algorithm, zero_stage=zero_stage, micro_batch_size=3)
     row = rank.update(whole(batch))
     by_hand = grpo_gradient_by_hand(checkpoint, batch)
     parameters = [p for _, p in by_hand.trained_parameters()]
@@ -119,7 +122,7 @@ def test_stale_rollouts_do_not_depend_on_micro_batches_either(make_rank, checkpo
     mixed = [*at_version(batch[:1], 0), *at_version(batch[1:], 1)]
     results = []
     for size in (8, 2):
-        rank = make_rank(dict(preset="as-paper"), micro_batch_size=size)
+        rank = make_rank(AS_PAPER, micro_batch_size=size)
         rank.update(whole(batch))
         results.append((rank.update(whole(mixed)), weights(rank)))
     (row, some), (other_row, others) = results
@@ -165,7 +168,7 @@ def test_recorded_and_recomputed_entropies_give_one_lambda(make_rank, batch):
     still = [TrainingGroup(item.group, (0.0,) * 4) for item in batch]
     lambdas = []
     for version in (1, 0):  # recorded, recomputed
-        rank = make_rank(dict(preset="as-paper"))
+        rank = make_rank(AS_PAPER)
         rank.update(whole(still))
         lambdas.append(rank.update(whole(at_version(batch, version)))["lambda_b"])
     assert lambdas[0] == pytest.approx(lambdas[1], rel=1e-5)
@@ -174,16 +177,17 @@ def test_recorded_and_recomputed_entropies_give_one_lambda(make_rank, batch):
 
 def test_guided_training_follows_the_guided_distribution(make_rank, checkpoint):
     """Recorded guided log-probs are the learner's, so that the ratio is 1 there too."""
-    groups = random_groups(load_policy(checkpoint), [[3, 5]], guidance_scale=3.0)
+    groups = random_groups(load_policy(checkpoint), [[3, 5]], sampling=Sampling(3.0, 1.0, 64))
     guided = [TrainingGroup(groups[0], (1.0, -1.0))]
     rank = make_rank(dict(trained_distribution="guided"), guidance_scale=3.0)
     assert rank.update(whole(guided))["ratio/mean"] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_importance_cap_scales_what_the_engine_overstated(make_rank, checkpoint, batch):
-    """Where rollout recorded log-probs lower by log 4, a cap of 2 doubles the surrogate."""
+    """Where rollout recorded log-probs lower by log 4, a cap of 2 doubles the surrogate; ratio/mean
+    is 4, cap or not."""
 
-    def gradient(shift, cap):
+    def update(shift, cap):
         shifted = [
             TrainingGroup(
                 Group(
@@ -202,11 +206,13 @@ def test_importance_cap_scales_what_the_engine_overstated(make_rank, checkpoint,
             for item in batch
         ]
         algorithm = dict(modalities="none", kl_beta=0.0, importance_cap=cap)
-        return make_rank(algorithm).update(whole(shifted))["grad_norm"]
+        return make_rank(algorithm).update(whole(shifted))
 
-    plain = gradient(0.0, None)
-    assert gradient(1.3862944, 2.0) == pytest.approx(2.0 * plain, rel=1e-4)
-    assert gradient(1.3862944, 100.0) == pytest.approx(4.0 * plain, rel=1e-4)
+    plain = update(0.0, None)["grad_norm"]
+    for cap, factor in ((2.0, 2.0), (100.0, 4.0)):
+        row = update(1.3862944, cap)
+        assert row["grad_norm"] == pytest.approx(factor * plain, rel=1e-4)
+        assert row["ratio/mean"] == pytest.approx(4.0, rel=1e-4)
 
 
 @pytest.mark.parametrize("learner", [dict(), dict(lora={"rank": 4})], ids=str)
@@ -216,9 +222,11 @@ def test_without_a_kl_term_no_reference_is_computed(make_rank, batch, learner, m
     rank = make_rank(dict(kl_beta=0.0), **learner)
     assert rank._model.reference is None
     passes = []
-    scores = rank._model.scores
+    logprobs = rank._model.logprobs
     monkeypatch.setattr(
-        rank._model, "scores", lambda *given, **named: passes.append(1) or scores(*given, **named)
+        rank._model,
+        "logprobs",
+        lambda *given, **named: passes.append(1) or logprobs(*given, **named),
     )
     row = rank.update(whole(batch))
     assert len(passes) == 1

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trajectories import TINY_SPECIAL
+from learner_settings import learner_settings
 
 from benchmarks.torch_model import TorchModel
+from benchmarks.trajectories import TINY_SPECIAL
 from learner.algorithm.loss_metrics import add_metrics, finish_metrics
 from learner.batch import TrainingTrajectory, split_over_ranks
 from learner.batch_loss import trajectory_metrics
-from learner.config import AlgorithmConfig, LearnerConfig
-from learner.rank_settings import LearnerSettings
 from learner.update import Updater
 from policy.checkpoint.loading import load_policy
 from policy.types import Prompt
@@ -41,9 +40,8 @@ def test_torch_alone_updates_as_deepspeed_does(make_rank, checkpoint: Path, batc
     expected_row = rank.update(share)
     expected = dict(unpack(rank.publish()[1]))
 
-    config = LearnerConfig(**learner)
-    settings = LearnerSettings(config, AlgorithmConfig(), checkpoint, total_steps=10)
-    policy = load_policy(checkpoint, getattr(torch, config.dtype))
+    settings = learner_settings(checkpoint, **learner)
+    policy = load_policy(checkpoint, getattr(torch, settings.dtype))
     model = TorchModel(policy, TINY_SPECIAL, settings, policy.device)
     row = Updater(model, settings, TINY_SPECIAL).update(share, 0)
     assert row == pytest.approx(expected_row, rel=1e-4, abs=1e-6)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rank_processes import Scenario, run_ranks
 
+from benchmarks.trajectories import AS_PAPER
 from learner.batch import TrainingGroup, split_over_ranks
 from policy.checkpoint.loading import load_policy
 from policy.types import Group
@@ -70,7 +71,7 @@ def scenarios(batch, stages):
         learner = LEARNER | {"zero_stage": stage, "micro_batch_size": 3}
         found.append(Scenario(f"two-{stage}", two, learner))
         found.append(Scenario(f"few-{stage}", few, learner | {"micro_batch_size": 1}))
-        found.append(Scenario(f"paper-{stage}", two, learner, dict(preset="as-paper")))
+        found.append(Scenario(f"paper-{stage}", two, learner, AS_PAPER))
         found.append(Scenario(f"lora-{stage}", two, learner | {"lora": {"rank": 4}}))
     if 3 in stages:  # where every pass is a collective
         alone = {"zero_stage": 3, "micro_batch_size": 1, "lora": {"rank": 4}}

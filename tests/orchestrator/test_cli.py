@@ -55,7 +55,6 @@ def test_a_mistyped_flag_shows_no_value(capsys: pytest.CaptureFixture[str]) -> N
     [
         ("learner.learning_rte=1", "did you mean learning_rate?"),
         ("rollout.group_size=1", "rollout.group_size"),
-        ("learner.micro_batch_size=48", "cannot be divided"),
         ("model.path=no/such/folder", "no/such/folder does not exist"),
         ("model.path=no/such@v1", "checkpoint no/such@v1 does not exist: no such folder, nothing"),
         ("model.template=shape", "unknown template 'shape'"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny import PROMPTS, tiny_encoder, tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_tokenizer
 from policy.encoding import PromptEncoder, special_ids, unconditional_twin
 from policy.errors import UserError
 from policy.templates import TEMPLATES, template_named

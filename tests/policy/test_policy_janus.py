@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 from transformers import GenerationConfig, JanusForConditionalGeneration
 
+from benchmarks.small_models.tiny_janus import (
+    PROMPTS,
+    save_tiny_checkpoint,
+    tiny_encoder,
+    tiny_policy,
+)
 from policy.checkpoint.loading import check_checkpoint, load_encoder, load_policy
 from policy.errors import UserError
 from policy.janus import TRAINED_PREFIXES, JanusPolicy

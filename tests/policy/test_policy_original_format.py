@@ -20,9 +20,9 @@ from original_janus import (
     save_original,
     write_weights,
 )
-from tiny import PROMPTS, tiny_encoder, tiny_policy, tiny_tokenizer
 from transformers import JanusForConditionalGeneration
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy, tiny_tokenizer
 from policy.checkpoint.loading import (
     check_checkpoint,
     load_encoder,

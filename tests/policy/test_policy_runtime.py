@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import save_tiny_checkpoint
+
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SHOW = """
@@ -20,17 +21,16 @@ print(torch.are_deterministic_algorithms_enabled(),
 # What builds each worker, by the class that a Ray actor is made of.
 PROCESSES = {
     "learner": """
-from learner.config import AlgorithmConfig, LearnerConfig
-from learner.rank_settings import LearnerSettings
+from dataclasses import replace
 from learner.worker import LearnerWorker
 from pathlib import Path
-LearnerWorker(LearnerSettings(
-    LearnerConfig(), AlgorithmConfig(), Path("none"), total_steps=1, deterministic={on}))
+from tests.learner_settings import learner_settings
+LearnerWorker(replace(learner_settings(Path("none")), deterministic={on}))
 """,
     "rollout": """
 from rollout.config import RolloutConfig
 from rollout.worker import RolloutWorker
-config = RolloutConfig(group_size=2, max_cot_tokens=4)
+config = RolloutConfig(group_size=2, guidance_scale=1.0, max_cot_tokens=4)
 RolloutWorker(config, {checkpoint!r}, "shapes", deterministic={on}).identity()
 """,
     "reward": """

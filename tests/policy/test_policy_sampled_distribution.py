@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PROMPTS, tiny_encoder, tiny_policy
 from torch import Tensor, nn
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
 from learner.logprob_module import entropy_kernel
 from policy.distribution import guide, temper
 from policy.janus import JanusPolicy

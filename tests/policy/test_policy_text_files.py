@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults
 from policy.errors import UserError
+from policy.sampling import Sampling
 from policy.text_files import parse_json, read_json, read_text, unwritable
 
 PLACE = Path("rows.jsonl")
@@ -125,10 +126,12 @@ def test_text_that_cannot_be_written_is_found_at_any_depth(value: Any, place: st
 
 
 def test_a_checkpoint_says_how_it_is_sampled_once(tmp_path: Path) -> None:
-    """``eg_grpo.json``: a byte-order mark is none of it, and no value is there twice."""
+    """``eg_grpo.json``: a byte-order mark is none of it, and no value is there twice. What it
+    leaves out is as in the paper's runs."""
     file = tmp_path / "eg_grpo.json"
     file.write_bytes(b'\xef\xbb\xbf{"guidance_scale": 3,\n"temperature": 0.5}')
-    assert load_defaults(tmp_path) == GenerationDefaults(guidance_scale=3, temperature=0.5)
+    expected = GenerationDefaults.of("janus-plain", None, Sampling(3.0, 0.5, 1024))
+    assert load_defaults(tmp_path) == expected
     file.write_text('{"guidance_scale": 3,\n"guidance_scale": 0.5}')
     with pytest.raises(UserError, match=r"eg_grpo\.json:2: key 'guidance_scale' is there twice"):
         load_defaults(tmp_path)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_encoder, tiny_policy
 from torch import Tensor
 
+from benchmarks.small_models.tiny_janus import tiny_encoder, tiny_policy
 from policy.distribution import logprob_entropy
 from policy.probe import probe_logprobs, probe_trajectories
 from policy.sequences import collate

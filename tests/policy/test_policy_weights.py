@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_policy
 from torch import Tensor
 
+from benchmarks.small_models.tiny_janus import tiny_policy
 from policy.weights import WeightBuckets, checksum, load_into, pack, unpack
 
 

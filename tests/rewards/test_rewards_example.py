@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_rewards import PROMPTS
 
+from benchmarks.small_models.tiny_rewards import PROMPTS
 from policy.errors import UserError
 from policy.types import RewardFailure, Score
 from rewards.config import RewardConfig

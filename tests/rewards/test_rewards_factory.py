@@ -111,6 +111,28 @@ def test_a_check_that_fails_itself_is_one_line() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rewards.clip_score:ClipScoreReward", "rewards.models.clip_score:ClipScoreReward"),
+        ("rewards.git:GitReward", "rewards.models.git:GitReward"),
+        (
+            "rewards.grounding_dino:GroundingDinoReward",
+            "rewards.models.grounding_dino:GroundingDinoReward",
+        ),
+        ("rewards.hps:HpsReward", "rewards.models.hps:HpsReward"),
+        ("rewards.orm:OrmReward", "rewards.models.orm:OrmReward"),
+    ],
+)
+def test_a_factory_that_moved_is_answered_by_its_new_name(old: str, new: str) -> None:
+    """One line with both names; under the new name there is the class."""
+    with pytest.raises(UserError) as caught:
+        check_factory(RewardConfig(name="mine", factory=old))
+    assert str(caught.value) == f"rewards.mine: factory {old} is now {new}"
+    with pytest.raises(UserError, match=f"options do not fit {new}"):  # it found the class
+        check_factory(RewardConfig(name="mine", factory=new, options={"no": 1}))
+
+
 def test_an_unknown_package_is_named() -> None:
     """Also when not even the first part of the module's name exists."""
     wrong = RewardConfig(name="mine", factory="user_reward.simple:Constant")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from pretend_gpu import a_gpu
-from tiny_rewards import (
+
+from benchmarks.small_models.tiny_rewards import (
     PROMPTS,
     images,
     save_clip,
@@ -18,7 +19,6 @@ from tiny_rewards import (
     save_hps,
     save_orm,
 )
-
 from policy.types import Score
 from rewards.models.clip_score import ClipScoreReward
 from rewards.models.git import GitReward

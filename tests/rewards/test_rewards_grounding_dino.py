@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_rewards import grounding_dino_config, images, save_grounding_dino
 from written_weights import rewrite_weights
 
+from benchmarks.small_models.tiny_rewards import grounding_dino_config, images, save_grounding_dino
 from policy.errors import UserError
 from rewards.detection.scores import VARIANTS
 from rewards.models import loading

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_rewards import save_clip, save_hps
 
+from benchmarks.small_models.tiny_rewards import save_clip, save_hps
 from policy.errors import UserError
 from policy.types import Prompt
 from rewards.models.clip_score import ClipScoreReward

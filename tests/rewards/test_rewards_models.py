@@ -17,7 +17,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_rewards import (
+from transformers import (
+    AutoTokenizer,
+    CLIPModel,
+    GitForCausalLM,
+    LlavaOnevisionForConditionalGeneration,
+)
+
+from benchmarks.small_models.tiny_rewards import (
     PROMPTS,
     clip_config,
     clip_tokenizer,
@@ -29,13 +36,6 @@ from tiny_rewards import (
     save_hps,
     save_orm,
 )
-from transformers import (
-    AutoTokenizer,
-    CLIPModel,
-    GitForCausalLM,
-    LlavaOnevisionForConditionalGeneration,
-)
-
 from policy.errors import UserError
 from policy.types import Prompt, RewardFailure, RewardResult, Score
 from rewards.config import RewardConfig

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_rewards import PROMPTS, images, save_clip, save_git, save_orm
 from written_weights import rewrite_weights
 
+from benchmarks.small_models.tiny_rewards import PROMPTS, images, save_clip, save_git, save_orm
 from policy.types import Score
 from rewards.models.clip_score import ClipScoreReward
 from rewards.models.git import GitReward

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from original_clip import OpenClip
-from tiny_rewards import clip_config, open_clip, save_hps
 from transformers import CLIPConfig, CLIPModel
 
+from benchmarks.small_models.original_clip import OpenClip
+from benchmarks.small_models.tiny_rewards import clip_config, open_clip, save_hps
 from policy.errors import UserError
 from rewards.models.hps import HpsReward
 from rewards.models.open_clip_weights import translated_tensors

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_rewards import PROMPTS, images
 
+from benchmarks.small_models.tiny_rewards import PROMPTS, images
 from policy.errors import UserError
 from policy.types import RewardFailure, Score
 from rewards.config import RewardConfig

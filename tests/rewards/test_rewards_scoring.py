@@ -159,10 +159,23 @@ def test_what_is_known_is_not_computed_again() -> None:
     reward = Brightness()
     scorer = RewardScorer(reward, 64, MemoryCache(100), "brightness")
     for values in ([1, 0, 2], [2, 3, 1, 0]):
-        results = scorer.score([image(v) for v in values], [PROMPT] * len(values))
+        results = scorer.score([image(v) for v in values], [PROMPT] * len(values), remember=True)
         assert [getattr(result, "value", None) for result in results] == [v or None for v in values]
     assert reward.batch_sizes == [3, 1, 1, 1, 2, 1, 1]
     work = scorer.take_work()
     assert (work.cache_hits, work.cache_misses) == (2, 5)
     assert work.batch_sizes == reward.batch_sizes
     assert scorer.take_work().batch_sizes == []
+
+
+def test_what_is_not_to_be_remembered_leaves_the_cache_alone() -> None:
+    """A score that the cache knows is computed again, nothing new is kept, nothing is counted."""
+    reward, cache = Brightness(), MemoryCache(100)
+    scorer = RewardScorer(reward, 64, cache, "brightness")
+    scorer.score([image(1)], [PROMPT], remember=True)
+    scorer.take_work()
+    scorer.score([image(1), image(2)], [PROMPT] * 2)
+    work = scorer.take_work()
+    assert (work.cache_hits, work.cache_misses, work.batch_sizes) == (0, 0, [2])
+    scorer.score([image(2)], [PROMPT], remember=True)
+    assert scorer.take_work().cache_misses == 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_policy
 from transformers.cache_utils import DynamicCache
 
+from benchmarks.small_models.tiny_janus import tiny_policy
 from rollout.kv_cache import PreallocatedCache
 
 ROWS, PREFIX, STEPS = 3, 5, 6

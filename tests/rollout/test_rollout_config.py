@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from policy.sampling import Sampling
 from rollout.config import RolloutConfig
-from rollout.engine import Sampling
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,15 @@ from rollout.engine import Sampling
 def test_impossible_settings_are_refused(key: str, value: object, reason: str) -> None:
     """Each with the key and the reason."""
     with pytest.raises(ValidationError, match=reason) as caught:
-        RolloutConfig.model_validate({"max_cot_tokens": 8, key: value})
+        RolloutConfig.model_validate({"guidance_scale": 1, "max_cot_tokens": 8, key: value})
     assert caught.value.errors()[0]["loc"] == (key,)
 
 
 def test_vllm_workers_do_not_share_a_gpu() -> None:
     """Each sizes its KV cache by what the GPU has lost since it started; one alone may."""
-    settings = dict(engine="vllm", device="cuda", max_cot_tokens=8, gpus_per_worker=0.5)
+    settings = dict(
+        engine="vllm", device="cuda", guidance_scale=1, max_cot_tokens=8, gpus_per_worker=0.5
+    )
     with pytest.raises(ValidationError, match=r"share a GPU.* above 0\.5, not 0\.5"):
         RolloutConfig.model_validate(settings | {"workers": 2})
     for allowed in ({"workers": 1}, {"workers": 2, "gpus_per_worker": 1.0}):

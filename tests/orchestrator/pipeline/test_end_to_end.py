@@ -23,7 +23,7 @@ from tests.training_records import rows, untimed, weights_digest
 ROOT = Path(__file__).parents[3]
 SMALL = (
     "steps=4 prompts_per_step=4 rollout.group_size=4 rollout.batch_size=8"
-    " learner.micro_batch_size=8"
+    " learner.micro_batch_size=6"
     " evaluation.prompts=4 evaluation.samples_per_prompt=2 evaluation.every=2 checkpoint.every=2"
     " cluster.object_store_mb=128"
 ).split()
@@ -172,7 +172,7 @@ def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) 
     """From a checkpoint of another run, at guidance 2; evaluation looks at guidance 1 as well."""
     run = train(
         tmp_path, "guided", "steps=2", "rollout.guidance_scale=2.0",
-        "evaluation.guidance_scales=[2.0, 1.0]", "algorithm.preset=as-paper",
+        "evaluation.guidance_scales=[2.0, 1.0]", "base=configs/presets/as-paper.yaml",
         f"model.path={finished / 'checkpoints' / 'step-4'}",
     )  # fmt: skip
     # The weights are those the first run ended with: the same prompts and seeds give the same.

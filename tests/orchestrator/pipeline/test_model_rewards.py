@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_rewards import save_git, save_grounding_dino, save_hps, save_orm
+
+from benchmarks.small_models.tiny_rewards import save_git, save_grounding_dino, save_hps, save_orm
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("hps", "git", "grounding_dino", "orm", "structure")

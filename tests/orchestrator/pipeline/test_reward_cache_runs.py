@@ -31,17 +31,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 @dataclass(frozen=True)
 class Finished:
-    """A run's folder, and how many scores its workers found in Redis and how many they did not.
+    """A run's folder, how many scores its workers found in Redis and how many they did not, and
+    how many Redis held when the run had ended.
 
-    Both count evaluations too, of which the last may draw some images exactly as the first did.
+    The last evaluation may draw some images exactly as the first did.
     """
 
     folder: Path
     hits: int
     misses: int
+    keys: int
 
 
-def train(root: Path, name: str, url: str) -> Finished:
+def train(root: Path, name: str, url: str, *overrides: str) -> Finished:
     settings: dict[str, Any] = {"cpus_per_worker": 0.1, "normalise": True}
     rewards = [
         {"name": "attributes", "factory": "shapes.rewards:Attributes"},
@@ -54,45 +56,56 @@ def train(root: Path, name: str, url: str) -> Finished:
     client.config_resetstat()
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", f"root={root}",
-         f"name={name}", *SMALL, f"cache.redis_url={url}", f"rewards={json.dumps(rewards)}"],
+         f"name={name}", *SMALL, f"cache.redis_url={url}", f"rewards={json.dumps(rewards)}",
+         *overrides],
         cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     stats: JsonDict = client.info("stats")
-    return Finished(root / name, stats["keyspace_hits"], stats["keyspace_misses"])
+    return Finished(root / name, stats["keyspace_hits"], stats["keyspace_misses"], client.dbsize())
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Finished, Finished]]:
-    """The first finds Redis empty, the second what the first left there."""
+    """The first finds Redis empty. The second finds what the first left there, and remembers the
+    scores of training images too."""
     root = tmp_path_factory.mktemp("runs")
     with redis_server(root) as url:
-        yield train(root, "cold", url), train(root, "warm", url)
+        yield train(root, "cold", url), train(root, "warm", url, "cache.training=true")
 
 
-def test_a_second_run_finds_every_score_of_the_first_and_learns_the_same(
+def test_only_evaluations_are_remembered_unless_training_is_set(
     runs: tuple[Finished, Finished],
 ) -> None:
-    """Hit rate 0 in every step of the first run; in every step of the second, 1.
+    """The first run asks Redis about evaluations alone and leaves only their scores there. The
+    second finds every one of these, and adds a score for each training image that has one.
 
-    For the reward that fails at times it is the share that did not fail: a failure is never kept,
-    and is scored again. Weights, metrics and evaluations of both runs are equal to the last bit.
+    A failure is never kept, and is scored again.
     """
     cold, warm = runs
-    for first, second in zip(rows(cold.folder), rows(warm.folder), strict=True):
-        trajectories = 4 * (first["groups/trained"] + first["groups/failed"])
-        failed = first["scoring/light/failed"]
-        assert first["scoring/attributes/cache_hit_rate"] == 0
-        assert first["scoring/light/cache_hit_rate"] == 0
-        assert second["scoring/attributes/cache_hit_rate"] == 1
-        assert second["scoring/light/cache_hit_rate"] == (trajectories - failed) / trajectories
-        assert first["scoring/attributes/batch_size"] is not None
-        assert second["scoring/attributes/batch_size"] is None  # it was not asked once
-    failures = sum(row["rewards/failed"] for row in rows(warm.folder))
-    failures += sum(row["num_failed"] for row in rows(warm.folder, "evaluations.jsonl"))
-    assert warm.misses == failures > 0
-    assert warm.hits + warm.misses == cold.hits + cold.misses
+    evaluations = rows(cold.folder, "evaluations.jsonl")
+    samples = sum(row["num_samples"] for row in evaluations)
+    failed = sum(row["num_failed"] for row in evaluations)
+    assert cold.hits + cold.misses == 2 * samples
+    assert cold.misses == cold.keys + failed
 
+    trained = failed_in_training = 0
+    for first, second in zip(rows(cold.folder), rows(warm.folder), strict=True):
+        trained += 4 * (first["groups/trained"] + first["groups/failed"])
+        failed_in_training += first["rewards/failed"]
+        for name in ("attributes", "light"):
+            assert first[f"scoring/{name}/cache_hit_rate"] is None
+            assert second[f"scoring/{name}/cache_hit_rate"] == 0
+    assert warm.keys == cold.keys + 2 * trained - failed_in_training
+    assert warm.hits == 2 * samples - failed
+    assert warm.misses == failed + 2 * trained
+    assert failed > 0
+    assert failed_in_training > 0
+
+
+def test_the_cache_changes_no_weight_and_no_figure(runs: tuple[Finished, Finished]) -> None:
+    """Weights, metrics and evaluations of both runs are equal to the last bit."""
+    cold, warm = runs
     assert weights_digest(warm.folder, 2) == weights_digest(cold.folder, 2)
     assert learned(warm.folder) == learned(cold.folder)
     for name in ("evaluations.jsonl", "samples/records.jsonl"):
@@ -100,10 +113,9 @@ def test_a_second_run_finds_every_score_of_the_first_and_learns_the_same(
 
 
 def learned(run: Path) -> list[JsonDict]:
-    """All metrics but those of the cache's work."""
-    spared = ("/cache_hit_rate", "/batch_size")
+    """All metrics but the cache's share."""
     return [
-        {key: value for key, value in row.items() if not key.endswith(spared)}
+        {key: value for key, value in row.items() if not key.endswith("/cache_hit_rate")}
         for row in untimed(run)
     ]
 

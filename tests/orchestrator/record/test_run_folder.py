@@ -156,6 +156,7 @@ def test_what_the_run_did_not_write_is_neither_resumed_from_nor_deleted(tmp_path
     assert resumed.checkpoints.whole() == [resumed.checkpoints.path(step) for step in (2, 4)]
     resumed.resume_from(resumed.checkpoints.path(4))
     finished_checkpoint(resumed, 5)
+    (resumed.checkpoints.path(4) / "rng").mkdir()  # of an earlier version, and the run's own
     resumed.checkpoints.keep_only({5})
     assert resumed.checkpoints.whole() == [resumed.checkpoints.path(5)]
     assert all((other / "model" / "weights").read_text() == "precious" for other in others)

@@ -42,13 +42,54 @@ def test_the_resolved_file_stands_alone(tmp_path: Path) -> None:
     assert load_config(dumped, []) == config
 
 
-def test_a_preset_replaces_what_the_base_spells_out(tmp_path: Path) -> None:
-    """A resolved file as base holds bonus and aggregation of its own preset; a rule given wins."""
-    base = write(tmp_path / "base.yaml", dump_config(load_config(CONFIGS / "shapes.yaml", [])))
-    paper = write(tmp_path / "paper.yaml", f"base: {base}\nalgorithm: {{preset: as-paper}}\n")
-    assert load_config(paper, []).algorithm.bonus == "budget"
-    exact = f"base: {base}\nalgorithm: {{preset: as-paper, bonus: budget-exact}}\n"
-    assert load_config(write(paper, exact), []).algorithm.bonus == "budget-exact"
+def test_of_several_bases_a_later_one_lies_over_an_earlier_one(tmp_path: Path) -> None:
+    """Each is taken with its own bases, and the file that names them lies over all."""
+    write(tmp_path / "root.yaml", "a: 1\nb: 1\nc: 1\nd: 1\n")
+    write(tmp_path / "low.yaml", "base: root.yaml\nb: 2\nc: 2\n")
+    write(tmp_path / "high.yaml", "c: 3\nd: 3\n")
+    top = write(tmp_path / "top.yaml", "base: [low.yaml, high.yaml]\nd: 4\n")
+    assert merged(read_layers(top)) == {"a": 1, "b": 2, "c": 3, "d": 4}
+
+
+def test_presets_lie_over_a_configuration_in_a_file_and_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resolved file, which spells out the rules of the code, becomes the paper's and back; an
+    override stands over base=, whatever their order. Paths on the command line are relative to the
+    working folder, those in a file to the file."""
+    resolved = write(tmp_path / "r.yaml", dump_config(load_config(CONFIGS / "shapes.yaml", [])))
+    (tmp_path / "presets").symlink_to(CONFIGS / "presets")
+    paper = write(tmp_path / "paper.yaml", "base: [r.yaml, presets/as-paper.yaml]\n")
+    monkeypatch.chdir(CONFIGS)
+
+    def rules(path: Path, *overrides: str) -> tuple[str, str]:
+        algorithm = load_config(path, list(overrides)).algorithm
+        return algorithm.bonus, algorithm.aggregation
+
+    as_code, as_paper = "base=presets/as-code.yaml", "base=presets/as-paper.yaml"
+    assert rules(resolved) == rules(paper, as_code) == ("capped", "token-mean")
+    assert rules(paper) == rules(resolved, as_paper) == ("budget", "sequence-mean")
+    for order in (["algorithm.bonus=none", as_paper], [as_paper, "algorithm.bonus=none"]):
+        assert rules(resolved, *order) == ("none", "sequence-mean")
+    assert rules(resolved, as_paper, as_code) == ("capped", "token-mean")
+    assert rules(resolved, "base=[presets/as-code.yaml, presets/as-paper.yaml]") == rules(paper)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("base=none.yaml", "configuration file none.yaml does not exist"),
+        ("base=", "override base must name a file or a list of files"),
+        ("base={a: b}", "override base must name a file or a list of files"),
+        ("base=[a", "override base:1: not YAML"),
+    ],
+)
+def test_a_base_on_the_command_line_that_cannot_be_is_one_line(
+    override: str, expected: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(CONFIGS / "shapes.yaml", [override])
+    assert str(caught.value).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +98,14 @@ def test_a_preset_replaces_what_the_base_spells_out(tmp_path: Path) -> None:
         ("base: none.yaml", "none.yaml, the base of {file}, does not exist"),
         ("base: top.yaml", "base leads back to the file it started from"),
         ("base: other.yaml", "base leads back to the file it started from"),
-        ("base: [a]", "base must name a file"),
+        ("base: 1", "top.yaml: base must name a file or a list of files"),
+        ("base: [[a]]", "top.yaml: base must name a file or a list of files"),
+        ("base: [list.yaml, none.yaml]", "list.yaml: expected a mapping of settings"),
         ("base: list.yaml", "list.yaml: expected a mapping of settings"),
     ],
 )
 def test_a_base_that_cannot_be_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
-    """Missing, itself, a longer circle, no name, no mapping."""
+    """Missing, itself, a longer circle, no names, no mapping."""
     top = write(tmp_path / "top.yaml", text)
     write(tmp_path / "other.yaml", "base: top.yaml")
     write(tmp_path / "list.yaml", "[1]")

@@ -11,13 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PROMPTS, save_tiny_checkpoint, tiny_encoder, tiny_policy
-from trajectories import TINY_SPECIAL, random_groups
+from learner_settings import learner_settings
 
+from benchmarks.small_models.tiny_janus import (
+    PROMPTS,
+    save_tiny_checkpoint,
+    tiny_encoder,
+    tiny_policy,
+)
+from benchmarks.trajectories import TINY_SPECIAL, random_groups
 from learner.batch import TrainingGroup, split_over_ranks
-from learner.config import BUCKET_ELEMENTS, AlgorithmConfig, LearnerConfig
+from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.logprob_module import LogprobModule, entropy_kernel
-from learner.rank_settings import LearnerSettings, Place
+from learner.rank_settings import Place
 from orchestrator.settings.machine import check_machine
 from orchestrator.settings.memory import (
     CUDA_CONTEXT,
@@ -102,14 +108,12 @@ def test_a_rank_holds_what_the_plan_says(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    config = LearnerConfig(learning_rate=1e-3, micro_batch_size=2, **learner)
+    settings = learner_settings(checkpoint, learning_rate=1e-3, micro_batch_size=2, **learner)
+    config = settings.learner
     groups = random_groups(load_policy(checkpoint), [[2, 3]])
     share = split_over_ranks([TrainingGroup(g, (1.0, -1.0)) for g in groups], 1)[0]
     before = live_storages()
-    rank = LearnerRank(
-        LearnerSettings(config, AlgorithmConfig(), checkpoint, total_steps=5),
-        Place(0, 1, "127.0.0.1", port),
-    )
+    rank = LearnerRank(settings, Place(0, 1, "127.0.0.1", port))
     measured = 0
     real_step = rank._model.step
 
@@ -127,10 +131,10 @@ def test_a_rank_holds_what_the_plan_says(
         rank._model.step = real_step  # type: ignore[method-assign]
         rank.close()
 
-    memory = learner_memory(size, config, Lengths(10, 3, 12), guided=False)
+    memory = learner_memory(size, config, Lengths(10, 3, 12), settings.dtype, guided=False)
     planned = sum(memory.held.values()) + memory.working["gradients"]
     if config.zero_stage == 3:
-        planned += BUCKET_ELEMENTS * (2 if config.dtype == "bfloat16" else 4)
+        planned += BUCKET_ELEMENTS * (2 if settings.dtype == "bfloat16" else 4)
     parameters = (
         size.trained
         if config.lora is None
@@ -154,7 +158,7 @@ def test_saved_activations(size: ModelSize, dtype: torch.dtype) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        LogprobModule(policy)(batch, entropy_kernel, None, 1.0)
+        LogprobModule(policy)(batch, entropy_kernel, 1.0, None)
     measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
     first = group.trajectories[0]
@@ -166,8 +170,8 @@ def test_saved_activations(size: ModelSize, dtype: torch.dtype) -> None:
 def test_without_a_kl_term_no_reference_is_planned(size: ModelSize) -> None:
     """``algorithm.kl_beta: 0`` keeps none, so the plan holds none: all else stays."""
     lengths = Lengths(10, 3, 12)
-    compared = learner_memory(size, LearnerConfig(), lengths, guided=False)
-    alone = learner_memory(size, LearnerConfig(), lengths, guided=False, compares=False)
+    compared = learner_memory(size, LearnerConfig(), lengths, "float32", guided=False)
+    alone = learner_memory(size, LearnerConfig(), lengths, "float32", guided=False, compares=False)
     assert compared.held == alone.held | {"reference": size.trained * 4}
 
 
@@ -176,8 +180,8 @@ def test_shares_of_ranks_and_offloading(size: ModelSize) -> None:
     lengths = Lengths(10, 3, 12)
 
     def per_parameter(**settings: Any) -> dict[str, float]:
-        config = LearnerConfig(ranks=4, dtype="bfloat16", **settings)
-        memory = learner_memory(size, config, lengths, guided=False)
+        config = LearnerConfig(ranks=4, **settings)
+        memory = learner_memory(size, config, lengths, "bfloat16", guided=False)
         parts = memory.held | {"gradients": memory.working["gradients"]} | {
             f"host {name}": amount for name, amount in memory.host.items()
         }  # fmt: skip
@@ -206,7 +210,7 @@ def test_the_kv_cache_is_exact(size: ModelSize, guided: bool) -> None:
     decoder = RowDecoder(policy, prompts, policy.num_image_tokens - 1)
     decoder.prefill()
     measured = sum(layer.keys.nbytes + layer.values.nbytes for layer in decoder._cache.rows)
-    config = RolloutConfig(max_cot_tokens=2, batch_size=len(PROMPTS))
+    config = RolloutConfig(guidance_scale=1.0, max_cot_tokens=2, batch_size=len(PROMPTS))
     lengths = Lengths(4, 2, max(map(len, prompts)))
     memory = rollout_memory(size, config, lengths, "float32", guided, gpu_bytes=0)
     assert memory.working["KV cache"] == measured
@@ -215,7 +219,7 @@ def test_the_kv_cache_is_exact(size: ModelSize, guided: bool) -> None:
 
 def test_a_long_cot_can_need_the_larger_cache(size: ModelSize) -> None:
     """The phases never coincide: the cache is that of the larger, not their sum."""
-    config = RolloutConfig(max_cot_tokens=500, batch_size=3)
+    config = RolloutConfig(guidance_scale=1.0, max_cot_tokens=500, batch_size=3)
     memory = rollout_memory(
         size, config, Lengths(10, 500, 20), "float32", guided=False, gpu_bytes=0
     )
@@ -247,13 +251,13 @@ def test_rewards_known_and_not(size: ModelSize) -> None:
 
 
 def test_object_store(size: ModelSize) -> None:
-    """Three versions of the trained part in the learner's type, whatever the checkpoint's, and
+    """Three versions of the trained part in the policy's type, whatever the checkpoint's, and
     16 x 16 pixels of three colours; samples of an evaluation count if there is one."""
     settings = ["prompts_per_step=4", "rollout.group_size=8", "evaluation.prompts=50"]
     config = load_config(SHAPES, settings)
     one = 3 * 16 * 16 + 64 * 1024
     assert object_store_bytes(size, config) == 3 * 4 * size.trained + 50 * 4 * one
-    config = load_config(SHAPES, [*settings, "learner.dtype=bfloat16", "learner.zero_stage=1"])
+    config = load_config(SHAPES, [*settings, "model.dtype=bfloat16", "learner.zero_stage=1"])
     assert object_store_bytes(size, config) == 3 * 2 * size.trained + 50 * 4 * one
     config = load_config(SHAPES, [*settings, "data.evaluation={}"])
     assert object_store_bytes(size, config) == 3 * 4 * size.trained + 32 * one

@@ -11,7 +11,7 @@ from original_janus import JANUS_PRO_1B, JANUS_PRO_7B
 
 from orchestrator.cli import main
 from orchestrator.settings.memory import Lengths, Memory, ModelSize, rollout_memory
-from orchestrator.settings.plan import Gpu, Process, make_plan, this_machine
+from orchestrator.settings.plan import Gpu, Process, batch_text, make_plan, this_machine
 from orchestrator.settings.plan_inputs import planned_lengths
 from orchestrator.settings.run_config import load_config
 from policy.checkpoint.loading import model_config
@@ -21,6 +21,7 @@ from rollout.config import RolloutConfig, VllmSettings
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs"
+SHIPPED = sorted(set(CONFIGS.rglob("*.yaml")) - set(CONFIGS.glob("presets/*")))
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_configuration_loads(path: Path) -> None:
     """All keys known, all sizes possible; names differ, so that runs do not collide."""
     config = load_config(path, [])
@@ -159,6 +160,42 @@ def test_a_checkpoint_that_is_here_counts_and_a_difference_is_told(
     assert "weights                     13.8 GiB" in printed
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            [],
+            "16 prompts x 8 = 128 trajectories a step, over 1 ranks in up to 4 micro-batches of 32",
+        ),
+        # 40 over 3 ranks: 13, 13 and 14, the last of which is cut into 8 and 6
+        (
+            ["prompts_per_step=5", "learner.ranks=3", "learner.micro_batch_size=8"],
+            "5 prompts x 8 = 40 trajectories a step, over 3 ranks in up to 2 micro-batches of 8",
+        ),
+        (
+            ["prompts_per_step=1"],
+            "1 prompts x 8 = 8 trajectories a step, over 1 ranks in up to 1 micro-batches of 8",
+        ),
+    ],
+)
+def test_the_batch_need_not_divide(overrides: list[str], expected: str) -> None:
+    """The plan says the most that a rank does."""
+    assert batch_text(load_config(CONFIGS / "shapes.yaml", overrides)) == expected
+
+
+def test_a_micro_batch_that_is_never_full_is_planned_as_it_is(folders: dict[str, Path]) -> None:
+    """32 trajectories over 4 ranks: with micro-batches of up to 64 a rank's pass has 8."""
+    size, machine = ModelSize.of(model_config(folders["7b"])), this_machine(8, 80, None)
+    working = []
+    for rows in (8, 64):
+        settings = [f"model.path={folders['7b']}", "model.instruction=null", "prompts_per_step=4"]
+        settings.append(f"learner.micro_batch_size={rows}")
+        config = load_config(CONFIGS / "janus-pro-7b.yaml", settings)
+        plan = make_plan(config, size, planned_lengths(config), machine)
+        working.append(plan.processes[-1].memory.working)
+    assert working[0] == working[1]
+
+
 def test_literal_figures_of_the_7b(folders: dict[str, Path]) -> None:
     """ZeRO-2 over 4 ranks in bfloat16: 2 (P + F), 2 P, and 16 P / 4 bytes."""
     size = ModelSize.of(model_config(folders["7b"]))
@@ -224,7 +261,9 @@ def test_vllm_on_a_cpu_says_how_many_trajectories_have_room(
     """The others wait, which nothing else would say; without room for one the plan is refused."""
     size = ModelSize.of(model_config(folders["7b"]))
     settings = VllmSettings(cpu_kv_cache_gib=16)
-    config = RolloutConfig(engine="vllm", max_cot_tokens=4, batch_size=32, vllm=settings)
+    config = RolloutConfig(
+        engine="vllm", guidance_scale=1.0, max_cot_tokens=4, batch_size=32, vllm=settings
+    )
     lengths = Lengths(cot_prompt=10, cot=4, image_prompt=25)
     one = 2 * 5 * 128 * 30 * 2 * 4096 * 4  # two streams of 600 positions in 5 blocks: 1.2 GiB
     working = rollout_memory(size, config, lengths, "float32", True, gpu_bytes=0).working

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-from tiny import save_tiny_checkpoint
 
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.run_config import dump_config, load_config
 from orchestrator.settings.unchanged import check_unchanged, save_settings
@@ -40,16 +40,6 @@ def test_overrides_reach_nested_keys_and_list_items() -> None:
     assert config.learner.learning_rate == 2e-6
     assert [reward.weight for reward in config.rewards] == [0.4, 0.7, 0.2]
     assert config.steps == 3
-
-
-def test_overrides_of_a_preset_and_of_its_keys_come_in_any_order(tmp_path: Path) -> None:
-    """A resolved file spells its preset out: a new preset replaces that, and no override."""
-    resolved = tmp_path / "config.yaml"
-    resolved.write_text(dump_config(load_config(SHAPES, [])))
-    overrides = ["algorithm.bonus=budget-exact", "algorithm.preset=as-paper"]
-    for order in (overrides, overrides[::-1]):
-        algorithm = load_config(resolved, order).algorithm
-        assert (algorithm.bonus, algorithm.aggregation) == ("budget-exact", "sequence-mean")
 
 
 def test_overrides_reach_into_what_a_resolved_file_has_as_null(tmp_path: Path) -> None:
@@ -124,7 +114,7 @@ def test_an_instruction_file_is_taken_as_it_is(
     text = 'Draw this: "{}"\n1. Include every object\nOutput it directly: '
     file.write_text(text)
     inputs = check_inputs(config)
-    assert inputs.instruction == inputs.generation_defaults.instruction == text
+    assert inputs.instruction == text
     file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as an editor has it
     assert check_inputs(config).instruction == text
     for wrong in ("", "no place", "{} twice {}"):
@@ -161,7 +151,13 @@ def test_a_submitted_job_needs_an_absolute_root(
         ),
         (["cache.kind=disk"], "cache.kind: Input should be 'auto', 'memory' or 'none'"),
         (["rollout.group_size=1"], "rollout.group_size: must be 2 or more"),
-        (["prompts_per_step=3"], "cannot be divided"),
+        (["model.dtype=bfloat16"], "model.dtype bfloat16 needs learner.zero_stage 1 or more"),
+        (["model.dtype=float16"], "model.dtype: Input should be 'float32' or 'bfloat16'"),
+        (["rollout={max_cot_tokens: 8}"], "key rollout.guidance_scale is missing"),
+        (
+            ["algorithm.preset=as-paper"],
+            "algorithm.preset is now a file: base=configs/presets/as-paper.yaml",
+        ),
         (["steps=0"], "steps: Input should be greater than or equal to 1"),
         (["evaluation.during=unseen"], "evaluation.during is 'unseen'"),
         (["rewards.1.name=attributes"], "rewards: names must differ"),

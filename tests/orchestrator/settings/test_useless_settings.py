@@ -14,6 +14,7 @@ from policy.errors import UserError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SHAPES = CONFIGS / "shapes.yaml"
+AS_PAPER = f"base={CONFIGS / 'presets' / 'as-paper.yaml'}"
 
 
 def problem(*overrides: str, path: Path = SHAPES) -> str:
@@ -91,15 +92,16 @@ def test_constant_aggregation_wants_its_divisor(constant: list[str]) -> None:
         (["algorithm.kappa=2"], "algorithm.kappa"),
         (["algorithm.bonus=budget", "algorithm.cap_factor=0.5"], "algorithm.cap_factor"),
         (["algorithm.bonus=none", "algorithm.cap_factor=0.5"], "algorithm.cap_factor"),
-        (["algorithm.preset=as-paper", "algorithm.cap_factor=0.5"], "algorithm.cap_factor"),
+        ([AS_PAPER, "algorithm.cap_factor=0.5"], "algorithm.cap_factor"),
         (["algorithm.modalities=none", "algorithm.low_quantile=0.1"], "algorithm.low_quantile"),
         (["algorithm.modalities=none", "algorithm.high_quantile=0.9"], "algorithm.high_quantile"),
         (["algorithm.modalities=none", "algorithm.bonus=budget"], "algorithm.bonus"),
         (["algorithm.aggregation_constant=88"], "algorithm.aggregation_constant"),
-        (["algorithm.kl_beta=0", "algorithm.kl_estimator=k1"], "algorithm.kl_estimator"),
+        (["algorithm.kl_beta=0", "algorithm.kl_estimator=k2"], "algorithm.kl_estimator"),
         (["rollout.vllm.memory_share=0.5"], "rollout.vllm"),
         (["rollout.engine=vllm", "rollout.vllm.memory_share=0.5"], "rollout.vllm.memory_share"),
         (["cache.kind=none", "cache.entries=5"], "cache.entries"),
+        (["cache.kind=none", "cache.training=true"], "cache.training"),
         (["cache.kind=memory", "cache.redis_url=redis://h"], "cache.redis_url"),
         (["data.leaks=drop"], "data.leaks"),
         (["cluster.address=auto", "cluster.object_store_mb=600"], "cluster.object_store_mb"),
@@ -136,8 +138,21 @@ def test_what_a_base_says_is_dropped_where_it_has_no_more_effect(tmp_path: Path)
         assert load_config(tmp_path / "resolved.yaml", []) == config
     plain.write_text(f"base: {base}\nalgorithm: {{modalities: none, kappa: 2}}\n")
     assert problem(path=plain).startswith("algorithm.kappa: has an effect with bonus budget")
-    capped = load_config(base, ["algorithm.preset=as-code"]).algorithm
+    capped = load_config(base, [f"base={CONFIGS / 'presets' / 'as-code.yaml'}"]).algorithm
     assert (capped.bonus, capped.kappa, capped.low_quantile) == ("capped", 1, 0.1)
+
+
+def test_a_base_on_the_command_line_is_a_layer_over_the_file(tmp_path: Path) -> None:
+    """What it makes useless in the file is dropped, and what an override makes useless in it. What
+    the file makes useless in it is refused: plain GRPO has no bonus to be the paper's."""
+    file = tmp_path / "file.yaml"
+    file.write_text(f"base: {SHAPES}\nalgorithm: {{cap_factor: 0.5}}\n")
+    paper = load_config(file, [AS_PAPER]).algorithm
+    assert (paper.bonus, paper.cap_factor) == ("budget", 0.3)
+    plain = load_config(file, [AS_PAPER, "algorithm.modalities=none"]).algorithm
+    assert (plain.bonus, plain.aggregation) == ("capped", "sequence-mean")
+    line = problem(AS_PAPER, path=CONFIGS / "ablations" / "grpo.yaml")
+    assert line.startswith("algorithm.bonus: has no effect with modalities none")
 
 
 def test_a_shipped_configuration_can_do_without_vllm() -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from trajectories import random_groups
 
+from benchmarks.trajectories import random_groups
 from learner.batch import TrainingGroup
-from learner.rank_settings import LearnerSettings
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.arrival import Arrival
@@ -107,11 +106,12 @@ def test_a_live_worker_that_serves_old_weights_is_refused(
     config = load_config(
         ROOT / "configs" / "shapes.yaml",
         [
+            "steps=2",
             "rollout.workers=1",
             f"rollout.engine={engine}",
             *(["rollout.vllm.parity_tolerance=0.6"] if engine == "vllm" else []),
             f"probe_tolerance={1e-5 if dtype == 'float32' else 0.1}",
-            f"learner.dtype={dtype}",
+            f"model.dtype={dtype}",
             f"learner.zero_stage={0 if dtype == 'float32' else 2}",
             "learner.learning_rate=1e-6",
             "learner.warmup_steps=0",
@@ -119,10 +119,7 @@ def test_a_live_worker_that_serves_old_weights_is_refused(
     )
     inputs = check_inputs(config)
     rollout = RolloutPool(config, inputs)
-    learner = LearnerGroup(
-        LearnerSettings(config.learner, config.algorithm, inputs.model_path, total_steps=2)
-    )
-    learner.start()
+    learner = LearnerGroup(config, inputs)
     try:
         publisher = WeightPublisher(learner, rollout, config.probe_tolerance)
         publisher.publish(weight_version=0)

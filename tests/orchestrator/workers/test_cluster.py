@@ -11,7 +11,6 @@ import psutil
 import pytest
 import ray
 
-from learner.rank_settings import LearnerSettings
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers.learner_group import LearnerGroup
@@ -35,10 +34,8 @@ def config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 
 def test_a_run_listens_on_loopback_only(config: RunConfig) -> None:
     """No socket of Ray or of a started learner group accepts connections from outside."""
-    learner = LearnerGroup(
-        LearnerSettings(config.learner, config.algorithm, check_inputs(config).model_path, 1)
-    )
-    learner.start()
+    learner = LearnerGroup(config, check_inputs(config))
+    learner.wait_ready()
     listening = [
         connection.laddr.ip
         for process in psutil.Process().children(recursive=True)
@@ -74,14 +71,15 @@ def test_a_silent_worker_is_named() -> None:
 def test_a_rollout_worker_that_ray_cannot_place_says_what_it_asks_for(config: RunConfig) -> None:
     """The engine is not built in the constructor, so that this is told from a slow start."""
     greedy = config.rollout.model_copy(update={"cpus_per_worker": 1000.0})
-    config = config.model_copy(update={"rollout": greedy})
+    impatient = config.cluster.model_copy(update={"start_timeout_s": 2.0})
+    config = config.model_copy(update={"rollout": greedy, "cluster": impatient})
     rollout = RolloutPool(config, check_inputs(config))
     with pytest.raises(
         WorkerFailed,
         match=r"^rollout worker 0 was given no place by Ray within 2 s:"
         r" it asks for 1000 CPUs and 0 GPUs, of which [\d.]+ and [\d.]+ are free$",
     ):
-        rollout.wait_ready(2)
+        rollout.wait_ready()
     rollout.close()
 
 
@@ -91,10 +89,7 @@ def test_weights_corrupted_on_the_way_stop_the_run(
     """A sound push is proved by every worker; one flipped number in the buckets is noticed."""
     inputs = check_inputs(config)
     rollout = RolloutPool(config, inputs)
-    learner = LearnerGroup(
-        LearnerSettings(config.learner, config.algorithm, inputs.model_path, total_steps=1)
-    )
-    learner.start()
+    learner = LearnerGroup(config, inputs)
     publisher = WeightPublisher(learner, rollout, config.probe_tolerance)
     assert publisher.publish(weight_version=0) < config.probe_tolerance
     with pytest.raises(WorkerFailed, match="the learner holds weight version 0, not 1"):
@@ -122,8 +117,8 @@ def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConf
     config = config.model_copy(update={"rollout": asleep})
     inputs = check_inputs(config)
     rollout = RolloutPool(config, inputs)
-    rewards = RewardPools(config.rewards, config.cache, start_timeout_s=120, group_timeout_s=120)
-    rollout.wait_ready(120)
+    rewards = RewardPools(config)
+    rollout.wait_ready()
     rewards.wait_ready()
     with rollout.asleep():
         pass

@@ -2,135 +2,132 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from ray.exceptions import (
-    ActorUnschedulableError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayTaskError,
-    RuntimeEnvSetupError,
-)
+import ray
+from learner_settings import learner_settings
 
+from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
+from benchmarks.trajectories import TINY_SPECIAL, random_groups
+from learner.batch import TrainingGroup, split_over_ranks
 from learner.config import AlgorithmConfig, LearnerConfig
-from learner.rank_settings import LearnerSettings
+from learner.rank_settings import Place
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.run_config import load_config
+from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate
+from policy.checkpoint.loading import load_policy
 from policy.errors import UserError
 from policy.probe import probe_logprobs
 from policy.weights import checksum, load_into
 
-pytestmark = pytest.mark.cluster
+SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
+ADVANTAGES = ((1.0, -0.5, None, 0.3), (0.8, -1.2, 0.0, 0.4))
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
 
-@pytest.fixture
-def group(ray_cluster, checkpoint):
-    from orchestrator.workers.learner_group import LearnerGroup
-
-    learner = LearnerConfig(
-        ranks=2, learning_rate=1e-2, micro_batch_size=3, cpus_per_rank=0.5, timeout_s=60
-    )
-    group = LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, total_steps=10))
-    group.start()
-    yield group
-    group.close()
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("learner") / "checkpoint")
 
 
-def test_a_group_trains_publishes_resumes_and_dies_by_name(
-    group, make_rank, checkpoint, batch, tmp_path
-):
+def learner_group(checkpoint: Path, **learner: Any) -> LearnerGroup:
+    """Two ranks of a run of 10 steps that starts from the checkpoint."""
+    parts = {
+        "learner": LearnerConfig(ranks=2, learning_rate=1e-2, **learner),
+        "algorithm": AlgorithmConfig(),
+        "steps": 10,
+    }
+    config = load_config(SHAPES).model_copy(update=parts)
+    return LearnerGroup(config, Inputs(checkpoint, None, [], {}, []))
+
+
+def updated_by_one_rank(checkpoint: Path, batch: list[TrainingGroup]) -> dict[str, float]:
+    """The metrics row of the same update by one rank, in this process."""
+    from learner.rank import LearnerRank
+
+    settings = learner_settings(checkpoint, learning_rate=1e-2, micro_batch_size=8)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    rank = LearnerRank(settings, Place(0, 1, "127.0.0.1", port))
+    try:
+        return rank.update(split_over_ranks(batch, 1)[0])
+    finally:
+        rank.close()
+
+
+def test_a_group_trains_publishes_resumes_and_fails_by_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One group's life, in one test because its start costs more than all the rest.
 
     Groups in the object store train as local ones on one rank; a damaged checkpoint is refused
-    and the group goes on; published weights outlive the learner; a killed rank is named.
+    and the group goes on; a late rank is named, and then a killed one; published weights outlive
+    the learner.
     """
-    import ray
-    from trajectories import TINY_SPECIAL
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    groups = random_groups(load_policy(checkpoint), [[3, 5, 4, 0], [1, 2, 9, 6]])
+    batch = [TrainingGroup(g, a) for g, a in zip(groups, ADVANTAGES, strict=True)]
+    group = learner_group(checkpoint, micro_batch_size=3, cpus_per_rank=0.5, timeout_s=60)
+    try:
+        group.wait_ready()
+        row = group.update([TrainingGroup(ray.put(item.group), item.advantages) for item in batch])
+        expected = updated_by_one_rank(checkpoint, batch)
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        with pytest.raises(ValueError, match="no trajectory"):
+            group.update([TrainingGroup(batch[0].group, (None,) * 4)])
 
-    from learner.batch import TrainingGroup, split_over_ranks
-    from orchestrator.workers.learner_group import LearnerRankDied
-    from policy.checkpoint.loading import load_policy
+        group.save(tmp_path)
+        with pytest.raises(UserError, match="nowhere"):
+            group.load(tmp_path / "nowhere")
+        group.load(tmp_path)
+        assert group.weight_version == 1
 
-    row = group.update([TrainingGroup(ray.put(item.group), item.advantages) for item in batch])
-    single = make_rank(micro_batch_size=8)
-    expected = single.update(split_over_ranks(batch, 1)[0])
-    assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    with pytest.raises(ValueError, match="no trajectory"):
-        group.update([TrainingGroup(batch[0].group, (None,) * 4)])
+        published = group.publish()
+        assert published.receipt.weight_version == 1
 
-    group.save(tmp_path)
-    with pytest.raises(UserError, match="nowhere"):
-        group.load(tmp_path / "nowhere")
-    group.load(tmp_path)
-    assert group.weight_version == 1
-
-    published = group.publish()
-    assert published.receipt.weight_version == 1
-
-    ray.kill(group._workers[1])
-    # Not the LearnerTimeout of a rank that is waited for to the end.
-    with pytest.raises(LearnerRankDied, match=r"^learner rank 1 died"):
-        group.update(batch)
-    group.close()
+        group.workers[1].__ray_call__.remote(lambda self: time.sleep(600))
+        group.config = group.config.model_copy(update={"timeout_s": 2.0})
+        with pytest.raises(WorkerLate, match=r"^learner rank 1 did not answer within 2 s$"):
+            group.publish()  # to which each rank answers without the other
+        group.config = group.config.model_copy(update={"timeout_s": 60.0})
+        ray.kill(group.workers[1])
+        with pytest.raises(WorkerDied, match=r"^learner rank 1 died: "):
+            group.update(batch)
+    finally:
+        group.close()
 
     buckets = ray.get(published.buckets, timeout=10)
     assert checksum(buckets) == published.receipt.checksum
     fresh = load_policy(checkpoint)
     load_into(fresh.trained_parameters(), buckets)
-    expected = probe_logprobs(fresh, TINY_SPECIAL)
-    assert np.array_equal(published.receipt.probe_logprobs, expected)
+    probe = probe_logprobs(fresh, TINY_SPECIAL)
+    assert np.array_equal(published.receipt.probe_logprobs, probe)
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (RuntimeEnvSetupError("no such package"), "RuntimeEnvSetupError: Failed to set up runtime"),
-        (ActorUnschedulableError("no node"), "ActorUnschedulableError: .* no node"),
-        (OutOfMemoryError("node of\n8 GiB"), "OutOfMemoryError: node of 8 GiB$"),
-        (ObjectLostError("ab", None, ""), "ObjectLostError: Failed to retrieve object ab"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_whatever_ray_loses_is_said_in_one_line_with_the_rank(
-    monkeypatch: pytest.MonkeyPatch, checkpoint, error, reason
-):
-    """Neither a rank's own exception nor its death, and no traceback for the user either."""
-    from orchestrator.workers import learner_group as module
-
-    def lost(ref):
-        raise error
-
-    monkeypatch.setattr(module.ray, "wait", lambda refs, timeout: (refs[-1:], refs[:-1]))
-    monkeypatch.setattr(module.ray, "get", lost)
-    learner = LearnerConfig(ranks=2)
-    group = module.LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, 1))
-    with pytest.raises(module.LearnerFailed, match=f"^learner rank 1 is lost: {reason}") as caught:
-        group._wait(["of rank 0", "of rank 1"], 1.0, deadline=0.0)
-    assert "\n" not in str(caught.value)
+def test_a_rank_without_a_place_says_what_it_asks_for(checkpoint: Path) -> None:
+    """Ranks that cannot be placed on the cluster do not hang the start: 2 s, not 600."""
+    group = learner_group(checkpoint, cpus_per_rank=10_000, start_timeout_s=2)
+    with pytest.raises(
+        WorkerFailed,
+        match=r"^learner rank 0 was given no place by Ray within 2 s:"
+        r" it asks for 10000 CPUs and 0 GPUs, of which [\d.]+ and [\d.]+ are free$",
+    ):
+        group.wait_ready()
+    group.close()
 
 
-def test_of_several_failures_the_first_is_raised_and_the_others_are_logged(
-    monkeypatch: pytest.MonkeyPatch, checkpoint, caplog
-):
-    """Two ranks raise, the second first: it is named, and what the other said is not lost."""
-    from orchestrator.workers import learner_group as module
-
-    def failed(ref):
-        raise RayTaskError("update", "", ValueError(ref))
-
-    monkeypatch.setattr(module.ray, "wait", lambda refs, timeout: (refs[-1:], refs[:-1]))
-    monkeypatch.setattr(module.ray, "get", failed)
-    learner = LearnerConfig(ranks=2)
-    group = module.LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, 1))
-    with pytest.raises(module.LearnerFailed, match=r"^learner rank 1 failed: ValueError: second$"):
-        group._wait(["first", "second"], 1.0, deadline=0.0)
-    assert "learner rank 0 failed: ValueError: first" in caplog.text
-
-
-def test_a_silent_rank_is_named_within_the_deadline(ray_cluster, checkpoint):
-    """Ranks that cannot be placed on the cluster do not hang the start."""
-    from orchestrator.workers.learner_group import LearnerGroup, LearnerTimeout
-
-    learner = LearnerConfig(ranks=2, cpus_per_rank=10_000, start_timeout_s=2)
-    group = LearnerGroup(LearnerSettings(learner, AlgorithmConfig(), checkpoint, total_steps=1))
-    with pytest.raises(LearnerTimeout, match=r"^learner rank 0, 1 did not answer within"):
-        group.start()
+def test_a_rank_that_dies_while_it_starts_is_named(checkpoint: Path) -> None:
+    """Rank 0 cannot choose where to meet without rank 1's address: its failure is only an echo."""
+    group = learner_group(checkpoint, cpus_per_rank=0.5)
+    ray.kill(group.workers[1])
+    with pytest.raises(WorkerDied, match=r"^learner rank 1 died: "):
+        group.wait_ready()
     group.close()

@@ -14,17 +14,18 @@ import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from orchestrator.pipeline import run as run_module
+from orchestrator.pipeline import opening
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.opening import open_run
 from orchestrator.pipeline.order import step_prompts
-from orchestrator.pipeline.run import open_run
 from orchestrator.pipeline.training import train
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.memory import ModelSize, object_store_bytes
 from orchestrator.settings.run_config import load_config
-from orchestrator.workers.learner_group import LearnerFailed, LearnerGroup, PublishedWeights
+from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
 from orchestrator.workers.rollout_pool import GroupRef, RolloutPool
+from orchestrator.workers.waiting import WorkerFailed
 from policy.checkpoint.loading import read_config
 from policy.prompts import load_prompts
 from tests.started_pools import reward
@@ -80,7 +81,7 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     processes do not, though somebody still holds their handles.
     """
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(run_module, "ray_cluster", lambda *_: nullcontext())
+    monkeypatch.setattr(opening, "ray_cluster", lambda *_: nullcontext())
     config = load_config(ROOT / "configs" / "shapes.yaml", [*SMALL, f"root={tmp_path}"])
     (tmp_path / "rejected").mkdir()
     first, *_ = step_prompts(load_prompts(config.data.train), 2, config.seed, step=0)
@@ -107,7 +108,7 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
 
     def update(self: LearnerGroup, batch: Sequence[Any]) -> dict[str, float]:
         if self.weight_version == 3:
-            raise LearnerFailed("learner rank 0 failed: no more")
+            raise WorkerFailed("learner rank 0 failed: no more")
         return real_update(self, batch)
 
     monkeypatch.setattr(RolloutPool, "generate", generate)
@@ -119,12 +120,12 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     def failing_run() -> None:
         folder = RunFolder(config.folder)
         with open_run(config, check_inputs(config), folder, Interrupt()) as run:
-            (scorer,) = run.rewards.pools["light"].workers
-            actors.extend([*run.rollout.workers, *run.learner._workers, scorer.actor])
+            pools = (run.rollout, run.learner, run.batches.rewards.pools["light"])
+            actors.extend(worker for pool in pools for worker in pool.workers)
             pids.extend(process_of(actor) for actor in actors)
             train(run)
 
-    with pytest.raises(LearnerFailed, match="no more"):
+    with pytest.raises(WorkerFailed, match="no more"):
         failing_run()
     assert len(rows(config.folder, "dropped.jsonl")) == 1
     # Two sets before the first step and one after each; four steps, one of them in two attempts.

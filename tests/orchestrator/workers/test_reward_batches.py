@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator.pipeline.batch import sample_batch
+from orchestrator.pipeline.batch import BatchSampler
+from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
-from orchestrator.pipeline.step_row import Clock, reward_metrics
+from orchestrator.pipeline.step_row import reward_metrics
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.run_config import RunConfig, load_config
-from orchestrator.workers.rollout_pool import GroupRef
+from orchestrator.workers.rollout_pool import GroupRef, fetch_groups
 from orchestrator.workers.waiting import WorkerLate
-from policy.types import RewardResult, Score
-from rewards.scored_group import ScoredGroup
+from policy.types import Group, RewardResult, Score
 from rollout.engine import GenerationRequest
 from tests.image_groups import image_group
 from tests.started_pools import Started, groups_of, late_group, prompt, reward
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.cluster
 
 
 class Drawn:
-    """In place of the rollout workers: groups of images whose brightness is given, in turn."""
+    """Plays the rollout workers: groups of images whose brightness is given, in turn."""
 
     def __init__(self, *batches: Sequence[Sequence[int]]) -> None:
         self._batches = iter(batches)
@@ -44,6 +44,12 @@ class Drawn:
             GroupRef(request.prompt, group.ref, group.size)
             for request, group in zip(requests, refs, strict=True)
         ]
+
+    def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
+        return fetch_groups(groups, timeout_s=60)
+
+    def asleep(self) -> AbstractContextManager[None]:
+        raise AssertionError("nobody learns here")
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def test_a_failed_sample_is_counted_in_an_evaluation_and_is_no_0_in_its_mean(
     evaluation = FixedEvaluation(
         config,
         {"seen": [prompt(0), prompt(1), prompt(2)], "held_out": [prompt(3)]},
-        cast(Any, Drawn([[10, 30], [BROKEN, 50], [BROKEN, BROKEN]], [[BROKEN, BROKEN]])),
+        Drawn([[10, 30], [BROKEN, 50], [BROKEN, BROKEN]], [[BROKEN, BROKEN]]),
         start(reward("NotANumber", options={"values": [BROKEN]})),
         folder,
     )
@@ -84,26 +90,13 @@ def test_a_failed_sample_is_counted_in_an_evaluation_and_is_no_0_in_its_mean(
     folder.close()
 
 
-def test_pictures_of_an_evaluation_that_do_not_arrive_are_named(
-    ray_cluster: None, config: RunConfig, tmp_path: Path
-) -> None:
-    """The wait for a group that was scored and is then lost has a deadline."""
+def test_a_group_that_does_not_arrive_is_named(ray_cluster: None, tmp_path: Path) -> None:
+    """The wait for a group that was scored, and whose pictures are then lost, has a deadline."""
     group, gate = image_group(prompt(7), [10, 30]), tmp_path / "gate"
     gate.mkdir()
     ref = GroupRef(group.prompt, late_group.remote(str(gate), 1, group), 2)
-    scored = ScoredGroup(group.prompt, (1.0, 2.0), {"light": (Score(1.0), Score(2.0))})
-    patient = config.rollout.model_copy(update={"timeout_s": 0.5})
-    folder = RunFolder(tmp_path / "run")
-    evaluation = FixedEvaluation(
-        config.model_copy(update={"rollout": patient}),
-        {"seen": [group.prompt]},
-        cast(Any, SimpleNamespace(generate=lambda requests, sampling: [ref])),
-        cast(Any, SimpleNamespace(score=lambda groups: [scored])),
-        folder,
-    )
     with pytest.raises(WorkerLate, match=r"^the group of prompt p:7 did not answer within 0\.5 s$"):
-        evaluation.run(step=0)
-    folder.close()
+        fetch_groups([ref], timeout_s=0.5)
     (gate / "open").touch()
 
 
@@ -134,14 +127,14 @@ def test_a_step_trains_on_the_weighted_sum_of_z_scores_over_its_batch(
         [[120, 130, 180, 125]],  # the second again
     )
     folder = RunFolder(tmp_path / "run")
-    run = SimpleNamespace(
-        config=config.model_copy(update={"rewards": rewards}),
-        prompts=[prompt(0), prompt(1), prompt(2)],
-        rewards=start(*rewards),
-        rollout=drawn,
-        folder=folder,
+    batches = BatchSampler(
+        config.model_copy(update={"rewards": rewards}),
+        [prompt(0), prompt(1), prompt(2)],
+        drawn,
+        start(*rewards),
+        folder,
     )
-    batch = sample_batch(cast(Any, run), 0, Clock())
+    batch = batches.sample(0, Clock())
     folder.close()
     assert [row["survivors"] for row in folder.rows("dropped.jsonl")] == [1]
 

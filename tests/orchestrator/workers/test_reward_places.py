@@ -15,8 +15,7 @@ import pytest
 import ray
 
 from orchestrator.workers.reward_pool import RewardPool
-from orchestrator.workers.starting import wait_started
-from orchestrator.workers.waiting import WorkerFailed, WorkerLate, one_line
+from orchestrator.workers.waiting import WorkerFailed, WorkerLate
 from policy.types import Score
 from rewards.config import RuntimeEnvironment
 from rewards.worker import NO_CACHE
@@ -75,7 +74,7 @@ def test_a_worker_that_has_a_place_and_is_slow_is_only_late(start: Started, tmp_
         with pytest.raises(
             WorkerLate, match=r"^reward worker light/0 did not answer within 0.5 s$"
         ):
-            wait_started([pool.starting], 0.5)
+            pool.wait_ready()
     finally:
         pool.close()
 
@@ -97,18 +96,6 @@ def test_each_pool_has_variables_of_its_own(start: Started) -> None:
     _, refs = groups_of([[1]])
     (scored,) = pools.score(refs)
     assert scored.totals == (3.0,)
-
-
-def test_why_an_environment_cannot_be_prepared_is_one_line() -> None:
-    """Ray's traceback and pip's output end with the reason; that is what is kept."""
-    error = ray.exceptions.RuntimeEnvSetupError(
-        "Traceback (most recent call last):\n  File ...\n"
-        "ERROR: No matching distribution found for no-such-package"
-    )
-    assert one_line(error) == (
-        "its runtime_env cannot be prepared:"
-        " ERROR: No matching distribution found for no-such-package"
-    )
 
 
 @pytest.mark.slow

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import ray
+import redis
 
 from orchestrator.workers.rollout_pool import GroupRef
 from orchestrator.workers.waiting import WorkerFailed
 from policy.errors import UserError
 from policy.types import RewardFailure, Score
-from rewards.config import RuntimeEnvironment
+from rewards.config import CacheConfig, RuntimeEnvironment
 from rewards.scored_group import ScoredGroup
 from tests.faulty_rewards import brightness, share
+from tests.redis_server import redis_server
 from tests.started_pools import Started, groups_of, late_group, reward
 
 pytestmark = pytest.mark.cluster
@@ -193,6 +195,26 @@ def test_the_rewards_of_all_pools_are_built_at_the_same_time(
     ]
     _, refs = groups_of([[3]])
     assert [group.totals for group in start(*rewards).score(refs)] == [(6.0,)]
+
+
+def test_redis_holds_the_scores_of_rounds_that_are_remembered(
+    start: Started, tmp_path: Path
+) -> None:
+    """A round that is not remembered does not even connect. Of two remembered rounds of the same
+    images, the first leaves a key for each image, and the second finds them all."""
+    _, refs = groups_of([[1, 2], [3]])
+    with redis_server(tmp_path) as url:
+        pools = start(reward("Square"), cache=CacheConfig(redis_url=url))
+        client = redis.Redis.from_url(url)
+        connections = client.info("stats")["total_connections_received"]
+        pools.score(refs)
+        assert client.info("stats")["total_connections_received"] == connections
+        assert client.dbsize() == 0
+        pools.take_usage()
+        for keys, hits in ((3, 0), (3, 3)):
+            pools.score(refs, remember=True)
+            used = pools.take_usage()["light"]
+            assert (client.dbsize(), used.cache_hits, used.cache_misses) == (keys, hits, 3 - hits)
 
 
 def test_a_reward_that_cannot_be_built_is_one_line(start: Started) -> None:

@@ -7,23 +7,36 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from typing import Any, cast
 
 import psutil
 import pytest
 import ray
+from ray.exceptions import (
+    ActorUnschedulableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RuntimeEnvSetupError,
+)
 
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers import rollout_pool as pools_module
-from orchestrator.workers.reward_pools import RewardPools
+from orchestrator.workers import waiting
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import WorkerFailed, WorkerLate, wait_all
+from orchestrator.workers.waiting import (
+    WorkerDied,
+    WorkerFailed,
+    WorkerLate,
+    failure_of,
+    wait_all,
+)
 from policy.errors import UserError
-from rewards.config import CacheConfig
 from tests.faulty_rewards import wait_for_files
-from tests.started_pools import reward
+from tests.started_pools import reward, reward_pools
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,6 +49,9 @@ class Worker:
 
     def __init__(self) -> None:
         self._notes: list[str] = []
+
+    def identity(self) -> None:
+        """The first call that a pool makes."""
 
     def pid(self) -> int:
         return os.getpid()
@@ -90,22 +106,99 @@ def gone(pids: list[int]) -> bool:
 def test_a_dead_worker_is_heard_of_while_the_first_still_works(
     worker: Callable[[], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first answers only after the wait is over. Of two that have failed, one is raised and
-    the other is in the log; whose failure arrives here first is Ray's affair."""
+    """The first answers only after the wait is over. Of two that have failed, the dead one is
+    raised and the other is in the log."""
     first, second, third = worker(), worker(), worker()
-    refs = [first.wait.remote(str(tmp_path)), second.die.remote(), third.fail.remote("no room")]
+    refs = [first.wait.remote(str(tmp_path)), second.die.remote(), third.fail.remote("no\nroom")]
     ray.wait(refs[1:], num_returns=2, timeout=60)
+    began = time.monotonic()
     with (
         caplog.at_level(logging.WARNING, "eg_grpo"),
-        pytest.raises(WorkerFailed) as raised,
+        pytest.raises(WorkerDied, match=r"^rollout worker 1 died: "),
     ):
-        wait_all(refs, ["rollout worker 0", "rollout worker 1", "rollout worker 2"], 5)
-    said = {str(raised.value), *caplog.messages}
-    assert "rollout worker 2 failed: ValueError('no room')" in said
-    assert any(line.startswith("rollout worker 1 died: ") for line in said)
-    assert len(said) == 2
+        wait_all(refs, ["rollout worker 0", "rollout worker 1", "rollout worker 2"], 60)
+    assert time.monotonic() - began < 5
+    assert caplog.messages == ["rollout worker 2 failed: ValueError: no room"]
     (tmp_path / "go on").touch()
     assert wait_all(refs[:1], ["rollout worker 0"], 60) == ["done"]
+
+
+def test_a_dead_rank_is_named_although_its_peer_fails_first(
+    worker: Callable[[], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The peer's failure has arrived before the other rank dies, which it does within the grace."""
+    first, second = worker(), worker()
+    second.wait.remote(str(tmp_path))
+    refs = [first.fail.remote("connection closed by peer"), second.die.remote()]
+    ray.wait(refs[:1], timeout=60)
+    Timer(0.5, (tmp_path / "die now").touch).start()
+    with (
+        caplog.at_level(logging.WARNING, "eg_grpo"),
+        pytest.raises(WorkerDied, match=r"^learner rank 1 died: "),
+    ):
+        wait_all(refs, ["learner rank 0", "learner rank 1"], 60)
+    assert caplog.messages == ["learner rank 0 failed: ValueError: connection closed by peer"]
+
+
+def test_a_failure_is_raised_when_nobody_has_died_within_the_grace(
+    worker: Callable[[], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of two that raise, the first to do so is named and the other is in the log. The third is
+    silent, and nobody waits for it until the deadline."""
+    monkeypatch.setattr(waiting, "_ECHO_GRACE_S", 1.0)
+    first, second, third = worker(), worker(), worker()
+    first.wait.remote(str(tmp_path))
+    refs = [
+        first.fail.remote("second"),
+        second.fail.remote("first"),
+        third.wait.remote(str(tmp_path / "never")),
+    ]
+    ray.wait(refs[1:2], timeout=60)
+    Timer(0.2, (tmp_path / "fail now").touch).start()
+    with (
+        caplog.at_level(logging.WARNING, "eg_grpo"),
+        pytest.raises(WorkerFailed, match=r"^b failed: ValueError: first$"),
+    ):
+        wait_all(refs, ["a", "b", "c"], 60)
+    assert caplog.messages == ["a failed: ValueError: second"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeEnvSetupError(
+                "Traceback (most recent call last):\n  File ...\n"
+                "ERROR: No matching distribution found for no-such-package"
+            ),
+            "hps/1 was not started: its runtime_env cannot be prepared:"
+            " ERROR: No matching distribution found for no-such-package",
+        ),
+        (
+            ActorUnschedulableError("no node"),
+            "the answer of hps/1 is lost: ActorUnschedulableError: The actor is not schedulable:"
+            " no node",
+        ),
+        (
+            OutOfMemoryError("node of\n8 GiB"),
+            "the answer of hps/1 is lost: OutOfMemoryError: node of 8 GiB",
+        ),
+        (
+            ObjectLostError("ab", None, ""),
+            "the answer of hps/1 is lost: ObjectLostError: Failed to retrieve object ab.",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_ray_loses_is_said_in_one_line_with_the_name(error: RayError, said: str) -> None:
+    """Neither a worker's own exception nor its death, and no traceback for the user either."""
+    failure = failure_of("hps/1", error)
+    assert type(failure) is WorkerDied
+    assert str(failure).startswith(said)
+    assert "\n" not in str(failure)
 
 
 def test_all_that_are_silent_are_named(worker: Callable[[], Any], tmp_path: Path) -> None:
@@ -125,7 +218,7 @@ def test_a_reward_that_cannot_be_built_is_heard_of_while_another_is_being_built(
     """Its pool is not the first; the first would take until the deadline."""
     slow = reward("SlowToBuild", "slow", options={"folder": str(tmp_path)})
     wrong = reward("Busy", "wrong", options={"patience": 1})
-    pools = RewardPools((slow, wrong), CacheConfig(kind="none"), 20, 60)
+    pools = reward_pools(slow, wrong, start_timeout_s=20)
     try:
         with pytest.raises(UserError, match=r"^reward 'wrong': options do not fit "):
             pools.wait_ready()
@@ -144,7 +237,6 @@ def rollout(worker: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Rollo
     """A pool of two such workers that sleep while the learner works."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(pools_module, "start_rollout_worker", worker)
-    monkeypatch.setattr(pools_module, "Starting", lambda *_: None)  # they are asked nothing
     settings = ["rollout.workers=2", "rollout.sleep_while_learning=true"]
     config = load_config(ROOT / "configs" / "shapes.yaml", settings)
     inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
@@ -180,9 +272,9 @@ def test_workers_are_woken_whatever_happened_meanwhile(
 
 def test_closed_pools_leave_no_process(rollout: RolloutPool) -> None:
     """Of either kind; a second time there is nothing to do."""
-    pools = RewardPools((reward("Brightness"),), CacheConfig(kind="none"), 60, 60)
+    pools = reward_pools(reward("Brightness"))
     pools.wait_ready()
-    actors = [worker.actor for worker in pools.pools["light"].workers]
+    actors = pools.pools["light"].workers
     scorers = ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in actors])
     pids = [*ray.get([worker.pid.remote() for worker in rollout.workers]), *scorers]
     for pool in (pools, rollout, pools, rollout):

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from original_clip import OpenClip
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -35,6 +34,7 @@ from transformers import (
     SwinConfig,
 )
 
+from benchmarks.small_models.original_clip import OpenClip
 from policy.types import NumeracyItem, Prompt, SpatialInfo
 from rewards.models.llava_config import translated_config
 

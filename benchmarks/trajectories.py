@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from tiny import tiny_tokenizer
 
+from benchmarks.small_models.tiny_janus import tiny_tokenizer
 from policy.encoding import SpecialIds, special_ids
 from policy.janus import JanusPolicy
+from policy.sampling import Sampling
 from policy.sequences import collate
 from policy.trajectory_logprobs import (
     LogprobKernel,
@@ -20,7 +21,9 @@ from policy.trajectory_logprobs import (
 )
 from policy.types import Group, Prompt, Trajectory
 
+UNGUIDED = Sampling(guidance_scale=1.0, temperature=1.0, max_cot_tokens=64)
 TINY_SPECIAL: SpecialIds = special_ids(tiny_tokenizer())
+AS_PAPER = {"bonus": "budget", "aggregation": "sequence-mean"}  # configs/presets/as-paper.yaml
 
 
 def random_groups(
@@ -28,7 +31,7 @@ def random_groups(
     cot_lengths: Sequence[Sequence[int]],
     seed: int = 0,
     weight_version: int = 0,
-    guidance_scale: float = 1.0,
+    sampling: Sampling = UNGUIDED,
     special: SpecialIds = TINY_SPECIAL,
     prompt_lengths: tuple[int, int] = (5, 9),
     kernel: LogprobKernel = plain_kernel,
@@ -37,7 +40,7 @@ def random_groups(
     in ``prompt_lengths``, BOS apart.
 
     Tokens are uniformly random; log-probs and entropies are what ``policy`` gives them by
-    ``kernel``, the guided ones under ``guidance_scale``.
+    ``kernel``, the distribution that ``sampling`` draws from.
     """
     rng = np.random.Generator(np.random.Philox(seed))
     groups = []
@@ -51,7 +54,7 @@ def random_groups(
             for index, count in enumerate(lengths)
         ]
         fresh = [replace(item, weight_version=weight_version) for item in bare]
-        recorded = _recorded(fresh, policy, special, guidance_scale, kernel)
+        recorded = _recorded(fresh, policy, special, sampling, kernel)
         groups.append(Group(prompt, tuple(recorded)))
     return groups
 
@@ -103,12 +106,13 @@ def _recorded(
     trajectories: Sequence[Trajectory],
     policy: JanusPolicy,
     special: SpecialIds,
-    guidance_scale: float,
+    sampling: Sampling,
     kernel: LogprobKernel,
 ) -> list[Trajectory]:
     batch = collate(trajectories, special).to(policy.device)
-    conditional = trajectory_logprobs(policy, batch, kernel=kernel)
-    guided = trajectory_logprobs(policy, batch, guidance_scale=guidance_scale, kernel=kernel)
+    temperature, w = sampling.temperature, sampling.guidance_scale
+    conditional = trajectory_logprobs(policy, batch, temperature, None, kernel)
+    guided = trajectory_logprobs(policy, batch, temperature, w, kernel)
     longest = batch.cot.mask_BT.shape[1]
 
     def rows(scores: TokenLogprobs, row: int, cot: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,30 @@
+"""How long the stages of a step take."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Clock:
+    """Seconds spent in each stage of a step, as ``seconds/<stage>``."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[f"seconds/{name}"] += time.perf_counter() - start
+
+    def row(self) -> dict[str, float]:
+        total = time.perf_counter() - self.started
+        return {name: round(value, 4) for name, value in self.seconds.items()} | {
+            "seconds/step": round(total, 4)
+        }

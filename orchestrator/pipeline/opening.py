@@ -1,0 +1,100 @@
+"""Opening a run: its cluster, its actors, and the checkpoint that it goes on from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from learner.step_checkpoint import verified_manifest
+from orchestrator.pipeline.batch import BatchSampler
+from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
+from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.run import Run
+from orchestrator.pipeline.step_end import StepEnd
+from orchestrator.record.own_checkpoints import checkpoint_step
+from orchestrator.record.progress import Progress
+from orchestrator.record.run_folder import RunFolder
+from orchestrator.record.run_log import logged_to
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.machine import logical_cpus
+from orchestrator.settings.run_config import RunConfig
+from orchestrator.settings.unchanged import check_unchanged, save_settings
+from orchestrator.workers.cluster import ray_cluster
+from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.publisher import WeightPublisher
+from orchestrator.workers.reward_pools import RewardPools
+from orchestrator.workers.rollout_pool import RolloutPool
+
+log = logging.getLogger("eg_grpo")
+
+
+@contextmanager
+def open_run(
+    config: RunConfig, inputs: Inputs, folder: RunFolder, interrupt: Interrupt
+) -> Iterator[Run]:
+    """Start the actors, and end them again whatever happens; the folder is closed then.
+
+    If the folder holds a checkpoint of the run, the run goes on from it. Raises ``UserError`` when
+    the checkpoint is damaged or was written with other settings or input files, before any actor
+    starts, and ``WorkerFailed`` when an actor does not come up.
+    """
+    with closing(folder):
+        checkpoint = _checkpoint_of(folder, config)
+        start_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
+        save_settings(config, folder.path)
+        progress, cluster = Progress(config.steps), config.cluster
+        with (
+            logged_to(folder.path / "run.log"),
+            ray_cluster(
+                cluster.address,
+                logical_cpus(config),
+                cluster.object_store_mb,
+                cluster.start_timeout_s,
+            ),
+            ExitStack() as actors,  # the cluster may outlive the run, and its actors must not
+        ):
+            _announce(progress, config, inputs)
+            rollout = RolloutPool(config, inputs)
+            actors.callback(rollout.close)
+            rollout.wait_ready()
+            # Only now: while vLLM starts it measures what is free on a GPU that roles share.
+            rewards = RewardPools(config)
+            actors.callback(rewards.close)
+            rewards.wait_ready()
+            learner = LearnerGroup(config, inputs)
+            actors.callback(learner.close)
+            learner.wait_ready()
+            if checkpoint is not None:
+                learner.load(checkpoint)
+                folder.resume_from(checkpoint)
+            evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, rewards, folder)
+            yield Run(
+                start_step=start_step,
+                last_step=config.steps,
+                batches=BatchSampler(config, inputs.prompts, rollout, rewards, folder),
+                rollout=rollout,
+                learner=learner,
+                publisher=WeightPublisher(learner, rollout, config.probe_tolerance),
+                end=StepEnd(config, folder, progress, evaluation, learner, last_saved=checkpoint),
+                interrupt=interrupt,
+            )
+
+
+def _checkpoint_of(folder: RunFolder, config: RunConfig) -> Path | None:
+    """The checkpoint to go on from, with every file proved whole; None in a new run."""
+    checkpoint = folder.checkpoints.last()
+    if checkpoint is not None:
+        verified_manifest(checkpoint)
+        check_unchanged(config, folder.path)
+    return checkpoint
+
+
+def _announce(progress: Progress, config: RunConfig, inputs: Inputs) -> None:
+    progress.note(f"run folder {config.folder}")
+    if inputs.leaks:
+        progress.note(
+            f"{len(inputs.leaks)} validation prompts are in the training file;"
+            f" data.leaks: {config.data.leaks}"
+        )

@@ -1,0 +1,104 @@
+"""What all pools of workers share: names, a start with a deadline, and an end.
+
+``RolloutPool``, ``RewardPool`` and ``LearnerGroup`` are such pools. A constructor creates the
+workers and returns at once. ``wait_ready`` blocks until they have loaded what they need. ``close``
+ends their processes.
+
+Failure policy: a worker that does not come up raises ``WorkerFailed``. If Ray has started no
+process for it, the message says what the worker asks for and what is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from orchestrator.workers.waiting import WorkerFailed, WorkerLate, wait_all
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker of a pool asks of Ray."""
+
+    cpus: float
+    gpus: float
+    packages: bool = False  # to be installed before its process runs
+
+
+class WorkerPool:
+    """Workers of one kind: ``workers[i]`` is a Ray actor called ``names[i]``."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        start_worker: Callable[[], Any],
+        load: Callable[[Sequence[Any]], list[ray.ObjectRef]],
+        resources: Resources,
+        start_timeout_s: float,
+    ) -> None:
+        """Create the workers and call ``load`` with all of them.
+
+        ``load`` makes the first call to each worker. The call returns when the worker can work.
+        Constructors of workers must be quick, or Ray's search for a place and slow loading could
+        not be told apart.
+        """
+        self.names = names
+        self.workers = [start_worker() for _ in names]
+        # An actor answers calls in order, so this one is answered as soon as its process runs.
+        self._running = [worker.__ray_ready__.remote() for worker in self.workers]
+        self._loaded = load(self.workers)
+        self._resources = resources
+        self._start_timeout_s = start_timeout_s
+
+    def wait_ready(self) -> None:
+        """Block until every worker can work."""
+        self._wait_loaded()
+
+    def close(self) -> None:
+        """End the workers' processes; a second call does nothing."""
+        for worker in self.workers:
+            ray.kill(worker)
+        self.workers = []
+
+    def _wait_loaded(self) -> list[Any]:
+        return wait_loaded([self], self._start_timeout_s)
+
+    def _check_running(self, timeout_s: float) -> None:
+        """Raise ``WorkerFailed`` for a worker that has no process at the end of the deadline."""
+        _, waiting = ray.wait(self._running, num_returns=len(self._running), timeout=0)
+        if waiting:
+            name = self.names[self._running.index(waiting[0])]
+            raise WorkerFailed(f"{name} {self._not_running(timeout_s)}")
+
+    def _not_running(self, timeout_s: float) -> str:
+        """Why a worker has no process: what it asks for, and what is free."""
+        asked, free = self._resources, ray.available_resources()
+        cpus, gpus = free.get("CPU", 0.0), free.get("GPU", 0.0)
+        asks = (
+            f"it asks for {asked.cpus:g} CPUs and {asked.gpus:g} GPUs,"
+            f" of which {cpus:g} and {gpus:g} are free"
+        )
+        if cpus < asked.cpus or gpus < asked.gpus:
+            return f"was given no place by Ray within {timeout_s:g} s: {asks}"
+        installing = "; packages of its runtime_env may still be installing"
+        return (
+            f"did not start within {timeout_s:g} s: {asks} on all nodes together"
+            f"{installing if asked.packages else ''}"
+        )
+
+
+def wait_loaded(pools: Sequence[WorkerPool], timeout_s: float) -> list[Any]:
+    """The answers of all workers to their first call, pool by pool in order, within one deadline.
+
+    The pools load at the same time. Raises what ``wait_all`` raises, whichever pool it is from.
+    """
+    answers = [answer for pool in pools for answer in pool._loaded]
+    try:
+        return wait_all(answers, [name for pool in pools for name in pool.names], timeout_s)
+    except WorkerLate:
+        for pool in pools:
+            pool._check_running(timeout_s)
+        raise

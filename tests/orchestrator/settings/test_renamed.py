@@ -1,0 +1,30 @@
+"""Keys of earlier versions are answered by what stands in their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.settings.renamed import RENAMED
+
+SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
+
+
+@pytest.mark.parametrize("where", ["file", "override"])
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_key_says_the_new_one(
+    old: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and one line, whether a file gives the key or the command line."""
+    room, _, key = old.partition(".")
+    file = tmp_path / "old.yaml"
+    file.write_text(f"base: {SHAPES}\n" + (f"{room}: {{{key}: x}}\n" if where == "file" else ""))
+    assert main(["train", str(file), *([f"{old}=x"] if where == "override" else [])]) == 2
+    assert capsys.readouterr().err == f"eg-grpo: {file}: {RENAMED[old]}\n"
+
+
+def test_the_type_of_the_weights_is_a_setting_of_the_model() -> None:
+    """It was the learner's."""
+    assert RENAMED["learner.dtype"] == "learner.dtype is now model.dtype"
