@@ -24,8 +24,8 @@ from policy.templates import template_named
 from policy.types import Prompt
 from shapes.build.codes import add_grain, looks_of
 from shapes.build.prompt_files import DATA
-from shapes.rewards import Judgement, judge
 from shapes.build.samples import sample
+from shapes.rewards import Judgement, judge
 from shapes.scenes import Scene, sample_request, sample_scene
 from shapes.world import HELD_OUT, SEEN
 

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from policy.encoding import PromptEncoder
 from policy.checkpoint.generation_defaults import GenerationDefaults, save_defaults
+from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.runtime import tune_process
 from policy.sampling import Sampling

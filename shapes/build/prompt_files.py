@@ -30,7 +30,9 @@ def prompt_lines(stem: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m shapes.build.prompt_files", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m shapes.build.prompt_files", description=__doc__
+    )
     parser.add_argument("--output", type=Path, default=DATA, help="folder to write to")
     output: Path = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
