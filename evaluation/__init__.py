@@ -1,1 +1,1 @@
-"""Evaluation on fixed prompts: what the numbers mean and how sure they are."""
+"""Evaluation on fixed prompts: mean rewards with standard errors, public files, leaked prompts."""

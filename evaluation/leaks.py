@@ -1,4 +1,4 @@
-"""Validation prompts that training shows as well."""
+"""Finds leaks: validation prompts that are also training prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policy.types import Prompt
 
 @dataclass(frozen=True)
 class ValidationPrompt:
-    """One prompt of a benchmark and where it stands, ``file:line`` or ``file:item``."""
+    """One prompt of a benchmark and its place, ``file:line`` or ``file:item``."""
 
     place: str
     text: str
@@ -23,17 +23,19 @@ class ValidationPrompt:
 
 @dataclass(frozen=True)
 class Leak:
-    """A validation prompt and the training prompts that are the same."""
+    """A validation prompt and the training prompts with the same text."""
 
     validation: ValidationPrompt
-    training: tuple[Prompt, ...]  # more than one where the file repeats it
+    training: tuple[Prompt, ...]  # more than one if the training file repeats the prompt
 
 
 def load_validation(path: Path) -> list[ValidationPrompt]:
-    """Read one prompt a line (*.txt), or a JSON list of objects with ``Prompt`` (*.json, as WISE).
+    """Read the prompts of a benchmark file.
 
-    Raises ``UserError`` that names the file, and in a list the item, counted from 1. A file of
-    another kind is refused: read as lines it would hide every leak.
+    A *.txt file holds one prompt a line. A *.json file holds a list of objects with the key
+    ``Prompt``, as those of WISE do. Raises ``UserError`` that names the file and, in a list, the
+    item, counted from 1. Files of other kinds are refused, because no line of them would equal a
+    prompt and leaks would stay hidden.
     """
     if path.suffix not in (".txt", ".json"):
         raise UserError(
@@ -63,8 +65,10 @@ def _listed(path: Path, text: str) -> list[str]:
 
 
 def find_leaks(training: Sequence[Prompt], validation: Iterable[ValidationPrompt]) -> list[Leak]:
-    """Validation prompts that are training prompts but for case, spaces, zero-width characters and
-    the final period."""
+    """The validation prompts that are also training prompts.
+
+    Differences in case, spaces, zero-width characters and the final period do not count.
+    """
     trained: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in training:
         trained[_normalised(prompt.text)].append(prompt)

@@ -1,7 +1,7 @@
-"""The public files that training and evaluation use: where they are, their size and digest.
+"""The public files that training and evaluation use: their addresses, sizes and digests.
 
-They belong to their authors and are not part of this project; ``eg-grpo data fetch`` downloads
-them. Every address is pinned to a commit, so that the bytes behind it cannot change.
+The files belong to their authors and are not part of this project. ``eg-grpo data fetch`` downloads
+them. Every address names a commit, so that its content cannot change.
 - training prompts and CoT instructions: EG-GRPO, the paper's code (Apache-2.0)
 - ``t2i_compbench/``: validation prompts of T2I-CompBench (MIT)
 - ``wise_legacy/``: WISE in the version the paper used (its repository states no licence)
@@ -22,9 +22,9 @@ _WISE = _GITHUB + "PKU-YuanGroup/WISE/eb51174483a5de2e34e8614cf9dfb3319ee7fcd0/W
 
 @dataclass(frozen=True)
 class PublicFile:
-    """One file: its place below the output folder, and what must arrive there."""
+    """One public file, with the size and the digest that a download must have."""
 
-    path: str
+    path: str  # below the output folder of ``eg-grpo data fetch``
     url: str
     size: int  # bytes
     sha256: str

@@ -1,7 +1,8 @@
-"""Rewards of fixed prompts with standard errors that respect the grouping by prompt.
+"""Mean rewards of a set of fixed prompts, with standard errors.
 
-Samples of one prompt are not independent draws of the prompt distribution, so the prompt is the
-unit: a set's mean is the mean of prompt means, its standard error their spread over sqrt(prompts).
+The samples of one prompt are not independent. The statistics therefore take the mean of each
+prompt as one value: the mean of the set is the mean of these values, and its standard error is
+their standard deviation / sqrt(number of prompts).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rewards.scored_group import ScoredGroup, failure_reasons, values_by_detail,
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its standard error; the error of fewer than two values is NaN."""
+    """A mean and its standard error, which is NaN for fewer than two values."""
 
     mean: float
     standard_error: float
@@ -35,23 +36,29 @@ def estimate(values: Sequence[float]) -> Estimate:
 def paired_difference(
     before: Sequence[float | None], after: Sequence[float | None]
 ) -> tuple[Estimate, int]:
-    """Mean change over prompts that both evaluations scored, and how many those are."""
+    """The mean change from ``before`` to ``after``, and the number of prompts behind it.
+
+    The two hold the mean of each prompt. A prompt with None in either is left out.
+    """
     changes = [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
     return estimate(changes), len(changes)
 
 
 def prompt_means(groups: Sequence[ScoredGroup]) -> list[float | None]:
-    """Mean total of each prompt's surviving samples; None where none survived."""
+    """The mean total of each prompt over its surviving samples; None if none survived.
+
+    A sample survives if none of its rewards failed.
+    """
     survivors = ([total for total in group.totals if total is not None] for group in groups)
     return [mean(totals) if totals else None for totals in survivors]
 
 
 def summarize(groups: Sequence[ScoredGroup]) -> JsonDict:
-    """One row of ``evaluations.jsonl``, without step and set: see the keys below.
+    """One row of ``evaluations.jsonl``, without the step and the name of the set.
 
-    ``reward/mean`` and ``reward/standard_error`` are of the weighted total; ``reward/<name>`` and
-    ``detail/<name>/<part>`` are means over surviving samples that the reward judged; NaN becomes
-    null.
+    ``reward/mean`` and ``reward/standard_error`` are those of the weighted total. ``reward/<name>``
+    and ``detail/<name>/<part>`` are means over the surviving samples that this reward judged. NaN
+    becomes null.
     """
     means = prompt_means(groups)
     known = [value for value in means if value is not None]

@@ -31,5 +31,5 @@ class Sampling:
         return self.guidance_scale != 1.0
 
 
-# A checkpoint folder that does not say how it is sampled gets this: the paper's Janus-Pro runs.
+# The sampling of the paper's Janus-Pro runs. It is used for checkpoints without ``eg_grpo.json``.
 PAPER_SAMPLING = Sampling(guidance_scale=5.0, temperature=1.0, max_cot_tokens=1024)

@@ -1,1 +1,1 @@
-"""A world of coloured shapes: the embedded default, with its model, data and rewards."""
+"""The embedded default: a world of coloured shapes with a tiny model, prompts and rewards."""

@@ -1,6 +1,7 @@
-"""What an image shows: coloured connected components, named by their best-fitting shape.
+"""Finds the objects in an image. An object is a connected component of one colour, and its shape is
+the one that fits best.
 
-Exact on renders and robust to the blur of a decoder and to pixel noise; numpy and scipy only.
+Detection is exact on rendered scenes. It tolerates the blur of a decoder and pixel noise.
 
 Shape legend: H W = pixels.
 """
@@ -16,37 +17,38 @@ from scipy import ndimage
 from shapes.render import shape_mask
 from shapes.world import BACKGROUND, COLOURS, IMAGE_SIZE, SHAPES
 
-MIN_AREA = 14  # pixels; anything smaller is junk
-MIN_IOU = 0.72  # a component that fits no shape this well has a colour but no shape
-_MIN_ASPECT = 0.75  # flatter boxes lose fit in proportion
+MIN_AREA = 14  # pixels; a smaller component is junk
+MIN_IOU = 0.72  # a component that fits every shape worse than this has a colour but no shape
+_MIN_ASPECT = 0.75  # short side / long side; the fit of a flatter box is reduced in proportion
 _COLOUR_OFFSETS = np.array(list(COLOURS.values()), float) - BACKGROUND
 _COLOUR_NORMS = np.linalg.norm(_COLOUR_OFFSETS, axis=1)
 
 
 @dataclass(frozen=True)
 class Found:
-    """One object of the image; the centre is that of its box, in pixels."""
+    """One object that was found in an image. (x, y) is the centre of its box, in pixels."""
 
     colour: str
     shape: str | None  # None: it fits no shape well enough
-    iou: float
+    iou: float  # fit of the best shape, in [0, 1]
     x: float
     y: float
 
 
 @dataclass(frozen=True)
 class Detection:
-    """All objects of an image, and how many of its pixels belong to none of them."""
+    """All objects of an image, and the share of its pixels that are junk."""
 
     objects: tuple[Found, ...]
-    junk_fraction: float  # of all pixels
+    junk_fraction: float  # pixels in components that are too small to be objects / all pixels
 
 
 def quantise(image: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Colour index of every pixel, H W; -1 is background.
 
-    A pixel has the colour towards which it leaves the background, if it gets more than half way:
-    direction and projection are what blending at edges leaves intact.
+    A pixel's offset from the background is compared with the offset of each colour. The pixel gets
+    the colour whose direction it follows best, if it reaches more than half of that colour's
+    offset. At an edge, a blend of colour and background keeps the direction and is only shorter.
     """
     offset = image.astype(float) - BACKGROUND
     projection = offset @ (_COLOUR_OFFSETS / _COLOUR_NORMS[:, None]).T
@@ -68,7 +70,7 @@ def detect(image: NDArray[np.uint8]) -> Detection:
     objects: list[Found] = []
     junk = 0
     for index, colour in enumerate(COLOURS):
-        labels, _ = ndimage.label(colours == index)  # 4-neighbours
+        labels, _ = ndimage.label(colours == index)  # diagonal neighbours are not connected
         for number, box in enumerate(ndimage.find_objects(labels), start=1):
             component = labels[box] == number
             area = int(component.sum())

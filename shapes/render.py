@@ -1,4 +1,4 @@
-"""Exact rendering of scenes. Shape legend: H W = pixels."""
+"""Renders scenes exactly, without a model. Shape legend: H W = pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shapes.world import BACKGROUND, COLOURS, IMAGE_SIZE
 
 @lru_cache(maxsize=4096)
 def shape_mask(shape: str, height: int, width: int) -> NDArray[np.bool_]:
-    """Which pixels of a ``height x width`` box a shape covers, by their centres; read-only."""
+    """The pixels of a ``height x width`` box whose centres a shape covers; a read-only array."""
     y = ((np.arange(height) + 0.5) / height - 0.5)[:, None]
     x = ((np.arange(width) + 0.5) / width - 0.5)[None, :]
     mask = {
@@ -27,7 +27,7 @@ def shape_mask(shape: str, height: int, width: int) -> NDArray[np.bool_]:
 
 
 def render(scene: Scene) -> NDArray[np.uint8]:
-    """The scene without grain, RGB, H W 3."""
+    """The image of a scene without grain (``shapes.build.codes``), RGB, H W 3."""
     image = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     image[:] = BACKGROUND
     for item in scene.items:

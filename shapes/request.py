@@ -1,4 +1,4 @@
-"""What a prompt of the shapes world asks for, and its row in the public file format."""
+"""A request: what a prompt of the shapes world asks for, and its row in a prompt file."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from policy.prompts import prompt_from_row
 from policy.types import Prompt
 from shapes.world import NUMBERS, Kind
 
-TASKS = ("object", "color", "spatial", "numeracy")  # names of the public training file
+TASKS = ("object", "color", "spatial", "numeracy")  # task types of the public training file
+# Each relation with its direction (x, y) in pixels; y grows downwards.
 LOCALITIES = {"above": (0, -1), "below": (0, 1), "left of": (-1, 0), "right of": (1, 0)}
 
 
 @dataclass(frozen=True)
 class Request:
-    """One kind (``object``, ``numeracy``) or two (``color``, ``spatial``).
+    """The objects that a prompt asks for.
 
+    The tasks ``object`` and ``numeracy`` ask for one kind, ``color`` and ``spatial`` for two.
     Example: ``Request("spatial", (Kind("red", "circle"), Kind("blue", "square")), "above")``.
     """
 
     task: str
     kinds: tuple[Kind, ...]
-    locality: str | None = None  # spatial: the first kind is ``locality`` the second
-    number: int = 1  # numeracy: how many of the one kind
+    locality: str | None = None  # for spatial: where the first kind is, seen from the second
+    number: int = 1  # for numeracy: how many objects of the kind
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -38,7 +40,7 @@ class Request:
 
     @property
     def text(self) -> str:
-        """The prompt."""
+        """The text of the prompt."""
         first = f"a {self.kinds[0]}"
         if self.task == "numeracy":
             words = {number: word for word, number in NUMBERS.items()}
@@ -48,7 +50,7 @@ class Request:
         return f"a photo of {first}{second}"
 
     def row(self) -> dict[str, Any]:
-        """The row of a prompt file, in the format of the public training file."""
+        """The request as a row of a prompt file, in the format of the public training file."""
         names = [str(kind) for kind in self.kinds]
         row: dict[str, Any] = {
             "prompt": self.text,
@@ -62,15 +64,16 @@ class Request:
         return row | {"task_type": self.task}
 
     def prompt(self, prompt_id: str = "shapes") -> Prompt:
-        """The row as a ``Prompt``."""
+        """The request as a ``Prompt``."""
         return prompt_from_row(self.row(), prompt_id)
 
 
 def holds(locality: str, dx: float, dy: float) -> bool:
-    """Whether an object is ``locality`` another whose centre lies (dx, dy) pixels away from it.
+    """Whether the first of two objects is ``locality`` the second.
 
-    (dx, dy) leads from the second object to the first. The offset must reach 2 pixels along the
-    relation's axis and may not be beaten by more than 2 pixels across it.
+    (dx, dy) is the way from the centre of the second object to that of the first, in pixels. It
+    must be at least 2 pixels in the direction of the relation. The part across that direction may
+    be at most 2 pixels longer than the part along it.
     """
     along_x, along_y = LOCALITIES[locality]
     along = along_x * dx + along_y * dy
@@ -79,7 +82,7 @@ def holds(locality: str, dx: float, dy: float) -> bool:
 
 
 def parse_request(prompt: Prompt) -> Request:
-    """Read a prompt's fields; raises ``ValueError`` for what this world cannot draw."""
+    """The request of a prompt. Raises ``ValueError`` when this world cannot draw what it asks."""
     kinds = tuple(_kind(name) for name in prompt.attr_nouns)
     if prompt.task_type == "spatial":
         if prompt.spatial_info is None:

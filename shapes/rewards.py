@@ -1,8 +1,10 @@
-"""The three rewards of the shapes world; all look only at the decoded pixels.
+"""The three rewards of the shapes world. They judge the decoded pixels and nothing else.
 
-Loaded by ``factory: shapes.rewards:Attributes`` (and ``Structure``, ``Cleanliness``), weighted
-0.4, 0.4 and 0.2 in the embedded default. Failure policy: an image that is no image of this world,
-or a prompt that this world cannot read, is a ``RewardFailure`` with the reason, never a number.
+A configuration names them as ``factory: shapes.rewards:Attributes`` (``Structure``,
+``Cleanliness``). Their weights in the embedded default are 0.4, 0.4 and 0.2.
+
+Failure policy: an image of another size or type, and a prompt that this world cannot draw, give a
+``RewardFailure`` with the reason. They never give a number.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from shapes.request import Request, holds, parse_request
 from shapes.world import Kind
 
 WEIGHTS = {"attributes": 0.4, "structure": 0.4, "cleanliness": 0.2}
-_EXTRA_OBJECT = 0.25  # lost for every object nobody asked for
-_JUNK = 60.0  # cleanliness lost per unit of junk pixel fraction
-_FULL_IOU = 0.95  # fit from which an object counts as perfectly drawn
+_EXTRA_OBJECT = 0.25  # structure lost for every object that was not asked for
+_JUNK = 60.0  # cleanliness lost per unit of ``Detection.junk_fraction``
+_FULL_IOU = 0.95  # an object with this IoU counts as perfectly drawn
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """All parts of the reward of one image, each in [0, 1]."""
+    """The values of the three rewards for one image, each in [0, 1]."""
 
     attributes: float
     structure: float
@@ -35,12 +37,12 @@ class Judgement:
 
     @property
     def strict(self) -> bool:
-        """Everything asked for is there, as asked, and nothing else."""
+        """Whether the image shows exactly what was asked for, and nothing else."""
         return self.attributes == 1 and self.structure == 1
 
     @property
     def total(self) -> float:
-        """The weighted sum of the embedded default."""
+        """The weighted sum of the three, with the weights of the embedded default."""
         return sum(weight * getattr(self, name) for name, weight in WEIGHTS.items())
 
 
@@ -59,7 +61,7 @@ def judge(image: NDArray[np.uint8], prompt: Prompt) -> Judgement | RewardFailure
 
 
 class Attributes:
-    """How well the best-matching objects have the colours and shapes asked for."""
+    """Rewards the colours and shapes that were asked for."""
 
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
@@ -72,7 +74,10 @@ class Attributes:
 
 
 class Structure:
-    """Whether number and arrangement are as asked. ``detail["strict"]`` is 1 if all is right."""
+    """Rewards the number and the arrangement of objects that were asked for.
+
+    ``detail["strict"]`` is 1 if the image shows exactly what was asked for, else 0.
+    """
 
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
@@ -87,7 +92,7 @@ class Structure:
 
 
 class Cleanliness:
-    """How free of stray pixels the image is, and how crisp its objects are."""
+    """Rewards images without stray pixels, whose objects are crisp."""
 
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]

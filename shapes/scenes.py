@@ -1,4 +1,4 @@
-"""Sampling of requests and scenes, and the chain of thought that describes a scene."""
+"""Samples requests and scenes at random, and writes the chain of thought for a scene."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NUMBER_WORDS = {number: word for word, number in NUMBERS.items()}
 
 @dataclass(frozen=True)
 class Item:
-    """One drawn object; (x, y) is the top left corner of its box, in pixels."""
+    """One object of a scene. (x, y) is the top left corner of its box, in pixels."""
 
     kind: Kind
     size: str
@@ -44,16 +44,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """Items in the order in which the request names them."""
+    """A request, and the items drawn for it in the order in which the request names them."""
 
     request: Request
     items: tuple[Item, ...]
 
 
 def sample_request(rng: Generator, required: Sequence[Kind] | None = None) -> Request:
-    """A request of the task mix; one of its kinds is from ``required``, the rest are seen ones.
+    """A random request; its task is drawn with the probabilities ``TASK_SHARES``.
 
-    ``None`` asks for seen kinds only. Two kinds in one request always differ in colour.
+    One of its kinds is drawn from ``required`` and the other from ``SEEN``. With ``None`` both are
+    from ``SEEN``. The two kinds of a request always differ in colour.
     """
     task = TASKS[rng.choice(len(TASKS), p=TASK_SHARES)]
     kinds = [_pick(rng, required or SEEN)]
@@ -70,7 +71,7 @@ def sample_request(rng: Generator, required: Sequence[Kind] | None = None) -> Re
 
 
 def sample_scene(request: Request, rng: Generator) -> Scene:
-    """Place what is asked for at random; items of one kind share their size."""
+    """Place the requested objects at random. Objects of one kind have one size."""
     kinds = request.kinds * request.number
     sizes = [_pick_size(rng) for _ in request.kinds] * request.number
     while True:
@@ -82,14 +83,14 @@ def sample_scene(request: Request, rng: Generator) -> Scene:
             items.append(item)
         if len(items) == len(kinds) and _as_asked(request, items):
             return Scene(request, tuple(items))
-        if request.number > 3:  # four large objects rarely find room
+        if request.number > 3:  # there is rarely room for four large objects: draw another size
             sizes = [_pick_size(rng)] * request.number
 
 
 def spoil(scene: Scene, rng: Generator) -> Scene:
-    """The scene with one thing wrong: a colour, a shape, the relation or the count.
+    """A copy of the scene with one error in its colour, shape, relation or count.
 
-    It keeps the original request. Only seen kinds are put in.
+    The request stays the same, so that the items no longer match it. New kinds are from ``SEEN``.
     """
     items = list(scene.items)
     error = _pick(rng, _ERRORS[scene.request.task])
@@ -111,7 +112,7 @@ def spoil(scene: Scene, rng: Generator) -> Scene:
 
 
 def describe(scene: Scene) -> str:
-    """The chain of thought: size, colour, shape and place of every item.
+    """The chain of thought for a scene: size, colour, shape and place of every item.
 
     Example: "a small cyan cross at the top left and a large purple square at the bottom".
     """
@@ -127,7 +128,7 @@ def describe(scene: Scene) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word of prompts, instructions and chains of thought, sorted."""
+    """All words that occur in prompts, instructions and chains of thought, sorted."""
     sentences = ['visualize : " " . , a photo of and at the center top bottom left right']
     sentences += [*COLOURS, *SHAPES, *SHAPES.values(), *SIZES, *NUMBERS, *LOCALITIES]
     return sorted({word for sentence in sentences for word in sentence.split()})

@@ -1,12 +1,12 @@
-"""The constants of the shapes world: what can be drawn, where, and which pairs are held out."""
+"""The constants of the shapes world: sizes, colours, shapes, and the kinds that are held out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 IMAGE_SIZE = 32  # pixels
-PATCH = 4  # pixels; one image token draws one patch
-LATTICE = PATCH  # corners lie on patch borders, so that few distinct patches exist
+PATCH = 4  # pixels; one image token draws one patch of 4 x 4
+LATTICE = PATCH  # the corners of objects lie on patch borders, which keeps distinct patches few
 BACKGROUND = (245, 245, 245)
 COLOURS = {
     "red": (220, 40, 40),
@@ -16,6 +16,7 @@ COLOURS = {
     "purple": (160, 60, 190),
     "cyan": (60, 200, 220),
 }
+# Each shape with its plural.
 SHAPES = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
 SIZES = {"small": 8, "large": 12}  # pixels
 NUMBERS = {"two": 2, "three": 3, "four": 4}
@@ -23,7 +24,7 @@ NUMBERS = {"two": 2, "three": 3, "four": 4}
 
 @dataclass(frozen=True, order=True)
 class Kind:
-    """A coloured shape, the unit that prompts ask for. ``str(Kind("red", "circle"))`` names it."""
+    """A colour and a shape. ``str(Kind("red", "circle"))`` is "red circle"."""
 
     colour: str
     shape: str
@@ -42,7 +43,8 @@ class Kind:
         return f"{self.colour} {SHAPES[self.shape]}"
 
 
-# Never drawn and never named in pretraining or RL, although every colour and every shape is.
+# The policy never sees these kinds, in image or text, in pretraining or RL. It sees every colour
+# and every shape in other kinds. Evaluation on held-out kinds thus measures generalisation.
 HELD_OUT = (
     Kind("red", "triangle"),
     Kind("blue", "cross"),

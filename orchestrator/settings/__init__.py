@@ -1,1 +1,1 @@
-"""What a run is asked for, and whether it can be had. Nothing here knows Ray."""
+"""The settings of a run, and the checks that the run can start with them. Nothing imports Ray."""

@@ -1,4 +1,4 @@
-"""Which Ray cluster a run belongs to, found out without Ray."""
+"""Finds the Ray cluster that a run is to use, without importing Ray."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 
 
 def cluster_address(configured: str | None) -> str | None:
-    """The existing cluster to use: as configured, or as ``ray job submit`` says; else None.
+    """The address of the existing cluster to use, or None if the run starts a cluster of its own.
 
-    ``local`` is Ray's word for a cluster of one's own, ``auto`` for one that it has to find.
+    The configured address counts first, then the variable RAY_ADDRESS, which ``ray job submit``
+    sets. Ray knows two special addresses: ``local`` starts a new cluster, and ``auto`` looks for
+    one that runs.
     """
     address = configured or os.environ.get("RAY_ADDRESS") or "local"
     if address == "auto":
@@ -17,5 +19,5 @@ def cluster_address(configured: str | None) -> str | None:
 
 
 def in_submitted_job() -> bool:
-    """Whether ``ray job submit`` started this process: its supervisor sets the variable."""
+    """Whether ``ray job submit`` started this process. Ray then sets the variable."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -1,4 +1,4 @@
-"""A pydantic error of settings as one line that names the key."""
+"""Turns a pydantic error of settings into one line that names the key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 
 def first_problem(settings: type[BaseModel], error: ValidationError) -> str:
-    """The first problem; for an unknown key, the nearest one of ``settings`` too."""
+    """The first problem as one line. For an unknown key it suggests the nearest known key."""
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"]).removesuffix(".[key]")
     if problem["type"] == "extra_forbidden":

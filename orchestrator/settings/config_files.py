@@ -14,19 +14,20 @@ BASE = "base"
 
 
 def read_layers(path: Path) -> list[dict[str, Any]]:
-    """The settings in ``path``, and before them the layers of each file that its ``base`` names.
+    """The layers of a configuration file: first those of the files in its ``base``, then its own.
 
-    ``base`` is one file or a list of files, relative to the file that names them; a later one lies
-    over an earlier one. Raises ``UserError`` that names the file at fault, and the line where it
-    can.
+    ``base`` is one file or a list of files, relative to the file that names them. The settings of a
+    later layer replace those of an earlier one. Raises ``UserError`` that names the file at fault
+    and, for unclear YAML, the line.
     """
     return _read(path, ())
 
 
 def merged(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One tree, in which each layer is laid over those before it.
+    """All layers merged into one tree.
 
-    Mappings are merged key by key; a list or a value replaces what stood there.
+    Mappings are merged key by key. Any other value of a later layer, also a list, replaces the
+    value of the earlier one.
     """
     tree: dict[str, Any] = {}
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before the first actor starts."""
+"""Reads and checks all input files of a run, before the first actor starts."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from rollout.vllm.runtime import check_head_size, check_vllm_installed
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the files of a configuration hold, read and found sound."""
+    """The checked contents of the files that a configuration names."""
 
     model_path: Path
     instruction: str | None
     prompts: list[Prompt]
     evaluation_sets: dict[str, list[Prompt]]
-    leaks: list[Leak]  # validation prompts among the prompts of the training file
+    leaks: list[Leak]  # validation prompts that are also in the training file
 
 
 def check_inputs(config: RunConfig) -> Inputs:
@@ -51,7 +51,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     encoder = load_encoder(model_path, config.model.template, instruction)
     _check_secrets(config)
     for reward in config.rewards:
-        if not reward.runtime_env.pip:  # else it may be importable in its workers only
+        if not reward.runtime_env.pip:  # else perhaps only its workers can import it
             check_factory(reward)
     resolve_cache(config.cache)
     prompts = load_prompts(config.data.train)
@@ -83,7 +83,7 @@ def check_inputs(config: RunConfig) -> Inputs:
 
 
 def _check_secrets(config: RunConfig) -> None:
-    """Refuse a mask that was read back, and references to what the environment does not hold."""
+    """Refuse settings whose secret was replaced by a mask, and references to unset variables."""
     for key, value in flat(config.model_dump(mode="json")).items():
         if isinstance(value, str) and MASK in value:
             raise UserError(
@@ -104,10 +104,11 @@ def check_positions(
     max_cot_tokens: int,
     key: str,
 ) -> None:
-    """Raise ``UserError`` when a trajectory may be longer than the model has positions.
+    """Raise ``UserError`` when a trajectory may need more positions than the model has.
 
-    vLLM would refuse it when it comes, and rotary embeddings would run on past what they were
-    trained for without a word. Tokens are counted in the longest prompts only.
+    Without this check, vLLM would refuse such a trajectory in the middle of a run. transformers
+    would silently use positions that the model was not trained for. Only the 64 longest prompts
+    are tokenised.
     """
     text: Any = model.get_text_config()
     vq: Any = model.vq_config
@@ -125,13 +126,17 @@ def check_positions(
 
 
 def policy_folder(path: Path) -> Path:
-    """A ``step-N`` checkpoint of a run holds the model in ``model/``; any other folder is one."""
+    """The folder of the model itself.
+
+    In a ``step-N`` checkpoint of a run it is the subfolder ``model``. Any other folder holds the
+    model directly.
+    """
     inner = path / "model"
     return (inner if (inner / "config.json").is_file() else path).absolute()
 
 
 def verified_policy_folder(path: Path) -> Path:
-    """The same, once every file of a run's checkpoint is proved to be the one that was written."""
+    """``policy_folder``, after a check that the files of a ``step-N`` checkpoint are unchanged."""
     folder = policy_folder(path)
     if folder != path.absolute():
         verified_manifest(path)
@@ -139,7 +144,7 @@ def verified_policy_folder(path: Path) -> Path:
 
 
 def read_instruction(path: Path | None, key: str = "model.instruction") -> str | None:
-    """The CoT instruction in a file; raises ``UserError`` unless it holds {} once."""
+    """The CoT instruction in a file. Raises ``UserError`` unless it contains {} exactly once."""
     if path is None:
         return None
     text = read_text(path, f"{key}: {path}")

@@ -1,5 +1,7 @@
-"""Settings as plain data by dotted key, and which layer of a configuration gives one: a base, the
-file over it, or the overrides."""
+"""Settings as plain data by dotted key, and the layer of a configuration that a setting comes from.
+
+From the lowest to the highest, the layers are the base files, the file itself and the overrides.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from typing import Any
 def inherited_from(
     layers: Sequence[dict[str, Any]], overrides: Sequence[str]
 ) -> Callable[[str, Sequence[str]], bool]:
-    """Whether one dotted key comes from a lower layer than the highest of some others.
+    """A function ``inherited(key, others)`` that compares the layers of dotted keys.
 
-    ``layers`` are files, the lowest first; the overrides are the layer above them.
+    It is true if ``key`` is set in a lower layer than at least one of ``others``. ``layers`` are
+    the files, the lowest first. The overrides are the layer above them.
     """
     given = [set(flat(layer)) for layer in layers]
     given.append({override.partition("=")[0] for override in overrides})
@@ -25,7 +28,7 @@ def inherited_from(
 
 
 def forget(tree: dict[str, Any], location: Sequence[str | int]) -> None:
-    """Take one setting out, in place."""
+    """Remove one setting from ``tree``, in place."""
     *parents, leaf = location
     node: Any = tree
     for part in parents:
@@ -34,7 +37,7 @@ def forget(tree: dict[str, Any], location: Sequence[str | int]) -> None:
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """The values by dotted key; what is empty is a value."""
+    """The values of a tree by dotted key. An empty mapping or list counts as a value."""
     if not isinstance(tree, dict | list) or not tree:
         return {prefix: tree} if prefix else {}
     values: dict[str, Any] = {}
@@ -44,7 +47,10 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _gives(keys: Iterable[str], key: str) -> bool:
-    """An empty or whole mapping gives what is below it."""
+    """Whether a layer that sets ``keys`` also sets ``key``.
+
+    It does if it sets the same key, a key below it, or one above it (an empty mapping or null).
+    """
     return any(
         given == key or given.startswith(f"{key}.") or key.startswith(f"{given}.") for given in keys
     )

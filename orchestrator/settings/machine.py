@@ -1,4 +1,4 @@
-"""Whether this machine has what a configuration asks of it: ports, GPUs, shared memory."""
+"""Checks that this machine has the ports, GPUs and shared memory that a configuration asks for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def check_machine(config: RunConfig, model_path: Path) -> None:
-    """Check ports, GPUs and shared memory for a private cluster; raises ``UserError``."""
+    """Raise ``UserError`` for a port, GPUs or shared memory that this machine does not have.
+
+    On an existing cluster only the port is checked, because actors may run on other machines.
+    """
     if port := config.learner.rendezvous_port:
         check_port(port, "learner.rendezvous_port")
     if cluster_address(config.cluster.address) is not None:
@@ -48,7 +51,7 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
 
 
 def check_device(device: str, key: str) -> None:
-    """Raise ``UserError`` when the device is cuda and torch finds none."""
+    """Raise ``UserError`` when the device is cuda and torch finds no GPU."""
     if device == "cuda" and not torch.cuda.is_available():
         build = (
             "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is found"
@@ -67,7 +70,7 @@ def check_port(port: int, key: str) -> None:
 
 
 def logical_cpus(config: RunConfig) -> float:
-    """What all actors together ask Ray for; at least the cores there are."""
+    """The CPUs to declare to Ray: the sum that all actors ask for, or all cores if that is more."""
     asked = (
         config.rollout.workers * config.rollout.cpus_per_worker
         + config.learner.ranks * config.learner.cpus_per_rank
@@ -77,7 +80,7 @@ def logical_cpus(config: RunConfig) -> float:
 
 
 def logical_gpus(config: RunConfig) -> float:
-    """What all actors together ask Ray for."""
+    """The GPUs that all actors together ask Ray for."""
     return (
         config.rollout.workers * config.rollout.gpus_per_worker
         + config.learner.ranks * config.learner.gpus_per_rank

@@ -1,8 +1,8 @@
-"""How much memory each role needs, as formulas of the model's sizes and the run's settings.
+"""Computes the memory that each process needs, from the model's sizes and the run's settings.
 
-What is held and what DeepSpeed and the KV cache allocate is counted exactly, and so are saved
-activations but for padding; scratch memory is estimated. ``docs/memory.md`` says what was compared
-with measurements. All figures are bytes.
+Weights, gradients, optimizer states, buffers of DeepSpeed and the KV cache are counted exactly.
+Saved activations are exact except for padding. Scratch memory is estimated. ``docs/memory.md`` says
+which figures were compared with measurements. All figures are bytes.
 
 Legend: P = parameters trained, F = parameters frozen, b = bytes of a weight, R = ranks,
 S = positions of a micro-batch's longest phase, D = hidden size, I = inner size of the MLP.
@@ -27,16 +27,16 @@ from rewards.models.loading import torch_dtype
 from rollout.config import RolloutConfig
 
 GIB = 2**30
-CUDA_CONTEXT = GIB  # of a process on a GPU: CUDA, cuBLAS, NCCL; a round figure
-PROCESS_HOST = GIB  # of a process in host memory: Python, torch, Ray; a round figure
-WEIGHT_VERSIONS = 3  # in the object store: two kept, one on its way
-OBJECT_BYTES = 64 * 1024  # of a trajectory without its pixels, generously
-REWARD_SCRATCH = 2 * GIB  # of a reward model at work; a round figure
+CUDA_CONTEXT = GIB  # CUDA, cuBLAS and NCCL of a process on a GPU; a round figure
+PROCESS_HOST = GIB  # host memory of a process for Python, torch and Ray; a round figure
+WEIGHT_VERSIONS = 3  # in the object store at once: two are kept, one is being sent
+OBJECT_BYTES = 64 * 1024  # upper bound for a trajectory without its pixels
+REWARD_SCRATCH = 2 * GIB  # scratch memory of a reward model; a round figure
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
-_VLLM_BLOCK = {"cuda": 16, "cpu": 128}  # positions that vLLM 0.32 gives out at once
+_VLLM_BLOCK = {"cuda": 16, "cpu": 128}  # positions in one KV-cache block of vLLM 0.32
 _BYTES = {"float32": 4, "bfloat16": 2}
 
-# Parameters and the type they are loaded in, of the rewards that come with this project.
+# The rewards that come with this project: number of parameters, and their type when loaded.
 REWARD_MODELS = {
     "rewards.models.hps:HpsReward": (986_000_000, "float32"),
     "rewards.models.git:GitReward": (395_000_000, "float32"),
@@ -47,12 +47,12 @@ REWARD_MODELS = {
 
 @dataclass(frozen=True)
 class Memory:
-    """What one process needs on its device, by part; ``host`` is beside a GPU."""
+    """The memory that one process needs, by part."""
 
-    held: dict[str, int]  # always
-    working: dict[str, int] = field(default_factory=dict)  # while it is the role's turn
-    host: dict[str, int] = field(default_factory=dict)
-    loading: int = 0  # beside a GPU too: the model in host memory, at the start, and then no more
+    held: dict[str, int]  # on its device, at all times
+    working: dict[str, int] = field(default_factory=dict)  # on its device, while the role works
+    host: dict[str, int] = field(default_factory=dict)  # host memory, if the device is a GPU
+    loading: int = 0  # host memory for reading the model; it is free again after the start
 
     @property
     def total(self) -> int:
@@ -61,7 +61,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A Janus model in numbers."""
+    """The sizes of a Janus model."""
 
     trained: int  # parameters of the language model with its head
     frozen: int  # all others
@@ -72,15 +72,17 @@ class ModelSize:
     kv_heads: int
     heads: int
     text_vocab: int
-    head_inner: int  # width in front of the image head's last layer
+    head_inner: int  # input width of the image head's last layer
     image_tokens: int
     image_size: int  # pixels
-    decoder_channels: int  # of the image decoder at full resolution
+    decoder_channels: int  # channels of the image decoder at full resolution
 
     @classmethod
     def of(cls, config: JanusConfig) -> ModelSize:
-        """Counted on the meta device: no weight is needed. Raises ``UserError`` when the
-        configuration is one that no model can be built from."""
+        """The sizes of the model of a configuration. No weights are needed.
+
+        Raises ``UserError`` when no model can be built from the configuration.
+        """
         model: Any = built_on_meta(config, "model.path: config.json")
         trained = frozen = 0
         for name, parameter in model.named_parameters():
@@ -125,7 +127,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of the longest trajectory that is planned for."""
+    """Numbers of tokens in the longest trajectory of the plan."""
 
     cot_prompt: int
     cot: int
@@ -133,7 +135,7 @@ class Lengths:
 
 
 def saved_activations(size: ModelSize, lengths: Lengths, rows: int, b: int, guided: bool) -> int:
-    """What autograd keeps of one micro-batch of full fine-tuning, without checkpointing.
+    """Bytes that autograd keeps for one micro-batch, without LoRA and gradient checkpointing.
 
     A Llama layer of transformers keeps per position: two norms (input in float32, output), the
     inputs of attention and MLP, queries, keys, values and attention's output, four inner
@@ -151,12 +153,12 @@ def learner_memory(
     guided: bool,
     compares: bool = True,
 ) -> Memory:
-    """One learner rank; ``compares`` with a reference, as it does but for kl_beta 0.
+    """The memory of one learner rank. ``compares`` says whether there is a reference (kl_beta > 0).
 
-    - weights: (P + F) b; ZeRO-3 shares them out over the ranks
-    - reference: P b, as the frozen part is shared; under ZeRO-3 (P + F) b, whole on every rank;
-      with an adapter, or with nothing to compare, none
-    - master weights: 4 P / R from ZeRO-1 on (DeepSpeed keeps a float32 copy of float32 weights too)
+    - weights: (P + F) b. ZeRO-3 divides them among the ranks.
+    - reference: P b, because it shares the frozen weights. Under ZeRO-3 it is (P + F) b, whole on
+      every rank. With an adapter, or without KL, there is no copy.
+    - master weights: 4 P / R from ZeRO-1 on, also for float32 weights. ZeRO-0 has none.
     - AdamW's averages: 8 P, from ZeRO-1 on 8 P / R
     - gradients, summed in float32: 4 P at ZeRO-0, 4 P + 4 P / R at ZeRO-1, 4 P / R from ZeRO-2 on
     """
@@ -212,14 +214,16 @@ def rollout_memory(
     guided: bool,
     gpu_bytes: int,
 ) -> Memory:
-    """One rollout worker; ``guided`` doubles the rows of the image phase.
+    """The memory of one rollout worker. ``guided`` doubles the rows of the image phase.
 
-    KV cache: rows x positions x layers x 2 (keys, values) x key-value heads x head size x b, of the
-    larger phase. The scratch of prompt reading, sampling and image decoding never coincides.
-    vLLM instead takes what it is given, whatever the batch: it lets requests wait for room in its
-    cache, of which a trajectory takes whole blocks, with both streams in both phases. On a GPU the
-    room is an upper bound: vLLM sets some aside for activations. Raises ``UserError`` when one
-    trajectory has no room.
+    The KV cache needs rows x positions x layers x 2 (keys, values) x key-value heads x head size
+    x b bytes, for the larger of the two phases. Scratch memory is the largest of reading prompts,
+    sampling and decoding images, because these never happen at the same time.
+
+    vLLM always fills the memory that the settings give it. Its cache is counted in whole blocks,
+    and a guided trajectory takes two rows in both phases. If a batch does not fit, vLLM lets
+    requests wait. On a GPU the size of its cache is an upper bound, because vLLM also keeps memory
+    for activations. Raises ``UserError`` when not even one trajectory fits.
     """
     b, count = _BYTES[dtype], config.batch_size
     rows = count * (2 if guided else 1)
@@ -255,7 +259,7 @@ def rollout_memory(
 
 
 def _vllm_cache(config: RolloutConfig, weights: int, one: int, gpu_bytes: int) -> int:
-    """Bytes that vLLM has for keys and values; ``one`` trajectory must find room there."""
+    """Bytes of vLLM's KV cache. Raises ``UserError`` if the ``one`` trajectory does not fit."""
     if config.device == "cuda":
         taken = round(config.vllm.memory_share * gpu_bytes)
         if taken < weights + one:
@@ -275,9 +279,10 @@ def _vllm_cache(config: RolloutConfig, weights: int, one: int, gpu_bytes: int) -
 
 
 def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
-    """One reward worker. A reward that is not known is taken to fill its share of a GPU.
+    """The memory of one reward worker.
 
-    Raises ``UserError`` for weights of a type that there is not.
+    A reward that is not in ``REWARD_MODELS`` counts as its whole share of a GPU. Raises
+    ``UserError`` when the option ``dtype`` names no type.
     """
     device = "cuda" if config.gpus_per_worker > 0 else "cpu"
     if config.factory not in REWARD_MODELS:
@@ -294,9 +299,10 @@ def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
 
 
 def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
-    """Weight versions (the trained part) and one step's or evaluation's trajectories.
+    """Bytes of the weight versions and of the trajectories of one step or one evaluation.
 
-    An upper bound: no trajectory is left when the third version arrives (``pipeline.train``).
+    This is an upper bound. When the third weight version arrives, the trajectories of the step have
+    already left the object store.
     """
     samples = config.trajectories_per_step
     if config.data.evaluation:
@@ -307,13 +313,13 @@ def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
 
 
 def _phases(size: ModelSize, lengths: Lengths, guided: bool) -> list[int]:
-    """Positions of a row in each forward pass; the last token is predicted, never read."""
+    """Positions of a row in each forward pass, without the last token, which is only predicted."""
     image = lengths.image_prompt + size.image_tokens - 1
     return [lengths.cot_prompt + lengths.cot - 1, image, *([image] if guided else [])]
 
 
 def _layer_activations(size: ModelSize, b: int) -> int:
-    """Of one decoder layer, per position."""
+    """Saved bytes of one decoder layer per position."""
     attention = 2 * (size.heads + size.kv_heads) * size.head_size
     norms = 2 * size.hidden * (4 + b)
     inputs = 2 * size.hidden
@@ -335,7 +341,7 @@ def _on(
     host: dict[str, int],
     loading: int,
 ) -> Memory:
-    """A process on the CPU has everything in host memory."""
+    """The memory of a process on ``device``. On a GPU the CUDA context is added."""
     host = host | {"process": PROCESS_HOST}
     if device == "cuda":
         return Memory(held | {"CUDA context": CUDA_CONTEXT}, working, host, loading)

@@ -16,9 +16,10 @@ from policy.yaml_text import parse
 
 
 def split_bases(overrides: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The files that ``base=`` overrides name, relative to the working folder; the other overrides.
+    """Split overrides into the files that ``base=`` names and the other overrides.
 
-    The value is one file or a YAML list of files. Raises ``UserError`` for another one.
+    The value of ``base=`` is one file or a YAML list of files, relative to the working folder.
+    Raises ``UserError`` for any other value.
     """
     files: list[Path] = []
     others: list[str] = []
@@ -33,8 +34,10 @@ def split_bases(overrides: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set one key in place; the value is YAML. Raises ``UserError``, which never shows the value:
-    it may be a secret."""
+    """Set one key in place. The value is parsed as YAML.
+
+    Raises ``UserError``. Its message never shows the value, because that may be a secret.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"override {override!r} is not of the form key=value")
@@ -55,7 +58,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 def _below(node: Any, name: str, key: str) -> Any:
     if isinstance(node, list):
         return _item(node, name, key)
-    if node.get(name) is None:  # a resolved file spells out null where a group of settings is off
+    if node.get(name) is None:  # a saved config.yaml holds null for a group of settings that is off
         node[name] = {}
     return node[name]
 

@@ -1,8 +1,8 @@
-"""``eg-grpo doctor --plan``: what a run will need, from settings and config.json alone.
+"""``eg-grpo doctor --plan``: the memory that a run will need on each GPU and on the host.
 
-Nothing is started, and nothing is downloaded but the config.json of a model whose sizes are not
-known. A plan that cannot fit the GPUs it names is a ``UserError`` that says which GPU, by how much
-and what is on it.
+The plan is computed from the settings and from the config.json of the model. No process starts.
+Only the config.json of a model whose sizes are not known is downloaded. If a GPU is too small, a
+``UserError`` names the GPU, the memory that it would need, and the processes on it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from orchestrator.settings.memory import GIB, Lengths, Memory, ModelSize
 from orchestrator.settings.run_config import RunConfig
 from policy.errors import UserError
 
-RESERVE = 0.05  # of a GPU, for fragmentation and what else is there
+RESERVE = 0.05  # share of a GPU that stays free, for fragmentation and for other programs
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the plan has to fit; ``host_bytes`` None is not judged."""
+    """The machine that the plan must fit. With ``host_bytes`` None, host memory is not checked."""
 
     gpus: int
     gpu_bytes: int
@@ -31,16 +31,16 @@ class Machine:
 
 @dataclass(frozen=True)
 class Actor:
-    """One actor of the run and what it asks to be placed on."""
+    """One actor of the run, its device and its share of a GPU."""
 
-    name: str  # its kind and its number
+    name: str  # its kind and its number, e.g. ``rollout worker 0``
     role: str  # learner | rollout | reward
     device: str
     gpu_share: float
 
     @property
     def kind(self) -> str:
-        """Actors of one kind are alike; such as ``rollout worker`` or ``reward hps``."""
+        """The name without its number. Actors of one kind need the same memory."""
         return self.name.rpartition(" ")[0]
 
 
@@ -53,15 +53,16 @@ class Process(Actor):
 
 @dataclass
 class Gpu:
-    """One GPU and who is on it."""
+    """One GPU and the processes on it."""
 
     processes: list[Process] = field(default_factory=list)
 
     def needed(self, takes_turns: bool) -> int:
-        """Bytes at the worst moment.
+        """The largest number of bytes that is needed at any time.
 
-        torch keeps what it freed, so that roles on one GPU add up; only with
-        ``rollout.sleep_while_learning`` do rollout and learner give their memory back in between.
+        torch keeps memory that it has freed, so the needs of all roles add up. They do not only if
+        ``takes_turns`` (``rollout.sleep_while_learning``): then rollout and learner return their
+        memory while the other one works.
         """
         everything = sum(process.memory.total for process in self.processes)
         if not takes_turns:
@@ -81,7 +82,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Plan:
-    """The processes of a run, where they are, and the batch they share."""
+    """The processes of a run and their places on GPUs, with host memory by process."""
 
     config: RunConfig
     lengths: Lengths
@@ -108,10 +109,13 @@ class Plan:
 
 
 def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine) -> Plan:
-    """Lay a run out; raises ``UserError`` when it asks for more GPUs than there are, or for less
-    memory of one than a single trajectory needs."""
+    """Place the processes of a run on the GPUs of a machine and compute their memory.
+
+    Raises ``UserError`` when the run asks for more GPUs than there are, or when its share of a GPU
+    is too small for a single trajectory.
+    """
     actors = list(_actors(config))
-    placed = _placed(actors, machine.gpus)  # first: without GPUs their memory says nothing
+    placed = _placed(actors, machine.gpus)  # first, so that missing GPUs are the first error
     needs = _memory_by_kind(config, size, lengths, machine)
     named = {actor.name: Process(**vars(actor), memory=needs[actor.kind]) for actor in actors}
     processes = list(named.values())
@@ -123,16 +127,16 @@ def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Mac
             parts += [*process.memory.held.items(), *process.memory.working.items()]
         if process.name.endswith("rank 0"):
             parts = [part for part in parts if part[1]]
-        else:  # rank 0 alone publishes
+        else:  # only rank 0 of the learner publishes weights
             parts = [part for part in parts if part[0] != "publishing"]
         working = sum(amount for _, amount in parts)
-        # Checkpoints are read into host memory, before anything else needs it.
+        # A process reads its checkpoint into host memory at the start, before it needs the rest.
         host[process.name] = max(working, memory.PROCESS_HOST + process.memory.loading)
     return Plan(config, lengths, processes, gpus, host)
 
 
 def table(plan: Plan, machine: Machine) -> str:
-    """The plan as text: the batch, each kind of process by part, each GPU, the host."""
+    """The plan as text: the batch, the memory of each kind of process, each GPU and the host."""
     lengths = plan.lengths
     lines = [
         f"batch        {batch_text(plan.config)}",
@@ -166,7 +170,7 @@ def table(plan: Plan, machine: Machine) -> str:
 
 
 def batch_text(config: RunConfig) -> str:
-    """The batch of a step, and how many passes a learner rank makes over its share."""
+    """The batch of a step, and the number of micro-batches in a learner rank's share, as text."""
     micro_batches = math.ceil(config.trajectories_per_rank / config.learner.micro_batch_size)
     return (
         f"{config.prompts_per_step} prompts x {config.rollout.group_size} ="
@@ -176,11 +180,11 @@ def batch_text(config: RunConfig) -> str:
 
 
 def this_machine(gpus: int | None, gpu_gib: float | None, host_gib: float | None) -> Machine:
-    """The machine as told, or where nothing is told, this one."""
+    """The machine that the arguments describe. For arguments that are None, it is this machine."""
     if (gpus is None) != (gpu_gib is None):
         raise UserError("--gpus and --gpu-memory go together")
     for gib in (gpu_gib, host_gib):
-        if gib is not None and not 0 < gib < math.inf:  # NaN is neither
+        if gib is not None and not 0 < gib < math.inf:  # false for NaN too
             raise UserError("--gpus, --gpu-memory and --host-memory must be positive")
     host_bytes = None if host_gib is None else round(host_gib * GIB)
     if gpus is not None and gpu_gib is not None:
@@ -205,7 +209,7 @@ def _physical_memory() -> int:
 
 
 def _actors(config: RunConfig) -> Iterator[Actor]:
-    """In the order in which the run starts them."""
+    """All actors of the run, in the order in which it starts them."""
     rollout, learner = config.rollout, config.learner
     for index in range(rollout.workers):
         name = f"rollout worker {index}"
@@ -248,7 +252,7 @@ def _memory_by_kind(
 
 
 def _placed(actors: Sequence[Actor], count: int) -> list[list[Actor]]:
-    """Each actor on the fullest GPU that has room for its share, as Ray packs fractions."""
+    """The actors on each GPU. Each goes to the fullest GPU with room for its share, as in Ray."""
     gpus: list[list[Actor]] = [[] for _ in range(count)]
     free = [1.0] * count
     asked = sum(actor.gpu_share for actor in actors)

@@ -1,6 +1,7 @@
-"""What a memory plan is made of, the model's sizes and the longest texts, and what it assumes.
+"""Collects the inputs of a memory plan: the sizes of the model and the longest texts.
 
-It comes before anything is downloaded: what is not there is replaced by what is known of it.
+A plan can be made before anything is downloaded. For a public model that is not on this machine,
+its published sizes are used. For a missing prompt file, a length is assumed. The plan says so.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from policy.checkpoint.public_models import public_config
 from policy.prompts import load_prompts
 from policy.templates import template_named
 
-BYTES_PER_TOKEN = 3  # of English text, at least: an upper bound of its tokens
-ASSUMED_PROMPT = 200  # bytes, where the training file is not there yet (the public file has 159)
-ASSUMED_INSTRUCTION = 700  # bytes, where that is not there yet (the authors' has 626)
+BYTES_PER_TOKEN = 3  # English text has more; dividing by 3 gives an upper bound of its tokens
+ASSUMED_PROMPT = 200  # bytes; used without a training file (longest prompt of the public one: 159)
+ASSUMED_INSTRUCTION = 700  # bytes; used without an instruction file (that of the authors: 626)
 
 
 def planned_size(path: str) -> tuple[ModelSize, list[str]]:
-    """The sizes of the model, from its own config.json if it is at hand or is no public model, and
-    what is to be said of them. Raises ``UserError`` when there is neither."""
+    """The sizes of the model at ``path``, and notes about them for the user.
+
+    The sizes are those of its config.json. For a public model that is not on this machine, the
+    published sizes are used. The config.json of any other model is downloaded if it is missing.
+    Raises ``UserError`` when it cannot be had.
+    """
     known = public_config(path)
     if known is None:
         return _own_size(path), []
@@ -42,7 +47,7 @@ def _own_size(path: str) -> ModelSize:
 
 
 def planned_lengths(config: RunConfig) -> Lengths:
-    """Upper bounds from the template, the instruction and the longest prompt of the file."""
+    """Upper bounds of token counts, from template, instruction and longest training prompt."""
     template = template_named(config.model.template)
     file = config.model.instruction
     there = file is None or file.is_file()
@@ -59,7 +64,7 @@ def planned_lengths(config: RunConfig) -> Lengths:
 
 
 def assumptions(config: RunConfig) -> Iterator[str]:
-    """What ``planned_lengths`` could not read."""
+    """A line for each missing file, with the length that ``planned_lengths`` assumed for it."""
     files: tuple[tuple[str, Path | None, str], ...] = (
         ("data.train", config.data.train, f"prompts of {ASSUMED_PROMPT} bytes"),
         ("model.instruction", config.model.instruction, f"{ASSUMED_INSTRUCTION} bytes"),
@@ -70,4 +75,4 @@ def assumptions(config: RunConfig) -> Iterator[str]:
 
 
 def _tokens(text: str) -> int:
-    return math.ceil(len(text.encode()) / BYTES_PER_TOKEN) + 2  # BOS, begin-of-image
+    return math.ceil(len(text.encode()) / BYTES_PER_TOKEN) + 2  # + BOS and begin-of-image

@@ -1,4 +1,4 @@
-"""Keys that settings had in earlier versions, and what is said to whoever still gives one."""
+"""Keys of earlier versions. A configuration that still has one gets an error with the new key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.settings.layers import flat
 from policy.errors import UserError
 
-# By the old dotted key; each line names the old key and what stands in its place.
+# The old dotted key and its error message, which names the replacement.
 RENAMED = {
     "learner.dtype": "learner.dtype is now model.dtype",
     "algorithm.preset": "algorithm.preset is now a file: give base=configs/presets/as-paper.yaml"
@@ -18,8 +18,10 @@ RENAMED = {
 
 
 def check_renamed(tree: dict[str, Any], path: Path) -> None:
-    """Raise ``UserError`` for the first old key in ``tree``: settings of ``path`` with the
-    overrides applied."""
+    """Raise ``UserError`` for the first old key in ``tree``.
+
+    ``tree`` holds the settings of the file ``path`` after the overrides were applied.
+    """
     for key in flat(tree):
         if key in RENAMED:
             raise UserError(f"{path}: {RENAMED[key]}")

@@ -1,6 +1,7 @@
-"""One validated description of a run: YAML, dotted overrides, the rooms' own settings composed.
+"""The settings of a run: one class that is composed of the settings of all parts of the system.
 
-Every mistake is one line that names the key, before any actor starts.
+They are read from a YAML file and from overrides on the command line. A mistake gives one line that
+names the key, before any actor starts.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from policy.yaml_text import dump
 from rewards.config import CacheConfig, RewardConfig
 from rollout.config import RolloutConfig
 
-METRICS_OF_THE_TOTAL = {"mean", "std", "group_std", "standard_error"}  # after reward/
+# The metrics reward/mean, reward/std, ... are of the total. No reward may have one of these names.
+METRICS_OF_THE_TOTAL = {"mean", "std", "group_std", "standard_error"}
 
 
 class ModelConfig(Settings):
@@ -46,7 +48,7 @@ class ModelConfig(Settings):
     )
     dtype: Dtype = Field(
         default="float32",
-        description="of the policy's weights in rollout and learner; with bfloat16 the learner"
+        description="type of the policy's weights in rollout and learner; with bfloat16 the learner"
         " keeps float32 master weights",
     )
 
@@ -63,7 +65,8 @@ class DataConfig(Settings):
         description="benchmark prompts that training should not see: *.txt, one a line, or *.json",
     )
     leaks: Literal["keep", "drop"] = Field(
-        default="keep", description="training prompts that are in `validation` too"
+        default="keep",
+        description="whether training keeps or drops prompts that are also in `validation`",
     )
 
     @field_validator("evaluation")
@@ -78,7 +81,7 @@ class DataConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """Fixed prompts and fixed seeds, so that steps and runs are compared pair by pair."""
+    """Evaluation with fixed prompts and seeds: steps and runs are compared prompt by prompt."""
 
     every: int = Field(default=20, ge=1, description="steps between evaluations of `during`")
     during: str = Field(default="held_out", description="the set evaluated during training")
@@ -87,7 +90,7 @@ class EvaluationConfig(Settings):
     guidance_scales: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         default=None,
         min_length=1,
-        description="guidance in evaluation; default: that of rollout",
+        description="guidance scales of evaluation, one set of images each; default: rollout's",
     )
 
     @field_validator("guidance_scales")
@@ -99,7 +102,7 @@ class EvaluationConfig(Settings):
 
 
 class CheckpointConfig(Settings):
-    """The best checkpoint by `evaluation.during`, and the last, are kept."""
+    """A run keeps its last checkpoint, and its best one by the evaluation set `during`."""
 
     every: int = Field(default=20, ge=1, description="steps between checkpoints")
 
@@ -108,13 +111,14 @@ class ClusterConfig(Settings):
     """Where the actors run."""
 
     address: str | None = Field(
-        default=None, description="an existing Ray cluster; default: a private one on loopback"
+        default=None,
+        description="address of an existing Ray cluster; default: a private cluster on loopback",
     )
     object_store_mb: int = Field(
         default=512, ge=80, description="object store of a private cluster, in MiB of /dev/shm"
     )
     start_timeout_s: Deadline = Field(
-        default=300, description="deadline for rollout and reward workers to come up, seconds"
+        default=300, description="seconds in which rollout and reward workers must have started"
     )
 
     def ignored(self) -> Iterator[Ignored]:
@@ -124,22 +128,28 @@ class ClusterConfig(Settings):
 
 
 class RunConfig(Settings):
-    """Everything a run is made of."""
+    """All settings of a run."""
 
     name: Name
     root: Path = Field(default=Path("runs"), description="run folders are made below it")
     seed: int = Field(default=0, ge=0)
     deterministic: bool = Field(
         default=False,
-        description="torch's deterministic algorithms in every worker; it warns where it has none",
+        description="use torch's deterministic algorithms in every worker; torch warns where it"
+        " has none",
     )
     steps: int = Field(ge=1, description="optimizer steps, one batch each")
     prompts_per_step: int = Field(ge=1, description="prompt groups per optimizer step")
     replacements: int = Field(
-        default=3, ge=0, description="times a group whose rewards failed is sampled again"
+        default=3,
+        ge=0,
+        description="times that a prompt is sampled again when too many of its rewards fail",
     )
     probe_tolerance: float = Field(
-        default=1e-5, gt=0, description="nats by which a worker's probe may differ"
+        default=1e-5,
+        gt=0,
+        description="nats by which the mean log-prob of a worker's probe may differ from the"
+        " learner's; a larger difference stops the run",
     )
     model: ModelConfig
     data: DataConfig
@@ -159,7 +169,7 @@ class RunConfig(Settings):
             text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
             raise refuse(type(self), "algorithm.minimum_survivors", text)
         if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
-            # DeepSpeed would add up the gradients of micro-batches in bfloat16 there.
+            # With ZeRO-0, DeepSpeed would sum the gradients of micro-batches in bfloat16.
             raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")
         if self.data.evaluation and self.evaluation.during not in self.data.evaluation:
             raise ValueError(
@@ -183,18 +193,18 @@ class RunConfig(Settings):
 
     @property
     def evaluation_samplings(self) -> tuple[Sampling, ...]:
-        """What fixed evaluation samples from: the rollouts' sampling at each of its scales."""
+        """The sampling of rollouts, at each guidance scale of fixed evaluation."""
         scales = self.evaluation.guidance_scales or (self.rollout.guidance_scale,)
         return tuple(replace(self.rollout.sampling, guidance_scale=scale) for scale in scales)
 
     @property
     def trajectories_per_rank(self) -> int:
-        """The largest share of a step that a learner rank trains on."""
+        """The largest number of a step's trajectories that one learner rank trains on."""
         return math.ceil(self.trajectories_per_step / self.learner.ranks)
 
     @property
     def largest_micro_batch(self) -> int:
-        """Trajectories of a learner rank's longest pass; its last one may have fewer."""
+        """Trajectories in a rank's largest micro-batch. The last micro-batch may have fewer."""
         return min(self.learner.micro_batch_size, self.trajectories_per_rank)
 
     @property
@@ -204,14 +214,18 @@ class RunConfig(Settings):
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:
-    """Read a YAML file and its ``base``, apply overrides, validate.
+    """Read a configuration file, apply overrides and validate the result.
 
-    From the lowest layer to the highest: what the file names as its ``base``, the file, the files
-    of ``base=`` overrides, all ``key.sub=value`` overrides (YAML too) together. A setting that
-    another one makes useless is refused, unless it stands in a lower layer than what makes it so:
-    then it is dropped. Relative paths are taken from the working folder; ``root`` must be absolute
-    in a job that was submitted to Ray. Raises ``UserError`` with one line that names the key at
-    fault, and for an unknown key the nearest one.
+    The layers are, from the lowest to the highest: the files that the file names as its ``base``,
+    the file itself, the files of ``base=`` overrides, and all ``key.sub=value`` overrides together.
+
+    A setting may have no effect because of the value of another one. It is dropped if it is in a
+    lower layer than the other one, as a file may inherit a setting that it does not need.
+    Otherwise it is refused.
+
+    Relative paths are relative to the working folder. In a job that was submitted to Ray, ``root``
+    must be absolute. Raises ``UserError`` with one line that names the key at fault. For an unknown
+    key it suggests the nearest known one.
     """
     files, settings = split_bases(overrides)
     layers = [layer for file in (path, *files) for layer in read_layers(file)]
@@ -227,30 +241,34 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
             " deletes; give an absolute path on shared storage"
         )
     root = config.root.absolute()
-    if not is_writable(str(root)):  # of the working folder, which is no setting
+    if not is_writable(str(root)):  # the path of the working folder was not checked above
         raise UserError(f"root: {str(root)!a} is no text that can be written: not UTF-8")
     secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))
     return config.model_copy(update={"root": root})
 
 
 def load_saved(path: Path) -> RunConfig:
-    """The settings of an earlier run, secrets masked; what it named and nothing read is dropped.
+    """The settings of an earlier run from its config.yaml, with masked secrets.
 
-    Raises ``UserError`` when an earlier version wrote what this one does not know.
+    Settings that have no effect are dropped. Raises ``UserError`` when an earlier version wrote a
+    key that this version does not have.
     """
     return _validated(merged(read_layers(path)), path, lambda key, decided_by: True)
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved settings as YAML; but for masked secrets, loading them gives the same run."""
+    """All settings as YAML, with secrets masked. Loading the text gives the same settings."""
     return dump(secrets.masked_tree(config.model_dump(mode="json")))
 
 
 def _validated(
     tree: dict[str, Any], path: Path, inherited: Callable[[str, Sequence[str]], bool]
 ) -> RunConfig:
-    """``inherited``: whether a setting that others make useless, by its key and theirs, is one
-    that whoever set those was given, and need not know of."""
+    """Validate ``tree``; settings without effect are dropped if they are inherited, else refused.
+
+    ``inherited(key, others)`` says whether ``key`` comes from a lower layer than the ``others``
+    that take its effect away.
+    """
     check_renamed(tree, path)
     while True:
         try:
@@ -268,13 +286,16 @@ def _validated(
 
 
 def _full_keys(problem: ErrorDetails) -> tuple[str, list[str]]:
-    """The dotted key of a useless setting, and those of what makes it so."""
+    """The dotted key of a setting without effect, and the keys that take its effect away."""
     key, found = ".".join(map(str, problem["loc"])), problem["ctx"]
     prefix = key.removesuffix(found["key"])
     return key, [prefix + other for other in found["decided_by"]]
 
 
 def check_distinct(names: Sequence[str] | dict[str, Any]) -> None:
-    """Raise ``ValueError`` unless files named so are different ones everywhere."""
+    """Raise ``ValueError`` if two names differ by case alone or not at all.
+
+    Names become files, and some file systems ignore case.
+    """
     if len({name.casefold() for name in names}) < len(names):
         raise ValueError(f"names must differ, not by case alone, found {', '.join(names)}")

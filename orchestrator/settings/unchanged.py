@@ -1,7 +1,8 @@
-"""A resumed run must be the run that stopped: what changed since is refused by its name.
+"""Checks that a resumed run has the settings and input files that it was started with.
 
-Settings are compared as this version understands them: one that an earlier version did not know
-has its default there. Secrets are compared by name; their values were not written.
+A change that could alter the results is refused with the name of the setting. A setting that is new
+in this version counts as if the run had been started with its default. Of secrets only the names
+are compared, because their values are not saved.
 """
 
 from __future__ import annotations
@@ -18,41 +19,43 @@ from policy.text_files import read_json
 from policy.yaml_text import parse
 
 _INSTEAD = "resume it as it was, or start a new run from its checkpoint with model.path"
-# What cannot change what is computed, with all that is below it; ``*`` is an index.
+# Settings that may change, because they do not affect the results. A key includes all keys below
+# it; ``*`` stands for an index.
 FREE = (
-    # where things lie, and how often they are looked at
+    # places of files and processes; how often the run saves and evaluates
     *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
     *("cache", "rewards.*.cache"),
-    # what is reserved for a process whose device and threads are settings of their own
+    # CPUs and GPUs that Ray reserves; devices and threads are separate settings
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
-    # how long and how often is waited for somebody, before the run stops
+    # timeouts, and numbers of retries before the run stops
     *("rollout.timeout_s", "rollout.load_timeout_s"),
     *("learner.timeout_s", "learner.start_timeout_s", "learner.max_skipped_updates"),
     *("rewards.*.timeout_s", "rewards.*.retries", "rewards.*.retry_delay_s", "rewards.*.restarts"),
     "replacements",
-    # what is judged of what was computed
+    # tolerances of checks, which do not change the checked numbers
     *("probe_tolerance", "rollout.vllm.parity_tolerance"),
 )
-# Compared by name: a value, or the mask of one, may become a reference.
+# Environment variables are compared by name. A value may be replaced by a ``${NAME}`` reference.
 _ENV_VARS = ".runtime_env.env_vars."
-# Options of one class are its own affair but for this one's patience.
+# The options of a reward class may affect its scores. Of this class it is known that its timeout
+# and its retries do not.
 _REMOTE = "rewards.remote:RemoteReward"
 _REMOTE_FREE = ("options.timeout_s", "options.retries")
 _SETTINGS, _INPUTS = "config.yaml", "inputs.json"
 
 
 def save_settings(config: RunConfig, folder: Path) -> None:
-    """Write the resolved settings, and the SHA-256 of each input file by the key that names it."""
+    """Write the resolved settings and the SHA-256 of each input file, by its dotted key."""
     write_whole(folder / _SETTINGS, dump_config(config))
     digests = {key: sha256(file) for key, file in _input_files(config).items()}
     write_whole(folder / _INPUTS, json.dumps(digests, indent=1) + "\n")
 
 
 def check_unchanged(config: RunConfig, folder: Path) -> None:
-    """Raise ``UserError`` that names the first setting or input file that is not the saved one."""
+    """Raise ``UserError`` that names the first setting or input file that has changed."""
     saved = folder / _INPUTS
-    # A run that was begun before digests were saved has none: its files are known by their paths.
+    # Older versions saved no digests. For their runs the paths of the files are compared instead.
     digests = read_json(saved) if saved.is_file() else None
     _check_settings(config, load_saved(folder / _SETTINGS), by_path=digests is None)
     if digests is not None:
@@ -60,11 +63,11 @@ def check_unchanged(config: RunConfig, folder: Path) -> None:
 
 
 def _input_files(config: RunConfig) -> dict[str, Path]:
-    """Files whose contents decide what is computed, but for the model, which the learner checks."""
+    """Files whose contents affect the results. The model is missing: the learner checks it."""
     data = config.data
     files = {"data.train": data.train}
     files |= {f"data.evaluation.{name}": file for name, file in data.evaluation.items()}
-    if data.leaks == "drop":  # they then say which training prompts are left
+    if data.leaks == "drop":  # then the validation files decide which training prompts are used
         files |= {f"data.validation.{index}": file for index, file in enumerate(data.validation)}
     if config.model.instruction is not None:
         files["model.instruction"] = config.model.instruction
@@ -72,7 +75,7 @@ def _input_files(config: RunConfig) -> dict[str, Path]:
 
 
 def _check_files(files: dict[str, Path], digests: dict[str, str]) -> None:
-    """By content: a file may have moved."""
+    """Compare files by content, because a file may have moved."""
     for key in sorted(files.keys() ^ digests.keys()):
         was = "with" if key in digests else "without"
         raise UserError(f"{key}: the run was started {was} it; {_INSTEAD}")
@@ -111,7 +114,11 @@ def _is_free(key: str, config: RunConfig) -> bool:
 
 
 def _may_go_on(before: RunConfig, config: RunConfig) -> bool:
-    """More steps change those before them only through a learning rate that falls to the last."""
+    """Whether the run may get more steps than before.
+
+    Only with a constant learning rate. A rate that falls until the last step would have been
+    different in the steps that are already done.
+    """
     constant = before.learner.schedule == config.learner.schedule == "constant"
     return constant and config.steps > before.steps
 

@@ -39,14 +39,14 @@ class GenerationDefaults(Settings):
         return Sampling(self.guidance_scale, self.temperature, self.max_cot_tokens)
 
 
-# What a folder does not say: the template and the sampling of the paper's runs.
+# Template and sampling of the paper's runs. They stand in for keys that a checkpoint does not give.
 _PAPER = GenerationDefaults.of("janus-plain", None, PAPER_SAMPLING)
 
 
 def load_defaults(folder: Path) -> GenerationDefaults:
-    """Read ``eg_grpo.json``; what is not in it is as in the paper's runs.
+    """Read ``eg_grpo.json``. A missing file or key gives the value of the paper's runs.
 
-    Raises ``UserError`` when the file is there and broken.
+    Raises ``UserError`` when the file is broken.
     """
     file = folder / FILE_NAME
     if not file.is_file():

@@ -47,7 +47,7 @@ takes prompts as units. Entropies are conditional, divided by log V. The reward 
 def model_card(
     figures: dict[str, dict[str, Any]], parameters: int, seed: int, minutes: float
 ) -> str:
-    """The card as Markdown; ``figures`` as ``shapes.build.measure.measure_checkpoint`` returns them."""
+    """The card as Markdown. ``figures`` is the result of ``shapes.build.measure``."""
     return _TEXT.format(
         parameters=parameters,
         noise=NOISE,

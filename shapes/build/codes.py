@@ -1,9 +1,9 @@
-"""The image codes: every distinct 4 x 4 patch of the world, times several shades of grain.
+"""The codebook of image tokens: every distinct 4 x 4 patch of the world, in several shades.
 
-A code is (colour, pattern, grain). Grain is a faint brightness offset and ramp that carries no
-content: it gives image tokens an entropy of about 0.4 of log K, as real codebooks have, while the
-picture stays what it is. How many shades of the background are in use depends on the patch row
-(``BAND``), which spreads that entropy between certain and nearly uniform.
+A code is (colour, pattern, grain). Grain is a faint offset and ramp of brightness that does not
+change what the picture shows. It gives image tokens an entropy of about 0.4 log K, as real
+codebooks have. The number of background shades in use depends on the row of the patch (``BAND``).
+This spreads the entropies of background tokens between 0 and 0.78 log K.
 
 Shape legend: K = codes, N = image tokens in raster order, H W = pixels.
 """
@@ -23,28 +23,28 @@ from shapes.scenes import Scene
 from shapes.world import BACKGROUND, COLOURS, IMAGE_SIZE, PATCH, SHAPES, SIZES
 
 GRID = IMAGE_SIZE // PATCH
-BAND = (16, 2, 64, 1, 128, 4, 32, 8)  # background shades in use, per patch row
+BAND = (16, 2, 64, 1, 128, 4, 32, 8)  # number of background shades in use in each row of patches
 _BACKGROUND_SHADES, _SOLID_SHADES, _EDGE_SHADES, _COMMON_EDGE_SHADES = 128, 24, 2, 3
-_COMMON_EDGES = 6  # edge patterns that get one shade more, which makes K = 512
-_GRAIN_LEVELS = 8.0  # grey levels at full offset and at full ramp
+_COMMON_EDGES = 6  # the 6 most frequent edge patterns get one shade more, which makes K = 512
+_GRAIN_LEVELS = 8.0  # brightness change in grey levels at an offset or a ramp of 1
 _EDGE_GRAIN = ((-0.6, 0.0), (0.6, 0.0), (0.0, 0.8))
 _R2 = 1.32471795724  # the plastic number: base of the two-dimensional low-discrepancy sequence
-NO_PART = -1  # colour and pattern of background codes
+NO_PART = -1  # stands for colour and pattern in background codes, which have neither
 
 
 @dataclass(frozen=True)
 class CodeTable:
-    """What each of the K codes draws. A look is a patch without grain, the background is look 0."""
+    """The K codes. A look is a distinct patch without grain; look 0 is the background."""
 
     look_K: NDArray[np.int64]
     colour_K: NDArray[np.int64]  # index into COLOURS, or NO_PART
-    pattern_K: NDArray[np.int64]  # 0 is solid, or NO_PART
-    shade_K: NDArray[np.int64]  # running number within the look
+    pattern_K: NDArray[np.int64]  # 0 is solid, higher numbers are edges; or NO_PART
+    shade_K: NDArray[np.int64]  # number of the shade within its look, from 0
     grain_K2: NDArray[np.float64]  # brightness offset and ramp, each in -1..1
     patch_K: NDArray[np.float64]  # K 4 4 3, grey levels
-    first_code: NDArray[np.int64]  # per look
-    num_shades: NDArray[np.int64]  # per look
-    look_of_patch: dict[bytes, int]  # clean uint8 patch -> look
+    first_code: NDArray[np.int64]  # the first code of each look
+    num_shades: NDArray[np.int64]  # the number of codes of each look
+    look_of_patch: dict[bytes, int]  # bytes of a uint8 patch without grain -> look
 
     @property
     def num_codes(self) -> int:
@@ -57,7 +57,7 @@ class CodeTable:
 
 @lru_cache(maxsize=1)
 def code_table() -> CodeTable:
-    """Build the table; it is a pure function of the world's constants."""
+    """Build the table. It depends on the constants of the world only."""
     background = np.empty((PATCH, PATCH, 3), np.uint8)
     background[:] = BACKGROUND
     looks = [(NO_PART, NO_PART, background)]
@@ -92,7 +92,7 @@ def code_table() -> CodeTable:
 
 
 def looks_of(scene: Scene) -> NDArray[np.int64]:
-    """The looks that draw a scene, N."""
+    """The look of every patch of a scene, N."""
     table = code_table()
     patches = render(scene).reshape(GRID, PATCH, GRID, PATCH, 3).swapaxes(1, 2)
     return np.array([table.look_of_patch[p.tobytes()] for row in patches for p in row])
@@ -101,9 +101,10 @@ def looks_of(scene: Scene) -> NDArray[np.int64]:
 def add_grain(
     looks: NDArray[np.int64], rng: Generator, band: tuple[int, ...] | None = BAND
 ) -> NDArray[np.int64]:
-    """Draw a shade for every look (..., N): uniform among those in use; codes of the same shape.
+    """Choose a code for every look (..., N), uniformly among its shades. Returns codes (..., N).
 
-    ``band=None`` uses all background shades in every row.
+    In background patches only the first ``band[row]`` shades are in use. With ``band=None`` all
+    are.
     """
     table = code_table()
     shades = table.num_shades[looks]
@@ -114,7 +115,7 @@ def add_grain(
 
 
 def draw(codes: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The image that codes (..., N) stand for, (..., H, W, 3), without a decoder."""
+    """The images (..., H, W, 3) of codes (..., N), put together from their patches."""
     lead = codes.shape[:-1]
     patches = np.rint(code_table().patch_K[codes]).astype(np.uint8)
     grid = patches.reshape(*lead, GRID, GRID, PATCH, PATCH, 3).swapaxes(-4, -3)
@@ -122,7 +123,7 @@ def draw(codes: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def tokenise(image: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The nearest code of every patch of an image, N."""
+    """The nearest code to every patch of an image, N."""
     patches = image.reshape(GRID, PATCH, GRID, PATCH, 3).swapaxes(1, 2).reshape(GRID * GRID, -1)
     centres = code_table().patch_K.reshape(code_table().num_codes, -1)
     cross = patches.astype(float) @ centres.T
@@ -130,7 +131,10 @@ def tokenise(image: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _patterns() -> list[NDArray[np.bool_]]:
-    """Distinct ways in which an object covers a patch: solid, then edges, most frequent first."""
+    """The distinct ways in which an object covers a patch.
+
+    The first is the solid patch. Edges follow, the most frequent first.
+    """
     counts: Counter[bytes] = Counter()
     for shape in SHAPES:
         for size in SIZES.values():

@@ -1,7 +1,7 @@
-"""Training of the VQ decoder: codes in, the patches they stand for out.
+"""Trains the VQ decoder to turn codes into the patches that they stand for.
 
-Only the codebook and the decoder are trained. Nothing ever encodes: images of this world are
-tokenised exactly by ``shapes.build.codes.tokenise``.
+Only the codebook and the decoder are trained. The encoder is not needed, because
+``shapes.build.codes.tokenise`` finds the codes of an image exactly.
 
 Shape legend: B = images, N = image tokens, H W = pixels.
 """
@@ -26,9 +26,10 @@ BATCH, LEARNING_RATE, FOREGROUND_WEIGHT = 32, 4e-3, 3.0
 def train_decoder(
     vq: JanusVQVAE, steps: int, seed: int, report: Callable[[int, str], None], scenes: int = 3000
 ) -> float:
-    """Train ``vq``'s decoder in place; the mean squared error of the last steps, in grey levels².
+    """Train the decoder of ``vq`` in place. Returns its mean squared error in grey levels².
 
-    It sees all colour-shape pairs: the tokenizer of a real model has seen more than its policy.
+    The error is a running average over the last steps. The decoder sees all kinds, held-out ones
+    too, because the image tokenizer of a real model has also seen more than the policy.
     """
     rng = np.random.default_rng(seed)
     pairs = (*SEEN, *HELD_OUT)

@@ -1,7 +1,7 @@
-"""Pretraining examples: prompt, chain of thought and image, some of them wrong.
+"""Makes the pretraining examples: a prompt, a chain of thought and an image, some of them wrong.
 
-A share of the scenes has one error (``spoil``). It is where the pretrained policy's hesitation
-comes from: it can draw well, but does not always draw what it was asked for. RL has to find out.
+A share of the scenes has one error (``spoil``). From these the pretrained policy learns to draw
+well, but not always what it was asked for. RL is to correct that.
 
 Shape legend: B = rows, L = positions, N = image tokens.
 """
@@ -25,17 +25,17 @@ from shapes.scenes import describe, sample_request, sample_scene, spoil
 
 @dataclass(frozen=True)
 class Example:
-    """Both phases of one scene."""
+    """The token ids of one scene in both phases."""
 
     cot_prompt_ids: IntArray
     cot_ids: IntArray  # ends with EOS
     image_prompt_ids: IntArray
-    looks: NDArray[np.int64]  # N; grain is drawn anew each time the example is used
+    looks: NDArray[np.int64]  # N; each use of the example adds new grain
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Right-padded rows for teacher forcing; ``predicted_BL`` marks the tokens to be learned."""
+    """Rows for teacher forcing, padded on the right. ``predicted_BL`` marks tokens to learn."""
 
     ids_BL: Tensor
     is_image_BL: Tensor
@@ -43,9 +43,10 @@ class Rows:
 
 
 def make_example(encoder: PromptEncoder, noise: float, rng: Generator) -> Example:
-    """A random scene of seen kinds; with probability ``noise`` it has one error.
+    """An example of a random scene of seen kinds. With probability ``noise`` it has one error.
 
-    In half of those the error is in image and CoT alike, in the other half in the image alone.
+    In half of these examples the error is in both image and CoT, in the other half only in the
+    image.
     """
     scene = sample_scene(sample_request(rng), rng)
     drawn = spoil(scene, rng) if rng.random() < noise else scene
@@ -63,7 +64,7 @@ def make_example(encoder: PromptEncoder, noise: float, rng: Generator) -> Exampl
 def collate(
     prompts: Sequence[IntArray], tokens: Sequence[IntArray], pad: int, tokens_are_image: bool
 ) -> Rows:
-    """Prompts, each followed by the tokens to be predicted."""
+    """One row for each prompt: the prompt, followed by the tokens to learn."""
     length = max(len(p) + len(t) for p, t in zip(prompts, tokens, strict=True))
     ids = np.full((len(prompts), length), pad, np.int64)
     predicted = np.zeros(ids.shape, bool)

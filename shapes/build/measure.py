@@ -1,4 +1,4 @@
-"""The figures of a checkpoint: ``python -m shapes.build.measure``."""
+"""Measures the figures of the model card: ``python -m shapes.build.measure``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from policy.templates import template_named
 from policy.types import Prompt
 from shapes.build.codes import add_grain, looks_of
 from shapes.build.prompt_files import DATA
-from shapes.rewards import Judgement, judge
 from shapes.build.samples import sample
+from shapes.rewards import Judgement, judge
 from shapes.scenes import Scene, sample_request, sample_scene
 from shapes.world import HELD_OUT, SEEN
 
@@ -35,7 +35,7 @@ _ROWS_AT_ONCE = 96
 
 
 def load_checkpoint(folder: Path) -> tuple[JanusPolicy, PromptEncoder]:
-    """The policy (float32) and the encoder of a shapes checkpoint."""
+    """The policy in float32 and the prompt encoder of a shapes checkpoint."""
     model = JanusForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     return JanusPolicy(model), PromptEncoder(tokenizer, template_named("shapes"))
@@ -49,9 +49,10 @@ def measure_samples(
     guidance_scale: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Rewards and normalised entropies of ``samples`` images a prompt.
+    """Rewards and normalised entropies of ``samples`` images for each prompt.
 
-    The standard error takes prompts as the independent units.
+    Images of one prompt are not independent. The standard error is therefore that of the prompts'
+    means.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = [prompt for prompt in prompts for _ in range(samples)]
@@ -85,7 +86,7 @@ def measure_samples(
 
 
 def measure_decoder(policy: JanusPolicy, count: int, seed: int) -> dict[str, float]:
-    """Rewards of ground-truth scenes of all kinds after coding and decoding."""
+    """Rewards of random scenes of all kinds, turned into codes and decoded by the policy."""
     rng = np.random.default_rng(seed)
     scenes: list[Scene] = [
         sample_scene(sample_request(rng, (*SEEN, *HELD_OUT)), rng) for _ in range(count)
@@ -112,7 +113,7 @@ def _percentiles(values: NDArray[np.float32]) -> list[float]:
 
 
 def measure_checkpoint(folder: Path) -> dict[str, dict[str, Any]]:
-    """All figures of the model card: the decoder's, then samples by prompt file and guidance."""
+    """All figures of the model card: of the decoder, and of each prompt file and guidance."""
     policy, encoder = load_checkpoint(folder)
     figures: dict[str, dict[str, Any]] = {"decoder": measure_decoder(policy, 800, seed=1)}
     for guidance in (1.0, 2.0):

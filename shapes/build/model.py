@@ -1,8 +1,9 @@
-"""A tiny Janus, built from transformers' own classes, with image codes that are made of parts.
+"""Builds the untrained tiny Janus, from the classes of transformers, and its tokenizer.
 
-The image head's last layer and the image embeddings are not learned but laid out: a code's row is
-the sum of its colour's, its pattern's and its grain's. A code that pretraining never showed, such
-as the edge of a green circle, is then as likely as its parts are, and reads as its parts do.
+The last layer of the image head and the image embeddings are computed, not learned. The row of a
+code is the sum of one vector for its colour, one for its pattern and one for its grain. The model
+can therefore draw a code that pretraining never showed, such as the edge of a green circle: the
+head gives it the logits of its parts, and its embedding is the sum of its parts.
 
 Shape legend: K = codes, F = features, D = hidden size.
 """
@@ -36,7 +37,7 @@ _CODEBOOK_GRAIN, _EMBEDDING_SCALE, _HEAD_SCALE = 0.6, 2.0, 1.0
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; words must be separated by spaces."""
+    """A tokenizer with one token for each word. Words must be separated by spaces."""
     words = [*SPECIAL, "<unk>", *vocabulary()]
     core = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = WhitespaceSplit()
@@ -52,7 +53,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> JanusForConditionalGeneration:
-    """An untrained model; seed torch before. Its laid-out tables are in place."""
+    """An untrained model with the computed rows of its codes. Seed torch before the call."""
     table = code_table()
     features = _part_features()
     text = LlamaConfig(
@@ -68,7 +69,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> JanusForConditionalGenera
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
-    vision = JanusVisionConfig(  # unused by generation, but part of every Janus
+    vision = JanusVisionConfig(  # drawing does not use it, but every Janus model has one
         hidden_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -103,7 +104,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> JanusForConditionalGenera
 
 
 def _part_features() -> NDArray[np.float64]:
-    """Background flag, one-hot colour, one-hot pattern and grain of every code, K F."""
+    """The parts of every code, K F: background flag, one-hot colour, one-hot pattern, grain."""
     table = code_table()
     background = (table.colour_K == NO_PART)[:, None]
     colour = table.colour_K[:, None] == np.arange(len(COLOURS))
@@ -112,7 +113,10 @@ def _part_features() -> NDArray[np.float64]:
 
 
 def _band_features() -> NDArray[np.float64]:
-    """Which doubling of the background shades a code first belongs to, one-hot, K 8."""
+    """The smallest of 1, 2, 4, ... 128 shades that includes a background code, one-hot, K 8.
+
+    ``BAND`` puts such a number of shades in use. With this feature the head can tell them apart.
+    """
     table = code_table()
     doubling = np.ceil(np.log2(table.shade_K + 1))
     background = (table.colour_K == NO_PART)[:, None]
@@ -121,18 +125,20 @@ def _band_features() -> NDArray[np.float64]:
 
 @torch.no_grad()
 def _lay_out(model: JanusForConditionalGeneration, features_KF: torch.Tensor) -> None:
-    """Fill codebook, image embeddings and the image head's last layer with the parts of codes."""
+    """Write the parts of all codes into codebook, image embeddings and the head's last layer."""
     grain_scale = torch.ones(features_KF.shape[1])
     grain_scale[-2:] = _CODEBOOK_GRAIN
     core = model.model
-    # transformers normalises codebook rows when decoding but not when encoding.
+    # transformers normalises the rows of the codebook in decoding but not in encoding. Rows that
+    # are already normalised make no difference between the two.
     core.vqmodel.quantize.embedding.weight.copy_(
         nn.functional.normalize(features_KF * grain_scale, dim=-1)
     )
     core.generation_embeddings.weight.copy_(_EMBEDDING_SCALE * features_KF * grain_scale)
     bands_K8 = torch.from_numpy(_band_features()).float()
     parts_KF = torch.cat([features_KF, bands_K8], dim=1)
-    # The activation before this layer is hardly ever negative: every part is there with both signs.
+    # The inputs of this layer are hardly ever negative. Each part is written twice, with weights of
+    # both signs, so that an input can also lower the logit of a part.
     rows_KD = nn.functional.pad(
         torch.cat([parts_KF, -parts_KF], dim=1), (0, HIDDEN - 2 * parts_KF.shape[1])
     )

@@ -1,4 +1,4 @@
-"""Supervised pretraining of the policy: CoT tokens after prompts, image tokens after CoTs."""
+"""Pretrains the policy by supervised learning of the CoT tokens and the image tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from policy.janus import JanusPolicy
 from shapes.build.codes import add_grain
 from shapes.build.examples import Rows, collate, make_example
 
-NOISE = 0.4
-IMAGE_ROWS, TEXT_ROWS = 32, 16
-PROMPT_DROPOUT = 0.1  # whole prompts, for guidance
-TEXT_WEIGHT = 0.3
+NOISE = 0.4  # share of scenes with one error
+IMAGE_ROWS, TEXT_ROWS = 32, 16  # rows of a batch that learn image tokens and CoT tokens
+PROMPT_DROPOUT = 0.1  # share of image rows without their prompt; guidance needs such training
+TEXT_WEIGHT = 0.3  # weight of the CoT loss; that of the image loss is 1
 LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 30, 0.4  # linear decay over the last 60 %
 _FROZEN = ("vqmodel", "vision_model", "aligner", "generation_embeddings", "vision_head")
 
@@ -29,7 +29,7 @@ def train_policy(
     report: Callable[[int, str], None],
     scenes: int = 16_000,
 ) -> None:
-    """Train in place the language model, its head and the learned parts around the image codes."""
+    """Train the policy in place. The parts in ``_FROZEN`` stay as they are."""
     rng = np.random.default_rng(seed)
     examples = [make_example(encoder, NOISE, rng) for _ in range(scenes)]
     trained = []

@@ -1,7 +1,8 @@
 """Rebuild the embedded checkpoint: ``python -m shapes.build.pretrain``.
 
-Decoder and policy are trained at the same time in two processes of one thread each; they share
-nothing but the codes. Then the checkpoint is measured and its model card written.
+Decoder and policy are trained at the same time, each in a process of one thread. This is possible
+because neither needs the other; both use the same codes. Then the checkpoint is measured and its
+model card written.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from policy.encoding import PromptEncoder
 from policy.checkpoint.generation_defaults import GenerationDefaults, save_defaults
+from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.runtime import tune_process
 from policy.sampling import Sampling
@@ -33,11 +34,11 @@ from shapes.build.samples import MAX_COT
 DECODER_STEPS, POLICY_STEPS = 1300, 1300
 SAMPLING = GenerationDefaults.of("shapes", None, Sampling(1.0, 1.0, MAX_COT))
 _REPORT_EVERY = 50
-_DECODER_PATIENCE_S = 3600.0  # after the policy is trained; each takes minutes
+_DECODER_PATIENCE_S = 3600.0  # wait for the decoder after the policy is done; each takes minutes
 
 
 def pretrain(output: Path, seed: int, decoder_steps: int, policy_steps: int) -> int:
-    """Train both parts and save them as one transformers checkpoint; its number of parameters."""
+    """Train decoder and policy, save them as one checkpoint, return its number of parameters."""
     output.mkdir(parents=True, exist_ok=True)
     tokenizer, model = _untrained(seed)
     with tempfile.TemporaryDirectory() as folder:

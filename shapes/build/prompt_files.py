@@ -1,4 +1,4 @@
-"""The prompt files of the shapes world: ``python -m shapes.build.prompt_files`` writes ``shapes/data/``."""
+"""Write the prompt files in ``shapes/data/``: ``python -m shapes.build.prompt_files``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from shapes.scenes import sample_request
 from shapes.world import HELD_OUT, Kind
 
 DATA = Path(__file__).parents[1] / "data"
-# File stem -> rows, seed, and the kinds of which every row must hold one (None: seen kinds only).
+# File stem -> number of rows, seed, and kinds. Each row names at least one of these kinds; None
+# means that it names seen kinds only.
 FILES: dict[str, tuple[int, int, Sequence[Kind] | None]] = {
     "train": (2000, 1000, None),
     "seen": (96, 555, None),
@@ -22,14 +23,16 @@ FILES: dict[str, tuple[int, int, Sequence[Kind] | None]] = {
 
 
 def prompt_lines(stem: str) -> list[str]:
-    """The rows of one file, as JSON. Prompts repeat where the task mix wants it."""
+    """The rows of one file as JSON. Prompts repeat where a task has fewer prompts than rows."""
     count, seed, required = FILES[stem]
     rng = np.random.default_rng(seed)
     return [json.dumps(sample_request(rng, required).row()) for _ in range(count)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m shapes.build.prompt_files", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m shapes.build.prompt_files", description=__doc__
+    )
     parser.add_argument("--output", type=Path, default=DATA, help="folder to write to")
     output: Path = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)

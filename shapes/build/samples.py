@@ -1,6 +1,6 @@
-"""Plain batched sampling, to measure a checkpoint without the rollout system.
+"""Samples from a checkpoint in plain batches, to measure it without the rollout workers.
 
-Rows are padded on the left; masks and positions follow the row.
+Rows are padded on the left. Attention masks leave the padding out, and positions do not count it.
 
 Shape legend: B = rows, L = positions, N = image tokens.
 """
@@ -26,7 +26,7 @@ MAX_COT = 24  # the longest CoT of pretraining has 18 tokens
 
 @dataclass(frozen=True)
 class Samples:
-    """One CoT and one image a row."""
+    """One CoT and one image for each of B rows."""
 
     cots: list[str]
     cot_entropies: list[NDArray[np.float32]]  # nats, conditional, one per CoT token
@@ -43,7 +43,7 @@ def sample(
     guidance_scale: float,
     generator: torch.Generator,
 ) -> Samples:
-    """Sample at temperature 1 from the full distributions, one row a prompt."""
+    """Sample one row for each prompt, at temperature 1 and from all tokens."""
     cot_prompts = [encoder.cot_prompt_ids(prompt) for prompt in prompts]
     ids, entropies = _sample_cots(policy, cot_prompts, encoder, generator)
     cots = [encoder.cot_text(row) for row in ids]
@@ -59,7 +59,7 @@ def sample(
 
 
 class _Stream:
-    """Rows being continued: cache, mask and positions."""
+    """The rows that are being sampled, with their KV cache, attention mask and positions."""
 
     def __init__(self, policy: JanusPolicy, prompts: Sequence[IntArray], pad: int) -> None:
         length = max(len(prompt) for prompt in prompts)
