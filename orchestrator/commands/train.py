@@ -9,8 +9,6 @@ from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
 from orchestrator.record.own_checkpoints import OwnCheckpoints
 from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
 from orchestrator.settings.cluster_address import cluster_address
-from orchestrator.settings.inputs import check_inputs
-from orchestrator.settings.machine import check_machine
 from orchestrator.settings.run_config import RunConfig, dump_config, load_config
 from orchestrator.workers.cluster import private_environment
 from policy.errors import RunFailed, Stopped, UserError
@@ -27,6 +25,10 @@ def run(parsed: argparse.Namespace) -> None:
 
 def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     config = load_config(parsed.config, parsed.overrides)
+    # These import torch and transformers, which takes seconds. A mistake in the file is said first.
+    from orchestrator.settings.inputs import check_inputs
+    from orchestrator.settings.machine import check_machine
+
     inputs = check_inputs(config)
     check_machine(config, inputs.model_path)
     if parsed.dry_run:
