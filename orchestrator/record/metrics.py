@@ -106,7 +106,7 @@ STEP_METRICS = (
     Metric("tokens/high_fraction", "share", "gauge", "share of tokens of high entropy"),
     Metric("bonus/mean", "1", "gauge", "entropy bonus, mean over the high-entropy tokens"),
     Metric("bonus/flip_share", "share", "gauge",
-           "of the high-entropy tokens of negative advantage, the share that the bonus reverses"),
+           "share of the high-entropy tokens of negative advantage that the bonus reverses"),
     Metric("lambda_b", "1", "gauge",
            "factor of the bonus, which makes the whole batch keep its budget"),
     Metric("entropy/{modality}/mean", "1", "gauge",
