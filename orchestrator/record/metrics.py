@@ -27,11 +27,10 @@ KINDS: dict[Kind, str] = {
     "time": "a duration or a moment, which differs between two runs of one seed",
     "other": "a text, a list or a mapping",
 }
-MODALITIES = ("cot", "image")
 STAGES = ("rollout", "reward", "learn", "sync", "evaluate")
 # Placeholder -> (regular expression of what may stand in its place, what it is).
 PLACEHOLDERS = {
-    "modality": ("|".join(MODALITIES), "cot or image: the kind of token"),
+    "modality": ("cot|image", "cot or image: the kind of token"),
     "part": (".+", "a part that the reward names in the detail of its scores"),
     "reward": ("[^/]+", "the name of a reward"),
     "set": ("[^/]+", "the name of a fixed evaluation set"),
