@@ -39,7 +39,7 @@ def reward_metrics(
     """Statistics of the rewards of one step.
 
     ``scored`` are the groups that are trained on, ``advantages`` their advantages in the same
-    order. A failed trajectory enters no mean; it is only counted as a failure. Of the groups in
+    order. A failed score enters no mean; it is only counted as a failure. Of the groups in
     ``dropped`` nothing but the failures is counted.
     """
     totals = [total for group in scored for total in group.totals if total is not None]

@@ -27,11 +27,10 @@ KINDS: dict[Kind, str] = {
     "time": "a duration or a moment, which differs between two runs of one seed",
     "other": "a text, a list or a mapping",
 }
-MODALITIES = ("cot", "image")
 STAGES = ("rollout", "reward", "learn", "sync", "evaluate")
 # Placeholder -> (regular expression of what may stand in its place, what it is).
 PLACEHOLDERS = {
-    "modality": ("|".join(MODALITIES), "cot or image: the kind of token"),
+    "modality": ("cot|image", "cot or image: the kind of token"),
     "part": (".+", "a part that the reward names in the detail of its scores"),
     "reward": ("[^/]+", "the name of a reward"),
     "set": ("[^/]+", "the name of a fixed evaluation set"),
@@ -106,7 +105,7 @@ STEP_METRICS = (
     Metric("tokens/high_fraction", "share", "gauge", "share of tokens of high entropy"),
     Metric("bonus/mean", "1", "gauge", "entropy bonus, mean over the high-entropy tokens"),
     Metric("bonus/flip_share", "share", "gauge",
-           "of the high-entropy tokens of negative advantage, the share that the bonus reverses"),
+           "share of the high-entropy tokens of negative advantage that the bonus reverses"),
     Metric("lambda_b", "1", "gauge",
            "factor of the bonus, which makes the whole batch keep its budget"),
     Metric("entropy/{modality}/mean", "1", "gauge",
