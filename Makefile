@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/shapes.yaml
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# A run and its tests start dozens of processes: compiled modules are kept for the next of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 

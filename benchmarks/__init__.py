@@ -1,4 +1,4 @@
-"""The commands behind every figure; run them as ``python -m benchmarks.NAME``.
+"""The commands that measured every figure of the docs. Run one as ``python -m benchmarks.NAME``.
 
-(As a plain script ``benchmarks/rollout.py`` would hide the package ``rollout``.)
+Do not run a file as a script: ``benchmarks/rollout.py`` would then hide the package ``rollout``.
 """

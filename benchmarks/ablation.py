@@ -3,9 +3,9 @@
     python -m benchmarks.ablation run --jobs 2     # can be stopped and started again at any time
     python -m benchmarks.ablation table            # writes docs/ablation.md from the finished cells
 
-A cell is one `eg-grpo train` run: a method, a guidance scale and a seed. Finished cells are
-skipped, an interrupted one goes on from its last checkpoint. All methods of one seed share prompts,
-noise and fixed evaluations, so that they are compared in pairs.
+A cell is one `eg-grpo train` run with one method, guidance scale and seed. A finished cell is
+skipped. An interrupted cell continues from its last checkpoint. All methods of one seed share
+prompts, noise and fixed evaluations, so that they can be compared in pairs.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@
     python -m benchmarks.learner_step --model 1b --device cuda --dtype bfloat16
     python -m benchmarks.learner_step --model 7b --device cuda --dtype bfloat16 --lora 16
 
-The update is the learner's own (learner/update.py: micro-batches, the reference's forward pass,
-the objective, AdamW), by torch alone: neither Ray nor DeepSpeed is needed. Trajectories are random
-tokens with the records of the policy's own forward pass; all models but shapes have random weights.
-All updates run in one process on the same weights and take turns; a ratio is the median over
-rounds with its 95 % bootstrap interval. Times are CPU seconds of the process with one thread,
-seconds on the wall with more and on a GPU. Beside the measured peak memory stands what `eg-grpo
-doctor --plan` expects.
+The update is the learner's own code (learner/update.py: micro-batches, the reference's forward
+pass, the objective, AdamW) with torch alone. Neither Ray nor DeepSpeed is needed. Trajectories are
+random tokens with the log-probs of the policy's own forward pass. All models but shapes have random
+weights. All updates run in one process on the same weights and take turns. A ratio is the median
+over rounds with its 95 % bootstrap interval. Times are CPU seconds with one thread, and wall
+seconds with more threads or on a GPU. The memory that `eg-grpo doctor --plan` expects is printed
+beside the peak that was measured.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def measure(task: Task, rounds: int) -> None:
     tokens = sum(t.num_tokens for part in batch for t in part.source.group.trajectories)
     model = TorchModel(policy, special, task.settings(), policy.device)
     updates = {
-        name: partial(Updater(carrier, task.settings(**algorithm), special).update, batch, 0)
-        for name, carrier, algorithm in (
+        name: partial(Updater(passes, task.settings(**algorithm), special).update, batch, 0)
+        for name, passes, algorithm in (
             (GRPO, model, {"modalities": "none"}),
             (EG_GRPO, model, preset("as-code")),
             (AS_PAPER, model, preset("as-paper")),

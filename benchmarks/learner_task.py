@@ -1,4 +1,4 @@
-"""What ``benchmarks/learner_step.py`` measures, and whether there is room for it."""
+"""The update that ``benchmarks/learner_step.py`` measures, and a check that it fits into memory."""
 
 from __future__ import annotations
 

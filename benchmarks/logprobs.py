@@ -3,14 +3,14 @@
     python -m benchmarks.logprobs                                     # V = 102,400, minutes
     python -m benchmarks.logprobs --device cuda --dtype bfloat16 --repetitions 20
 
-Forward and backward through a trained head. "Full" is what autograd makes of logits, log-softmax,
-gather and entropy, the entropy without a gradient, once as usually written and once with care for
-memory; shares and ratios are against the first.
-Memory is the peak of what a pass holds beyond its inputs and the gradients that it leaves behind,
-which all have, and, as they do not have them at the same time, of all beyond the inputs: every
-storage is followed from the operation that makes it until it is let go of. What a library holds
-inside one operation is not seen. Log-probs, entropies and gradients of kernel
-and full log-softmax are compared before anything is timed, and must agree in float32.
+A pass is forward and backward through a trained head. "Full" is autograd on logits, log-softmax,
+gather and entropy, where the entropy needs no gradient. It is measured as usually written and with
+care for memory. Shares and ratios are relative to the usual form.
+Memory is a peak. It is given twice: beyond the inputs, and beyond the inputs and the gradients that
+every pass leaves behind. Every storage is followed from the operation that makes it until it is
+freed. Memory that a library uses inside one operation is not seen. Before anything is timed,
+log-probs, entropies and gradients of kernel and full log-softmax are compared. They must agree in
+float32.
 
 Shape legend: N = tokens, D = hidden size, V = vocabulary.
 """

@@ -1,5 +1,7 @@
-"""Random Janus checkpoints of the sizes that are measured. What they draw is noise; what they
-cost is what a trained model of the size costs."""
+"""Random Janus checkpoints of the sizes that are measured.
+
+They draw noise, but cost as much time and memory as a trained model of their size.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""What EG-GRPO costs over GRPO, per learner step and per head.
+"""The time that EG-GRPO costs over GRPO, per learner step and per head.
 
-    python -m benchmarks.overhead step   # at the shapes size: whole learner steps, and the
-                                         # pieces that differ alone
+    python -m benchmarks.overhead step   # at the shapes size: whole learner steps, and only the
+                                         # pieces that differ
     python -m benchmarks.overhead head   # at V = 102,400 and 16,384, hidden 4,096, 600 tokens
 
-Both methods run in one process and take turns, so that the machine's moods meet both; a ratio is
-the median over pairs, in CPU time of one thread, with a bootstrap interval (benchmarks/timing.py).
+Both methods run in one process and take turns, so that a slow moment of the machine slows both. A
+ratio is the median over pairs with a bootstrap interval, in CPU time of one thread
+(benchmarks/timing.py).
 The GRPO baseline computes no entropies. The paper reports +1.35 % of a whole training step
 (its table 5).
 """

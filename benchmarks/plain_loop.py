@@ -1,10 +1,11 @@
 """The plain generation loop that the engines are measured against.
 
-It does what the public code of Janus and of its RL offspring does: transformers modules, a
-``DynamicCache`` that grows by copying, every prompt of a group read again, image prompts padded
-between text and ``<begin_of_image>`` to the longest of the batch, conditional and unconditional
-rows interleaved, full logits of both, softmax and multinomial. It gives token ids and pixels: no
-log-probs and no entropies, which the public code computes later in a pass of their own.
+It does what the public code of Janus and of RL projects on Janus does. It uses transformers modules
+and a ``DynamicCache`` that grows by copying. It reads the prompt once for each member of a group.
+It pads image prompts between text and ``<begin_of_image>`` to the longest of the batch. Conditional
+and unconditional rows are interleaved, and full logits of both go through softmax and multinomial.
+It returns token ids and pixels. It computes no log-probs and no entropies: the public code computes
+them later in a separate pass.
 
 Shape legend: B = trajectories, R = 2 B rows (conditional, unconditional, conditional, ...),
 L = positions, N = image tokens, D = hidden size, V = image codebook.

@@ -1,12 +1,13 @@
-"""Images a second of each model reward: one at a time, batched, and in two processes.
+"""Images a second of each model reward: one at a time, in batches, and in several processes.
 
     python -m benchmarks.rewards                         # CPU: random models of middle size
     python -m benchmarks.rewards --processes 2            # and batched in processes side by side
     python -m benchmarks.rewards --size real --device cuda --rewards hps git grounding_dino
 
-Models are random and saved to a temporary folder first; the work does not depend on the weights.
-Ways take turns, so that the machine's moods meet all of them; a ratio is the median over rounds
-with a bootstrap interval. In a step of the paper each prompt has eight images, and so has it here.
+Models are random and are first saved to a temporary folder. The time does not depend on the values
+of the weights. The ways of scoring take turns, so that a slow moment of the machine slows all of
+them. A ratio is the median over rounds with a bootstrap interval. Each prompt has eight images, as
+in a step of the paper.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images and tokens per second of the engines, against a plain loop as public code has it.
+"""Images and tokens per second of the engines, compared with the plain loop of public code.
 
     python -m benchmarks.rollout                  # the shapes model, then the wide one
     python -m benchmarks.rollout --model wide     # 576 image tokens, hidden 256, 4 layers
@@ -8,9 +8,9 @@
     python -m benchmarks.rollout --model 1b --device cuda --dtype bfloat16
 
 All candidates generate whole trajectories (CoT, image tokens, pixels) of the same prompts with the
-same weights, dtype, temperature, batch and threads, each in a process of its own, and take turns.
-The engines record log-probs and entropies under two distributions beside the tokens; the plain loop
-(``benchmarks/plain_loop.py``) has tokens and pixels alone.
+same weights, dtype, temperature, batch and threads. Each runs in a process of its own, and they
+take turns. The engines also record log-probs and entropies under two distributions. The plain loop
+(``benchmarks/plain_loop.py``) returns only tokens and pixels.
 """
 
 from __future__ import annotations

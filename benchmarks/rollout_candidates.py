@@ -1,8 +1,8 @@
-"""What ``benchmarks.rollout`` compares: each candidate in a process of its own.
+"""The candidates that ``benchmarks.rollout`` compares, each in a process of its own.
 
-A process has one allocator and one set of threads, and ours are set for many small tensors
-(``policy.runtime``). Public code runs with what it finds, so the plain loop is measured as it runs
-there, and once more under our settings: what remains then is the engine's own.
+A process has one allocator and one set of threads. ``policy.runtime`` sets them for many small
+tensors. Public code runs with the defaults. So the plain loop is measured with the defaults and
+with our settings. The difference that remains under our settings is due to the engine.
 """
 
 from __future__ import annotations

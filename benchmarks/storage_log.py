@@ -1,5 +1,8 @@
-"""How much memory a computation holds at most: on a GPU by its allocator, on a CPU by following the
-storages of tensors. There, what a library holds inside one operation is not seen."""
+"""Measures the peak memory of a computation.
+
+On a GPU the allocator knows it. On a CPU the storages of all tensors are followed. Memory that a
+library uses inside one operation is not seen on a CPU.
+"""
 
 from __future__ import annotations
 

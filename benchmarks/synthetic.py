@@ -1,4 +1,4 @@
-"""Batches for a learner that needs no sampling: random tokens, rewards out of a hat."""
+"""Batches for measuring a learner without sampling: random tokens and random rewards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparing programs on a machine that has moods: interleaved runs, medians of paired ratios."""
+"""Compares programs on a machine whose speed varies: interleaved runs, medians of paired ratios."""
 
 from __future__ import annotations
 

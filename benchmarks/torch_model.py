@@ -1,7 +1,8 @@
-"""A learner rank's model by torch alone, where DeepSpeed is not installed.
+"""A learner rank's model with torch alone, for machines without DeepSpeed.
 
-float32 is what ZeRO-0 does. With a ZeRO stage, as bfloat16 needs, weights have a float32 master
-copy, and gradients add up in float32, each as soon as it is there: ZeRO-2 without its buckets.
+In float32 it does what ZeRO-0 does. With a ZeRO stage, which bfloat16 needs, weights have a float32
+master copy, and each gradient is added in float32 as soon as it is computed. This is ZeRO-2 without
+its buckets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Groups of random trajectories whose records are exactly those of a given policy."""
+"""Groups of random trajectories with exactly the log-probs and entropies of a given policy."""
 
 from __future__ import annotations
 

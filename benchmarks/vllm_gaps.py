@@ -1,10 +1,11 @@
-"""By how much vLLM's records and probe differ from the policy's: what the tolerances must allow.
+"""Measures how much vLLM's records and probe differ from the policy's, to set the tolerances.
 
     python -m benchmarks.vllm_gaps                                       # the shapes model, float32
     python -m benchmarks.vllm_gaps --dtype bfloat16
     python -m benchmarks.vllm_gaps my-janus --device cuda --dtype bfloat16
 
-It replays what a worker replays at its start (``rollout.vllm.parity``), and reads the probe.
+It replays the trajectories that a worker replays at its start (``rollout.vllm.parity``), and reads
+the probe.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class DeepSpeedPasses(Passes):
     # Backward
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Add a micro-batch's gradients; ``last`` reduces the sum over ranks.
+        """See ``Passes.backward``.
 
         DeepSpeed averages gradients over ranks. The loss is multiplied by their number, because
         the shares of the ranks are to be added.

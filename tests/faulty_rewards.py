@@ -81,14 +81,16 @@ class Sees:
 
 
 class Tells:
-    """Fails, and says in the reason what it was told in confidence."""
+    """Fails, and says in the reason what it was told in confidence, and its SHA-256."""
 
     def __init__(self, variable: str, login: str) -> None:
         self.variable = variable
         self.login = login
 
     def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
-        reason = f"http://{self.login}@scorer/ refused {os.environ.get(self.variable)}"
+        told = os.environ.get(self.variable, "")
+        digest = hashlib.sha256(told.encode()).hexdigest()
+        reason = f"http://{self.login}@scorer/ refused {told}, whose SHA-256 is {digest}"
         return [RewardFailure(reason) for _ in images]
 
 

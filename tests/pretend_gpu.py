@@ -8,7 +8,7 @@ are not shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 GPU = torch.device("cuda", 0)
 _SHELL = torch.device("lazy", 0)  # what torch's C++ sees: for CUDA it would look for a driver
@@ -98,7 +97,7 @@ class _Numbered(TorchFunctionMode):
     """``cuda`` becomes ``cuda:0``: torch would ask CUDA for the current device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(_numbered, (args, kwargs or {}))
+        args, kwargs = _mapped(_numbered, (args, kwargs or {}))
         # These read or write memory themselves, where they know the tensor's class.
         if func is Tensor.tolist:
             return args[0].cpu().tolist()
@@ -109,7 +108,7 @@ class _Numbered(TorchFunctionMode):
         if func == Tensor.data.__set__ and isinstance(args[0], OnGpu):  # as DeepSpeed moves weights
             args[0].numbers = args[1].numbers
         if getattr(func, "__module__", None) == _COLLECTIVES:  # gloo has the numbers
-            args, kwargs = tree_map_only(OnGpu, lambda t: t.numbers, (args, kwargs))
+            args, kwargs = _mapped(_numbers_of, (args, kwargs))
         return func(*args, **kwargs)
 
 
@@ -127,21 +126,42 @@ class _Made(TorchDispatchMode):
         return _run(func, args, kwargs or {})
 
 
+def _numbers_of(value: Any) -> Any:
+    return value.numbers if isinstance(value, OnGpu) else value
+
+
+def _on_cpu(value: Any) -> Any:
+    return torch.device("cpu") if isinstance(value, torch.device) else value
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """``change`` of every value in tuples, lists and dicts. torch's own tree_map, which knows other
+    containers too, took most of the time of a test on the pretended GPU."""
+    if isinstance(value, dict):
+        return {key: _mapped(change, item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [_mapped(change, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return change(value)
+
+
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    leaves: list[Any] = []
+    _mapped(leaves.append, (args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     said = {t.device for t in _together(func, args, tensors) if t.dim() > 0 or func in _STRICT}
     if len(said) > 1:
         raise RuntimeError(f"{func}: tensors on {said}")
     # Where the result shall be: a keyword but under inference_mode, or where the tensors are.
-    targets = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
+    targets = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
     if targets:
         gpu = targets[0].type in (GPU.type, _SHELL.type)
-        args, kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), (args, kwargs))
+        args, kwargs = _mapped(_on_cpu, (args, kwargs))
     else:
         gpu = any(isinstance(t, OnGpu) for t in tensors)
     if func is aten._fused_sdp_choice.default:
         return 0  # the formula: fused kernels have names of their own on a GPU
-    inner_args, inner_kwargs = tree_map_only(OnGpu, lambda t: t.numbers, (args, kwargs))
+    inner_args, inner_kwargs = _mapped(_numbers_of, (args, kwargs))
     if func is aten.mm.dtype:  # a product of 16 bits into float32 exists on GPUs only
         left, right, dtype = inner_args
         result = left.to(dtype) @ right.to(dtype)
@@ -149,7 +169,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         result = func(*inner_args, **inner_kwargs)
     if not gpu:
         return result
-    result = tree_map_only(Tensor, OnGpu, result)
+    result = _mapped(lambda leaf: OnGpu(leaf) if isinstance(leaf, Tensor) else leaf, result)
     if targets:
         return result
     return return_and_correct_aliasing(func, args, kwargs, result)

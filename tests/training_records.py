@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from orchestrator.record.metrics import TABLES, find
 from policy.types import JsonDict
-
-TIMED = ("time", "seconds/")
 
 
 def rows(run: Path, name: str = "metrics.jsonl") -> list[JsonDict]:
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+    """The rows of a file; each key of metrics must be in the table of metrics."""
+    found = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    if name in TABLES:
+        for row in found:
+            check_keys(row, name)
+    return found
+
+
+def check_keys(row: Iterable[str], name: str = "metrics.jsonl") -> None:
+    """Fail unless every key of a row of the file ``name`` is in the table of metrics."""
+    unknown = [key for key in row if find(key, TABLES[name]) is None]
+    assert not unknown, f"{name}: not in orchestrator/record/metrics.py: {', '.join(unknown)}"
 
 
 def untimed(run: Path) -> list[JsonDict]:
     """The metrics of every step but those that say when and how long."""
-    return [
-        {key: value for key, value in row.items() if not key.startswith(TIMED)} for row in rows(run)
-    ]
+    return [{key: value for key, value in row.items() if not _timed(key)} for row in rows(run)]
+
+
+def _timed(key: str) -> bool:
+    metric = find(key)
+    return metric is not None and metric.kind == "time"
 
 
 def weights_digest(run: Path, step: int) -> str:

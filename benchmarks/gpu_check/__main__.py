@@ -1,4 +1,4 @@
-"""The command; see the package."""
+"""The command line of ``benchmarks.gpu_check``, which the package describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The card's own speed, which other figures are measured against, and what is installed."""
+"""The GPU's own speed, with which other figures are compared, and the installed versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One part in a process of its own: a crash, a hang or a full GPU there ends nothing else."""
+"""Runs one part in a process of its own, so that a crash or a full GPU ends only that part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that run on the CPU every day, on the GPU: those marked ``gpu``, which need no cluster."""
+"""Runs the tests that are marked ``gpu`` on the GPU. They need no cluster and also run on a CPU."""
 
 from __future__ import annotations
 

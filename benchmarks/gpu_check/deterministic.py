@@ -1,4 +1,4 @@
-"""The same seed twice with ``deterministic: true``, which a process chooses before it begins."""
+"""The same seed twice with ``deterministic: true``, which must be set when a process starts."""
 
 from __future__ import annotations
 

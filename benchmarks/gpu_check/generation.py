@@ -1,7 +1,7 @@
-"""Whole trajectories at guidance 5: our engine against the plain loop of public code.
+"""Time of whole trajectories at guidance 5: our engine and the plain loop of public code.
 
-The bandwidth limit is the time in which a card can read, at the speed of a copy, what every token
-needs once: the weights of the layers and the head, and the keys and values of all rows so far.
+Each token needs the weights of the layers and the head, and the keys and values of all rows so far.
+The bandwidth limit is the time in which the GPU reads them once, at the speed of a copy.
 """
 
 from __future__ import annotations

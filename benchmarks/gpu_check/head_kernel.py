@@ -1,4 +1,4 @@
-"""Our kernel against full log-softmax, forward and backward, in bfloat16.
+"""Compares our kernel with full log-softmax, forward and backward, in bfloat16.
 
 Shape legend: N = tokens, D = hidden size, V = vocabulary.
 """

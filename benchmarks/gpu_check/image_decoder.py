@@ -1,4 +1,4 @@
-"""Pixels of image tokens: the whole decoder of Janus-Pro, as a rollout calls it."""
+"""Measures the whole image decoder of Janus-Pro, called as a rollout calls it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Full fine-tuning of Janus-Pro-1B's size."""
+"""Measures full fine-tuning of a model of Janus-Pro-1B's size."""
 
 from __future__ import annotations
 

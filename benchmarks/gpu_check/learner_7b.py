@@ -1,4 +1,4 @@
-"""LoRA of Janus-Pro-7B's size."""
+"""Measures LoRA training of a model of Janus-Pro-7B's size."""
 
 from __future__ import annotations
 

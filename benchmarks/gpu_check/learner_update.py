@@ -1,4 +1,4 @@
-"""One update by the learner's own code: time, tokens a second, memory against the plan."""
+"""Measures one update by the learner's own code: time, tokens a second, planned and real memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time and memory of a call, on a GPU or a CPU."""
+"""Measures time and memory of a call, on a GPU or a CPU."""
 
 from __future__ import annotations
 

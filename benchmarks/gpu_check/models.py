@@ -1,4 +1,4 @@
-"""Janus policies with random weights, made on the device: no file, and nothing on the host."""
+"""Makes Janus policies with random weights directly on the device, without a file."""
 
 from __future__ import annotations
 

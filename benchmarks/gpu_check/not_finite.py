@@ -1,4 +1,4 @@
-"""What an update does with numbers that are not finite, as a GPU computes them."""
+"""Checks what an update does with numbers that are not finite when a GPU computes them."""
 
 from __future__ import annotations
 

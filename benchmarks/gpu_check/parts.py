@@ -1,4 +1,4 @@
-"""The parts, ordered by their worth, for the case that time ends."""
+"""The list of parts. The most important come first, in case the time runs out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What every part needs, imported once for all: the processes of the parts begin as its copies.
+"""Imports the modules that every part needs, once. The processes of the parts are forks of it.
 
-Nothing here may touch CUDA, which does not survive a copy of a process.
+Nothing here may touch CUDA, because CUDA does not work in a fork.
 """
 
 import peft  # noqa: F401

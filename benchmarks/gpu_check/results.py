@@ -1,4 +1,4 @@
-"""What is known of every part, in one file that is whole at any moment."""
+"""Keeps the results of all parts in one file, which is complete at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that describe the reward models at their published sizes, but hold no weights."""
+"""Writes folders that describe the reward models at their published sizes, without weights."""
 
 from __future__ import annotations
 

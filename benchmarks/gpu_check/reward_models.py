@@ -1,8 +1,8 @@
-"""Images a second and memory of the reward models, built by the rewards themselves.
+"""Measures images a second and memory of the reward models.
 
-Configuration, preprocessing and scoring are a reward's own. Its weights are random and made on the
-device: ``load_model`` is replaced, so that no file of gigabytes is written. Tokenizers of letters
-stand in for the real ones, so a text has more tokens than it would have.
+The reward's own code reads the configuration, prepares the inputs and scores. Weights are random
+and made on the device: ``load_model`` is replaced, so that no file of gigabytes is written. The
+tokenizers split texts into letters, so a text has more tokens than with the real tokenizer.
 """
 
 from __future__ import annotations

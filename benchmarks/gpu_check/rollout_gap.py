@@ -1,7 +1,7 @@
-"""What a rollout records against what the learner computes of the same tokens, in bfloat16.
+"""Compares a rollout's records with the learner's log-probs of the same tokens, in bfloat16.
 
-At T = 0.7 and guidance 5, under which a rounding counts for more. Random weights whose heads are
-enlarged stand in for a trained model's.
+Temperature 0.7 and guidance 5 enlarge rounding errors. Random weights with enlarged heads stand in
+for a trained model's.
 """
 
 from __future__ import annotations

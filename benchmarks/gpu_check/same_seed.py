@@ -1,4 +1,4 @@
-"""Whether the same seed gives the same bits, in the mode that the process is in."""
+"""Checks whether the same seed gives the same bits, deterministic or not as the process is set."""
 
 from __future__ import annotations
 

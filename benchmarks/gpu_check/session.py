@@ -1,8 +1,8 @@
-"""The parts one after the other, each in its process and within its time.
+"""Runs the parts one after the other, each in its own process and with its own time limit.
 
-Failure policy: a part that raises, dies or takes too long is written down with what it had measured
-by then, and the next one starts; only an interrupt ends the session. Nothing that failed counts as
-done, so the next call tries it again.
+Failure policy: when a part raises, dies or takes too long, the failure is recorded with the figures
+measured until then, and the next part starts. Only an interrupt ends the session. A failed part
+does not count as done, so the next call runs it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a sleeping rollout worker and a learner after its update give back to the GPU's others."""
+"""Measures the GPU memory that a sleeping rollout worker frees, and that torch can give back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On what figures are taken: two runs are of one kind when all of this is equal."""
+"""Describes the machine and the versions. Two runs are comparable when all of this is equal."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Results as Markdown, a column for each machine.
+"""Prints results as a Markdown table with a column for each machine.
 
     python -m benchmarks.gpu_check.table CPU/results.json [GPU/results.json]
 
-With one file the second column is empty: it waits for a GPU.
+With one file, the second column is empty, for a GPU's figures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a part is given and what it gives back; no torch here, the session needs none."""
+"""The input and the output of a part. It imports no torch, because the session needs none."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One command a file: parse what it was given, call, print."""
+"""The commands, one file each. A command calls the code that does the work and prints results."""

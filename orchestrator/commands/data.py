@@ -1,4 +1,7 @@
-"""``eg-grpo data fetch``: the public prompt files, checked, and the leaks between them."""
+"""``eg-grpo data fetch``: downloads and checks the public prompt files, and lists leaks.
+
+A leak is a validation prompt that is also a training prompt.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,11 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def fetch(output: Path) -> None:
-    """Download what is missing below ``output`` and list the leaks; a second run only checks.
+    """Download the files that ``output`` lacks, check the others, and list the leaks.
 
-    It also writes ``seen.jsonl``, a fixed cut through the training file for evaluation: that file
-    is sorted by kind, and evaluation reads the head of a file.
+    It also writes ``seen.jsonl``, training prompts for evaluation: every n-th row of the training
+    file. The training file itself would not do, because it is sorted by kind of prompt and
+    evaluation reads only the first rows of a file.
     """
     for file in PUBLIC_FILES:
         state = "downloaded" if download(file, output) else "there"
@@ -53,7 +57,7 @@ def fetch(output: Path) -> None:
 
 
 def _write_seen(file: Path, training_file: Path) -> int:
-    """Every how many rows one was taken. Later runs trust the file: it is never there in part."""
+    """Write every n-th row and return n. The file is written whole, because later runs trust it."""
     rows = read_text(training_file).removesuffix("\n").split("\n")
     step = len(rows) // _SEEN_PROMPTS
     write_whole(file, "".join(f"{row}\n" for row in rows[::step][:_SEEN_PROMPTS]))

@@ -1,4 +1,4 @@
-"""``eg-grpo doctor``: what this machine has, and whether a configuration can run on it."""
+"""``eg-grpo doctor``: shows what this machine has, and checks whether a configuration can run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Examine this machine or, with ``--plan``, the memory that a configuration needs."""
+    """Examine this machine. With ``--plan``, compute the memory that a configuration needs."""
     if not parsed.plan:
         examine(parsed.config, parsed.overrides)
         return
@@ -39,7 +39,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def examine(config_path: Path | None, overrides: list[str]) -> None:
-    """Print one line a finding. Raises ``UserError`` at the end when a check failed."""
+    """Print one line for each check. Raises ``UserError`` at the end when a check failed."""
     findings: list[tuple[str, Callable[[], str]]] = [
         ("python", platform.python_version),
         *((name, lambda name=name: importlib.metadata.version(name)) for name in PACKAGES),
@@ -68,7 +68,10 @@ def plan(
     gpu_gib: float | None,
     host_gib: float | None,
 ) -> None:
-    """Print what a configuration needs; raises ``UserError`` when the machine is too small."""
+    """Print the memory that a configuration needs.
+
+    Raises ``UserError`` when the machine has too little.
+    """
     from orchestrator.settings.plan import make_plan, table, this_machine
     from orchestrator.settings.plan_inputs import assumptions, planned_lengths, planned_size
     from orchestrator.settings.run_config import load_config

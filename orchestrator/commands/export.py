@@ -1,4 +1,4 @@
-"""``eg-grpo export``: a checkpoint's model for transformers, or its LoRA adapter for peft."""
+"""``eg-grpo export``: copies a checkpoint's model for transformers, or its adapter for peft."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policy.errors import UserError
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Export, print the folder, and to standard error what is to be said of an adapter's base."""
+    """Export and print the folder. A note on the adapter's base model goes to standard error."""
     output = export(parsed.checkpoint, parsed.output, parsed.adapter)
     print(output)
     if parsed.adapter and (note := output / ADAPTER_NOTE).is_file():
@@ -25,9 +25,9 @@ def run(parsed: argparse.Namespace) -> None:
 def export(checkpoint: Path, output: Path, adapter: bool = False) -> Path:
     """Copy the model of a ``step-N`` folder to ``output``, which appears whole or not at all.
 
-    The model of a LoRA run is merged; ``adapter`` takes the adapter alone. What the checkpoint's
-    manifest does not vouch for is not copied. Raises ``UserError`` when the checkpoint is damaged
-    or has no adapter, or ``output`` is not empty or cannot be written.
+    The model of a LoRA run is the merged one. With ``adapter``, only the adapter is copied. Files
+    that the checkpoint's manifest does not list are left out. Raises ``UserError`` when the
+    checkpoint is damaged or has no adapter, or ``output`` is not empty or cannot be written.
     """
     files = [Path(name) for name in verified_manifest(checkpoint, others="leave").files]
     part = ADAPTER if adapter else MODEL

@@ -1,4 +1,4 @@
-"""``eg-grpo generate``: images and CoTs for one prompt, from a checkpoint alone, without Ray."""
+"""``eg-grpo generate``: draws images for one prompt from a checkpoint, without Ray."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from policy.types import Group, Prompt
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Draw, and print where the contact sheet lies."""
+    """Draw the images and print the path of the contact sheet."""
     print(generate(parsed))
 
 
 def generate(parsed: argparse.Namespace) -> Path:
     """Write ``<output>/0.png ...``, ``cots.jsonl`` and ``sheet.png``; returns the sheet's path.
 
-    Without an output, the first of ``generated``, ``generated-2``, ... that is not there is made.
-    Raises ``UserError`` for an output with anything in it: pictures of two prompts would mix.
+    Without ``--output``, the folder is the first of ``generated``, ``generated-2``, ... that does
+    not exist. Raises ``UserError`` for a folder that is not empty, because images of two prompts
+    would mix.
     """
     for flag, value in (("--n", parsed.n), ("--batch-size", parsed.batch_size)):
         if value < 1:
@@ -66,7 +67,7 @@ def generate(parsed: argparse.Namespace) -> Path:
         config, folder, defaults.template, defaults.instruction, dtype=parsed.dtype
     )
     seeds = tuple(derived_seed("generate", parsed.seed, index) for index in range(parsed.n))
-    output = _made(parsed.output)  # before the work, which an unwritable place would waste
+    output = _made(parsed.output)  # first, because an unwritable folder would waste the work
     try:
         (group,) = engine.generate([GenerationRequest(prompt, seeds)])
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""``eg-grpo train``: from a configuration file to a trained policy and its report."""
+"""``eg-grpo train``: trains a policy as a configuration file describes, and writes a report."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
 from orchestrator.record.own_checkpoints import OwnCheckpoints
 from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
 from orchestrator.settings.cluster_address import cluster_address
-from orchestrator.settings.inputs import check_inputs
-from orchestrator.settings.machine import check_machine
 from orchestrator.settings.run_config import RunConfig, dump_config, load_config
 from orchestrator.workers.cluster import private_environment
 from policy.errors import RunFailed, Stopped, UserError
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Train, and write the report. Raises ``RunFailed`` or ``Stopped``, which say how to go on."""
+    """Train and write the report.
+
+    Raises ``RunFailed`` or ``Stopped`` with a message that says how to continue the run.
+    """
     with graceful_interrupt() as interrupt:
         _train(interrupt, parsed)
 
 
 def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     config = load_config(parsed.config, parsed.overrides)
+    # These import torch and transformers, which takes seconds. A mistake in the file is said first.
+    from orchestrator.settings.inputs import check_inputs
+    from orchestrator.settings.machine import check_machine
+
     inputs = check_inputs(config)
     check_machine(config, inputs.model_path)
     if parsed.dry_run:
@@ -32,7 +37,7 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
 
     if cluster_address(config.cluster.address) is None:
         private_environment()
-    # These import Ray, which reads that environment once and for all.
+    # These modules import Ray, which reads the environment only once.
     from orchestrator.pipeline.opening import open_run
     from orchestrator.pipeline.training import train
     from orchestrator.report.page import headlines, write_report
@@ -54,7 +59,7 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
 
 
 def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, RunFolder]:
-    """The run folder, made or found, and the configuration with the name that it got."""
+    """Make or open the run folder. The configuration that is returned has the folder's name."""
     if not parsed.new:
         return config, RunFolder(config.folder, parsed.resume)
     if len(config.name) > LONGEST_NEW:
@@ -64,7 +69,7 @@ def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, R
 
 
 def _way_on(folder: Path) -> str:
-    """What is left of a run that did not end, and what to do with it."""
+    """The last checkpoint of a run that stopped early, and the command that continues the run."""
     last = OwnCheckpoints(folder).last()
     if last is None:
         return f"{folder} has no checkpoint yet; start afresh with --new"

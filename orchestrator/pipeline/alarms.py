@@ -1,6 +1,6 @@
-"""What otherwise stays silent: a run that looks healthy and learns nothing.
+"""Alarms: signs that a run learns nothing although it goes on without an error.
 
-Each alarm is a sentence for the log and the metrics row.
+Each alarm is a sentence. It goes to the log, to the terminal and into the metrics row.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from collections.abc import Mapping
 from policy.equality import all_equal
 from policy.types import JsonDict
 
-WINDOW = 5  # steps a reward may stand still before it is called constant
-MAX_FLIP_SHARE = 0.10  # of negative-advantage high tokens that the bonus turned positive
-MAX_CUT_SHARE = 0.5  # of CoTs that the length cap cut
+WINDOW = 5  # a reward with one value for so many steps is constant
+# Share of the high-entropy tokens of negative advantage that the bonus may turn positive.
+MAX_FLIP_SHARE = 0.10
+MAX_CUT_SHARE = 0.5  # share of CoTs that the length cap may cut
 
 
 class Alarms:
-    """Watches the metrics rows of one run."""
+    """Checks the metrics rows of one run, in order of steps."""
 
     def __init__(self) -> None:
         self._recent: dict[str, deque[tuple[float, float]]] = {}
 
     def check(self, row: JsonDict, spreads: Mapping[str, tuple[float, float]]) -> list[str]:
-        """Alarms of one step.
+        """The alarms of one step; ``row`` is its metrics row so far.
 
-        ``spreads`` holds for every reward the lowest and highest value of the step's
-        trajectories; rewards of which all failed are absent.
+        ``spreads`` maps a reward to its lowest and highest value over the step's trajectories. A
+        reward that failed for all of them is absent.
         """
         found = []
         if not row["grad_norm"]:

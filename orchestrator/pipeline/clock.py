@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds spent in each stage of a step, as ``seconds/<stage>``."""
+    """Measures how long each stage of a step takes. Starts when it is made."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
@@ -17,6 +17,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Add the duration of the context to ``seconds/<name>``."""
         start = time.perf_counter()
         try:
             yield
@@ -24,6 +25,7 @@ class Clock:
             self.seconds[f"seconds/{name}"] += time.perf_counter() - start
 
     def row(self) -> dict[str, float]:
+        """Seconds of each stage, and ``seconds/step``: all the time since the clock was made."""
         total = time.perf_counter() - self.started
         return {name: round(value, 4) for name, value in self.seconds.items()} | {
             "seconds/step": round(total, 4)

@@ -1,6 +1,7 @@
-"""Ctrl-C and SIGTERM: finish the step, save, say where; a second one stops at once.
+"""Handles Ctrl-C and SIGTERM.
 
-While nothing would be lost, which is until the first step begins, the first one stops at once.
+The first signal lets the run finish its step and save a checkpoint. A second signal stops the run
+at once. Before the first step no work can be lost, so there the first signal stops it at once.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Slurm signals every process of a step, and srun hands on to them what it gets itself.
+# Slurm sends SIGTERM to every process of a job step, and srun passes on the SIGTERM that it gets
+# itself. So one request to stop can arrive twice. A second SIGTERM within this time is ignored.
 _ONE_SIGTERM_S = 1.0
 
 
 class Interrupt:
-    """Whether the user, or who runs the cluster, asked to stop."""
+    """Knows whether a signal has asked the run to stop."""
 
     def __init__(self) -> None:
         self.requested = False
-        self.stepping = False  # set once a step is worth finishing
+        self.stepping = False  # true from the first step on
         self.echo_until = 0.0
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -38,7 +40,7 @@ class Interrupt:
 
 @contextmanager
 def graceful_interrupt() -> Iterator[Interrupt]:
-    """Handle SIGINT and SIGTERM as said above; restores the old handlers on exit."""
+    """Handle SIGINT and SIGTERM as the module says, and restore the old handlers on exit."""
     interrupt = Interrupt()
     previous = {
         number: signal.signal(number, interrupt._on_signal)
@@ -47,7 +49,7 @@ def graceful_interrupt() -> Iterator[Interrupt]:
     try:
         yield interrupt
     finally:
-        # The old handler would take an echo for a signal of its own.
+        # Wait until no repeated SIGTERM can arrive: the old handler would act on it.
         time.sleep(max(0.0, interrupt.echo_until - time.monotonic()))
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,7 @@
-"""One row of metrics.jsonl, put together from what each stage of a step reports."""
+"""The parts of a row of metrics.jsonl that the orchestrator computes: times, rewards and scoring.
+
+Every key is listed in orchestrator/record/metrics.py.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,11 @@ def reward_metrics(
     advantages: Sequence[Sequence[float | None]],
     dropped: Sequence[ScoredGroup] = (),
 ) -> JsonDict:
-    """Rewards of a step's trajectories; failed ones count nowhere but as failures.
+    """Statistics of the rewards of one step.
 
-    Of the groups that were dropped, only the failures count.
+    ``scored`` are the groups that are trained on, ``advantages`` their advantages in the same
+    order. A failed trajectory enters no mean; it is only counted as a failure. Of the groups in
+    ``dropped`` nothing but the failures is counted.
     """
     totals = [total for group in scored for total in group.totals if total is not None]
     row: JsonDict = {"reward/mean": _mean(totals), "reward/std": _std(totals)}
@@ -57,7 +62,7 @@ def reward_metrics(
 
 
 def scoring_metrics(usage: Mapping[str, Usage]) -> JsonDict:
-    """What each reward's pool did for a step; seconds are of one ``score()`` call."""
+    """The work of each reward's pool in one step. Seconds are those of single ``score()`` calls."""
     row: JsonDict = {}
     for name, used in usage.items():
         looked_up = used.cache_hits + used.cache_misses
@@ -73,7 +78,7 @@ def scoring_metrics(usage: Mapping[str, Usage]) -> JsonDict:
 
 
 def failures_by_reward(scored: Sequence[ScoredGroup]) -> dict[str, int]:
-    """How many trajectories each reward failed to score."""
+    """How many trajectories each reward failed to score, by the reward's name."""
     counts: dict[str, int] = {}
     for group in scored:
         for name, results in group.results.items():
@@ -83,12 +88,15 @@ def failures_by_reward(scored: Sequence[ScoredGroup]) -> dict[str, int]:
 
 
 def spreads(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of each reward that has any."""
+    """The lowest and the highest value of each reward; rewards without a value are left out."""
     return {name: (min(v), max(v)) for name, v in values.items() if v}
 
 
 def without_nan(row: JsonDict) -> JsonDict:
-    """The row with null for what JSON has no number for: the mean of nothing, what overflowed."""
+    """The row with None in place of NaN and infinity, which JSON cannot express.
+
+    NaN is the mean of no values, infinity a number that overflowed.
+    """
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()

@@ -1,8 +1,9 @@
-"""The checkpoints that a run's own history wrote, and the best of them.
+"""The checkpoints that this run wrote, and which of them is the best.
 
-``checkpoints/written.json`` lists their steps. A step is listed before its folder is made and taken
-off after the folder is gone, so that whatever a crash leaves is listed. A ``step-N`` folder that is
-not was put there by somebody: it is never resumed from, overwritten or deleted.
+``checkpoints/written.json`` lists the steps of these checkpoints. A step enters the list before its
+folder is made and leaves the list after its folder is deleted. A folder that a crash leaves behind
+is therefore always listed. A ``step-N`` folder that is not listed belongs to somebody else: the run
+never resumes from it, overwrites it or deletes it.
 """
 
 from __future__ import annotations
@@ -25,24 +26,26 @@ _PARTS, _MANIFEST = ("model", "adapter", "state", "rng"), "manifest.json"
 
 
 class OwnCheckpoints:
-    """Those of one run folder. Whoever changes them holds the folder's lock."""
+    """The checkpoints of one run folder. Only the process that holds the folder's lock changes
+    them."""
 
     def __init__(self, run_folder: Path) -> None:
         self.folder = run_folder / "checkpoints"
         self._list = self.folder / WRITTEN
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` lies."""
+        """The folder of the checkpoint of ``step``, whether it exists or not."""
         return self.folder / f"step-{step}"
 
     def start(self) -> None:
-        """A new run has written nothing yet: whatever comes into the folder is somebody's."""
+        """Write an empty list: a new run has no checkpoint, and only listed folders are its own."""
         self._note(set())
 
     def begin(self, step: int) -> Path:
-        """Where to write the checkpoint of ``step``; from now on the run may delete it.
+        """List ``step`` and return the folder to write its checkpoint to.
 
-        Raises ``UserError`` when something lies there that the run did not write.
+        From now on the run may delete that folder. Raises ``UserError`` when the folder exists and
+        the run did not write it.
         """
         path, written = self.path(step), self._written()
         if step not in written and path.exists():
@@ -51,16 +54,16 @@ class OwnCheckpoints:
         return path
 
     def whole(self) -> list[Path]:
-        """By step; one without its manifest was cut off and does not count."""
+        """The whole checkpoints in order of steps. One without a manifest was cut off: left out."""
         return [path for path in map(self.path, sorted(self._written())) if _is_whole(path)]
 
     def last(self) -> Path | None:
-        """The one to resume from."""
+        """The checkpoint to resume from: the newest whole one; None without any."""
         whole = self.whole()
         return whole[-1] if whole else None
 
     def check_room_after(self, last: Path) -> None:
-        """Raise ``UserError`` when a place that the resumed run may come to is taken."""
+        """Raise ``UserError`` when a later step's folder exists that this run did not write."""
         written, step = self._written(), checkpoint_step(last)
         for other in self._named_so():
             if checkpoint_step(other) > step and checkpoint_step(other) not in written:
@@ -70,26 +73,26 @@ class OwnCheckpoints:
                 )
 
     def resume_from(self, last: Path) -> None:
-        """Delete what the run wrote after ``last`` and what it left unfinished."""
+        """Delete the run's checkpoints that are newer than ``last`` or not whole."""
         written, step = self._written(), checkpoint_step(last)
-        self._note(written)  # a run begun before there was a list has one from now on
+        self._note(written)  # runs of older versions have no list
         whole = {checkpoint_step(path) for path in self.whole()}
         self._delete({other for other in written if other > step or other not in whole})
 
     def keep_only(self, steps: set[int]) -> None:
-        """Delete all others but the best one."""
+        """Delete the run's checkpoints except those of ``steps`` and the best one."""
         best = self._best()
         self._delete(self._written() - steps - (set() if best is None else {best["step"]}))
 
     def is_better(self, evaluation_set: str, reward: float | None) -> bool:
-        """Whether ``reward`` beats the best checkpoint's on the same fixed set."""
+        """Whether ``reward`` is higher than that of the best checkpoint on the same fixed set."""
         best = self._best()
         if reward is None:
             return False
         return best is None or best["set"] != evaluation_set or reward > best["reward/mean"]
 
     def note_best(self, evaluation_set: str, step: int, reward: float | None) -> None:
-        """Remember the checkpoint of ``step``, already written, if it is the best so far."""
+        """Record the checkpoint of ``step``, which is already written, if it is the best so far."""
         if not self.is_better(evaluation_set, reward):
             return
         row = {"step": step, "set": evaluation_set, "reward/mean": reward}
@@ -97,7 +100,10 @@ class OwnCheckpoints:
         self.keep_only({step})
 
     def _best(self) -> JsonDict | None:
-        """The best one; one that the resumed history never reached is none."""
+        """Step, set and reward of the best checkpoint; None without one, or if it was deleted.
+
+        A run that resumes from an earlier step deletes the checkpoints after that step.
+        """
         best: JsonDict | None = _read(self.folder / _BEST)
         return best if best is not None and self.path(best["step"]) in self.whole() else None
 
@@ -105,13 +111,13 @@ class OwnCheckpoints:
         steps: list[int] | None = _read(self._list)
         if steps is not None:
             return set(steps)
-        # A run begun before there was a list kept its last checkpoint and its best.
+        # Runs of older versions have no list. They kept the last checkpoint and the best one.
         last = max(map(checkpoint_step, filter(_is_whole, self._named_so())), default=None)
         best: JsonDict = _read(self.folder / _BEST) or {"step": None}
         return {step for step in (last, best["step"]) if step is not None}
 
     def _named_so(self) -> list[Path]:
-        """Whatever has the name of a checkpoint; step-40-backup has not."""
+        """All files and folders named like a checkpoint; step-40-backup is not."""
         return [path for path in self.folder.glob("step-*") if _STEP.fullmatch(path.name)]
 
     def _note(self, steps: set[int]) -> None:
@@ -119,21 +125,22 @@ class OwnCheckpoints:
 
     def _delete(self, steps: set[int]) -> None:
         for path in map(self.path, steps):
-            if path.is_symlink():  # somebody moved it: what lies there is theirs now
+            if path.is_symlink():  # a user moved the checkpoint and left a link: only the link goes
                 path.unlink()
             elif path.is_dir():
                 with writing(path):
-                    (path / _MANIFEST).unlink(missing_ok=True)  # deleted in part, it is not whole
+                    # The manifest goes first: a checkpoint that is deleted in part is not whole.
+                    (path / _MANIFEST).unlink(missing_ok=True)
                     for part in filter(Path.is_dir, map(path.joinpath, _PARTS)):
                         shutil.rmtree(part)
-                    if not any(path.iterdir()):  # else somebody's files are beside them
+                    if not any(path.iterdir()):  # files that the run did not write stay
                         path.rmdir()
         if steps:
             self._note(self._written() - {step for step in steps if not self.path(step).exists()})
 
 
 def checkpoint_step(folder: Path) -> int:
-    """N of a ``step-N`` folder."""
+    """The number N in the name of a ``step-N`` folder."""
     return int(folder.name.removeprefix("step-"))
 
 

@@ -1,4 +1,4 @@
-"""What the user reads while a run goes on: one line a step, with the time that is left."""
+"""What the user reads during a run: one line for each step, with the estimated time left."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from collections import deque
 from policy.secrets import masked
 from policy.types import JsonDict
 
-_RECENT = 20  # steps averaged for the estimate
+_RECENT = 20  # steps whose mean duration gives the estimate
 
 
 class Progress:
-    """Prints to standard error, so that standard output stays for results."""
+    """Prints to standard error: standard output is for results."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self._seconds: deque[float] = deque(maxlen=_RECENT)
 
     def note(self, text: str) -> None:
+        """Print one line with its secrets masked."""
         print(masked(text), file=sys.stderr, flush=True)
 
     def step(self, row: JsonDict) -> None:
+        """Print the line of one step from its row of ``metrics.jsonl``."""
         self._seconds.append(row["seconds/step"])
         left = (self.steps - row["step"]) * sum(self._seconds) / len(self._seconds)
         self.note(
@@ -34,7 +36,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """``1 h 02 min``, ``3 min 05 s`` or ``12 s``."""
+    """A duration as text: ``1 h 02 min``, ``3 min 05 s`` or ``12 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

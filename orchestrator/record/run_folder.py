@@ -1,7 +1,7 @@
-"""The run folder: everything a run leaves behind, and the lock that keeps a second run out.
+"""The run folder: all files of a run, and the lock that keeps a second process out.
 
-``runs/<name>/``: ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
-``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html``,
+``runs/<name>/`` holds ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
+``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html`` and
 ``run.log``.
 """
 
@@ -20,7 +20,7 @@ from policy.errors import UserError
 from policy.text_files import decoded, parse_json
 from policy.types import JsonDict
 
-LONGEST_NEW = 90  # characters of a name to which a number may be added
+LONGEST_NEW = 90  # characters of a name, so that ``-2`` and so on still fit behind it
 _LOCK = ".lock"
 _OF_A_START = (_LOCK, "config.yaml", "inputs.json", "run.log", f"checkpoints/{WRITTEN}")
 _ROWS = (
@@ -33,15 +33,15 @@ _ROWS = (
 
 
 class FolderInUse(UserError):
-    """A living process has the run folder."""
+    """Another process is using the run folder."""
 
 
 class RunFolder:
-    """Owns one run's files; hold it open for the life of the run.
+    """Owns the files of one run. It stays open, and the folder locked, as long as the run lasts.
 
-    Raises ``UserError`` when the folder cannot be written, is in use by a living process, or
-    holds anything that ``resume`` does not continue: nothing is deleted or overwritten but what
-    this run's history wrote.
+    Raises ``UserError`` when the folder cannot be written, when another process is using it, when
+    a new run finds files in it, or when ``resume`` finds no checkpoint in it. Files that this run
+    did not write are never deleted or overwritten.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
@@ -75,8 +75,10 @@ class RunFolder:
 
     @classmethod
     def fresh(cls, root: Path, name: str) -> Self:
-        """The first of ``name``, ``name-2``, ... that is not there. Made here, so that of two
-        processes at once each has its own."""
+        """Make and open the first of the folders ``name``, ``name-2``, ... that does not exist.
+
+        Of two processes that do so at the same time each gets a folder of its own.
+        """
         while True:
             try:
                 path = made_anew(root / name)
@@ -84,7 +86,7 @@ class RunFolder:
                 raise UserError(f"root: {root} cannot be written: {error.strerror}") from None
             try:
                 return cls(path)
-            except FolderInUse:  # by a run that was told to take this very name
+            except FolderInUse:  # a run that was given this name was faster
                 continue
 
     def _check_resumable(self) -> None:
@@ -94,7 +96,7 @@ class RunFolder:
         self.checkpoints.check_room_after(last)
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Unlock the folder, so that another process can use it."""
         self._lock.close()
 
     # Rows
@@ -108,11 +110,11 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def rows(self, name: str) -> list[JsonDict]:
-        """See ``read_rows``."""
+        """All rows of a ``.jsonl`` file of this folder; see ``read_rows``."""
         return read_rows(self.path / name)
 
     def resume_from(self, checkpoint: Path) -> None:
-        """Drop rows and checkpoints that the history resumed from ``checkpoint`` never had."""
+        """Delete the rows and the checkpoints of steps after ``checkpoint``: they are run again."""
         self.checkpoints.resume_from(checkpoint)
         for name in _ROWS:
             step = checkpoint_step(checkpoint)
@@ -126,10 +128,11 @@ class RunFolder:
 
 
 def read_rows(file: Path) -> list[JsonDict]:
-    """All rows of a ``.jsonl`` file, none if it is not there.
+    """All rows of a ``.jsonl`` file; none if the file does not exist.
 
-    A last line without its end is what a crash leaves, and no row. Any other line that is no JSON
-    object, read strictly, raises ``UserError`` with file and line: the history is damaged.
+    A crash can leave a last line without a newline; that line is not a row and is left out. Any
+    other line that is not a strict JSON object means that the file is damaged: ``UserError`` names
+    file and line.
     """
     if not file.is_file():
         return []
@@ -147,12 +150,14 @@ def read_rows(file: Path) -> list[JsonDict]:
 
 
 def _check_unused(path: Path) -> None:
-    """Raise ``UserError`` when a new run would mix with what is there: all but the files of a run
-    that ended while it was starting, which the next start writes anew."""
+    """Raise ``UserError`` when the folder of a new run is not empty.
+
+    Files of a run that ended while it was starting are allowed: the new run writes them again.
+    """
     if not path.is_dir():
         return
-    names = list(_files(path))  # before the lock is looked for: another run may begin meanwhile
-    begun = (path / _LOCK).is_file()  # otherwise no run made the folder, and all of it is a user's
+    names = list(_files(path))  # before the look at the lock: a run may start between them
+    begun = (path / _LOCK).is_file()  # without a lock a user, not a run, made the folder
     found = next((name for name in names if not (begun and name in _OF_A_START)), None)
     if found is None:
         return
@@ -164,8 +169,10 @@ def _check_unused(path: Path) -> None:
 
 
 def _files(path: Path) -> Iterator[str]:
-    """Names of what is in the folder, in order, but for what is being written; of ``samples/`` and
-    ``checkpoints/`` what is in them."""
+    """Sorted names of the files in the folder, files that are being written left out.
+
+    ``samples/`` and ``checkpoints/`` are not named themselves, but the files in them are.
+    """
     for entry in sorted(path.iterdir()):
         if is_in_part(entry.name):
             continue

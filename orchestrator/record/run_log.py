@@ -1,4 +1,4 @@
-"""``run.log``: what a run says to itself, without secrets, and never lost unseen."""
+"""``run.log``: the log of a run with secrets masked. If a line cannot be written, the run stops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Masked(logging.Formatter):
 
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
-    """Have ``eg_grpo`` log into this file, and no longer when the run is over."""
+    """Write the log messages of ``eg_grpo`` to ``file`` as long as the context lasts."""
     with writing(file):
         handler = RunLog(file)
     handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(message)s"))
@@ -30,13 +30,13 @@ def logged_to(file: Path) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        with suppress(OSError):  # of a line that was already said not to be written
+        with suppress(OSError):  # the disk is full: ``handleError`` has reported it
             handler.close()
 
 
 class RunLog(logging.FileHandler):
-    """A log line that cannot be written stops the run, as a row does; it is not lost unseen."""
+    """Raises when a line cannot be written. logging itself would drop the line and go on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         with writing(Path(self.baseFilename)):
-            raise  # what the handler has just caught
+            raise  # the exception that logging has just caught

@@ -1,4 +1,4 @@
-"""Contact sheets: images side by side with what was asked, thought and scored under each."""
+"""Contact sheets: images side by side, each with its prompt, CoT and reward as captions below."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Tile:
-    """One image (uint8 H W 3, RGB) and its captions, the first of which stands out.
+    """One image (uint8 H W 3, RGB) and its captions. The first caption is darker than the others.
 
     Example: ``Tile(trajectory.image, ("0.84  a photo of a red circle", "one circle, red"))``.
     """
@@ -32,10 +32,10 @@ class Tile:
 
 
 def contact_sheet(tiles: Sequence[Tile], columns: int, tile_pixels: int = 160) -> Image.Image:
-    """Lay tiles out row by row, each in a square of ``tile_pixels`` with its captions below.
+    """Draw tiles row by row, each image in a square of ``tile_pixels`` with its captions below.
 
-    A caption takes at most three lines and then ends in an ellipsis; a row is as high as its
-    longest captions. Raises ``ValueError`` without tiles or columns.
+    A longer caption is cut to three lines and ends in an ellipsis. The longest captions of a row
+    set the row's height. Raises ``ValueError`` without tiles or columns.
     """
     if not tiles or columns < 1:
         raise ValueError(f"a contact sheet of {len(tiles)} tiles in {columns} columns is empty")
@@ -66,8 +66,8 @@ def contact_sheet(tiles: Sequence[Tile], columns: int, tile_pixels: int = 160) -
 def fit(image: NDArray[np.uint8], pixels: int) -> Image.Image:
     """Scale an image (uint8 H W 3) so that its longer side fits into ``pixels``.
 
-    Small images grow by a whole factor without new colours, so that single pixels can be judged;
-    large ones shrink with antialiasing.
+    A small image is enlarged by a whole factor without new colours, so that single pixels stay
+    visible. A large image is reduced with antialiasing.
     """
     longest = max(image.shape[:2])
     if longest <= pixels:
@@ -78,7 +78,7 @@ def fit(image: NDArray[np.uint8], pixels: int) -> Image.Image:
 
 
 def save_png(image: Image.Image | NDArray[np.uint8], path: Path) -> None:
-    """Write a picture, or an array uint8 H W 3, as PNG; missing folders are made.
+    """Write a picture, or an array uint8 H W 3, as PNG. Makes missing folders.
 
     Raises ``NotWritten``.
     """
@@ -97,9 +97,9 @@ def _caption_lines(tile: Tile, font: Font, width: int) -> list[tuple[str, tuple[
 
 
 def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
-    """Break text into lines no wider than ``width`` pixels; what does not fit becomes "…".
+    """Break text into at most ``max_lines`` lines of at most ``width`` pixels.
 
-    Words break only where a single one is wider than a line.
+    Text that does not fit is replaced by "…". A word is broken only if it is wider than a line.
     """
     lines: list[str] = []
     rest = " ".join(text.split())
@@ -115,7 +115,7 @@ def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
 
 
 def _head(text: str, font: Font, width: float) -> str:
-    """The longest beginning of ``text`` that is no wider than ``width``, at least one character."""
+    """The longest start of ``text`` that is at most ``width`` wide, but at least one character."""
     end = 1
     while end < len(text) and font.getlength(text[: end + 1]) <= width:
         end += 1

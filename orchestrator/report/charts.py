@@ -1,6 +1,7 @@
-"""Charts for the report as SVG text, the same bytes for the same numbers.
+"""Charts for the report, as SVG text. The same numbers give the same bytes.
 
-Text stays text, so that the page's font applies and the file stays small. NaN or None is a gap.
+Labels are text elements, not outlines: they take the page's font, and the file stays small. A line
+has a gap where its value is NaN or None.
 """
 
 from __future__ import annotations
@@ -22,29 +23,29 @@ Array = NDArray[np.float64]
 
 _COLOURS = ("#2f66b0", "#d9822b", "#3d9970", "#8a63b5", "#5fb0c4", "#8d96a0", "#c2484d", "#b59a2e")
 _INK, _FAINT = "#5b6570", "#e4e7eb"
-_MAX_POINTS = 240  # of a line; a chart is about twice as many pixels wide
-_MAX_BARS = 120
-_FEW = 20  # up to so many points each is marked, and none is smoothed
-_MAX_ERROR_BARS = 40  # more become a band
+_MAX_POINTS = 240  # of a line: a chart is about 480 pixels wide
+_MAX_BARS = 120  # steps of a stacked chart
+_FEW = 20  # a line of at most so many points has a mark at each and is not smoothed
+_MAX_ERROR_BARS = 40  # more points get a band instead of error bars
 
 
 @dataclass(frozen=True)
 class Series:
-    """One quantity over training steps; all lists are of one length."""
+    """One quantity over training steps. All sequences have the same length."""
 
     label: str
     steps: Sequence[float]
     values: Sequence[float | None]
-    errors: Sequence[float | None] = ()  # standard errors, for ``error_bar_chart``
+    errors: Sequence[float | None] = ()  # standard errors; only ``error_bar_chart`` needs them
 
     @property
     def present(self) -> bool:
-        """Whether there is anything to draw."""
+        """Whether any value is a finite number."""
         return bool(np.isfinite(_array(self.values)).any())
 
 
 def line_chart(series: Sequence[Series]) -> str:
-    """Lines over steps: raw values faint and, if there are many, a moving average over them."""
+    """Lines over steps. A line of many points is faint, with its moving average drawn over it."""
 
     def draw(axes: Axes) -> None:
         for one, colour in _coloured(series):
@@ -60,7 +61,7 @@ def line_chart(series: Sequence[Series]) -> str:
 
 
 def error_bar_chart(series: Sequence[Series]) -> str:
-    """Values over steps with one standard error up and down, as bars or, if many, as a band."""
+    """Values over steps with plus and minus one standard error: bars, or a band if many."""
 
     def draw(axes: Axes) -> None:
         for one, colour in _coloured(series):
@@ -89,9 +90,9 @@ def error_bar_chart(series: Sequence[Series]) -> str:
 
 
 def stacked_chart(series: Sequence[Series]) -> str:
-    """Parts of a whole, one on top of the other, per step; a missing part counts as nothing.
+    """The parts of a whole at each step, one on top of the other. A missing part counts as 0.
 
-    All series share the steps of the first. Many steps are drawn as means of neighbours.
+    All series must have the same steps. With many steps, neighbours are averaged.
     """
 
     def draw(axes: Axes) -> None:
@@ -109,7 +110,7 @@ def stacked_chart(series: Sequence[Series]) -> str:
 
 
 def moving_average(values: Array, window: int) -> Array:
-    """Centred mean over ``window`` values, fewer at the ends; NaN stays and counts nowhere."""
+    """Centred mean over ``window`` values, fewer at the ends. NaN stays NaN and enters no mean."""
     known = np.isfinite(values)
     kernel = np.ones(window)
     reach = window // 2
@@ -119,7 +120,10 @@ def moving_average(values: Array, window: int) -> Array:
 
 
 def thin(steps: Array, values: Array, limit: int) -> tuple[Array, Array]:
-    """At most ``limit`` points: means over equal runs of neighbours; NaN only where all are."""
+    """Reduce to at most ``limit`` points: each is the mean of the same number of neighbours.
+
+    NaN enters no mean. A point is NaN if all its values are.
+    """
     width = math.ceil(len(values) / limit)
     starts = np.arange(0, len(values), width)
     known = np.isfinite(values)
@@ -180,7 +184,7 @@ def _restrain(axes: Axes) -> None:
     axes.tick_params(length=0, colors=_INK, pad=4)
     axes.margins(x=0.015)
     lowest, highest = axes.dataLim.intervaly
-    if lowest == highest:  # a flat line over zero, not over a range too small to mean anything
+    if lowest == highest:  # show a flat line with 0, or the axis would magnify rounding
         axes.set_ylim(*sorted((0, 2 * lowest or 1)))
     first, last = axes.dataLim.intervalx
     if last - first < 2:
@@ -193,7 +197,7 @@ def _restrain(axes: Axes) -> None:
 
 
 def _inline(svg: str) -> str:
-    """Only the element, without the ids and namespace addresses that HTML has no use for."""
+    """The ``<svg>`` element without ids and namespace addresses, which HTML does not need."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r' xmlns(:xlink)?="[^"]*"', "", element)
     return re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", element)

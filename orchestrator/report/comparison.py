@@ -1,4 +1,4 @@
-"""What training did to the rewards of fixed prompts: rows of evaluations.jsonl, first to last."""
+"""How training changed the rewards of fixed prompts: first and last rows of evaluations.jsonl."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.summary import Estimate, estimate, paired_difference
+from orchestrator.record.metrics import EVALUATION_METRICS, find
 from policy.types import JsonDict
 
 _SECTIONS = ("total", "by reward", "details of rewards", "by task")
+# Key in the table of metrics -> the section that shows the metrics of this family.
+_SECTION_OF = {"reward/{reward}": "by reward", "detail/{reward}/{part}": "details of rewards"}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The reward on one fixed set at its first and its last evaluation.
 
-    All three rewards are of the prompts that both evaluations scored, so that ``after`` is
-    ``before`` plus ``difference``. With one evaluation so far ``difference`` is None.
+    ``before``, ``after`` and ``difference`` are over the prompts that both evaluations scored, so
+    that ``after`` is ``before`` plus ``difference``. After a single evaluation ``difference`` is
+    None.
     """
 
     label: str
@@ -26,12 +30,12 @@ class Comparison:
     after: float
     difference: Estimate | None
     num_prompts: int
-    num_samples: int  # of the last evaluation, failed ones too
+    num_samples: int  # of the last evaluation, with failed ones
     num_failed: int
 
     @property
     def standard_errors(self) -> float | None:
-        """The difference in units of its standard error; None where that has no meaning."""
+        """The difference divided by its standard error; None if that error is 0 or not known."""
         if self.difference is None or not self.difference.standard_error > 0:
             return None
         return self.difference.mean / self.difference.standard_error
@@ -39,7 +43,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Change:
-    """A mean before and after; None where it was not measured."""
+    """A mean before and after training; None if it was not measured."""
 
     before: float | None
     after: float | None
@@ -51,7 +55,7 @@ class Change:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One quantity of the before/after table with one change per set."""
+    """One row of the before/after table: one quantity, with its change on each set."""
 
     section: str
     name: str
@@ -59,10 +63,10 @@ class TableRow:
 
 
 def evaluated_sets(evaluations: Sequence[JsonDict]) -> dict[str, list[JsonDict]]:
-    """Rows of each fixed set by step, under the set's name.
+    """The rows of each fixed set in order of steps, by the set's name.
 
-    A set evaluated at several guidance scales counts once for each, named ``seen, w = 2``. Of two
-    rows of one step the later one stands.
+    A set that was evaluated at several guidance scales becomes one set for each scale, named such
+    as ``seen, w = 2``. If a step has two rows, the later row counts.
     """
     scales: dict[str, set[float]] = {}
     for row in evaluations:
@@ -76,11 +80,11 @@ def evaluated_sets(evaluations: Sequence[JsonDict]) -> dict[str, list[JsonDict]]
 
 
 def compare(label: str, rows: Sequence[JsonDict]) -> Comparison:
-    """The headline of one set, its rows in order of steps.
+    """Compare the first and the last of a set's rows, which are in order of steps.
 
-    The difference is paired over prompts: prompts differ far more among each other than training
-    changes them. If a resumed run evaluates more or fewer prompts, those of both are compared:
-    every evaluation takes them from the head of the same file.
+    The difference is paired over prompts, because rewards differ far more between prompts than
+    training changes them. A resumed run may evaluate more or fewer prompts. Then the prompts of
+    both evaluations are compared: every evaluation takes its prompts from the head of one file.
     """
     first, last = rows[0], rows[-1]
     shared = min(len(first["prompt_means"]), len(last["prompt_means"]))
@@ -100,7 +104,11 @@ def compare(label: str, rows: Sequence[JsonDict]) -> Comparison:
 
 
 def headline(comparison: Comparison) -> str:
-    """``reward on seen prompts: 0.705 -> 0.858, +0.153 ± 0.014 (standard error), 384 samples``."""
+    """The comparison as one line of text.
+
+    Example: ``reward on seen prompts: 0.705 -> 0.858, +0.153 ± 0.014 (standard error), 384
+    samples``.
+    """
     c = comparison
     text = f"reward on {c.label} prompts: {c.before:.3f}"
     if c.difference is not None:
@@ -110,7 +118,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def change_table(sets: dict[str, list[JsonDict]]) -> list[TableRow]:
-    """Means of the total, of each reward and its details, and of each task, for all sets."""
+    """The before/after table: the total, each reward, each detail and each task, for all sets."""
     pairs = [(_means(rows[0]), _means(rows[-1]) if len(rows) > 1 else {}) for rows in sets.values()]
     keys = dict.fromkeys(key for before, after in pairs for key in (*before, *after))
     return [
@@ -127,9 +135,10 @@ def change_table(sets: dict[str, list[JsonDict]]) -> list[TableRow]:
 
 
 def _means(row: JsonDict) -> dict[tuple[str, str], float | None]:
+    """The means in one evaluation row, by section and name."""
     means = {("total", "reward"): row["reward/mean"]}
     for key, value in row.items():
-        section, _, name = key.partition("/")
-        if section in ("reward", "detail") and name not in ("mean", "standard_error"):
-            means["by reward" if section == "reward" else "details of rewards", name] = value
+        metric = find(key, EVALUATION_METRICS)
+        if metric and (section := _SECTION_OF.get(metric.key)):
+            means[section, key.partition("/")[2]] = value
     return means | {("by task", task): value for task, value in row["by_task"].items()}

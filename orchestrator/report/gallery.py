@@ -1,4 +1,4 @@
-"""Pictures of fixed prompts over evaluation steps, made ready for the report."""
+"""The report's pictures: images of fixed prompts at several evaluation steps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from orchestrator.record.sheets import fit
 from policy.types import JsonDict
 
 MAX_PROMPTS, MAX_STEPS = 8, 6  # of each set
-_MAX_PIXELS = 256  # larger pictures are embedded at this size, as JPEG
-_PIXEL_ART = 96  # pictures up to this size are enlarged without smoothing
+_MAX_PIXELS = 256  # a larger picture is reduced to this size and embedded as JPEG
+_PIXEL_ART = 96  # a picture up to this size is enlarged without smoothing
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its CoT and scores. ``source`` is a data URI, None if there is no file."""
+    """One picture with its CoT and scores. ``source`` is a data URI, None without a file."""
 
     source: str | None
     pixelated: bool
@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Gallery:
-    """One set: a row per prompt, in each a sample (or None) per step."""
+    """The pictures of one set. A row is a prompt and one sample for each step, None if missing."""
 
     name: str
     steps: tuple[int, ...]
@@ -43,7 +43,7 @@ class Gallery:
 def galleries(records: Sequence[JsonDict], folder: Path) -> list[Gallery]:
     """The first sample of up to eight prompts of each set, at up to six steps.
 
-    ``records`` are the rows of ``samples/records.jsonl``, their pictures lie below ``folder``.
+    ``records`` are the rows of ``samples/records.jsonl``. Their pictures are in ``folder``.
     """
     sets: dict[str, dict[str, dict[int, JsonDict]]] = {}
     for record in records:
@@ -68,7 +68,7 @@ def _gallery(name: str, prompts: list[dict[int, JsonDict]], folder: Path) -> Gal
 
 
 def spaced(values: Sequence[int], limit: int) -> list[int]:
-    """At most ``limit`` (2 or more) of the values, evenly spaced, the first and the last always."""
+    """At most ``limit`` (2 or more) evenly spaced values, with the first and the last."""
     if len(values) <= limit:
         return list(values)
     return [values[round(place * (len(values) - 1) / (limit - 1))] for place in range(limit)]
@@ -87,7 +87,7 @@ def _sample(record: JsonDict, folder: Path) -> Sample:
 
 
 def _picture(file: Path) -> tuple[str | None, bool]:
-    """A data URI, and whether the picture is so small that its pixels should show."""
+    """The picture as a data URI (None if it cannot be read), and whether to enlarge its pixels."""
     try:
         with Image.open(file) as image:
             if max(image.size) <= _MAX_PIXELS:

@@ -1,7 +1,7 @@
-"""report.html of a run folder: one file, no outside request, for a run at any stage.
+"""Writes report.html of a run folder: one file that loads nothing else, at any time of a run.
 
-Failure policy: a row or picture that is not there leaves a gap; only a folder without any run is
-an error. Prompts and CoTs are a model's words and reach the page escaped.
+Failure policy: a missing row or picture leaves a gap. Only a folder without a run is an error.
+Prompts and CoTs could hold HTML, so they are escaped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from orchestrator.record.metrics import STAGES, STEP_METRICS, find
 from orchestrator.record.progress import duration
 from orchestrator.record.run_folder import read_rows
 from orchestrator.report.charts import Series, error_bar_chart, line_chart, stacked_chart
@@ -25,12 +26,18 @@ from policy.text_files import read_text
 from policy.types import JsonDict
 from policy.yaml_text import dump, parse
 
-_SHORT_COT = 140  # characters of a longer CoT that show before it is opened
-_STAGES = ("rollout", "reward", "learn", "sync", "evaluate")
-_EACH = ("reward/", "detail/")
-_NOT_REWARDS = ("reward/mean", "reward/std", "reward/group_std")
+_SHORT_COT = 140  # characters of a longer CoT that show until a click opens it
+_EACH_REWARD = ("reward/{reward}", "detail/{reward}/{part}")  # keys in the table of metrics
+_METRICS = {metric.key: metric for metric in STEP_METRICS}
 
-# title, what it shows, and its lines: metrics key -> label
+
+def _meaning(key: str) -> str:
+    """The caption of a chart that shows one metric: its help and its unit from the table."""
+    metric = _METRICS[key]
+    return metric.help if metric.unit in ("1", "share") else f"{metric.help}, in {metric.unit}"
+
+
+# Title, caption, and one line for each metric: key -> label in the legend.
 _CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
         "Reward spread",
@@ -52,26 +59,22 @@ _CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
         "what guidance adds to log-prob and entropy of the image tokens, mean in nats",
         {"guidance/logprob_gap": "log-prob", "guidance/entropy_gap": "entropy"},
     ),
-    ("KL to the reference", "mean of k3 over tokens, in nats", {"kl/mean": "KL"}),
-    ("Gradient norm", "before clipping", {"grad_norm": "gradient norm"}),
-    ("Clipped ratios", "share of tokens", {"ratio/clipped": "clipped"}),
+    ("KL to the reference", _meaning("kl/mean"), {"kl/mean": "KL"}),
+    ("Gradient norm", _meaning("grad_norm"), {"grad_norm": "gradient norm"}),
+    ("Clipped ratios", _meaning("ratio/clipped"), {"ratio/clipped": "clipped"}),
     (
         "Token partition",
         "share of tokens of low and of high entropy",
         {"tokens/low_fraction": "low", "tokens/high_fraction": "high"},
     ),
-    ("Bonus", "mean over the high-entropy tokens", {"bonus/mean": "bonus"}),
+    ("Bonus", _meaning("bonus/mean"), {"bonus/mean": "bonus"}),
     (
         "Advantages the bonus reverses",
-        "share of the high-entropy tokens with a negative advantage",
+        _meaning("bonus/flip_share"),
         {"bonus/flip_share": "reversed"},
     ),
-    ("CoT length", "tokens", {"cot_length/mean": "tokens"}),
-    (
-        "CoTs cut",
-        "share that rollout.max_cot_tokens cut before their end",
-        {"cot_length/capped": "cut"},
-    ),
+    ("CoT length", _meaning("cot_length/mean"), {"cot_length/mean": "tokens"}),
+    ("CoTs cut", _meaning("cot_length/capped"), {"cot_length/capped": "cut"}),
 )
 
 
@@ -119,13 +122,13 @@ def write_report(run_folder: Path) -> Path:
 
 
 def headlines(run_folder: Path) -> list[str]:
-    """One line for each fixed set, as the command line ends with."""
+    """One line for each fixed set; the command ``train`` ends by printing them."""
     sets = evaluated_sets(read_rows(run_folder / "evaluations.jsonl"))
     return [headline(compare(label, rows)) for label, rows in sets.items()]
 
 
 def _alarms(metrics: Sequence[JsonDict]) -> list[JsonDict]:
-    """Each alarm once, with how often and when it was raised, the most frequent first."""
+    """Each alarm once, with its count and its first and last step. The most frequent is first."""
     steps: dict[str, list[int]] = {}
     for row in metrics:
         for alarm in row.get("alarms") or ():
@@ -140,7 +143,7 @@ def _alarms(metrics: Sequence[JsonDict]) -> list[JsonDict]:
 def _charts(
     metrics: Sequence[JsonDict], sets: dict[str, list[JsonDict]]
 ) -> list[tuple[str, str, Markup]]:
-    """Title, explanation and SVG of every chart that has something to show."""
+    """Title, caption and SVG of every chart that has a value to draw."""
     evaluated = [
         Series(
             label,
@@ -155,10 +158,14 @@ def _charts(
     if evaluated:
         text = "same prompts and seeds at every step; plus and minus one standard error"
         charts.append(("Reward on fixed prompts", text, Markup(error_bar_chart(evaluated))))
-    keys = dict.fromkeys(key for row in metrics for key in row if key.startswith(_EACH))
-    each = {key: key.partition("/")[2] for key in keys if key not in _NOT_REWARDS}
+    keys = dict.fromkeys(key for row in metrics for key in row)
+    each = {
+        key: key.partition("/")[2]
+        for key in keys
+        if (metric := find(key)) and metric.key in _EACH_REWARD
+    }
     lines = [
-        ("Reward in training", "weighted total, mean of a step", {"reward/mean": "total"}),
+        ("Reward in training", _meaning("reward/mean"), {"reward/mean": "total"}),
         ("Each reward in training", "with details of rewards; unweighted, mean of a step", each),
         *_CHARTS,
     ]
@@ -175,9 +182,9 @@ def _series(metrics: Sequence[JsonDict], key: str, label: str) -> Series | None:
 
 
 def _stage_chart(metrics: Sequence[JsonDict]) -> Markup | None:
-    """Seconds of each stage, and what the stages leave of the whole step."""
+    """The seconds of each stage, and as "other" the rest of the step."""
     steps = [row["step"] for row in metrics]
-    stages = {stage: [row.get(f"seconds/{stage}") or 0.0 for row in metrics] for stage in _STAGES}
+    stages = {stage: [row.get(f"seconds/{stage}") or 0.0 for row in metrics] for stage in STAGES}
     whole = [row.get("seconds/step") or 0.0 for row in metrics]
     used = [math.fsum(parts) for parts in zip(*stages.values(), strict=True)]
     stages["other"] = [max(0.0, step - part) for step, part in zip(whole, used, strict=True)]
@@ -200,6 +207,6 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _signed(value: float | None, digits: int = 3) -> str:
-    """With its sign, and a minus as wide as the plus."""
+    """The number with its sign. The minus sign is the typographic one, as wide as a plus."""
     text = _number(value, digits)
     return text if text == "–" else f"{value:+.{digits}f}".replace("-", "−")

@@ -11,8 +11,9 @@ from policy.errors import UserError
 # The old dotted key and its error message, which names the replacement.
 RENAMED = {
     "learner.dtype": "learner.dtype is now model.dtype",
-    "algorithm.preset": "algorithm.preset is now a file: base=configs/presets/as-paper.yaml (or"
-    " as-code.yaml) on the command line, the same as base in a configuration file",
+    "algorithm.preset": "algorithm.preset is now a file: give base=configs/presets/as-paper.yaml"
+    " (or as-code.yaml), or name it as base in a configuration file; where bonus and aggregation"
+    " are set, drop it",
 }
 
 

@@ -30,7 +30,7 @@ from policy.errors import RunFailed, UserError
 log = logging.getLogger("eg_grpo")
 
 _TURN_S = 0.05  # between looks at whether an answer has come
-_ECHO_GRACE_S = 10.0  # Ray reports a death a little after the dead worker's peers have failed
+_DEATH_GRACE_S = 10.0  # Ray reports a death a little after the dead worker's peers have failed
 
 
 class WorkerFailed(RunFailed):
@@ -72,7 +72,7 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
                 continue
             except (UserError, WorkerFailed) as failure:
                 failures.append(failure)
-                grace_s = _ECHO_GRACE_S if type(failure) is WorkerFailed else 0.0
+                grace_s = _DEATH_GRACE_S if type(failure) is WorkerFailed else 0.0
                 deadline = min(deadline, time.monotonic() + grace_s)
             del pending[ref]
         if len(pending) == waiting and time.monotonic() >= deadline:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from enum import Enum
 from functools import cache
+from typing import TYPE_CHECKING, Literal
 
-import inflect
+if TYPE_CHECKING:
+    import inflect
 
-_INFLECT = inflect.engine()
 _WORDS = re.compile(r"\w+(?:-\w+)*|[^\w\s]")
 
 # Words that inflect gets wrong: it takes a final "s" for the ending of a plural.
@@ -97,7 +98,7 @@ def is_plural(word: str) -> bool:
         return True
     if word in _NO_PLURALS or word.endswith("us") or not word.isalpha():
         return False
-    return bool(_INFLECT.singular_noun(word))
+    return bool(_singular(word))
 
 
 def _asked(before: list[str]) -> _Asked:
@@ -111,12 +112,25 @@ def _asked(before: list[str]) -> _Asked:
         if word in _QUANTITIES:
             return _Asked.SEVERAL
         if word == "of":
-            group = (earlier.isalpha() and _INFLECT.singular_noun(earlier)) or earlier
+            group = (earlier.isalpha() and _singular(earlier)) or earlier
             several = group in _SEVERAL_OF or earlier in _QUANTITIES or _is_number(earlier)
             return _Asked.SEVERAL if several else _Asked.UNSAID
         if word in _ENDS or not word[0].isalnum() or word.endswith("ing") or is_plural(word):
             return _Asked.UNSAID
     return _Asked.UNSAID
+
+
+def _singular(word: str) -> str | Literal[False]:
+    return _inflect().singular_noun(word)
+
+
+@cache
+def _inflect() -> inflect.engine:
+    """Imported at the first question, because the import takes 3 s: inflect compiles its own
+    methods again to check the types of their arguments."""
+    import inflect
+
+    return inflect.engine()
 
 
 def _is_number(word: str) -> bool:

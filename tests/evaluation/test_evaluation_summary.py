@@ -9,6 +9,7 @@ import pytest
 from evaluation.summary import estimate, paired_difference, prompt_means, summarize
 from policy.types import Prompt, RewardFailure, Score
 from rewards.scored_group import ScoredGroup, failure_reasons
+from tests.training_records import check_keys
 
 
 def group(text: str, *values: float | None, task: str = "color") -> ScoredGroup:
@@ -48,6 +49,7 @@ def test_a_reward_has_a_mean_of_what_it_judged_and_details_of_its_own() -> None:
         "none": (Score(1.0, applicable=False), RewardFailure("no image")),
     }
     row = summarize([ScoredGroup(Prompt("a", "a", "color"), (2.5, None), results)])
+    check_keys(row, "evaluations.jsonl")
     assert (row["reward/git"], row["reward/hps"], row["reward/none"]) == (0.5, 1.0, None)
     assert (row["detail/git/share"], row["detail/hps/share"]) == (0.25, 0.5)
     assert row["reward/mean"] == 2.5

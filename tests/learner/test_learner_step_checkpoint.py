@@ -14,8 +14,10 @@ from learner_settings import learner_settings
 
 from learner.batch import TrainingGroup, split_over_ranks
 from learner.step_checkpoint import Manifest, check_resumable, verified_manifest, write_manifest
+from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults
 from policy.checkpoint.loading import load_policy
 from policy.errors import UserError
+from policy.sampling import Sampling
 from policy.types import Group
 from policy.weights import unpack
 
@@ -62,7 +64,8 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(make_rank, batch, tmp
 
 
 def test_the_model_folder_is_a_checkpoint_of_its_own(make_rank, batch, saved):
-    """model/ loads as any Janus checkpoint, and holds the trained weights, frozen parts too."""
+    """model/ loads as any Janus checkpoint, and holds the trained weights, frozen parts too. It
+    says with which template and sampling it was trained."""
     exported = load_policy(saved / "model")
     resumed = make_rank()
     resumed.load(saved)
@@ -71,6 +74,8 @@ def test_the_model_folder_is_a_checkpoint_of_its_own(make_rank, batch, saved):
         if name in trained:
             assert torch.equal(tensor, trained[name]), name
     assert (saved / "model" / "tokenizer.json").is_file()
+    expected = GenerationDefaults.of("shapes", None, Sampling(1.0, 1.0, 64))
+    assert load_defaults(saved / "model") == expected
 
 
 def test_training_can_start_from_the_model_folder(saved, batch, free_port):

@@ -1,4 +1,4 @@
-"""Shared by the tests of reward pools."""
+"""Shared by the tests of the orchestrator: reward pools, and no secret of another test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from policy import secrets
 from tests.started_pools import Started
+
+
+@pytest.fixture(autouse=True)
+def _no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that one test hides is not masked in the messages of the next."""
+    monkeypatch.setattr(secrets, "_known", set())
 
 
 @pytest.fixture

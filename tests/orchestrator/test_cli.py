@@ -15,6 +15,7 @@ from original_janus import name_tiny_parts, save_original
 
 from orchestrator.cli import main
 from orchestrator.record.run_folder import RunFolder
+from tests.printed_line import PRINTS_A_LINE
 
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / "configs" / "shapes.yaml")
@@ -223,16 +224,24 @@ def test_flags_and_overrides_come_in_any_order(
     assert "unrecognized arguments: --dryrun" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_nobody_reads_the_output(unbuffered: str) -> None:
+@pytest.mark.parametrize(
+    ("unbuffered", "command"),
+    [
+        ("", ["-m", "orchestrator", "train", SHAPES, "--dry-run"]),
+        ("1", ["-c", PRINTS_A_LINE, "doctor"]),
+    ],
+    ids=["buffered", "unbuffered"],
+)
+def test_nobody_reads_the_output(unbuffered: str, command: list[str]) -> None:
     """As behind `| head`: no traceback, neither at once nor when Python ends, and not exit code 0.
 
-    The reading end is closed before the process starts, so that its first byte meets nobody.
+    The reading end is closed before the process starts, so that its first byte meets nobody. One
+    command is a real one, with all the libraries that it has loaded when Python ends.
     """
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "train", SHAPES, "--dry-run"],
+        [sys.executable, *command],
         cwd=ROOT,
         env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         stdout=writing,

@@ -10,6 +10,7 @@ import torch
 
 from orchestrator.cli import main
 from policy.errors import UserError
+from policy.sampling import Sampling
 
 MODEL = str(Path(__file__).parents[3] / "shapes" / "checkpoint")
 COMMAND = ["generate", "--model", MODEL, "--prompt", "a photo of a red circle", "--n", "1"]
@@ -77,6 +78,23 @@ def test_an_instruction_file_and_the_batch_are_its_flags(
     assert "--instruction: " in capsys.readouterr().err
     assert main([*COMMAND, "--batch-size", "0"]) == 2
     assert "--batch-size must be 1 or more, not 0" in capsys.readouterr().err
+
+
+def test_a_flag_overrides_its_own_field_of_the_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes checkpoint says guidance 1, temperature 1 and 24 tokens; the rest stays."""
+    asked: list[Sampling] = []
+
+    def engine(config, *_, **__):
+        asked.append(config.sampling)
+        raise UserError("enough")
+
+    monkeypatch.setattr("rollout.transformers_engine.load_transformers_engine", engine)
+    for flags in ([], ["--guidance", "5"], ["--temperature", "0.5"], ["--max-cot-tokens", "8"]):
+        assert main([*COMMAND, *flags]) == 2
+    assert asked == [
+        Sampling(1.0, 1.0, 24), Sampling(5.0, 1.0, 24), Sampling(1.0, 0.5, 24),
+        Sampling(1.0, 1.0, 8),
+    ]  # fmt: skip
 
 
 def test_a_full_device_is_one_line(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from policy.checkpoint.loading import load_policy
+from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]
 BASE = ROOT / "shapes" / "checkpoint"
@@ -42,13 +42,13 @@ def test_lora_trains_publishes_and_exports(tmp_path: Path) -> None:
     """
     command("train", "configs/shapes.yaml", f"root={tmp_path}", "name=lora", *SMALL)
     run = tmp_path / "lora"
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 3
-    assert all(row["probe/gap"] < 1e-5 for row in rows)
-    assert all(row["ratio/mean"] == pytest.approx(1, abs=1e-5) for row in rows)
-    assert rows[0]["kl/mean"] == pytest.approx(0, abs=1e-9)
-    assert rows[2]["kl/mean"] > 0
-    assert rows[0]["guidance/logprob_gap"] == 0  # the shapes world samples at guidance 1
+    metrics = rows(run)
+    assert len(metrics) == 3
+    assert all(row["probe/gap"] < 1e-5 for row in metrics)
+    assert all(row["ratio/mean"] == pytest.approx(1, abs=1e-5) for row in metrics)
+    assert metrics[0]["kl/mean"] == pytest.approx(0, abs=1e-9)
+    assert metrics[2]["kl/mean"] > 0
+    assert metrics[0]["guidance/logprob_gap"] == 0  # the shapes world samples at guidance 1
 
     step = run / "checkpoints" / "step-3"
     command("export", step, tmp_path / "merged")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.small_models.tiny_rewards import save_git, save_grounding_dino, save_hps, save_orm
+from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("hps", "git", "grounding_dino", "orm", "structure")
@@ -49,16 +50,15 @@ def test_two_steps_with_the_four_models_in_pools_of_two(tmp_path: Path) -> None:
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert len(rows) == 2
-    for row in rows:
+    metrics = rows(tmp_path / "run")
+    assert len(metrics) == 2
+    for row in metrics:
         assert row["rewards/failed"] == 0
         assert row["groups/trained"] == 4
         assert row["grad_norm"] > 0
         assert all(row[f"reward/{name}"] is not None for name in NAMES)
-    records = [json.loads(line) for line in (tmp_path / "run" / "samples" / "records.jsonl").open()]
     judged = set()
-    for record in records:
+    for record in rows(tmp_path / "run", "samples/records.jsonl"):
         assert record["total"] == pytest.approx(sum(record["rewards"].values()))
         assert set(record["not_applicable"]) <= {"git"}
         judged.add(bool(record["not_applicable"]))

@@ -24,6 +24,7 @@ from policy.types import Prompt, RewardFailure, Score
 from rewards.config import RewardConfig
 from rewards.scored_group import ScoredGroup, values_by_reward
 from rewards.totals import TrainingTotals, combine, training_totals
+from tests.training_records import check_keys
 
 PROMPTS = [Prompt(id=f"p:{index}", text=str(index), task_type="color") for index in range(5)]
 HEALTHY = {"groups/trained": 2, "groups/failed": 0, "groups/zero_variance": 0, "grad_norm": 0.1}
@@ -92,6 +93,7 @@ def test_failed_rewards_count_nowhere_but_as_failures() -> None:
     failures = (RewardFailure("broken image"), RewardFailure("no answer"), Score(9.0))
     dropped = [ScoredGroup(PROMPTS[2], (None, None, 9.0), {"a": failures})]
     row = reward_metrics(scored, [[1.0, None, -1.0], [0.0] * 3], dropped)
+    check_keys(row)
     assert row["reward/mean"] == pytest.approx(0.5)
     assert row["reward/a"] == pytest.approx(0.5)
     assert row["reward_std/a"] == pytest.approx(math.sqrt(0.5 / 4))
@@ -115,6 +117,7 @@ def test_the_work_of_a_pool_is_told_per_call() -> None:
     """Means over calls of the reward; nothing done is null, not 0."""
     used = Usage([4, 2], [0.5, 0.1], cache_hits=3, cache_misses=6, retries=1, restarts=2)
     row = scoring_metrics({"a": used, "b": Usage()})
+    check_keys(row)
     assert row["scoring/a/batch_size"] == 3
     assert row["seconds/scoring/a/mean"] == pytest.approx(0.3)
     assert row["seconds/scoring/a/max"] == 0.5

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from policy.types import JsonDict
+from orchestrator.cli import main
+from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]
 SMALL = (
-    "steps=2 prompts_per_step=4 rollout.group_size=4 rollout.batch_size=8"
+    "steps=2 prompts_per_step=4 rollout.workers=1 rollout.group_size=4 rollout.batch_size=8"
     " learner.micro_batch_size=8 evaluation.prompts=2 evaluation.samples_per_prompt=2"
     " cluster.object_store_mb=128"
 ).split()
 
 
-def train(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+def train(*arguments: str) -> tuple[int, str]:
     """Exit code and stderr of ``eg-grpo train configs/shapes.yaml``."""
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=400, check=False, env=environment,
+        cwd=ROOT, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     return done.returncode, done.stderr
-
-
-def rows(run: Path) -> list[JsonDict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -55,17 +51,20 @@ def test_a_run_on_vllm_begins_as_one_on_transformers(tmp_path: Path) -> None:
     assert all(row["ratio/mean"] == pytest.approx(1, abs=1e-4) for row in ours)
 
 
-def test_without_vllm_the_extra_is_named_before_anything_starts(tmp_path: Path) -> None:
-    """One line and exit code 2. The interpreter of this test is shown a path without vLLM."""
-    hidden = tmp_path / "sitecustomize.py"
-    hidden.write_text(
-        "import importlib.util as util\n"
-        "find = util.find_spec\n"
-        "util.find_spec = lambda name, *rest: None if name == 'vllm' else find(name, *rest)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    code, stderr = train(f"root={tmp_path}", "rollout.engine=vllm", environment=environment)
-    assert code == 2
+def test_without_vllm_the_extra_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line and exit code 2, where Python is asked for vLLM and finds none."""
+    find = importlib.util.find_spec
+
+    def without_vllm(name: str, *rest: str) -> importlib.machinery.ModuleSpec | None:
+        return None if name == "vllm" else find(name, *rest)
+
+    monkeypatch.setattr("importlib.util.find_spec", without_vllm)
+    monkeypatch.chdir(ROOT)
+    assert main(["train", "configs/shapes.yaml", f"root={tmp_path}", "rollout.engine=vllm"]) == 2
+    stderr = capsys.readouterr().err
     assert "rollout.engine: vllm is not installed" in stderr
     assert "[vllm]" in stderr
     assert len(stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

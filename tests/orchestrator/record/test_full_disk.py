@@ -17,6 +17,7 @@ from orchestrator.record.run_log import logged_to
 from orchestrator.record.sheets import save_png
 from orchestrator.report.page import write_report
 from policy.disk import NotWritten
+from tests.printed_line import PRINTS_A_LINE
 from tests.small_disk import fill, resize, small_disk
 from tests.training_records import rows
 
@@ -91,7 +92,7 @@ def test_standard_output_on_a_full_disk_is_one_line() -> None:
     """As a job's output file on the same disk: no traceback, and no exit code 0."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", "--dry-run"],
+            [sys.executable, "-c", PRINTS_A_LINE, "doctor"],
             cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert done.stderr == ("eg-grpo: standard output cannot be written: No space left on device\n")

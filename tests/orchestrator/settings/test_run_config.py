@@ -156,7 +156,7 @@ def test_a_submitted_job_needs_an_absolute_root(
         (["rollout={max_cot_tokens: 8}"], "key rollout.guidance_scale is missing"),
         (
             ["algorithm.preset=as-paper"],
-            "algorithm.preset is now a file: base=configs/presets/as-paper.yaml",
+            "algorithm.preset is now a file: give base=configs/presets/as-paper.yaml",
         ),
         (["steps=0"], "steps: Input should be greater than or equal to 1"),
         (["evaluation.during=unseen"], "evaluation.during is 'unseen'"),

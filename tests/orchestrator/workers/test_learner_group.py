@@ -125,7 +125,8 @@ def test_a_rank_without_a_place_says_what_it_asks_for(checkpoint: Path) -> None:
 
 
 def test_a_rank_that_dies_while_it_starts_is_named(checkpoint: Path) -> None:
-    """Rank 0 cannot choose where to meet without rank 1's address: its failure is only an echo."""
+    """Rank 0 needs rank 1's address to choose where to meet, so that it fails too; the death of
+    rank 1 is what is said."""
     group = learner_group(checkpoint, cpus_per_rank=0.5)
     ray.kill(group.workers[1])
     with pytest.raises(WorkerDied, match=r"^learner rank 1 died: "):

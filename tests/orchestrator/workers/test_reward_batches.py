@@ -23,6 +23,7 @@ from policy.types import Group, RewardResult, Score
 from rollout.engine import GenerationRequest
 from tests.image_groups import image_group
 from tests.started_pools import Started, groups_of, late_group, prompt, reward
+from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]
 BROKEN = 99  # images of this brightness have no number for a reward
@@ -77,7 +78,7 @@ def test_a_failed_sample_is_counted_in_an_evaluation_and_is_no_0_in_its_mean(
         folder,
     )
     assert evaluation.run(step=0) == {"seen": 35.0}
-    seen, held_out = folder.rows("evaluations.jsonl")
+    seen, held_out = rows(folder.path, "evaluations.jsonl")
     assert (seen["reward/mean"], seen["reward/light"]) == (35.0, 30.0)
     assert seen["prompt_means"] == [20.0, 50.0, None]
     assert (seen["num_prompts"], seen["num_samples"], seen["num_failed"]) == (3, 6, 3)
