@@ -14,7 +14,7 @@ EQUAL_WITHIN = 8 * 2.0**-23
 
 
 def all_equal(values: Sequence[float], size: float | None = None) -> bool:
-    """Whether finite values differ by no more than float32 rounding. No values count as equal.
+    """Whether finite values differ by no more than float32 rounding. An empty list is equal too.
 
     ``size`` is the largest magnitude in the computation of the values, by default their own
     largest magnitude. It matters for sums: 1000.0001 - 1000 is small, but its rounding error is

@@ -25,7 +25,7 @@ _COLOUR_NORMS = np.linalg.norm(_COLOUR_OFFSETS, axis=1)
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedObject:
     """One object that was found in an image. (x, y) is the centre of its box, in pixels."""
 
     colour: str
@@ -39,7 +39,7 @@ class Found:
 class Detection:
     """All objects of an image, and the share of its pixels that are junk."""
 
-    objects: tuple[Found, ...]
+    objects: tuple[DetectedObject, ...]
     junk_fraction: float  # pixels in components that are too small to be objects / all pixels
 
 
@@ -67,7 +67,7 @@ def detect(image: NDArray[np.uint8]) -> Detection:
         kind = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
         raise ValueError(f"expected an image of uint8 {expected}, not {kind.strip()}")
     colours = quantise(image)
-    objects: list[Found] = []
+    objects: list[DetectedObject] = []
     junk = 0
     for index, colour in enumerate(COLOURS):
         labels, _ = ndimage.label(colours == index)  # diagonal neighbours are not connected
@@ -80,7 +80,7 @@ def detect(image: NDArray[np.uint8]) -> Detection:
             shape, iou = _best_shape(component)
             rows, columns = box
             objects.append(
-                Found(
+                DetectedObject(
                     colour=colour,
                     shape=shape if iou >= MIN_IOU else None,
                     iou=iou,

@@ -11,7 +11,7 @@ from shapes.world import NUMBERS, Kind
 
 TASKS = ("object", "color", "spatial", "numeracy")  # task types of the public training file
 # Each relation with its direction (x, y) in pixels; y grows downwards.
-LOCALITIES = {"above": (0, -1), "below": (0, 1), "left of": (-1, 0), "right of": (1, 0)}
+LOCALITY_DIRECTIONS = {"above": (0, -1), "below": (0, 1), "left of": (-1, 0), "right of": (1, 0)}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Request:
         wanted = 2 if self.task in ("color", "spatial") else 1
         if len(self.kinds) != wanted:
             raise ValueError(f"task {self.task} needs {wanted} objects, not {len(self.kinds)}")
-        if self.task == "spatial" and self.locality not in LOCALITIES:
+        if self.task == "spatial" and self.locality not in LOCALITY_DIRECTIONS:
             raise ValueError(f"unknown relation {self.locality!r}")
         if self.number < 1:
             raise ValueError(f"cannot draw {self.number} objects")
@@ -75,7 +75,7 @@ def holds(locality: str, dx: float, dy: float) -> bool:
     must be at least 2 pixels in the direction of the relation. The part across that direction may
     be at most 2 pixels longer than the part along it.
     """
-    along_x, along_y = LOCALITIES[locality]
+    along_x, along_y = LOCALITY_DIRECTIONS[locality]
     along = along_x * dx + along_y * dy
     across = abs(along_y * dx) + abs(along_x * dy)
     return along >= 2 and along >= across - 2

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from policy.types import Prompt, RewardFailure, RewardResult, Score
-from shapes.detector import Detection, Found, detect
+from shapes.detector import DetectedObject, Detection, detect
 from shapes.request import Request, holds, parse_request
 from shapes.world import Kind
 
@@ -104,7 +104,7 @@ class Cleanliness:
         ]
 
 
-def _match(found: Found, kind: Kind) -> float:
+def _match(found: DetectedObject, kind: Kind) -> float:
     return 0.5 * (found.colour == kind.colour) + 0.5 * (found.shape == kind.shape)
 
 
@@ -136,7 +136,7 @@ def _pair(request: Request, detection: Detection) -> tuple[float, float]:
     return attributes, max(0.0, achieved - _EXTRA_OBJECT * extra)
 
 
-def _related(assigned: dict[int, Found], locality: str) -> bool:
+def _related(assigned: dict[int, DetectedObject], locality: str) -> bool:
     return holds(locality, assigned[0].x - assigned[1].x, assigned[0].y - assigned[1].y)
 
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from numpy.random import Generator
 
-from shapes.request import LOCALITIES, TASKS, Request, holds
-from shapes.world import COLOURS, IMAGE_SIZE, LATTICE, NUMBERS, SEEN, SHAPES, SIZES, Kind
+from shapes.request import LOCALITY_DIRECTIONS, TASKS, Request, holds
+from shapes.world import COLOURS, IMAGE_SIZE, LATTICE, NUMBERS, SEEN_KINDS, SHAPES, SIZES, Kind
 
 T = TypeVar("T")
 
@@ -53,19 +53,19 @@ class Scene:
 def sample_request(rng: Generator, required: Sequence[Kind] | None = None) -> Request:
     """A random request; its task is drawn with the probabilities ``TASK_SHARES``.
 
-    One of its kinds is drawn from ``required`` and the other from ``SEEN``. With ``None`` both are
-    from ``SEEN``. The two kinds of a request always differ in colour.
+    One of its kinds is drawn from ``required`` and the other from ``SEEN_KINDS``. With ``None``
+    both are from ``SEEN_KINDS``. The two kinds of a request always differ in colour.
     """
     task = TASKS[rng.choice(len(TASKS), p=TASK_SHARES)]
-    kinds = [_pick(rng, required or SEEN)]
+    kinds = [_pick(rng, required or SEEN_KINDS)]
     if task in ("color", "spatial"):
-        kinds.append(_pick(rng, [kind for kind in SEEN if kind.colour != kinds[0].colour]))
+        kinds.append(_pick(rng, [kind for kind in SEEN_KINDS if kind.colour != kinds[0].colour]))
         if rng.random() < 0.5:
             kinds.reverse()
     return Request(
         task,
         tuple(kinds),
-        locality=_pick(rng, list(LOCALITIES)) if task == "spatial" else None,
+        locality=_pick(rng, list(LOCALITY_DIRECTIONS)) if task == "spatial" else None,
         number=int(rng.choice(list(NUMBERS.values()))) if task == "numeracy" else 1,
     )
 
@@ -90,7 +90,8 @@ def sample_scene(request: Request, rng: Generator) -> Scene:
 def spoil(scene: Scene, rng: Generator) -> Scene:
     """A copy of the scene with one error in its colour, shape, relation or count.
 
-    The request stays the same, so that the items no longer match it. New kinds are from ``SEEN``.
+    The request stays the same, so that the items no longer match it. New kinds are from
+    ``SEEN_KINDS``.
     """
     items = list(scene.items)
     error = _pick(rng, _ERRORS[scene.request.task])
@@ -106,12 +107,12 @@ def spoil(scene: Scene, rng: Generator) -> Scene:
     else:
         old = _pick(rng, items).kind
         used = {item.kind.colour for item in items}
-        kind = _pick(rng, [k for k in SEEN if _differs_in(k, old, error, used)])
+        kind = _pick(rng, [k for k in SEEN_KINDS if _differs_in(k, old, error, used)])
         items = [replace(item, kind=kind) if item.kind == old else item for item in items]
     return Scene(scene.request, tuple(items))
 
 
-def describe(scene: Scene) -> str:
+def describe_scene(scene: Scene) -> str:
     """The chain of thought for a scene: size, colour, shape and place of every item.
 
     Example: "a small cyan cross at the top left and a large purple square at the bottom".
@@ -130,7 +131,7 @@ def describe(scene: Scene) -> str:
 def vocabulary() -> list[str]:
     """All words that occur in prompts, instructions and chains of thought, sorted."""
     sentences = ['visualize : " " . , a photo of and at the center top bottom left right']
-    sentences += [*COLOURS, *SHAPES, *SHAPES.values(), *SIZES, *NUMBERS, *LOCALITIES]
+    sentences += [*COLOURS, *SHAPES, *SHAPES.values(), *SIZES, *NUMBERS, *LOCALITY_DIRECTIONS]
     return sorted({word for sentence in sentences for word in sentence.split()})
 
 

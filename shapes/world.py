@@ -45,7 +45,7 @@ class Kind:
 
 # The policy never sees these kinds, in image or text, in pretraining or RL. It sees every colour
 # and every shape in other kinds. Evaluation on held-out kinds thus measures generalisation.
-HELD_OUT = (
+HELD_OUT_KINDS = (
     Kind("red", "triangle"),
     Kind("blue", "cross"),
     Kind("yellow", "circle"),
@@ -53,4 +53,6 @@ HELD_OUT = (
     Kind("green", "circle"),
     Kind("cyan", "triangle"),
 )
-SEEN = tuple(kind for kind in (Kind(c, s) for c in COLOURS for s in SHAPES) if kind not in HELD_OUT)
+SEEN_KINDS = tuple(
+    kind for kind in (Kind(c, s) for c in COLOURS for s in SHAPES) if kind not in HELD_OUT_KINDS
+)

@@ -61,10 +61,10 @@ def check_device(device: str, key: str) -> None:
 
 def check_port(port: int, key: str) -> None:
     """Raise ``UserError`` when another process listens on the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            listener.bind(("127.0.0.1", port))
         except OSError:
             raise UserError(f"{key}: port {port} is taken by another process") from None
 

@@ -14,7 +14,7 @@ from orchestrator.settings.inputs import policy_folder, read_instruction
 from orchestrator.settings.memory import Lengths, ModelSize
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.hub import config_folder, is_at_hand
-from policy.checkpoint.loading import model_config
+from policy.checkpoint.loading import janus_config
 from policy.checkpoint.public_models import public_config
 from policy.prompts import load_prompts
 from policy.templates import template_named
@@ -43,7 +43,7 @@ def planned_size(path: str) -> tuple[ModelSize, list[str]]:
 
 
 def _own_size(path: str) -> ModelSize:
-    return ModelSize.of(model_config(policy_folder(config_folder(path))))
+    return ModelSize.of(janus_config(policy_folder(config_folder(path))))
 
 
 def planned_lengths(config: RunConfig) -> Lengths:

@@ -69,10 +69,10 @@ def read_config(folder: Path) -> JanusConfig:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} has no {name}")
-    return model_config(folder)
+    return janus_config(folder)
 
 
-def model_config(folder: Path) -> JanusConfig:
+def janus_config(folder: Path) -> JanusConfig:
     """The transformers configuration in a folder's config.json; other files may be missing.
 
     Raises ``UserError`` when the file is missing or wrong.

@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
-from policy.checkpoint.transformers_config import first_problem
+from policy.checkpoint.transformers_config import first_bad_key
 
 ARCHITECTURE, MODEL_TYPE = "MultiModalityCausalLM", "multi_modality"
 
@@ -119,7 +119,7 @@ def translated_config(original: Mapping[str, Any]) -> JanusConfig:
     try:
         config = _OriginalConfig.model_validate(original)
     except ValidationError as error:
-        raise ValueError(first_problem(error)) from None
+        raise ValueError(first_bad_key(error)) from None
     tower = _known(
         VISION_TOWERS, "vision_config.params.model_name", config.vision_config.params.model_name
     )

@@ -12,7 +12,7 @@ from policy.errors import UserError
 
 # Two texts with the characters that prompts have: spaces, digits, line ends, quotes, role markers
 # and letters outside ASCII.
-_PROBES = (
+_EXAMPLE_TEXTS = (
     "User: a photo of 2 red cats.\n\nAssistant:",
     '<|User|>: "naïve"  café,\n1. left of\n\n<|Assistant|>:',
 )
@@ -41,9 +41,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         if not (folder / "tokenizer_config.json").is_file():  # it names the special tokens
             raise UserError(f"checkpoint {folder} has no tokenizer_config.json") from None
         raise UserError(f"checkpoint {folder}: {error}") from None
-    probes = {text: alone.encode(text, add_special_tokens=False).ids for text in _PROBES}
-    probes[BEGIN_OF_IMAGE] = [special.begin_of_image]
-    for text, ids in probes.items():
+    expected = {text: alone.encode(text, add_special_tokens=False).ids for text in _EXAMPLE_TEXTS}
+    expected[BEGIN_OF_IMAGE] = [special.begin_of_image]
+    for text, ids in expected.items():
         if tokenizer.encode(text, add_special_tokens=False) != ids:
             raise UserError(
                 f"checkpoint {folder}: the tokenizer makes other ids of {text!r} than its"

@@ -40,7 +40,7 @@ def untied_config(written: Mapping[str, Any]) -> JanusConfig:
     try:
         _Config.model_validate(written)
     except ValidationError as error:
-        raise ValueError(first_problem(error)) from None
+        raise ValueError(first_bad_key(error)) from None
     config = JanusConfig.from_dict(dict(written))
     config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
     return config
@@ -60,7 +60,7 @@ def built_on_meta(config: JanusConfig, where: str) -> JanusForConditionalGenerat
         raise UserError(f"{where}: no model can be built: {reason}") from None
 
 
-def first_problem(error: ValidationError) -> str:
+def first_bad_key(error: ValidationError) -> str:
     """One line that names the first key at fault."""
     problem = error.errors()[0]
     return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"

@@ -27,10 +27,11 @@ for: that is what RL is to improve.
 - Licence: that of this project. The training data are drawn by the code.
 
 ## Held-out pairs
-Six colour-shape pairs (`shapes.world.HELD_OUT`) are in no prompt, CoT or image that the policy was
-pretrained on; every colour and every shape is. The VQ decoder has seen all pairs: it is the
-tokenizer. The codes' rows in the image head and in the image embeddings are sums of colour,
-pattern and grain (`shapes.build.model`), so that no code of a held-out pair is trained away.
+The policy was pretrained without six colour-shape pairs (`shapes.world.HELD_OUT_KINDS`): they are
+in none of its prompts, CoTs or images, but every colour and every shape is. The VQ decoder is the
+image tokenizer and has seen all pairs. The rows of the codes in the image head and in the image
+embeddings are sums of colour, pattern and grain (`shapes.build.tiny_janus`), so that training
+does not make the codes of held-out pairs impossible.
 
 ## Figures
 From `python -m shapes.build.measure`: 96 prompts x 4 samples a column, one seed. The standard error

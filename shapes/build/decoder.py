@@ -18,7 +18,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from shapes.build.codes import GRID, add_grain, draw, looks_of
 from shapes.scenes import sample_request, sample_scene
-from shapes.world import HELD_OUT, PATCH, SEEN
+from shapes.world import HELD_OUT_KINDS, PATCH, SEEN_KINDS
 
 BATCH, LEARNING_RATE, FOREGROUND_WEIGHT = 32, 4e-3, 3.0
 
@@ -32,7 +32,7 @@ def train_decoder(
     too, because the image tokenizer of a real model has also seen more than the policy.
     """
     rng = np.random.default_rng(seed)
-    pairs = (*SEEN, *HELD_OUT)
+    pairs = (*SEEN_KINDS, *HELD_OUT_KINDS)
     looks = np.stack(
         [looks_of(sample_scene(sample_request(rng, pairs), rng)) for _ in range(scenes)]
     )

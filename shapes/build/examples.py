@@ -20,7 +20,7 @@ from torch import Tensor
 from policy.encoding import PromptEncoder
 from policy.types import IntArray
 from shapes.build.codes import looks_of
-from shapes.scenes import describe, sample_request, sample_scene, spoil
+from shapes.scenes import describe_scene, sample_request, sample_scene, spoil
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def make_example(encoder: PromptEncoder, noise: float, rng: Generator) -> Exampl
     """
     scene = sample_scene(sample_request(rng), rng)
     drawn = spoil(scene, rng) if rng.random() < noise else scene
-    cot = describe(drawn if rng.random() < 0.5 else scene)
+    cot = describe_scene(drawn if rng.random() < 0.5 else scene)
     prompt = scene.request.prompt()
     cot_ids = encoder.tokenizer.encode(cot, add_special_tokens=False)
     return Example(
@@ -61,7 +61,7 @@ def make_example(encoder: PromptEncoder, noise: float, rng: Generator) -> Exampl
     )
 
 
-def collate(
+def padded_rows(
     prompts: Sequence[IntArray], tokens: Sequence[IntArray], pad: int, tokens_are_image: bool
 ) -> Rows:
     """One row for each prompt: the prompt, followed by the tokens to learn."""

@@ -27,7 +27,7 @@ from shapes.build.prompt_files import DATA
 from shapes.build.samples import sample
 from shapes.rewards import Judgement, judge
 from shapes.scenes import Scene, sample_request, sample_scene
-from shapes.world import HELD_OUT, SEEN
+from shapes.world import HELD_OUT_KINDS, SEEN_KINDS
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
 _PERCENTILES = (5, 25, 50, 75, 95)
@@ -89,7 +89,7 @@ def measure_decoder(policy: JanusPolicy, count: int, seed: int) -> dict[str, flo
     """Rewards of random scenes of all kinds, turned into codes and decoded by the policy."""
     rng = np.random.default_rng(seed)
     scenes: list[Scene] = [
-        sample_scene(sample_request(rng, (*SEEN, *HELD_OUT)), rng) for _ in range(count)
+        sample_scene(sample_request(rng, (*SEEN_KINDS, *HELD_OUT_KINDS)), rng) for _ in range(count)
     ]
     codes = torch.from_numpy(np.stack([add_grain(looks_of(scene), rng) for scene in scenes]))
     images = np.concatenate([policy.decode(part) for part in codes.split(_ROWS_AT_ONCE)])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from policy.encoding import PromptEncoder, unconditional_twin
 from policy.janus import JanusPolicy
 from shapes.build.codes import add_grain
-from shapes.build.examples import Rows, collate, make_example
+from shapes.build.examples import Rows, make_example, padded_rows
 
 NOISE = 0.4  # share of scenes with one error
 IMAGE_ROWS, TEXT_ROWS = 32, 16  # rows of a batch that learn image tokens and CoT tokens
@@ -48,8 +48,8 @@ def train_policy(
             for example in chosen[:IMAGE_ROWS]
         ]
         codes = add_grain(np.stack([e.looks for e in chosen[:IMAGE_ROWS]]), rng)
-        image_rows = collate(prompts, list(codes), encoder.special.pad, tokens_are_image=True)
-        text_rows = collate(
+        image_rows = padded_rows(prompts, list(codes), encoder.special.pad, tokens_are_image=True)
+        text_rows = padded_rows(
             [example.cot_prompt_ids for example in chosen[IMAGE_ROWS:]],
             [example.cot_ids for example in chosen[IMAGE_ROWS:]],
             encoder.special.pad,

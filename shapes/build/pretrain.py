@@ -27,9 +27,9 @@ from policy.templates import template_named
 from shapes.build.card import model_card
 from shapes.build.decoder import train_decoder
 from shapes.build.measure import CHECKPOINT, measure_checkpoint
-from shapes.build.model import build_model, build_tokenizer
 from shapes.build.policy_training import train_policy
 from shapes.build.samples import MAX_COT
+from shapes.build.tiny_janus import build_model, build_tokenizer
 
 DECODER_STEPS, POLICY_STEPS = 1300, 1300
 SAMPLING = GenerationDefaults.of("shapes", None, Sampling(1.0, 1.0, MAX_COT))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shapes.scenes import sample_request
-from shapes.world import HELD_OUT, Kind
+from shapes.world import HELD_OUT_KINDS, Kind
 
 DATA = Path(__file__).parents[1] / "data"
 # File stem -> number of rows, seed, and kinds. Each row names at least one of these kinds; None
@@ -18,7 +18,7 @@ DATA = Path(__file__).parents[1] / "data"
 FILES: dict[str, tuple[int, int, Sequence[Kind] | None]] = {
     "train": (2000, 1000, None),
     "seen": (96, 555, None),
-    "held_out": (96, 556, HELD_OUT),
+    "held_out": (96, 556, HELD_OUT_KINDS),
 }
 
 

@@ -25,9 +25,9 @@ from transformers import JanusForConditionalGeneration
 from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy, tiny_tokenizer
 from policy.checkpoint.loading import (
     check_checkpoint,
+    janus_config,
     load_encoder,
     load_policy,
-    model_config,
     read_config,
 )
 from policy.checkpoint.original_config import translated_config
@@ -60,7 +60,7 @@ def test_every_key_of_the_real_models_has_its_place(
     """
     (tmp_path / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
-        model = JanusForConditionalGeneration(model_config(tmp_path))
+        model = JanusForConditionalGeneration(janus_config(tmp_path))
         original = {key: torch.empty(shape) for key, shape in original_shapes(config).items()}
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     assert len(expected) == num_keys

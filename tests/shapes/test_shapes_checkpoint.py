@@ -19,15 +19,15 @@ from policy.prompts import load_prompts
 from policy.templates import template_named
 from shapes.build.codes import add_grain, code_table
 from shapes.build.decoder import train_decoder
-from shapes.build.examples import collate, make_example
+from shapes.build.examples import make_example, padded_rows
 from shapes.build.measure import CHECKPOINT, load_checkpoint, measure_decoder, measure_samples
-from shapes.build.model import build_model, build_tokenizer
 from shapes.build.policy_training import train_policy
 from shapes.build.pretrain import SAMPLING, pretrain
 from shapes.build.prompt_files import DATA
 from shapes.build.samples import sample
-from shapes.scenes import describe, sample_request, sample_scene
-from shapes.world import HELD_OUT, SEEN
+from shapes.build.tiny_janus import build_model, build_tokenizer
+from shapes.scenes import describe_scene, sample_request, sample_scene
+from shapes.world import HELD_OUT_KINDS, SEEN_KINDS
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def test_words_survive_the_tokenizer(loaded: tuple[JanusPolicy, PromptEncoder]) 
     _, encoder = loaded
     rng = np.random.default_rng(0)
     for _ in range(50):
-        scene = sample_scene(sample_request(rng, (*SEEN, *HELD_OUT)), rng)
-        cot = describe(scene)
+        scene = sample_scene(sample_request(rng, (*SEEN_KINDS, *HELD_OUT_KINDS)), rng)
+        cot = describe_scene(scene)
         ids = np.array(encoder.tokenizer.encode(cot), np.int32)
         assert encoder.cot_text(ids) == cot
         prompt = scene.request.prompt()
@@ -90,7 +90,7 @@ def test_sampling_agrees_with_teacher_forcing(loaded: tuple[JanusPolicy, PromptE
     drawn = sample(policy, encoder, prompts, 2.0, torch.Generator().manual_seed(0))
     for row, prompt in enumerate(prompts):
         image_prompt = encoder.image_prompt_ids(prompt, drawn.cots[row])
-        rows = collate([image_prompt], [drawn.image_ids_BN[row]], encoder.special.pad, True)
+        rows = padded_rows([image_prompt], [drawn.image_ids_BN[row]], encoder.special.pad, True)
         hidden_BLD = policy.hidden_states(policy.embed(rows.ids_BL, rows.is_image_BL)[:, :-1])
         logits_NV = policy.image_logits(hidden_BLD[rows.predicted_BL[:, 1:]])
         entropy_N = torch.distributions.Categorical(logits=logits_NV).entropy()

@@ -16,7 +16,7 @@ from shapes.render import render
 from shapes.request import TASKS, Request
 from shapes.rewards import Attributes, Cleanliness, Judgement, Structure, judge
 from shapes.scenes import Item, Scene, sample_request, sample_scene
-from shapes.world import HELD_OUT, SEEN, Kind
+from shapes.world import HELD_OUT_KINDS, SEEN_KINDS, Kind
 
 RED_CIRCLE, BLUE_SQUARE = Kind("red", "circle"), Kind("blue", "square")
 ABOVE = Request("spatial", (RED_CIRCLE, BLUE_SQUARE), "above")
@@ -25,7 +25,9 @@ ITEMS = (Item(RED_CIRCLE, "small", 4, 4), Item(BLUE_SQUARE, "large", 8, 16))
 
 def scenes(count: int, seed: int = 0) -> list[Scene]:
     rng = np.random.default_rng(seed)
-    return [sample_scene(sample_request(rng, (*SEEN, *HELD_OUT)), rng) for _ in range(count)]
+    return [
+        sample_scene(sample_request(rng, (*SEEN_KINDS, *HELD_OUT_KINDS)), rng) for _ in range(count)
+    ]
 
 
 def judged(image: NDArray[np.uint8], request: Request) -> Judgement:

@@ -14,8 +14,8 @@ from shapes.build.codes import add_grain, code_table, draw, looks_of, tokenise
 from shapes.build.prompt_files import DATA, FILES, prompt_lines
 from shapes.render import render
 from shapes.request import holds, parse_request
-from shapes.scenes import describe, sample_request, sample_scene, spoil, vocabulary
-from shapes.world import HELD_OUT, IMAGE_SIZE, SEEN, Kind
+from shapes.scenes import describe_scene, sample_request, sample_scene, spoil, vocabulary
+from shapes.world import HELD_OUT_KINDS, IMAGE_SIZE, SEEN_KINDS, Kind
 
 OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 SEEDS = st.integers(0, 2**32 - 1)
@@ -25,7 +25,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 @settings(max_examples=100, deadline=None)
 def test_a_request_survives_its_row(seed: int) -> None:
     """Parsing the row of a request, in the public file format, gives the request back."""
-    request = sample_request(np.random.default_rng(seed), (*SEEN, *HELD_OUT))
+    request = sample_request(np.random.default_rng(seed), (*SEEN_KINDS, *HELD_OUT_KINDS))
     assert parse_request(request.prompt()) == request
 
 
@@ -41,7 +41,7 @@ def test_scenes_lie_inside_and_apart_and_can_be_said(seed: int) -> None:
         assert 0 <= item.y <= IMAGE_SIZE - item.pixels
         covered[item.y : item.y + item.pixels + 2, item.x : item.x + item.pixels + 2] += 1
     assert covered.max() == 1
-    assert {*describe(scene).split(), *scene.request.text.split()} <= set(vocabulary())
+    assert {*describe_scene(scene).split(), *scene.request.text.split()} <= set(vocabulary())
 
 
 @given(SEEDS)
@@ -52,7 +52,7 @@ def test_spoiling_changes_the_picture_and_shows_seen_kinds_only(seed: int) -> No
     scene = sample_scene(sample_request(rng), rng)
     wrong = spoil(scene, rng)
     assert not np.array_equal(render(scene), render(wrong))
-    assert {item.kind for item in wrong.items} <= set(SEEN)
+    assert {item.kind for item in wrong.items} <= set(SEEN_KINDS)
 
 
 @given(st.sampled_from(sorted(OPPOSITE)), st.floats(-30, 30), st.floats(-30, 30))
@@ -67,7 +67,7 @@ def test_opposite_relations_mirror_each_other(locality: str, dx: float, dy: floa
 def test_codes_are_exact(seed: int) -> None:
     """Tokenising what codes draw gives the codes back, grain included; so it is lossless."""
     rng = np.random.default_rng(seed)
-    looks = looks_of(sample_scene(sample_request(rng, (*SEEN, *HELD_OUT)), rng))
+    looks = looks_of(sample_scene(sample_request(rng, (*SEEN_KINDS, *HELD_OUT_KINDS)), rng))
     codes = add_grain(looks, rng, band=None)
     assert np.array_equal(tokenise(draw(codes)), codes)
     assert np.array_equal(code_table().look_K[codes], looks)
@@ -90,14 +90,14 @@ def test_held_out_pairs_are_held_out(stem: str) -> None:
     """No prompt of training or seen evaluation names one, every held-out prompt does."""
     for prompt in load_prompts(DATA / f"{stem}.jsonl"):
         kinds = parse_request(prompt).kinds
-        assert any(kind in HELD_OUT for kind in kinds) == (stem == "held_out"), json.dumps(
+        assert any(kind in HELD_OUT_KINDS for kind in kinds) == (stem == "held_out"), json.dumps(
             prompt.text
         )
 
 
 def test_held_out_pairs_leave_every_colour_and_shape_seen() -> None:
     """Each part of a held-out pair occurs in seen pairs."""
-    assert {k.colour for k in HELD_OUT} <= {k.colour for k in SEEN}
-    assert {k.shape for k in HELD_OUT} <= {k.shape for k in SEEN}
+    assert {k.colour for k in HELD_OUT_KINDS} <= {k.colour for k in SEEN_KINDS}
+    assert {k.shape for k in HELD_OUT_KINDS} <= {k.shape for k in SEEN_KINDS}
     with pytest.raises(ValueError, match="unknown colour 'pink'"):
         Kind("pink", "circle")

@@ -14,7 +14,7 @@ from orchestrator.settings.memory import Lengths, Memory, ModelSize, rollout_mem
 from orchestrator.settings.plan import Gpu, Process, batch_text, make_plan, this_machine
 from orchestrator.settings.plan_inputs import planned_lengths
 from orchestrator.settings.run_config import load_config
-from policy.checkpoint.loading import model_config
+from policy.checkpoint.loading import janus_config
 from policy.checkpoint.public_models import public_config
 from policy.errors import UserError
 from rollout.config import RolloutConfig, VllmSettings
@@ -138,7 +138,7 @@ def test_the_shipped_sizes_are_those_of_the_config_json(
     for name, folder in folders.items():
         config = public_config(f"{owner}/Janus-Pro-{name.upper()}")
         assert config is not None
-        assert ModelSize.of(config) == ModelSize.of(model_config(folder))
+        assert ModelSize.of(config) == ModelSize.of(janus_config(folder))
     assert public_config(f"{owner}/Janus-Pro-7B@main") is None
     assert public_config("somebody/Janus-Pro-7B") is None
 
@@ -185,7 +185,7 @@ def test_the_batch_need_not_divide(overrides: list[str], expected: str) -> None:
 
 def test_a_micro_batch_that_is_never_full_is_planned_as_it_is(folders: dict[str, Path]) -> None:
     """32 trajectories over 4 ranks: with micro-batches of up to 64 a rank's pass has 8."""
-    size, machine = ModelSize.of(model_config(folders["7b"])), this_machine(8, 80, None)
+    size, machine = ModelSize.of(janus_config(folders["7b"])), this_machine(8, 80, None)
     working = []
     for rows in (8, 64):
         settings = [f"model.path={folders['7b']}", "model.instruction=null", "prompts_per_step=4"]
@@ -198,7 +198,7 @@ def test_a_micro_batch_that_is_never_full_is_planned_as_it_is(folders: dict[str,
 
 def test_literal_figures_of_the_7b(folders: dict[str, Path]) -> None:
     """ZeRO-2 over 4 ranks in bfloat16: 2 (P + F), 2 P, and 16 P / 4 bytes."""
-    size = ModelSize.of(model_config(folders["7b"]))
+    size = ModelSize.of(janus_config(folders["7b"]))
     assert size.trained == 6_910_365_696
     settings = [f"model.path={folders['7b']}", "model.instruction=null"]
     machine = this_machine(8, 80, None)
@@ -226,10 +226,10 @@ def test_a_head_that_the_published_config_does_not_call_untied_is_counted(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """transformers' format of the 7B, as its converter leaves it: no tie_word_embeddings."""
-    config = model_config(folders["7b"]).to_dict()
+    config = janus_config(folders["7b"]).to_dict()
     del config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert ModelSize.of(model_config(tmp_path)) == ModelSize.of(model_config(folders["7b"]))
+    assert ModelSize.of(janus_config(tmp_path)) == ModelSize.of(janus_config(folders["7b"]))
 
 
 def test_vllm_needs_room_for_one_trajectory(
@@ -259,7 +259,7 @@ def test_vllm_on_a_cpu_says_how_many_trajectories_have_room(
     folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The others wait, which nothing else would say; without room for one the plan is refused."""
-    size = ModelSize.of(model_config(folders["7b"]))
+    size = ModelSize.of(janus_config(folders["7b"]))
     settings = VllmSettings(cpu_kv_cache_gib=16)
     config = RolloutConfig(
         engine="vllm", guidance_scale=1.0, max_cot_tokens=4, batch_size=32, vllm=settings
