@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.prompts import load_prompts
@@ -105,6 +105,7 @@ WORDS = st.sampled_from("a the two 3 3.5 of dozen pair red dogs car , - 's sheep
 NAMES = st.text(min_size=1).map(str.strip).filter(bool) | st.lists(WORDS, min_size=1).map(" ".join)
 
 
+@settings(deadline=None)  # the first question takes seconds
 @given(NAMES, st.lists(WORDS | st.text()).map(" ".join))
 def test_no_words_are_too_odd(noun: str, text: str) -> None:
     """An answer for anything that a prompt file may hold, and never yes for what is not named."""

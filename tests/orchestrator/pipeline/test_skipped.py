@@ -32,7 +32,6 @@ sys.exit(main(sys.argv[1:]))
 SMALL = (
     "steps=4 prompts_per_step=2 rollout.group_size=4 learner.micro_batch_size=8"
     " evaluation.prompts=1 evaluation.samples_per_prompt=1 evaluation.every=9 checkpoint.every=9"
-    " rollout.workers=1"
     " cluster.object_store_mb=128 learner.max_skipped_updates=2"
 ).split()
 

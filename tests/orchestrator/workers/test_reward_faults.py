@@ -86,7 +86,7 @@ def test_a_prompt_that_cannot_be_scored_stops_the_run_with_one_line(
     tmp_path: Path, prompt: Prompt
 ) -> None:
     """After its replacements, with the prompt, the numbers and the reasons."""
-    done, run = train(tmp_path, "bad", prompt, 2, "replacements=1", "rollout.workers=1")
+    done, run = train(tmp_path, "bad", prompt, 2, "replacements=1")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(
