@@ -128,12 +128,14 @@ def test_what_deepspeed_is_told_on_a_gpu():
     """Pinned CPU memory, for the optimizer and for the parameters, each by its own setting."""
     gpu = LearnerConfig(
         device="cuda", gpus_per_rank=1, zero_stage=3, offload_optimizer=True,
-        offload_parameters=True, dtype="bfloat16",
+        offload_parameters=True,
     )  # fmt: skip
     pinned = {"device": "cpu", "pin_memory": True}
-    zero = deepspeed_settings(gpu, hidden_size=64)["zero_optimization"]
+    zero = deepspeed_settings(gpu, "bfloat16", hidden_size=64)["zero_optimization"]
     assert (zero["offload_optimizer"], zero["offload_param"]) == (pinned, pinned)
     fewer = gpu.model_copy(update={"offload_parameters": False})
-    assert "offload_param" not in deepspeed_settings(fewer, 64)["zero_optimization"]
+    assert "offload_param" not in deepspeed_settings(fewer, "bfloat16", 64)["zero_optimization"]
     none = gpu.model_copy(update={"offload_parameters": False, "offload_optimizer": False})
-    assert not any("offload" in key for key in deepspeed_settings(none, 64)["zero_optimization"])
+    assert not any(
+        "offload" in key for key in deepspeed_settings(none, "bfloat16", 64)["zero_optimization"]
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from learner.batch import split_over_ranks
-from orchestrator.pipeline.step_row import Clock, reward_metrics, scoring_metrics
+from orchestrator.pipeline.clock import Clock
+from orchestrator.pipeline.step_row import reward_metrics, scoring_metrics
 from orchestrator.record.metrics import STEP_METRICS, find
 from orchestrator.workers.reward_pool import Usage
 from policy.types import Prompt, Score

@@ -44,7 +44,7 @@ def learner_group(checkpoint: Path, **learner: Any) -> LearnerGroup:
         "algorithm": AlgorithmConfig(),
         "steps": 10,
     }
-    config = load_config(SHAPES).model_copy(update=parts)
+    config = load_config(SHAPES, []).model_copy(update=parts)
     return LearnerGroup(config, Inputs(checkpoint, None, [], {}, []))
 
 

@@ -148,7 +148,7 @@ def test_a_failure_is_raised_when_nobody_has_died_within_the_grace(
 ) -> None:
     """Of two that raise, the first to do so is named and the other is in the log. The third is
     silent, and nobody waits for it until the deadline."""
-    monkeypatch.setattr(waiting, "_DEATH_GRACE_S", 1.0)
+    monkeypatch.setattr(waiting, "_DEATH_GRACE_S", 5.0)
     first, second, third = worker(), worker(), worker()
     first.wait.remote(str(tmp_path))
     refs = [
