@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor
 from transformers import GroundingDinoForObjectDetection
 
-# The ids of the tokens that separate phrases. transformers has them in its code and does not ask the tokenizer.
+# The ids of the tokens that separate phrases. transformers has them in its code and does not ask
+# the tokenizer.
 SEPARATORS = {"[CLS]": 101, "[SEP]": 102, ".": 1012, "?": 1029}
 
 
