@@ -159,9 +159,9 @@ def _engine(name: str, workload: Workload) -> Callable[[], tuple[int, int]]:
     config = workload.config
     if name == VLLM_ENGINE:
         prepare_vllm_process(config)
-        from rollout.vllm.engine import load_vllm_engine as load_engine
+        from rollout.vllm.engine import load_vllm_engine
     else:
-        from rollout.transformers_engine import load_transformers_engine as load_engine
+        from rollout.transformers_engine import load_transformers_engine
     engine = load_engine(config, workload.folder, "shapes", dtype=workload.dtype)
     size = config.group_size
     requests = [

@@ -57,7 +57,7 @@ def measure(checkpoint: str, dtype: str, config: RolloutConfig) -> None:
     """Print the largest gap of each record, and the tolerances that would let them pass."""
     tune_process(config.threads)
     prepare_vllm_process(config)
-    from rollout.vllm.parity import probe_logprobs, replay, replay_gaps, slopes
+    from rollout.vllm.parity import replay, replay_gaps, slopes, vllm_probe_logprobs
     from rollout.vllm.server import VllmServer
 
     folder = checkpoint_folder(checkpoint)
@@ -67,7 +67,7 @@ def measure(checkpoint: str, dtype: str, config: RolloutConfig) -> None:
     # At a tolerance of 1 a gap's own tolerance is the factor that guidance grants it.
     replayed = replay(server, policy, special, config.sampling)
     gaps = replay_gaps(replayed, config.sampling, tolerance=1.0)
-    theirs = probe_logprobs(server, policy, special)
+    theirs = vllm_probe_logprobs(server, policy, special)
     server.shutdown()
     print(f"| record, nats, {dtype} on {config.device}, guidance {config.guidance_scale:g} | gap |")
     print("|---|---|")

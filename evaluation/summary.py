@@ -53,7 +53,7 @@ def prompt_means(groups: Sequence[ScoredGroup]) -> list[float | None]:
     return [mean(totals) if totals else None for totals in survivors]
 
 
-def summarize(groups: Sequence[ScoredGroup]) -> JsonDict:
+def summarise(groups: Sequence[ScoredGroup]) -> JsonDict:
     """One row of ``evaluations.jsonl``, without the step and the name of the set.
 
     ``reward/mean`` and ``reward/standard_error`` are those of the weighted total. ``reward/<name>``

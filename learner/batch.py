@@ -136,14 +136,14 @@ class MicroBatch:
 
 
 def micro_batch(
-    scored: Sequence[TrainingTrajectory],
+    items: Sequence[TrainingTrajectory],
     special: SpecialIds,
     weight_version: int,
     guided: bool,
     device: torch.device,
 ) -> MicroBatch:
     """Lay trajectories out as tensors on ``device``."""
-    trajectories = [item.trajectory for item in scored]
+    trajectories = [item.trajectory for item in items]
     tokens = collate(trajectories, special)
     cot_mask, image_mask = tokens.cot.mask_BT, tokens.image.mask_BT
     logprob_BT = _recorded(
@@ -161,8 +161,8 @@ def micro_batch(
     )
     return MicroBatch(
         tokens=tokens.to(device),
-        advantage_B=torch.tensor([item.advantage for item in scored], device=device),
-        has_variance_B=torch.tensor([item.group_has_variance for item in scored], device=device),
+        advantage_B=torch.tensor([item.advantage for item in items], device=device),
+        has_variance_B=torch.tensor([item.group_has_variance for item in items], device=device),
         is_stale_B=torch.tensor(
             [t.weight_version != weight_version for t in trajectories], device=device
         ),

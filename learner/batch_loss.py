@@ -140,7 +140,7 @@ def micro_batch_loss(
 
 
 def trajectory_metrics(
-    scored: Sequence[TrainingTrajectory], weight_version: int, eos: int
+    items: Sequence[TrainingTrajectory], weight_version: int, eos: int
 ) -> Metrics:
     """Metrics that need no forward pass, as sums over a rank's trajectories.
 
@@ -148,7 +148,7 @@ def trajectory_metrics(
     conditional one, which is 0 without guidance. cot_length/capped is the share of CoTs that the
     length cap cut, which are those that do not end with EOS.
     """
-    trajectories = [item.trajectory for item in scored]
+    trajectories = [item.trajectory for item in items]
     return {
         "guidance/logprob_gap": _gap(
             [(t.image_logprobs_guided, t.image_logprobs_conditional) for t in trajectories]

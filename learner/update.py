@@ -53,11 +53,11 @@ class Updater:
         ``updates/skipped`` is 1. Raises ValueError for an empty batch, and for a trajectory newer
         than the weights.
         """
-        scored = training_trajectories(slices)
-        batches = self.micro_batches(scored, weight_version)
-        size = _batch_size(scored, batches, weight_version)
+        items = training_trajectories(slices)
+        batches = self.micro_batches(items, weight_version)
+        size = _batch_size(items, batches, weight_version)
         entropies, lambda_b = self._calibrate(batches, size)
-        parts = [trajectory_metrics(scored, weight_version, self._special.eos)]
+        parts = [trajectory_metrics(items, weight_version, self._special.eos)]
         loss_sum = 0.0
         for index in range(size.micro_batches):
             last = index == size.micro_batches - 1
@@ -95,13 +95,13 @@ class Updater:
         return row if lambda_b is None else row | {"lambda_b": lambda_b}
 
     def micro_batches(
-        self, scored: Sequence[TrainingTrajectory], weight_version: int
+        self, items: Sequence[TrainingTrajectory], weight_version: int
     ) -> list[MicroBatch]:
         """The rank's share as tensors on the model's device."""
         guided = self._algorithm.trained_distribution == "guided"
         return [
             micro_batch(part, self._special, weight_version, guided, self._model.device)
-            for part in cut_micro_batches(scored, self._settings.learner.micro_batch_size)
+            for part in cut_micro_batches(items, self._settings.learner.micro_batch_size)
         ]
 
     @property
@@ -140,14 +140,14 @@ class Updater:
 
 
 def _batch_size(
-    scored: Sequence[TrainingTrajectory], batches: Sequence[MicroBatch], weight_version: int
+    items: Sequence[TrainingTrajectory], batches: Sequence[MicroBatch], weight_version: int
 ) -> BatchSize:
-    versions = [item.trajectory.weight_version for item in scored]
+    versions = [item.trajectory.weight_version for item in items]
     if versions and max(versions) > weight_version:
         raise ValueError(f"a trajectory of weights {max(versions)}, at {weight_version}")
     share = ShareSize(
-        tokens=sum(item.trajectory.num_tokens for item in scored),
-        sequences=len(scored),
+        tokens=sum(item.trajectory.num_tokens for item in items),
+        sequences=len(items),
         micro_batches=len(batches),
         stale=any(version < weight_version for version in versions),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evaluation.summary import summarize
+from evaluation.summary import summarise
 from orchestrator.pipeline.order import derived_seed
 from orchestrator.pipeline.roles import Rewards, Rollout
 from orchestrator.record.run_folder import RunFolder
@@ -62,7 +62,7 @@ class FixedEvaluation:
             "step": step,
             "set": name,
             "guidance_scale": sampling.guidance_scale,
-        } | summarize(scored)
+        } | summarise(scored)
         self.folder.append("evaluations.jsonl", row)
         if sampling is self.samplings[0]:
             self._keep_samples(step, name, groups, scored)

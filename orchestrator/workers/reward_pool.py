@@ -23,7 +23,7 @@ from ray.exceptions import GetTimeoutError
 
 from orchestrator.workers.reward_round import Batch, Round
 from orchestrator.workers.rollout_pool import GroupRef
-from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate, take
+from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate, take_result
 from orchestrator.workers.worker_pool import Resources, WorkerPool
 from policy.types import RewardResult
 from rewards.config import CacheConfig, RewardConfig
@@ -134,7 +134,7 @@ class RewardPool(WorkerPool):
         index = next(i for i, duty in enumerate(self._duties) if duty.call == call)
         duty = self._duties[index]
         try:
-            reply = take(call, self.names[index])
+            reply = take_result(call, self.names[index])
         except GetTimeoutError:
             return  # the answer has left this machine's memory; it still has until the deadline
         except WorkerDied as failure:

@@ -67,7 +67,7 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
         waiting = len(pending)
         for ref in sorted(here, key=pending.__getitem__):
             try:
-                results[pending[ref]] = take(ref, names[pending[ref]])
+                results[pending[ref]] = take_result(ref, names[pending[ref]])
             except GetTimeoutError:
                 continue
             except (UserError, WorkerFailed) as failure:
@@ -108,7 +108,7 @@ def wait_any(
             return there, here
 
 
-def take(answer: ray.ObjectRef, name: str) -> Any:
+def take_result(answer: ray.ObjectRef, name: str) -> Any:
     """The result of a call to the worker ``name``, whose answer lies on this machine.
 
     Raises what the worker's answer says: its ``UserError``, ``WorkerFailed`` or ``WorkerDied``.

@@ -28,7 +28,7 @@ from policy.weights import WeightBuckets, checksum, load_into
 from rollout.config import RolloutConfig
 from rollout.drawing import Phase
 from rollout.engine import EngineIdentity, GenerationRequest
-from rollout.vllm.parity import check_parity, probe_logprobs
+from rollout.vllm.parity import check_parity, vllm_probe_logprobs
 from rollout.vllm.requests import SampleRequest
 from rollout.vllm.server import Sampled, VllmServer
 
@@ -125,7 +125,7 @@ class VllmEngine:
                 policy = self._load()
                 load_into(policy.trained_parameters(), weights)
                 self._check(self._serving, policy)
-            probe = probe_logprobs(self._serving, self._policy, self._encoder.special)
+            probe = vllm_probe_logprobs(self._serving, self._policy, self._encoder.special)
         except Exception as error:
             forget_frames(error)
             self._build(streams)

@@ -35,7 +35,7 @@ from rollout.vllm.vocabulary import NUM_CHANNELS, Vocabulary
 
 
 class JanusForVllm(nn.Module):
-    """The model that ``rollout.vllm.server.model_config`` describes. Weights are loaded later."""
+    """The model that ``rollout.vllm.server.written_config`` describes. Weights are loaded later."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()

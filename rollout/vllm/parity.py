@@ -163,7 +163,7 @@ def replay(
     return replayed
 
 
-def probe_logprobs(server: VllmServer, policy: JanusPolicy, special: SpecialIds) -> FloatArray:
+def vllm_probe_logprobs(server: VllmServer, policy: JanusPolicy, special: SpecialIds) -> FloatArray:
     """``policy.probe.probe_logprobs`` as vLLM computes it when it reads the probe as prompts.
 
     Of ``policy`` only the sizes are used.

@@ -44,7 +44,7 @@ class Sampled:
     entropies_guided: FloatArray
 
 
-def model_config(policy: JanusPolicy, special: SpecialIds, streams: int) -> dict[str, Any]:
+def written_config(policy: JanusPolicy, special: SpecialIds, streams: int) -> dict[str, Any]:
     """The model's ``config.json``: Llama's, with the heads of all streams, and our own part."""
     config: Any = policy.model.config
     text: dict[str, Any] = config.get_text_config().to_dict()
@@ -76,7 +76,7 @@ class VllmServer:
     ) -> None:
         """Copies the policy's weights; the policy is not kept."""
         check_head_size(config, policy.model.config)
-        description = model_config(policy, special, streams)
+        description = written_config(policy, special, streams)
         self.streams = streams
         self._eos = special.eos
         self.vocabulary = Vocabulary(policy.text_vocab_size, policy.num_codes)

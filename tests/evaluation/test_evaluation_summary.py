@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from evaluation.summary import estimate, paired_difference, prompt_means, summarize
+from evaluation.summary import estimate, paired_difference, prompt_means, summarise
 from policy.types import Prompt, RewardFailure, Score
 from rewards.scored_group import ScoredGroup, failure_reasons
 from tests.training_records import check_keys
@@ -22,7 +22,7 @@ def group(text: str, *values: float | None, task: str = "color") -> ScoredGroup:
 
 def test_the_standard_error_is_over_prompts_not_samples() -> None:
     """Prompt means 0.2 and 0.6: mean 0.4, standard error 0.2; eight samples do not shrink it."""
-    row = summarize([group("a", 0.1, 0.3, 0.1, 0.3), group("b", 0.5, 0.7, 0.5, 0.7)])
+    row = summarise([group("a", 0.1, 0.3, 0.1, 0.3), group("b", 0.5, 0.7, 0.5, 0.7)])
     assert row["reward/mean"] == pytest.approx(0.4)
     assert row["reward/standard_error"] == pytest.approx(0.2)
     assert (row["num_prompts"], row["num_samples"], row["num_failed"]) == (2, 8, 0)
@@ -31,7 +31,7 @@ def test_the_standard_error_is_over_prompts_not_samples() -> None:
 def test_failures_leave_the_mean_and_are_counted() -> None:
     """A failed sample is no 0; a prompt of which all failed has no mean."""
     groups = [group("a", 1.0, None), group("b", None, None, task="spatial")]
-    row = summarize(groups)
+    row = summarise(groups)
     assert row["prompt_means"] == [1.0, None]
     assert row["reward/mean"] == 1.0
     assert row["reward/standard_error"] is None  # one prompt has no spread
@@ -48,7 +48,7 @@ def test_a_reward_has_a_mean_of_what_it_judged_and_details_of_its_own() -> None:
         "hps": (Score(1.0, {"share": 0.75}), Score(1.0, {"share": 0.25})),
         "none": (Score(1.0, applicable=False), RewardFailure("no image")),
     }
-    row = summarize([ScoredGroup(Prompt("a", "a", "color"), (2.5, None), results)])
+    row = summarise([ScoredGroup(Prompt("a", "a", "color"), (2.5, None), results)])
     check_keys(row, "evaluations.jsonl")
     assert (row["reward/git"], row["reward/hps"], row["reward/none"]) == (0.5, 1.0, None)
     assert (row["detail/git/share"], row["detail/hps/share"]) == (0.25, 0.5)

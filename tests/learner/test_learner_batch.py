@@ -37,14 +37,14 @@ def test_every_survivor_goes_to_exactly_one_rank(advantages, ranks):
 
 def test_variance_is_judged_by_the_whole_group(batch):
     """A rank that holds only a group's member of advantage 0 still knows that the group varied."""
-    scored = training_trajectories(split_over_ranks(batch, 7)[5])
-    assert [(item.advantage, item.group_has_variance) for item in scored] == [(0.0, True)]
+    items = training_trajectories(split_over_ranks(batch, 7)[5])
+    assert [(item.advantage, item.group_has_variance) for item in items] == [(0.0, True)]
 
 
 def test_recorded_numbers_land_under_their_tokens(batch):
     """What rollout recorded lies where the learner's own log-probs will."""
-    scored = training_trajectories(split_over_ranks(batch, 1)[0])
-    (rows,) = cut_micro_batches(scored, 8)
+    items = training_trajectories(split_over_ranks(batch, 1)[0])
+    (rows,) = cut_micro_batches(items, 8)
     tensors = micro_batch(rows, TINY_SPECIAL, 0, guided=False, device=torch.device("cpu"))
     assert not (tensors.recorded_logprob_BT[~tensors.mask_BT] != 0).any()
     for row, item in enumerate(rows):

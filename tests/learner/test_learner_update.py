@@ -59,12 +59,12 @@ def test_a_cot_that_does_not_end_with_eos_was_cut() -> None:
     eos = TINY_SPECIAL.eos
     cots = [[9, eos], [9, 8, eos], [9, 8, 7], [9, eos, 7]]
     prompt = Prompt(id="p", text="a red circle", task_type="color")
-    scored = [
+    items = [
         TrainingTrajectory(replace(t, cot_ids=np.array(ids, dtype=np.int32)), 1.0, True)
         for t, ids in zip(image_group(prompt, [0] * 4).trajectories, cots, strict=True)
     ]
-    assert finish_metrics(trajectory_metrics(scored, 0, eos))["cot_length/capped"] == 0.5
-    shares = [trajectory_metrics(part, 0, eos) for part in (scored[:3], scored[3:], [])]
+    assert finish_metrics(trajectory_metrics(items, 0, eos))["cot_length/capped"] == 0.5
+    shares = [trajectory_metrics(part, 0, eos) for part in (items[:3], scored[3:], [])]
     assert finish_metrics(add_metrics(shares))["cot_length/capped"] == 0.5
     assert finish_metrics(shares[0])["cot_length/capped"] == pytest.approx(1 / 3)
     assert finish_metrics(shares[0])["cot_length/mean"] == pytest.approx(8 / 3)
