@@ -14,12 +14,12 @@ from benchmarks.synthetic import STILL, BatchShape
 from learner.config import AlgorithmConfig, LearnerConfig, LoraConfig
 from learner.rank_settings import LearnerSettings
 from orchestrator.settings.memory import GIB, Lengths, Memory, ModelSize, learner_memory
+from policy.base_settings import Dtype
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import SpecialIds
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.sampling import Sampling
-from policy.settings import Dtype
 
 SHAPES = Path(__file__).parent.parent / "shapes" / "checkpoint"
 GUIDANCE = 5.0  # of the rollouts, where the guided distribution is trained

@@ -30,13 +30,6 @@ from learner.algorithm.bonus import capped_bonus
 from learner.algorithm.kernels import linear_logprob_entropy
 from learner.algorithm.objective import BatchCounts, token_advantages
 from learner.algorithm.partition import partition_by_modality
-from learner.batch import (
-    GroupSlice,
-    MicroBatch,
-    cut_micro_batches,
-    micro_batch,
-    training_trajectories,
-)
 from learner.batch_loss import (
     bonus_lambda,
     micro_batch_budget_terms,
@@ -45,6 +38,13 @@ from learner.batch_loss import (
 )
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.logprob_module import entropy_kernel, logprob_kernel
+from learner.micro_batches import (
+    GroupSlice,
+    MicroBatch,
+    cut_micro_batches,
+    micro_batch,
+    training_trajectories,
+)
 from learner.rank import LearnerRank
 from learner.rank_settings import LearnerSettings, Place
 from orchestrator.pipeline.order import derived_seed, step_prompts

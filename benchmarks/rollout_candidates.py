@@ -26,8 +26,8 @@ from policy.checkpoint.loading import load_encoder, load_policy
 from policy.runtime import tune_process
 from policy.types import Prompt
 from rollout.config import RolloutConfig
-from rollout.engine import GenerationRequest
-from rollout.vllm.runtime import prepare_vllm_process
+from rollout.engine import Engine, GenerationRequest
+from rollout.vllm.installation import prepare_vllm_process
 
 BASELINE, TUNED_BASELINE = "plain loop", "plain loop, our process settings"
 TRANSFORMERS_ENGINE, VLLM_ENGINE = "transformers engine", "vLLM engine"
@@ -157,12 +157,16 @@ def _plain_loop(workload: Workload) -> Callable[[], tuple[int, int]]:
 
 def _engine(name: str, workload: Workload) -> Callable[[], tuple[int, int]]:
     config = workload.config
+    engine: Engine
     if name == VLLM_ENGINE:
         prepare_vllm_process(config)
-        from rollout.vllm.engine import load_vllm_engine
+        from rollout.vllm.vllm_engine import load_vllm_engine
+
+        engine = load_vllm_engine(config, workload.folder, "shapes", dtype=workload.dtype)
     else:
         from rollout.transformers_engine import load_transformers_engine
-    engine = load_engine(config, workload.folder, "shapes", dtype=workload.dtype)
+
+        engine = load_transformers_engine(config, workload.folder, "shapes", dtype=workload.dtype)
     size = config.group_size
     requests = [
         GenerationRequest(prompt, tuple(range(index * size, (index + 1) * size)))

@@ -24,7 +24,7 @@ from policy.encoding import special_ids
 from policy.errors import UserError
 from policy.runtime import tune_process
 from rollout.config import RolloutConfig
-from rollout.vllm.runtime import check_vllm_installed, prepare_vllm_process
+from rollout.vllm.installation import check_vllm_installed, prepare_vllm_process
 
 SHAPES = Path(__file__).parent.parent / "shapes" / "checkpoint"
 

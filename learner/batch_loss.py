@@ -21,8 +21,8 @@ from learner.algorithm.objective import (
     truncated_importance_weight,
 )
 from learner.algorithm.partition import partition_by_modality
-from learner.batch import MicroBatch, TrainingTrajectory
 from learner.config import AlgorithmConfig
+from learner.micro_batches import MicroBatch, TrainingTrajectory
 from policy.types import FloatArray
 
 

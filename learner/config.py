@@ -11,7 +11,7 @@ from learner.algorithm.bonus import CAP_FACTOR, Aggregation
 from learner.algorithm.kl import KlEstimator
 from learner.algorithm.objective import ObjectiveSettings
 from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
-from policy.settings import Deadline, Ignored, Settings, Share, refuse
+from policy.base_settings import Deadline, Ignored, Settings, Share, refuse
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.rank_settings import Place
-from policy.settings import Dtype
+from policy.base_settings import Dtype
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 

@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError
 
 from learner import step_checkpoint as checkpoint
-from learner.batch import GroupSlice
 from learner.collectives import exchange
 from learner.deepspeed_passes import DeepSpeedPasses
 from learner.distributed import join
+from learner.micro_batches import GroupSlice
 from learner.rank_settings import LearnerSettings, Place
 from learner.update import Updater
 from policy.checkpoint.generation_defaults import GenerationDefaults, save_defaults

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learner.config import AlgorithmConfig, LearnerConfig
+from policy.base_settings import Dtype
 from policy.sampling import Sampling
-from policy.settings import Dtype
 
 ADAPTER_NOTE = "README.md"  # in a checkpoint's adapter/, if transformers cannot load its base
 

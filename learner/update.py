@@ -13,14 +13,6 @@ import torch
 from torch import Tensor
 
 from learner.algorithm.loss_metrics import Metrics, add_metrics, finish_metrics
-from learner.batch import (
-    GroupSlice,
-    MicroBatch,
-    TrainingTrajectory,
-    cut_micro_batches,
-    micro_batch,
-    training_trajectories,
-)
 from learner.batch_loss import (
     BatchSize,
     ShareSize,
@@ -31,6 +23,14 @@ from learner.batch_loss import (
     trajectory_metrics,
 )
 from learner.collectives import exchange
+from learner.micro_batches import (
+    GroupSlice,
+    MicroBatch,
+    TrainingTrajectory,
+    cut_micro_batches,
+    micro_batch,
+    training_trajectories,
+)
 from learner.passes import Passes
 from learner.rank_settings import LearnerSettings
 from learner.schedule import learning_rate

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from learner.batch import GroupSlice
+from learner.micro_batches import GroupSlice
 from learner.rank_settings import LearnerSettings, Place
 from policy.probe import WeightReceipt
 from policy.runtime import release_cached_memory, tune_process

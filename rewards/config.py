@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, field_validator
 
 from policy import secrets
-from policy.settings import Deadline, Ignored, Name, Settings, Share
+from policy.base_settings import Deadline, Ignored, Name, Settings, Share
 
 
 class RuntimeEnvironment(Settings):

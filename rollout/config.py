@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from policy.base_settings import Deadline, Ignored, Settings, Share
 from policy.sampling import Sampling
-from policy.settings import Deadline, Ignored, Settings, Share
 
 
 class VllmSettings(Settings):

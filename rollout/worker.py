@@ -22,7 +22,7 @@ from policy.sampling import Sampling
 from policy.types import Group
 from rollout.config import RolloutConfig
 from rollout.engine import Engine, EngineIdentity, GenerationRequest
-from rollout.vllm.runtime import prepare_vllm_process
+from rollout.vllm.installation import prepare_vllm_process
 
 if TYPE_CHECKING:  # these import torch, which must not be imported before tune_process
     from policy.probe import WeightReceipt
@@ -96,7 +96,7 @@ def load_engine(
     tune_process(config.threads, deterministic)
     if config.engine == "vllm":
         prepare_vllm_process(config)
-        from rollout.vllm.engine import load_vllm_engine
+        from rollout.vllm.vllm_engine import load_vllm_engine
 
         return load_vllm_engine(config, checkpoint, template, instruction, dtype)
     from rollout.transformers_engine import load_transformers_engine

@@ -7,8 +7,8 @@ from typing import Any
 
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.rank_settings import LearnerSettings
+from policy.base_settings import Dtype
 from policy.sampling import Sampling
-from policy.settings import Dtype
 
 
 def learner_settings(

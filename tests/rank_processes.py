@@ -14,7 +14,7 @@ import torch.multiprocessing
 from learner_settings import learner_settings
 from safetensors.torch import load_file, save_file
 
-from learner.batch import TrainingGroup, split_over_ranks
+from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import Place
 from policy.runtime import tune_process
 from policy.weights import unpack

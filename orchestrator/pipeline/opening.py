@@ -8,10 +8,10 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from learner.step_checkpoint import verified_manifest
-from orchestrator.pipeline.batch import BatchSampler
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.run import Run
+from orchestrator.pipeline.step_batch import BatchSampler
 from orchestrator.pipeline.step_end import StepEnd
 from orchestrator.record.own_checkpoints import checkpoint_step
 from orchestrator.record.progress import Progress

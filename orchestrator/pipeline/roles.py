@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from learner.batch import TrainingGroup
+from learner.micro_batches import TrainingGroup
 from policy.sampling import Sampling
 from policy.types import Group
 from rewards.scored_group import ScoredGroup

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.pipeline.batch import BatchSampler
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.roles import Learner, Publisher, Rollout
+from orchestrator.pipeline.step_batch import BatchSampler
 from orchestrator.pipeline.step_end import StepEnd
 
 

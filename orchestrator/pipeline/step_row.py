@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from learner.algorithm.advantages import has_variance
-from orchestrator.pipeline.batch import StepBatch
+from orchestrator.pipeline.step_batch import StepBatch
 from policy.moments import deviation, mean
 from policy.types import JsonDict, RewardFailure
 from rewards.scored_group import ScoredGroup, failure_reasons, values_by_detail, values_by_reward

@@ -25,7 +25,7 @@ from policy.text_files import read_text
 from policy.types import Prompt
 from rewards.cache import resolve_cache
 from rewards.factory import check_factory
-from rollout.vllm.runtime import check_head_size, check_vllm_installed
+from rollout.vllm.installation import check_head_size, check_vllm_installed
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from policy.checkpoint.transformers_config import built_on_meta
 from policy.errors import UserError
 from policy.janus import TRAINED_PREFIXES
 from rewards.config import RewardConfig
-from rewards.models.loading import torch_dtype
+from rewards.models.pretrained import torch_dtype
 from rollout.config import RolloutConfig
 
 GIB = 2**30

@@ -23,9 +23,9 @@ from orchestrator.settings.layers import forget, inherited_from
 from orchestrator.settings.overrides import apply_override, split_bases
 from orchestrator.settings.renamed import check_renamed
 from policy import secrets
+from policy.base_settings import IGNORED, Deadline, Dtype, Ignored, Name, Settings, refuse
 from policy.errors import UserError
 from policy.sampling import Sampling
-from policy.settings import IGNORED, Deadline, Dtype, Ignored, Name, Settings, refuse
 from policy.text_files import is_writable, unwritable
 from policy.yaml_text import dump
 from rewards.config import CacheConfig, RewardConfig

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from learner.batch import TrainingGroup, split_over_ranks
+from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import LearnerSettings
 from learner.worker import start_learner_worker
 from orchestrator.settings.inputs import Inputs

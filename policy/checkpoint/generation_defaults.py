@@ -13,9 +13,9 @@ from typing import Self
 
 from pydantic import Field, ValidationError
 
+from policy.base_settings import Settings
 from policy.errors import UserError
 from policy.sampling import PAPER_SAMPLING, Sampling
-from policy.settings import Settings
 from policy.text_files import read_json
 
 FILE_NAME = "eg_grpo.json"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from policy.types import NumeracyItem, Prompt, SpatialInfo
-from rewards.detection.prompt import detection_prompt, published_detection_prompt
-from rewards.detection.scores import VARIANTS, Found, Variant, detection_score
+from rewards.detection.caption import detection_prompt, published_detection_prompt
+from rewards.detection.detection_score import VARIANTS, Found, Variant, detection_score
 
 _Box = tuple[float, float, float, float]
 _LEFT, _RIGHT = (0.2, 0.5, 0.2, 0.2), (0.8, 0.5, 0.2, 0.2)

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from policy.checkpoint.weight_files import weight_files
 from policy.types import Prompt, RewardResult, Score
-from rewards.models.loading import (
+from rewards.models.pretrained import (
     load_model,
     reward_model_folder,
     torch_device,

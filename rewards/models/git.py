@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, GitForCausalLM
 from policy.checkpoint.weight_files import weight_files
 from policy.errors import UserError
 from policy.types import Prompt, RewardResult, Score
-from rewards.models.loading import (
+from rewards.models.pretrained import (
     load_model,
     reward_model_folder,
     torch_device,

@@ -21,15 +21,21 @@ from transformers import (
 from policy.checkpoint.weight_files import weight_files
 from policy.errors import UserError
 from policy.types import Prompt, RewardFailure, RewardResult, Score
-from rewards.detection.prompt import (
+from rewards.detection.caption import (
     DetectionPrompt,
     Span,
     detection_prompt,
     published_detection_prompt,
 )
-from rewards.detection.scores import VARIANTS, Found, Variant, detection_score, missing_info
+from rewards.detection.detection_score import (
+    VARIANTS,
+    Found,
+    Variant,
+    detection_score,
+    missing_info,
+)
 from rewards.models.grounding_dino_text import SEPARATORS, correct_text_positions
-from rewards.models.loading import load_model, reward_model_folder, torch_device, weights_digest
+from rewards.models.pretrained import load_model, reward_model_folder, torch_device, weights_digest
 
 MODEL = "IDEA-Research/grounding-dino-tiny"
 NEEDED = ("config.json", "tokenizer.json", "preprocessor_config.json")

@@ -16,14 +16,14 @@ from policy.errors import UserError
 from policy.types import Prompt, RewardResult
 from rewards.models.clip_score import ClipScorer
 from rewards.models.hps_inputs import HpsInputs
-from rewards.models.loading import (
+from rewards.models.open_clip_weights import translated_tensors
+from rewards.models.pretrained import (
     load_model,
     reward_model_folder,
     torch_device,
     torch_dtype,
     weights_digest,
 )
-from rewards.models.open_clip_weights import translated_tensors
 
 MODEL = "xswu/HPSv2"
 FILE = "HPS_v2.1_compressed.pt"

@@ -27,7 +27,7 @@ from policy.checkpoint.weight_files import weight_files
 from policy.errors import UserError
 from policy.types import Prompt, RewardResult, Score
 from rewards.models.llava_config import NEEDED, translated_config
-from rewards.models.loading import (
+from rewards.models.pretrained import (
     load_model,
     reward_model_folder,
     torch_device,

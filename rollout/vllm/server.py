@@ -27,9 +27,9 @@ from policy.janus import JanusPolicy
 from policy.types import FloatArray, IntArray
 from policy.weights import WeightBuckets, check_fit, load_into
 from rollout.config import RolloutConfig
-from rollout.vllm.model import JanusForVllm
+from rollout.vllm.installation import ARCHITECTURE, check_head_size, head_size, register_model
+from rollout.vllm.janus_model import JanusForVllm
 from rollout.vllm.requests import RunningBatch, SampleRequest
-from rollout.vllm.runtime import ARCHITECTURE, check_head_size, head_size, register_model
 from rollout.vllm.vocabulary import Vocabulary
 
 

@@ -13,7 +13,7 @@ from learner_settings import learner_settings
 
 from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
 from benchmarks.trajectories import random_groups
-from learner.batch import TrainingGroup
+from learner.micro_batches import TrainingGroup
 from learner.rank_settings import Place
 from policy.checkpoint.loading import load_policy
 

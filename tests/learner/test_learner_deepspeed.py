@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.batch import split_over_ranks
+from learner.micro_batches import split_over_ranks
 from policy.checkpoint.loading import load_policy
 
 STAGES = [

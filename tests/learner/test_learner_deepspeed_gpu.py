@@ -17,9 +17,9 @@ from pretend_gpu import GPU, pretend_gpu
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from learner import rank as rank_module
-from learner.batch import GroupSlice, split_over_ranks
 from learner.config import LearnerConfig
 from learner.distributed import join
+from learner.micro_batches import GroupSlice, split_over_ranks
 from learner.rank_settings import Place
 from policy.weights import unpack
 

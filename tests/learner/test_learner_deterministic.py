@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.trajectories import AS_PAPER
-from learner.batch import split_over_ranks
+from learner.micro_batches import split_over_ranks
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder
 from benchmarks.trajectories import random_groups
-from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
+from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
 from policy.checkpoint.loading import load_policy
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest

@@ -14,8 +14,13 @@ from transformers import JanusForConditionalGeneration
 from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
 from benchmarks.trajectories import TINY_SPECIAL
 from learner.adapter import Adapter, merge
-from learner.batch import TrainingGroup, micro_batch, split_over_ranks, training_trajectories
 from learner.config import LoraConfig
+from learner.micro_batches import (
+    TrainingGroup,
+    micro_batch,
+    split_over_ranks,
+    training_trajectories,
+)
 from policy.checkpoint.loading import load_policy
 from policy.errors import UserError
 from policy.probe import probe_logprobs

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
 from learner.config import LearnerConfig
 from learner.distributed import deepspeed_settings
+from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
 from policy.types import Group
 from policy.weights import unpack
 

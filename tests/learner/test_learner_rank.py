@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.trajectories import AS_PAPER, TINY_SPECIAL, random_groups
-from learner.batch import TrainingGroup, split_over_ranks, training_trajectories
+from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
 from policy.checkpoint.loading import load_policy
 from policy.distribution import logprob_entropy
 from policy.probe import probe_logprobs

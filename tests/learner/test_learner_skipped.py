@@ -9,7 +9,7 @@ import pytest
 import torch
 from rank_processes import Scenario, run_ranks
 
-from learner.batch import TrainingGroup, split_over_ranks
+from learner.micro_batches import TrainingGroup, split_over_ranks
 from policy.types import Group
 from policy.weights import unpack
 

@@ -13,8 +13,8 @@ from learner_settings import learner_settings
 from benchmarks.torch_model import TorchModel
 from benchmarks.trajectories import TINY_SPECIAL
 from learner.algorithm.loss_metrics import add_metrics, finish_metrics
-from learner.batch import TrainingTrajectory, split_over_ranks
 from learner.batch_loss import trajectory_metrics
+from learner.micro_batches import TrainingTrajectory, split_over_ranks
 from learner.update import Updater
 from policy.checkpoint.loading import load_policy
 from policy.types import Prompt
@@ -64,7 +64,7 @@ def test_a_cot_that_does_not_end_with_eos_was_cut() -> None:
         for t, ids in zip(image_group(prompt, [0] * 4).trajectories, cots, strict=True)
     ]
     assert finish_metrics(trajectory_metrics(items, 0, eos))["cot_length/capped"] == 0.5
-    shares = [trajectory_metrics(part, 0, eos) for part in (items[:3], scored[3:], [])]
+    shares = [trajectory_metrics(part, 0, eos) for part in (items[:3], items[3:], [])]
     assert finish_metrics(add_metrics(shares))["cot_length/capped"] == 0.5
     assert finish_metrics(shares[0])["cot_length/capped"] == pytest.approx(1 / 3)
     assert finish_metrics(shares[0])["cot_length/mean"] == pytest.approx(8 / 3)

@@ -9,7 +9,7 @@ import pytest
 from rank_processes import Scenario, run_ranks
 
 from benchmarks.trajectories import AS_PAPER
-from learner.batch import TrainingGroup, split_over_ranks
+from learner.micro_batches import TrainingGroup, split_over_ranks
 from policy.checkpoint.loading import load_policy
 from policy.types import Group
 from policy.weights import unpack

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, JsonValue, ValidationError
 
-from policy.settings import Deadline, Ignored, Name, Settings, Share, refuse
+from policy.base_settings import Deadline, Ignored, Name, Settings, Share, refuse
 
 
 class Inner(Settings):

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from policy.prompts import load_prompts
 from policy.types import NumeracyItem, Prompt, SpatialInfo
 from rewards.detection.boxes import corners, iou
-from rewards.detection.prompt import (
+from rewards.detection.caption import (
     detection_prompt,
     published_detection_prompt,
 )
-from rewards.detection.scores import VARIANTS, Found, Variant, detection_score
+from rewards.detection.detection_score import VARIANTS, Found, Variant, detection_score
 from rewards.detection.variants_table import CASES, table
 from rewards.models.git import questions
 

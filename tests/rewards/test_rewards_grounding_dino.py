@@ -16,8 +16,8 @@ from written_weights import rewrite_weights
 
 from benchmarks.small_models.tiny_rewards import grounding_dino_config, images, save_grounding_dino
 from policy.errors import UserError
-from rewards.detection.scores import VARIANTS
-from rewards.models import loading
+from rewards.detection.detection_score import VARIANTS
+from rewards.models import pretrained as loading
 from rewards.models.grounding_dino import GroundingDinoReward
 from rewards.models.grounding_dino_text import phrase_positions
 

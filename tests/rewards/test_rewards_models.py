@@ -39,7 +39,7 @@ from benchmarks.small_models.tiny_rewards import (
 from policy.errors import UserError
 from policy.types import Prompt, RewardFailure, RewardResult, Score
 from rewards.config import RewardConfig
-from rewards.detection.scores import VARIANTS
+from rewards.detection.detection_score import VARIANTS
 from rewards.factory import check_factory
 from rewards.models.clip_score import ClipScoreReward
 from rewards.models.git import GitReward

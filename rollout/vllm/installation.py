@@ -22,7 +22,7 @@ def register_model() -> None:
     from vllm import ModelRegistry
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(ARCHITECTURE, "rollout.vllm.model:JanusForVllm")
+        ModelRegistry.register_model(ARCHITECTURE, "rollout.vllm.janus_model:JanusForVllm")
 
 
 def check_vllm_installed() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.trajectories import TINY_SPECIAL
-from learner.batch import (
+from learner.micro_batches import (
     TrainingGroup,
     cut_micro_batches,
     micro_batch,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from learner.algorithm.advantages import default_minimum_survivors, group_advantages
-from learner.batch import TrainingGroup
+from learner.micro_batches import TrainingGroup
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.order import derived_seed, step_prompts
 from orchestrator.pipeline.roles import Rewards, Rollout
