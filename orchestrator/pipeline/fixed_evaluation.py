@@ -1,4 +1,8 @@
-"""Fixed prompts, fixed seeds: the reward before, during and after training, and its pictures."""
+"""Evaluation on fixed prompts with fixed seeds, before, during and after training.
+
+The prompts and the noise are the same at every step, so that two evaluations differ by the weights
+alone.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,8 @@ from rollout.engine import GenerationRequest
 if TYPE_CHECKING:
     from orchestrator.workers.rollout_pool import GroupRef
 
-SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2  # of each set, kept as pictures
+# The pictures that are kept of each set: of so many prompts, so many samples each.
+SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2
 
 
 class FixedEvaluation:
@@ -41,10 +46,10 @@ class FixedEvaluation:
         self.samplings = config.evaluation_samplings
 
     def run(self, step: int, names: Sequence[str] | None = None) -> dict[str, float]:
-        """Evaluate the named sets (default: all); append their rows and keep the pictures.
+        """Evaluate the named sets, or all sets; writes their rows and pictures.
 
-        Returns the mean reward of each set at the first guidance scale; a set of which every
-        sample failed is absent.
+        Returns the mean reward of each set at the first guidance scale. A set is missing from it
+        if no sample of the set could be scored.
         """
         rewards: dict[str, float] = {}
         for name in names if names is not None else self.sets:
@@ -55,7 +60,10 @@ class FixedEvaluation:
         return rewards
 
     def _evaluate(self, step: int, name: str, sampling: Sampling) -> float | None:
-        """One set at one guidance scale. Its groups leave the object store with the return."""
+        """Evaluate one set at one guidance scale; returns its mean reward.
+
+        No reference to the groups is left when it returns, so Ray frees the object store.
+        """
         groups = self.rollout.generate(self._requests(name), sampling)
         scored = self.rewards.score(groups, remember=True)
         row: JsonDict = {
@@ -74,7 +82,8 @@ class FixedEvaluation:
             GenerationRequest(
                 prompt,
                 tuple(
-                    # Not the run's seed: runs of different seeds are compared on the same noise.
+                    # The run's seed is left out: runs of different seeds then draw from the same
+                    # noise, and can be compared sample by sample.
                     derived_seed("evaluation", name, place, index)
                     for index in range(self.config.evaluation.samples_per_prompt)
                 ),

@@ -1,6 +1,7 @@
-"""Which prompts a step trains on and which seeds its trajectories get: pure functions of the seed.
+"""Which prompts a step trains on, and which seeds its trajectories get.
 
-Nothing is stored: a resumed run computes the same batches as one that never stopped.
+Both are pure functions of the run's seed. Nothing is stored, so a resumed run computes the same
+batches as a run that never stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from policy.types import Prompt
 
 
 def step_prompts(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
-    """The ``count`` prompts of ``step`` (0-based): epochs of the file, each shuffled anew."""
+    """The ``count`` prompts that ``step``, counted from 0, trains on.
+
+    Steps walk through the file epoch by epoch. Every epoch has an order of its own.
+    """
     first = step * count
     order: dict[int, np.ndarray] = {}
     chosen = []
@@ -28,6 +32,9 @@ def step_prompts(prompts: Sequence[Prompt], count: int, seed: int, step: int) ->
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed from what it is for, such as ``(run seed, "train", step, place, index)``."""
+    """A 63-bit seed made from ``parts``, which say what it is used for.
+
+    Example: ``derived_seed(run_seed, "train", step, place, index)``. Other parts give another seed.
+    """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1

@@ -1,8 +1,9 @@
-"""The batch of one step: groups sampled and scored, each with enough survivors to learn from.
+"""The batch of one step: groups that are sampled, scored and large enough to learn from.
 
-A group that lost too many trajectories to failed rewards is dropped, and its prompt is sampled
-again with fresh seeds, so that the optimizer batch is whole. Seeds depend on step, place and
-attempt alone: a run that meets the same faults takes the same steps.
+A group may lose trajectories to failed rewards. If too few are left, the group is dropped, and its
+prompt is sampled again with fresh seeds, so that the optimizer batch stays whole. The seeds depend
+only on the step, the place in the batch and the attempt: a run that meets the same faults takes the
+same steps.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ log = logging.getLogger("eg_grpo")
 
 @dataclass(frozen=True)
 class StepBatch:
-    """Everything a step trains on, by place in the batch, and what was dropped on the way."""
+    """What a step trains on, in the order of its prompts, and the groups that were dropped."""
 
     groups: list[GroupRef]
     scored: list[ScoredGroup]
