@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.trajectories import AS_PAPER
 from learner.micro_batches import split_over_ranks
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.step_row import reward_metrics, scoring_metrics
@@ -15,7 +16,7 @@ from tests.training_records import check_keys
 
 ALGORITHMS = {
     "as-code": dict(),
-    "as-paper": dict(preset="as-paper"),
+    "as-paper": AS_PAPER,
     "budget-exact": dict(bonus="budget-exact"),
     "no bonus": dict(bonus="none"),
     "GRPO": dict(modalities="none"),
@@ -47,7 +48,7 @@ def test_every_listed_metric_is_reported(make_rank, batch):
             pass
     results = (Score(1.0, {"sharp": 0.5}), Score(0.0, {"sharp": 0.25}))
     scored = [ScoredGroup(Prompt("a", "a", "color"), (1.0, 0.0), {"hps": results})]
-    row = make_rank(dict(preset="as-paper")).update(split_over_ranks(batch, 1)[0])
+    row = make_rank(AS_PAPER).update(split_over_ranks(batch, 1)[0])
     row |= reward_metrics(scored, [[1.0, -1.0]]) | scoring_metrics({"hps": Usage()}) | clock.row()
     # What orchestrator.pipeline adds by name.
     row |= dict.fromkeys(("step", "time", "weight_version", "probe/gap", "alarms"))

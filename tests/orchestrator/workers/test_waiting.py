@@ -148,21 +148,25 @@ def test_a_failure_is_raised_when_nobody_has_died_within_the_grace(
 ) -> None:
     """Of two that raise, the first to do so is named and the other is in the log. The third is
     silent, and nobody waits for it until the deadline."""
-    monkeypatch.setattr(waiting, "_DEATH_GRACE_S", 5.0)
+    monkeypatch.setattr(waiting, "_DEATH_GRACE_S", 3.0)
+    gate, never = tmp_path / "gate", tmp_path / "never"
+    gate.mkdir()
+    never.mkdir()
     first, second, third = worker(), worker(), worker()
-    first.wait.remote(str(tmp_path))
+    first.wait.remote(str(gate))
     refs = [
         first.fail.remote("second"),
         second.fail.remote("first"),
-        third.wait.remote(str(tmp_path / "never")),
+        third.wait.remote(str(never)),
     ]
     ray.wait(refs[1:2], timeout=60)
-    Timer(0.2, (tmp_path / "fail now").touch).start()
+    Timer(0.2, (gate / "fail now").touch).start()
     with (
         caplog.at_level(logging.WARNING, "eg_grpo"),
         pytest.raises(WorkerFailed, match=r"^b failed: ValueError: first$"),
     ):
         wait_all(refs, ["a", "b", "c"], 60)
+    (never / "at last").touch()
     assert caplog.messages == ["a failed: ValueError: second"]
 
 
