@@ -25,7 +25,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 IGNORED = "ignored"  # the type of the pydantic error for a setting that nothing reads
 _INTEGERS = range(-(2**63), 2**63)  # other programs read integers of 64 bits
 
-Dtype = Literal["float32", "bfloat16"]  # of a policy's weights
+# The types that the weights of a policy may have.
+Dtype = Literal["float32", "bfloat16"]
 # A name of a run, a reward or an evaluation set. Names become folders, files and metric keys.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 # Seconds. Bounded, because Ray, sockets and locks each raise their own error for larger values.
@@ -37,7 +38,8 @@ Share = Annotated[float, Field(ge=0, le=1_000_000)]
 class Ignored:
     """A setting that nothing reads, because of the value of another setting."""
 
-    key: str  # dotted, relative to the class whose ``ignored`` yields it
+    # The dotted key, relative to the class whose ``ignored`` yields it.
+    key: str
     reason: str
     decided_by: tuple[str, ...]  # the keys of the other settings
 

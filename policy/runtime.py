@@ -23,7 +23,9 @@ def tune_process(threads: int = 1, deterministic: bool = False) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import torch  # only now: OpenMP reads the environment once, when torch is imported
+    # OpenMP reads the variables set above once, when torch is imported. So torch is imported
+    # only here.
+    import torch
 
     torch.set_num_threads(threads)
     if deterministic:

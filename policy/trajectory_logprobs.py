@@ -51,7 +51,7 @@ def plain_kernel(
 ) -> tuple[Tensor, Tensor]:
     """The kernel that holds all logits, N V, at once.
 
-    They fit for a probe. In training at real sizes they would need too much memory.
+    The logits of a probe fit into memory. Those of training at real sizes would not.
     """
 
     def logits(features_ND: Tensor) -> Tensor:

@@ -57,8 +57,9 @@ class Trajectory:
     """One CoT and one image of one prompt, with everything that sampling recorded.
 
     Log-probs and entropies are float32 and in nats. The name of a field says of which distribution
-    they are: the image tokens were drawn from ``guided``, with the logits u + w (c - u);
-    ``conditional`` has the logits c alone. At w = 1 the two are equal.
+    they are. The image tokens were drawn from the ``guided`` distribution, whose logits are
+    u + w (c - u). The logits of the ``conditional`` distribution are c alone. At w = 1 the
+    two are equal.
     """
 
     prompt_id: str

@@ -67,12 +67,14 @@ class _Unclear(yaml.constructor.ConstructorError):
 class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.deep_construct = True  # makes an anchor that contains itself an error
+        self.deep_construct = True  # refuses an anchor that contains itself
         self._checked: set[yaml.Node] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Refuse equal keys. This runs before ``<<`` merges keys, which may repeat own keys."""
-        if node in self._checked:  # an anchor's node comes again, already merged, at each alias
+        # PyYAML passes an anchor's node again at each alias. Its keys are merged by then, and would
+        # look repeated.
+        if node in self._checked:
             return
         self._checked.add(node)
         first: dict[str, int] = {}

@@ -121,7 +121,8 @@ def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> J
             "state_dict": _translated(folder, tensors),
         }
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its warnings are errors below
+    # Below, an error is raised for each fault that transformers only warns of.
+    transformers_logging.set_verbosity_error()
     try:
         loaded: Any = JanusForConditionalGeneration.from_pretrained(
             **source,
@@ -191,7 +192,8 @@ def _check_tensors(
 def _refuse_tied(folder: Path, model: JanusForConditionalGeneration) -> None:
     """Refuse a checkpoint whose text head equals its embeddings, unless it says it is untied.
 
-    Such a file was written from tied weights: it holds them twice and does not mention it.
+    Such a file was written from a model with tied weights. It holds the same weights twice, and
+    does not say that they are tied.
     """
     untied = _config_json(folder).get("tie_word_embeddings") is False
     embeddings: Any = model.get_input_embeddings()

@@ -28,7 +28,8 @@ _LANGUAGE: dict[str, dict[str, int]] = {
         "num_attention_heads": 32,
     },
 }
-_OWNERS = ("deepseek-community", "deepseek-ai")  # both publish these models, each in one format
+# Both owners publish these models on the Hub, each in one of the two formats.
+_OWNERS = ("deepseek-community", "deepseek-ai")
 
 
 def public_config(hub_id: str) -> JanusConfig | None:

@@ -38,7 +38,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         special = special_ids(tokenizer)
     except UserError as error:
-        if not (folder / "tokenizer_config.json").is_file():  # it names the special tokens
+        # tokenizer_config.json names the special tokens. Without it they cannot be found.
+        if not (folder / "tokenizer_config.json").is_file():
             raise UserError(f"checkpoint {folder} has no tokenizer_config.json") from None
         raise UserError(f"checkpoint {folder}: {error}") from None
     expected = {text: alone.encode(text, add_special_tokens=False).ids for text in _EXAMPLE_TEXTS}

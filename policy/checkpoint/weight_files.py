@@ -81,7 +81,8 @@ def _read_pickled(file: Path, shapes_only: bool) -> dict[str, Tensor]:
     except RuntimeError:  # a file from before torch 1.6 is not a zip file and cannot be mapped
         state = torch.load(file, mmap=False, **options)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]  # trainers store the weights here, beside their own data
+        # Some trainers store the weights under this key, beside their own data.
+        state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"checkpoint file {file} does not hold tensors by name")
     return state
