@@ -93,7 +93,7 @@ class RolloutConfig(Settings):
         return self
 
     def ignored(self) -> Iterator[Ignored]:
-        """All of ``vllm`` with another engine; with vLLM, the setting of the other device."""
+        """With another engine, all settings of ``vllm``. With vLLM, those of the other device."""
         if self.engine != "vllm":
             yield Ignored("vllm", "has an effect with engine vllm alone", ("engine",))
         elif self.device == "cuda":

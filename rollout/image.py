@@ -48,7 +48,8 @@ def sample_images(
     batch, count = len(prompts), policy.num_image_tokens
     noise_BN = token_noise(seeds, Phase.IMAGE, count).to(policy.device)
     ids_BN = torch.empty(batch, count, dtype=torch.long, device=policy.device)
-    views = 2 if guided else 1  # rows of the conditional distribution, then of the guided one
+    # With guidance, the rows of the conditional distribution come before those of the guided one.
+    views = 2 if guided else 1
     logprob_BN, entropy_BN = (
         torch.empty(views * batch, count, device=policy.device) for _ in range(2)
     )
@@ -56,7 +57,8 @@ def sample_images(
     decoder = RowDecoder(policy, rows, num_steps=count - 1)
     hidden = decoder.prefill()
     for n in range(count):
-        logits = policy.image_logits(hidden)  # of all rows: the head's weights are read once
+        # The logits of all rows are one product, so that the head's weights are read only once.
+        logits = policy.image_logits(hidden)
         if guided:
             logits[batch:] = guide(logits[:batch], logits[batch:], sampling.guidance_scale)
         softmax = Softmax.of(temper(logits, sampling.temperature))

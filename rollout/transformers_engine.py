@@ -81,7 +81,8 @@ class TransformersEngine:
         """Move the policy to host memory; on a CPU it is there already."""
         self._policy.to("cpu")
         if self._config.device == "cuda":
-            torch.cuda.empty_cache()  # else the allocator keeps the freed memory for this process
+            # Without this call the allocator would keep the freed memory for this process.
+            torch.cuda.empty_cache()
 
     def wake(self) -> None:
         self._policy.to(self._config.device)

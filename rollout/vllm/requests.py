@@ -32,7 +32,8 @@ class SampleRequest:
     phase: Phase
     seed: int
     sampling: Sampling
-    count: int  # of tokens, at most
+    # the largest number of tokens to sample
+    count: int
     forced: tuple[int, ...] | None = None
 
     def extra_args(self) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class VllmServer:
     def _add(self, requests: Sequence[tuple[str, list[int], SampleRequest]]) -> None:
         longest = self._engine.vllm_config.model_config.max_model_len
         for name, prompt, request in requests:
-            if len(prompt) + request.count > longest:  # vLLM would cut it silently
+            if len(prompt) + request.count > longest:  # else vLLM would cut it silently
                 raise UserError(
                     f"rollout.engine: a prompt of {len(prompt)} tokens and {request.count} to be"
                     f" sampled are more than the {longest} that vLLM holds here (the checkpoint's"
@@ -169,7 +169,8 @@ class VllmServer:
                 max_tokens=request.count,
                 temperature=0,  # our model draws; vLLM's sampler takes the largest logit
                 logprob_token_ids=self.vocabulary.channels,
-                flat_logprobs=True,  # as lists; one object per token and record is slow
+                # Log-probs come as lists. One object for each token and record would be slow.
+                flat_logprobs=True,
                 stop_token_ids=[] if request.forced else [self._eos],
                 ignore_eos=True,
                 detokenize=False,
@@ -205,7 +206,8 @@ def _engine_arguments(config: RolloutConfig, dtype: torch.dtype) -> dict[str, An
         "load_format": "dummy",
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
-        "max_model_len": -1,  # what the checkpoint's positions and the KV cache allow
+        # -1: as many as the checkpoint's positions and the KV cache allow.
+        "max_model_len": -1,
         "max_num_seqs": config.batch_size,
         "max_num_batched_tokens": max(config.vllm.prefill_tokens, config.batch_size),
         "enable_prefix_caching": True,

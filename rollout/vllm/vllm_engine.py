@@ -185,7 +185,8 @@ class VllmEngine:
         except BaseException:
             server.shutdown()
             raise
-        self._server = server  # only now: one that computes something else never serves
+        # The server is kept only after the check. One that computes something else never serves.
+        self._server = server
         # vLLM has its own copy of these weights. The policy still gives sizes and decodes images.
         for module in (
             policy.model.model.language_model,
@@ -202,7 +203,8 @@ class VllmEngine:
             sampling = replace(sampling, guidance_scale=2.0)
         special, tolerance = self._encoder.special, self._config.vllm.parity_tolerance
         threads = torch.get_num_threads()
-        if self._config.device == "cuda":  # the policy computes on the host, which is idle now
+        # The policy of the check computes on the host, whose cores are idle now.
+        if self._config.device == "cuda":
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         try:
             check_parity(server, policy, special, sampling, tolerance)
