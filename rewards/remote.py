@@ -3,7 +3,7 @@
 Failure policy. Every try has one deadline, from its connection to the last byte of the answer. A
 server that sends its answer byte by byte gets no more time than a silent one. A try is repeated
 after a connection error, an answer that is late or breaks off, and the HTTP statuses 408, 429 and
-5xx. Pauses between tries grow and are jittered. When the last try fails so too, ``score`` raises
+5xx. Pauses between tries grow and are jittered. If the last try fails in this way, ``score`` raises
 ``ConnectionError``: the whole request may succeed later. Any other status, an answer that is too
 large, and an answer that is not as ``docs/rewards.md`` describes raise ``ValueError`` at once. The
 caller then asks about each image alone. Nothing here imports torch.
@@ -35,7 +35,8 @@ TRANSIENT_STATUSES = (408, 429, *range(500, 600))
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _LARGEST_ANSWER = 16 * 2**20  # bytes; one result takes a few hundred
 _HEADERS = {"Content-Type": "application/json"}
-_jitter = random.Random()  # changes when a batch is sent again, never its scores
+# Random pauses change when a batch is sent again. They never change its scores.
+_jitter = random.Random()
 
 
 class RemoteReward:

@@ -45,7 +45,8 @@ class RewardWorker:
         self, config: RewardConfig, cache: CacheConfig, deterministic: bool = False
     ) -> None:
         keep_freed_memory()
-        secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))  # from failure reasons
+        # A reward may repeat a secret in an error. From now on it is masked in failure reasons.
+        secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))
         if not config.gpus_per_worker:
             # Ray hides the GPUs of others from a worker that has a share of a GPU. It hides none
             # from a worker without a share.

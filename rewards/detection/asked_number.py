@@ -38,7 +38,8 @@ _SEVERAL_OF = _SEVERAL | frozenset(
     "army array band batch bouquet cluster colony heap host lot mass number pack pile plenty range"
     " row school selection series set stack string variety".split()
 )
-# Substances. With an article, as in "a soap", the prompt asks for one; without, for no number.
+# Substances. With an article, as in "a soap", the prompt asks for one. Without
+# an article, it asks for no number.
 _SUBSTANCES = frozenset(
     "air bacon bread broccoli butter cereal cheese coffee concrete corn cotton dirt dough flour fog"
     " food fruit gold grass gravel hay honey ice ivy juice leather lemonade lettuce lightning"

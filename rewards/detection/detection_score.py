@@ -164,6 +164,6 @@ def _named(found: Sequence[Found], name: str) -> Found:
 
 
 def _distinct(one: Found) -> Found:
-    """The entry without boxes that another query found too, best first."""
+    """The entry without duplicates, best first: of boxes that overlap, only the best is kept."""
     kept = suppress(corners(one.boxes), one.scores)
     return Found(one.name, one.boxes[kept], one.scores[kept])

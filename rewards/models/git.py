@@ -1,4 +1,4 @@
-"""GIT, a model that answers questions about an image: does it show what the prompt names?
+"""GIT, a model that answers questions. It is asked whether the image shows what the prompt names.
 
 Shape legend: B = images that are judged, N = questions about all of them, T = tokens.
 """

@@ -37,7 +37,8 @@ _PARTS = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-_BUFFERS = ("attn_mask", "position_ids")  # the model makes them itself
+# Left out, because the model of transformers makes these buffers itself.
+_BUFFERS = ("attn_mask", "position_ids")
 
 
 def translated_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

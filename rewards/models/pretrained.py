@@ -101,7 +101,8 @@ def load_model(
     if "state_dict" not in source:
         source["pretrained_model_name_or_path"] = folder
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its warnings are errors below
+    # Below, an error is raised for each fault that transformers only warns of.
+    transformers_logging.set_verbosity_error()
     try:
         loaded: Any = model_class.from_pretrained(
             **{"pretrained_model_name_or_path": None} | source,
