@@ -100,7 +100,7 @@ class Adapter:
             x, merge(base.weight, down.weight, up.weight, self._scale), base.bias
         )
 
-    # Tensors; every rank must exhaust these
+    # Iterators of tensors. Every rank must read them to the end, because ranks gather together.
 
     def merged_tensors(
         self, parameters: Iterable[tuple[str, nn.Parameter]], device: torch.device

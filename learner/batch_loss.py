@@ -41,7 +41,8 @@ class BatchSize:
     """The size of the whole batch, over all ranks."""
 
     counts: BatchCounts
-    micro_batches: int  # every rank runs as many passes, so that the ranks' collectives match
+    # Every rank runs this number of passes, so that the ranks' collectives match.
+    micro_batches: int
     stale: bool  # whether any trajectory is older than the weights
 
     @classmethod

@@ -9,7 +9,8 @@ from learner.config import AlgorithmConfig, LearnerConfig
 from policy.base_settings import Dtype
 from policy.sampling import Sampling
 
-ADAPTER_NOTE = "README.md"  # in a checkpoint's adapter/, if transformers cannot load its base
+# The note in a checkpoint's adapter/ when transformers cannot load the adapter's base.
+ADAPTER_NOTE = "README.md"
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,17 @@ class LearnerSettings:
     learner: LearnerConfig
     algorithm: AlgorithmConfig
     checkpoint: Path  # folder with the weights to start from, which are the KL reference too
-    dtype: Dtype  # of the policy's weights; bfloat16 has float32 master weights beside them
-    template: str  # of the rollouts' prompts; goes into every checkpoint, as the next two do
+    # Type of the policy's weights. With bfloat16, the optimizer also keeps them in float32.
+    dtype: Dtype
+    # Template, instruction and sampling of the rollouts. Every checkpoint stores the three.
+    template: str
     instruction: str | None
-    sampling: Sampling  # of the rollouts: its tempered distribution is trained
-    total_steps: int  # updates of the run, for the schedule
-    seed: int = 0  # of an adapter's first weights
+    # The learner trains the distribution at this temperature.
+    sampling: Sampling
+    # The number of updates of the run. The learning-rate schedule needs it.
+    total_steps: int
+    # Seed of an adapter's first weights.
+    seed: int = 0
     deterministic: bool = False  # see policy.runtime.choose_deterministic_algorithms
 
 
@@ -34,6 +40,6 @@ class Place:
 
     rank: int
     world_size: int
-    address: str  # of rank 0
+    address: str  # the address of rank 0, where the ranks meet
     port: int
     one_machine: bool = True

@@ -73,7 +73,8 @@ class LearnerWorker:
             for part in slices
         ]
         row = self._joined.update(local)
-        release_cached_memory()  # a rollout worker may share the GPU
+        # A rollout worker may share the GPU, and needs this memory next.
+        release_cached_memory()
         return row
 
     @ray.method(num_returns=2)

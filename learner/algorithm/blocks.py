@@ -23,9 +23,9 @@ class Head:
     """Logits z = (u + w (c - u)) / T of a linear layer.
 
     c are the logits of the hidden states and u those of their unconditional twin. Each has a matrix
-    product of its own in the inputs' type, summed in float32, and guidance acts on these sums. It
-    so never acts on numbers that were rounded to 16 bits, and two such products are faster than one
-    product in float32.
+    product of its own in the inputs' type, summed in float32, and guidance acts on these sums. So
+    guidance never acts on numbers that were rounded to 16 bits. Two such products are faster than
+    one product in float32.
     """
 
     hidden_ND: Tensor

@@ -33,7 +33,7 @@ def token_metrics(
     clip_high: float,
     dual_clip: float | None = None,
 ) -> Metrics:
-    """ratio/clipped and the fractions are means over valid tokens.
+    """Metrics of tokens. ratio/clipped and the two fractions are means over valid tokens.
 
     bonus/mean is over high tokens, advantage/abs_mean over trajectories that have tokens.
     bonus/flip_share is a share of the high tokens of trajectories with a negative advantage: those

@@ -53,7 +53,7 @@ class ObjectiveSettings:
 class BatchCounts:
     """Size of the whole optimizer batch over all micro-batches and ranks, padding excluded."""
 
-    tokens: int  # valid ones, CoT and image together
+    tokens: int  # valid tokens, those of CoTs and images together
     sequences: int  # trajectories; rows that only pad a micro-batch do not count
 
 
