@@ -24,7 +24,8 @@ _WISE = _GITHUB + "PKU-YuanGroup/WISE/eb51174483a5de2e34e8614cf9dfb3319ee7fcd0/W
 class PublicFile:
     """One public file, with the size and the digest that a download must have."""
 
-    path: str  # below the output folder of ``eg-grpo data fetch``
+    # Relative to the output folder of ``eg-grpo data fetch``.
+    path: str
     url: str
     size: int  # bytes
     sha256: str

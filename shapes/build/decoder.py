@@ -29,7 +29,7 @@ def train_decoder(
     """Train the decoder of ``vq`` in place. Returns its mean squared error in grey levels².
 
     The error is a running average over the last steps. The decoder sees all kinds, held-out ones
-    too, because the image tokenizer of a real model has also seen more than the policy.
+    too: the image tokenizer of a real model has also seen more images than its policy has.
     """
     rng = np.random.default_rng(seed)
     pairs = (*SEEN_KINDS, *HELD_OUT_KINDS)

@@ -1,7 +1,7 @@
 """Makes the pretraining examples: a prompt, a chain of thought and an image, some of them wrong.
 
-A share of the scenes has one error (``spoil``). From these the pretrained policy learns to draw
-well, but not always what it was asked for. RL is to correct that.
+A share of the scenes has one error (``spoil``). From these the policy learns in pretraining to draw
+well, but not always what the prompt asks for. RL is to correct that.
 
 Shape legend: B = rows, L = positions, N = image tokens.
 """

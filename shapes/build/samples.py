@@ -29,7 +29,7 @@ class Samples:
     """One CoT and one image for each of B rows."""
 
     cots: list[str]
-    cot_entropies: list[NDArray[np.float32]]  # nats, conditional, one per CoT token
+    cot_entropies: list[NDArray[np.float32]]  # nats, one per CoT token
     image_ids_BN: NDArray[np.int64]
     image_entropies_BN: NDArray[np.float32]  # nats, conditional
     images: NDArray[np.uint8]  # B H W 3
