@@ -49,7 +49,8 @@ def _content(file: PublicFile, silence_s: float) -> bytes:
             time.sleep(_PAUSE_S)
         try:
             with urllib.request.urlopen(request, timeout=silence_s) as reply:
-                content: bytes = reply.read(file.size + 1)  # a longer file need not come whole
+                # One byte too many shows that the file is too long. The rest need not be read.
+                content: bytes = reply.read(file.size + 1)
         except urllib.error.HTTPError as error:
             problem = f"HTTP status {error.code}"
         except (OSError, http.client.HTTPException) as error:

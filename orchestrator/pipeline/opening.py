@@ -59,7 +59,8 @@ def open_run(
             rollout = RolloutPool(config, inputs)
             actors.callback(rollout.close)
             rollout.wait_ready()
-            # Only now: while vLLM starts it measures what is free on a GPU that roles share.
+            # The other roles start only now. While vLLM starts, it measures the free memory of its
+            # GPU, which they may share.
             rewards = RewardPools(config)
             actors.callback(rewards.close)
             rewards.wait_ready()

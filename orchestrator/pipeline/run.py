@@ -14,7 +14,8 @@ from orchestrator.pipeline.step_end import StepEnd
 class Run:
     """The parts in the order in which a step uses them."""
 
-    start_step: int  # steps that are done already: 0, or those of the checkpoint gone on from
+    # The number of steps that are done already. A new run has 0, a resumed one its checkpoint's.
+    start_step: int
     last_step: int
     batches: BatchSampler
     rollout: Rollout

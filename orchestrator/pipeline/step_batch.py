@@ -41,11 +41,12 @@ class StepBatch:
     scored: list[ScoredGroup]
     advantages: list[list[float | None]]
     dropped: list[ScoredGroup]
-    usage: dict[str, Usage]  # of the reward pools, for all of it
+    # What each reward's pool did for this step.
+    usage: dict[str, Usage]
 
     @property
     def training_groups(self) -> list[TrainingGroup]:
-        """As the learner takes them."""
+        """The groups and their advantages, in the form that the learner takes."""
         return [
             TrainingGroup(group.ref, tuple(values))
             for group, values in zip(self.groups, self.advantages, strict=True)
@@ -78,7 +79,8 @@ class BatchSampler:
         Raises ``RunFailed`` when a prompt loses its group in every attempt.
         """
         config = self._config
-        self.rewards.take_usage()  # what an evaluation since the last step used is not this step's
+        # Drop the usage of an evaluation since the last step. This step must not count it.
+        self.rewards.take_usage()
         prompts = step_prompts(self._prompts, config.prompts_per_step, config.seed, step)
         whole: dict[int, tuple[GroupRef, ScoredGroup]] = {}
         dropped: list[ScoredGroup] = []

@@ -8,11 +8,14 @@ from orchestrator.pipeline.step_row import step_row
 
 
 def train(run: Run) -> None:
-    """EG-GRPO: sample groups, score them, spend the update by uncertainty, push the weights.
+    """EG-GRPO: sample groups, score them, update the weights, send them to the rollout workers.
 
     The loop counts steps from 0; step s trains weight version s into version s + 1. It returns
     when all steps are done or the user asked to stop. In both cases the last weights are in a
     checkpoint.
+
+    ``orchestrator.pipeline.opening`` makes the parts of ``run``. ``run.learner`` is a
+    ``LearnerGroup``; its loss is ``learner.algorithm.objective.eg_grpo_loss``.
     """
     run.publisher.publish(weight_version=run.start_step)
     if run.start_step == 0:
@@ -24,7 +27,8 @@ def train(run: Run) -> None:
         batch = run.batches.sample(step, clock)
         with clock.stage("learn"), run.rollout.asleep():
             learned = run.learner.update(batch.training_groups)
-        batch.groups.clear()  # the object store has room for one step's or evaluation's images
+        # The object store has room for the images of one step or one evaluation. Free these.
+        batch.groups.clear()
         with clock.stage("sync"):
             gap = run.publisher.publish(weight_version=step + 1)
 

@@ -156,8 +156,10 @@ def _check_unused(path: Path) -> None:
     """
     if not path.is_dir():
         return
-    names = list(_files(path))  # before the look at the lock: a run may start between them
-    begun = (path / _LOCK).is_file()  # without a lock a user, not a run, made the folder
+    # The files are listed before the lock is looked for, because a run may start in between.
+    names = list(_files(path))
+    # A folder without a lock was made by a user, not by a run.
+    begun = (path / _LOCK).is_file()
     found = next((name for name in names if not (begun and name in _OF_A_START)), None)
     if found is None:
         return

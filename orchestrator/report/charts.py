@@ -23,8 +23,10 @@ Array = NDArray[np.float64]
 
 _COLOURS = ("#2f66b0", "#d9822b", "#3d9970", "#8a63b5", "#5fb0c4", "#8d96a0", "#c2484d", "#b59a2e")
 _INK, _FAINT = "#5b6570", "#e4e7eb"
-_MAX_POINTS = 240  # of a line: a chart is about 480 pixels wide
-_MAX_BARS = 120  # steps of a stacked chart
+# The most points of a line. A chart is about 480 pixels wide, so more would not show.
+_MAX_POINTS = 240
+# The most steps of a stacked chart.
+_MAX_BARS = 120
 _FEW = 20  # a line of at most so many points has a mark at each and is not smoothed
 _MAX_ERROR_BARS = 40  # more points get a band instead of error bars
 

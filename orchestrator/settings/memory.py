@@ -49,8 +49,9 @@ REWARD_MODELS = {
 class Memory:
     """The memory that one process needs, by part."""
 
-    held: dict[str, int]  # on its device, at all times
-    working: dict[str, int] = field(default_factory=dict)  # on its device, while the role works
+    held: dict[str, int]  # memory on its device that it needs at all times
+    # More memory on its device, which it needs only while the role works.
+    working: dict[str, int] = field(default_factory=dict)
     host: dict[str, int] = field(default_factory=dict)  # host memory, if the device is a GPU
     loading: int = 0  # host memory for reading the model; it is free again after the start
 

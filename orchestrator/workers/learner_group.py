@@ -30,9 +30,11 @@ from policy.probe import WeightReceipt
 class PublishedWeights:
     """One weight version. The caller owns ``buckets``, which outlive the learner."""
 
-    receipt: WeightReceipt  # what every rollout worker must answer
-    buckets: ray.ObjectRef  # of WeightBuckets
-    other_ranks: tuple[WeightReceipt, ...]  # of ranks 1, 2, ...: without checksum
+    # The receipt that every rollout worker must answer with.
+    receipt: WeightReceipt
+    buckets: ray.ObjectRef  # refers to a WeightBuckets
+    # The receipts of ranks 1, 2, ... They have no checksum.
+    other_ranks: tuple[WeightReceipt, ...]
 
 
 class LearnerGroup(WorkerPool):

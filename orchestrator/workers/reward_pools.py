@@ -26,7 +26,8 @@ class RewardPools:
     def __init__(self, config: RunConfig) -> None:
         self.weights = {reward.name: reward.weight for reward in config.rewards}
         self._start_timeout_s = config.cluster.start_timeout_s
-        self._group_timeout_s = config.rollout.timeout_s  # of a group that is still being sampled
+        # The longest wait for a group that is still being sampled.
+        self._group_timeout_s = config.rollout.timeout_s
         cache = resolve_cache(config.cache)
         # All are created before any is waited for, so that they load at the same time.
         self.pools = {

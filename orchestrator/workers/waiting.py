@@ -29,7 +29,8 @@ from policy.errors import RunFailed, UserError
 
 log = logging.getLogger("eg_grpo")
 
-_TURN_S = 0.05  # between looks at whether an answer has come
+# pause before asking again whether an answer has come
+_TURN_S = 0.05
 _DEATH_GRACE_S = 10.0  # Ray reports a death a little after the dead worker's peers have failed
 
 

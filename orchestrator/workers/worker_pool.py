@@ -25,7 +25,8 @@ class Resources:
 
     cpus: float
     gpus: float
-    packages: bool = False  # to be installed before its process runs
+    # Whether Ray must install packages before the process of the worker runs.
+    packages: bool = False
 
 
 class WorkerPool:
