@@ -14,7 +14,7 @@ from rewards.config import RewardConfig
 from rewards.protocol import Reward
 
 # The factories of the model rewards before they moved to rewards/models/, and their names now.
-_MOVED = {
+MOVED = {
     f"rewards.{place}": f"rewards.models.{place}"
     for place in (
         "clip_score:ClipScoreReward",
@@ -79,9 +79,9 @@ def build_reward(config: RewardConfig) -> Reward:
 
 
 def _resolve(config: RewardConfig) -> Callable[..., Any]:
-    if config.factory in _MOVED:
+    if config.factory in MOVED:
         raise UserError(
-            f"rewards.{config.name}: factory {config.factory} is now {_MOVED[config.factory]}"
+            f"rewards.{config.name}: factory {config.factory} is now {MOVED[config.factory]}"
         )
     module_name, class_name = config.factory.split(":")
     try:

@@ -20,6 +20,7 @@ def imported_packages(file: Path) -> Iterator[str]:
 def imported_modules(file: Path, package: str) -> Iterator[str]:
     """Dotted names below ``package`` that a file imports."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        assert not isinstance(node, ast.ImportFrom) or node.level == 0, f"{file}: relative import"
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:

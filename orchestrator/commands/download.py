@@ -1,7 +1,7 @@
 """Downloads a public file whole and as published, or not at all.
 
-Failure policy: a download has three tries. A connection that breaks, a server that says nothing,
-an HTTP error and a wrong SHA-256 each end a try. The last try's problem is the error.
+Failure policy: a download has three tries. A connection that breaks, a server that says nothing
+or is too slow, an HTTP error and a wrong SHA-256 each end a try. The last try's problem is the error.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from policy.errors import UserError
 
 _TRIES = 3
 _PAUSE_S = 1.0
+_TRY_S = 120.0  # the largest file has 1.2 MB
 
 
 def download(file: PublicFile, folder: Path, silence_s: float = 30.0) -> bool:
@@ -40,6 +41,19 @@ def download(file: PublicFile, folder: Path, silence_s: float = 30.0) -> bool:
     return True
 
 
+def _read(reply: http.client.HTTPResponse, most: int, deadline: float) -> bytes:
+    """At most ``most`` bytes: one too many shows that a file is too long.
+
+    Raises ``TimeoutError`` for a server that sends so slowly that it never meets the deadline.
+    """
+    content = b""
+    while len(content) < most and (chunk := reply.read1(most - len(content))):
+        content += chunk
+        if time.monotonic() > deadline:
+            raise TimeoutError("the server is too slow")
+    return content
+
+
 def _content(file: PublicFile, silence_s: float) -> bytes:
     """The published bytes, from the first try that gets them."""
     request = urllib.request.Request(file.url, headers={"User-Agent": "eg-grpo"})
@@ -49,8 +63,7 @@ def _content(file: PublicFile, silence_s: float) -> bytes:
             time.sleep(_PAUSE_S)
         try:
             with urllib.request.urlopen(request, timeout=silence_s) as reply:
-                # One byte too many shows that the file is too long. The rest need not be read.
-                content: bytes = reply.read(file.size + 1)
+                content = _read(reply, file.size + 1, time.monotonic() + _TRY_S)
         except urllib.error.HTTPError as error:
             problem = f"HTTP status {error.code}"
         except (OSError, http.client.HTTPException) as error:

@@ -49,7 +49,7 @@ def _read(path: Path, derived: tuple[Path, ...]) -> list[dict[str, Any]]:
     named = f"{path}, the {BASE} of {derived[-1]}," if derived else str(path)
     tree = _mapping(path, named)
     layers = []
-    for base in named_files(tree.pop(BASE, []), f"{path}: {BASE}"):
+    for base in named_files(tree.pop(BASE, None) or [], f"{path}: {BASE}"):
         layers += _read(path.parent / base, (*derived, path.resolve()))
     return [*layers, tree]
 

@@ -10,12 +10,13 @@ from typing import Any
 
 
 def inherited_from(
-    layers: Sequence[dict[str, Any]], overrides: Sequence[str]
+    layers: Sequence[dict[str, Any]], named: int, overrides: Sequence[str]
 ) -> Callable[[str, Sequence[str]], bool]:
     """A function ``inherited(key, others)`` that compares the layers of dotted keys.
 
-    It is true if ``key`` is set in a lower layer than at least one of ``others``. ``layers`` are
-    the files, the lowest first. The overrides are the layer above them.
+    It is true if ``key`` is set in a lower layer than at least one of ``others``, or in a base
+    alone. ``layers`` are the files, the lowest first. ``layers[named]`` is the file that the
+    command names, and all others are bases. The overrides are the layer above them.
     """
     given = [set(flat(layer)) for layer in layers]
     given.append({override.partition("=")[0] for override in overrides})
@@ -24,7 +25,11 @@ def inherited_from(
         giving = (place for place, keys in enumerate(given) if _gives(keys, key))
         return max(giving, default=-1)
 
-    return lambda key, others: layer_of(key) < max(map(layer_of, others))
+    def inherited(key: str, others: Sequence[str]) -> bool:
+        layer = layer_of(key)
+        return layer not in (named, len(layers)) or layer < max(map(layer_of, others))
+
+    return inherited
 
 
 def forget(tree: dict[str, Any], location: Sequence[str | int]) -> None:

@@ -1,4 +1,7 @@
-"""Keys of earlier versions. A configuration that still has one gets an error with the new key."""
+"""Keys and reward factories of earlier versions.
+
+A configuration that still has one gets an error that names the new one.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,24 @@ from typing import Any
 
 from orchestrator.settings.layers import flat
 from policy.errors import UserError
+from rewards.factory import MOVED
 
 # The old dotted key and its error message, which names the replacement.
 RENAMED = {
     "learner.dtype": "learner.dtype is now model.dtype",
     "algorithm.preset": "algorithm.preset is now a file: give base=configs/presets/as-paper.yaml"
-    " (or as-code.yaml), or name it as base in a configuration file; where bonus and aggregation"
-    " are set, drop it",
+    " (algorithm.bonus=budget algorithm.aggregation=sequence-mean) or as-code.yaml (capped,"
+    " token-mean), or name it as base in a configuration file; where both keys are set, drop it",
 }
 
 
 def check_renamed(tree: dict[str, Any], path: Path) -> None:
-    """Raise ``UserError`` for the first old key in ``tree``.
+    """Raise ``UserError`` for the first old key or reward factory in ``tree``.
 
     ``tree`` holds the settings of the file ``path`` after the overrides were applied.
     """
-    for key in flat(tree):
+    for key, value in flat(tree).items():
         if key in RENAMED:
             raise UserError(f"{path}: {RENAMED[key]}")
+        if key.startswith("rewards.") and key.endswith(".factory") and value in MOVED:
+            raise UserError(f"{path}: {key}: {value} is now {MOVED[value]}")

@@ -219,22 +219,23 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     The layers are, from the lowest to the highest: the files that the file names as its ``base``,
     the file itself, the files of ``base=`` overrides, and all ``key.sub=value`` overrides together.
 
-    A setting may have no effect because of the value of another one. It is dropped if it is in a
-    lower layer than the other one, as a file may inherit a setting that it does not need.
-    Otherwise it is refused.
+    A setting may have no effect because of the value of another one. It is dropped if it comes
+    from a base or from a lower layer than the other one, as a file may inherit a setting that it
+    does not need. Otherwise it is refused.
 
     Relative paths are relative to the working folder. In a job that was submitted to Ray, ``root``
     must be absolute. Raises ``UserError`` with one line that names the key at fault. For an unknown
     key it suggests the nearest known one.
     """
     files, settings = split_bases(overrides)
-    layers = [layer for file in (path, *files) for layer in read_layers(file)]
+    own = read_layers(path)
+    layers = [*own, *(layer for file in files for layer in read_layers(file))]
     tree = merged(layers)
     for override in settings:
         apply_override(tree, override)
     if place := unwritable(tree):
         raise UserError(f"{path}: {place} holds half a surrogate pair")
-    config = _validated(tree, path, inherited_from(layers, settings))
+    config = _validated(tree, path, inherited_from(layers, len(own) - 1, settings))
     if in_submitted_job() and not config.root.is_absolute():
         raise UserError(
             f"root: {config.root} would lie in the job's own copy of the working folder, which Ray"

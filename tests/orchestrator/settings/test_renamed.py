@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.settings.renamed import RENAMED
+from rewards.factory import MOVED
 
 SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
 
@@ -23,6 +24,16 @@ def test_an_old_key_says_the_new_one(
     file.write_text(f"base: {SHAPES}\n" + (f"{room}: {{{key}: x}}\n" if where == "file" else ""))
     assert main(["train", str(file), *([f"{old}=x"] if where == "override" else [])]) == 2
     assert capsys.readouterr().err == f"eg-grpo: {file}: {RENAMED[old]}\n"
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_reward_factory_says_the_new_one(
+    old: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A plan reads the settings alone, and would else take the reward for an unknown one."""
+    assert main(["doctor", "--plan", str(SHAPES), f"rewards.1.factory={old}"]) == 2
+    expected = f"eg-grpo: {SHAPES}: rewards.1.factory: {old} is now {MOVED[old]}\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_the_type_of_the_weights_is_a_setting_of_the_model() -> None:

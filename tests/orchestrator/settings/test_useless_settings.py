@@ -143,15 +143,20 @@ def test_what_a_base_says_is_dropped_where_it_has_no_more_effect(tmp_path: Path)
 
 
 def test_a_base_on_the_command_line_is_a_layer_over_the_file(tmp_path: Path) -> None:
-    """What it makes useless in the file is dropped, and what an override makes useless in it. What
-    the file makes useless in it is refused: plain GRPO has no bonus to be the paper's."""
+    """What it makes useless in the file is dropped, and what an override or the file makes useless
+    in it: the paper's preset lies over plain GRPO too, which has no bonus."""
     file = tmp_path / "file.yaml"
     file.write_text(f"base: {SHAPES}\nalgorithm: {{cap_factor: 0.5}}\n")
     paper = load_config(file, [AS_PAPER]).algorithm
     assert (paper.bonus, paper.cap_factor) == ("budget", 0.3)
     plain = load_config(file, [AS_PAPER, "algorithm.modalities=none"]).algorithm
     assert (plain.bonus, plain.aggregation) == ("capped", "sequence-mean")
-    line = problem(AS_PAPER, path=CONFIGS / "ablations" / "grpo.yaml")
+    grpo = CONFIGS / "ablations" / "grpo.yaml"
+    both = tmp_path / "both.yaml"
+    both.write_text(f"base: [{grpo}, {CONFIGS / 'presets' / 'as-paper.yaml'}]\nname: both\n")
+    for config in (load_config(grpo, [AS_PAPER]), load_config(both, [])):
+        assert (config.algorithm.bonus, config.algorithm.aggregation) == ("capped", "sequence-mean")
+    line = problem(AS_PAPER, "algorithm.bonus=budget", path=grpo)
     assert line.startswith("algorithm.bonus: has no effect with modalities none")
 
 
