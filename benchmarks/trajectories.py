@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from benchmarks.small_models.tiny_janus import tiny_tokenizer
+from benchmarks.small_models.random_janus import tiny_tokenizer
 from policy.encoding import SpecialIds, special_ids
 from policy.janus import JanusPolicy
 from policy.sampling import Sampling

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.small_models.tiny_janus import tiny_policy, tiny_tokenizer
+from benchmarks.small_models.random_janus import tiny_policy, tiny_tokenizer
 from policy.checkpoint.original_config import IMAGE_TOKENIZERS, VISION_TOWERS
 
 Shape = tuple[int, ...]

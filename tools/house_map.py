@@ -129,7 +129,7 @@ def draw(graph: dict[str, set[str]], file: Path) -> None:
         )
         axes.text(middle, bottom + 0.24, text, ha="center", va="center", size=8.5, zorder=3)
     for upper, lower in sorted(_drawn_arrows(graph)):
-        _arrow(axes, ROOMS[upper], ROOMS[lower])
+        _arrow(axes, upper, lower)
     axes.set_xlim(0, 12)
     axes.set_ylim(-2.2, 8.1)
     axes.axis("off")
@@ -143,26 +143,45 @@ def _room(module: str) -> str:
 
 
 def _drawn_arrows(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
-    """Pairs of rooms with an import, less those that a way over another room shows already."""
+    """Pairs of rooms with an import.
+
+    Left out are pairs that a way over another room shows already, and arrows that would pass
+    behind a room.
+    """
     pairs = {
         (_room(one), _room(other))
         for one, others in graph.items()
         for other in others
         if _room(one) != _room(other) and _room(one) in ROOMS and _room(other) in ROOMS
     }
-    return {(a, c) for a, c in pairs if not any((a, b) in pairs and (b, c) in pairs for b in ROOMS)}
+    direct = {
+        (a, c) for a, c in pairs if not any((a, b) in pairs and (b, c) in pairs for b in ROOMS)
+    }
+    return {(upper, lower) for upper, lower in direct if not _passes_a_room(upper, lower)}
 
 
-def _arrow(
-    axes: Axes, upper: tuple[float, float, float, str], lower: tuple[float, float, float, str]
-) -> None:
-    start, end = max(upper[0], lower[0]), min(upper[0] + upper[2], lower[0] + lower[2])
-    x_from = x_to = (start + end) / 2
+def _passes_a_room(upper: str, lower: str) -> bool:
+    top, bottom = ROOMS[upper][1], ROOMS[lower][1]
+    middle, _ = _ends(upper, lower)
+    return any(
+        bottom < room[1] < top and room[0] <= middle <= room[0] + room[2] for room in ROOMS.values()
+    )
+
+
+def _ends(upper: str, lower: str) -> tuple[float, float]:
+    """Where the arrow leaves the upper room, and where it meets the lower one, from the left."""
+    (left, _, width, _), (other_left, _, other_width, _) = ROOMS[upper], ROOMS[lower]
+    start, end = max(left, other_left), min(left + width, other_left + other_width)
     if end <= start:  # beside each other
-        x_from, x_to = upper[0] + upper[2] / 2, lower[0] + lower[2] / 2
-    axes.annotate(  # behind the rooms: an arrow that passes one by does not cross its text
-        "", (x_to, lower[1] + HEIGHT + 0.04), (x_from, upper[1] - 0.04), zorder=1,
-        arrowprops={"arrowstyle": "-|>", "color": "#495057", "linewidth": 1.3, "zorder": 1},
+        return left + width / 2, other_left + other_width / 2
+    return (start + end) / 2, (start + end) / 2
+
+
+def _arrow(axes: Axes, upper: str, lower: str) -> None:
+    x_from, x_to = _ends(upper, lower)
+    axes.annotate(
+        "", (x_to, ROOMS[lower][1] + HEIGHT + 0.04), (x_from, ROOMS[upper][1] - 0.04),
+        arrowprops={"arrowstyle": "-|>", "color": "#495057", "linewidth": 1.3},
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu_check.task import Task
 from benchmarks.models import random_policy, random_tokenizer
-from benchmarks.small_models.tiny_janus import tiny_encoder, tiny_policy
+from benchmarks.small_models.random_janus import tiny_encoder, tiny_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.sampling import PAPER_SAMPLING, Sampling

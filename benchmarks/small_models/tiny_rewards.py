@@ -36,7 +36,7 @@ from transformers import (
 
 from benchmarks.small_models.original_clip import OpenClip
 from policy.types import NumeracyItem, Prompt, SpatialInfo
-from rewards.models.llava_config import translated_config
+from rewards.models.llava_config import llava_model_config
 
 PROMPTS = (
     Prompt("t:1", "a photo of a car left of a zebra", "spatial", ("car", "zebra"), (),
@@ -199,7 +199,7 @@ def save_orm(folder: Path, width: int = 32, layers: int = 2, seed: int = 0) -> P
         json.dumps(dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3,
                         num_attention_heads=2, image_size=24, patch_size=8))
     )  # fmt: skip
-    config = translated_config(folder).config
+    config = llava_model_config(folder).config
     model = _random(LlavaOnevisionForConditionalGeneration, config, seed)
     with torch.no_grad():
         model.lm_head.weight *= 0.05  # temperature 0.3 makes the most of small differences

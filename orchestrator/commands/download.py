@@ -1,7 +1,8 @@
 """Downloads a public file whole and as published, or not at all.
 
 Failure policy: a download has three tries. A connection that breaks, a server that says nothing
-or is too slow, an HTTP error and a wrong SHA-256 each end a try. The last try's problem is the error.
+or is too slow, an HTTP error and a wrong SHA-256 each end a try. The problem of the last try is
+the error.
 """
 
 from __future__ import annotations

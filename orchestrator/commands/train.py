@@ -53,8 +53,8 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
         raise Stopped(f"stopped at once ({_way_on(config.folder)})") from None
     for line in headlines(config.folder):
         print(line)
-    print(f"checkpoint: {opened.end.last_saved}\nreport: {report}")
-    if interrupt.requested and not opened.end.finished:
+    print(f"checkpoint: {opened.books.last_saved}\nreport: {report}")
+    if interrupt.requested and not opened.books.finished:
         raise Stopped(f"stopped ({_way_on(config.folder)})")
 
 

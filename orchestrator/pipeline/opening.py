@@ -8,11 +8,11 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from learner.step_checkpoint import verified_manifest
+from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.step_batch import BatchSampler
-from orchestrator.pipeline.step_end import StepEnd
 from orchestrator.record.own_checkpoints import checkpoint_step
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
@@ -78,7 +78,9 @@ def open_run(
                 rollout=rollout,
                 learner=learner,
                 publisher=WeightPublisher(learner, rollout, config.probe_tolerance),
-                end=StepEnd(config, folder, progress, evaluation, learner, last_saved=checkpoint),
+                books=Bookkeeper(
+                    config, folder, progress, evaluation, learner, last_saved=checkpoint
+                ),
                 interrupt=interrupt,
             )
 

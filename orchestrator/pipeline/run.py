@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.roles import Learner, Publisher, Rollout
 from orchestrator.pipeline.step_batch import BatchSampler
-from orchestrator.pipeline.step_end import StepEnd
 
 
 @dataclass(frozen=True)
@@ -21,5 +21,5 @@ class Run:
     rollout: Rollout
     learner: Learner
     publisher: Publisher
-    end: StepEnd
+    books: Bookkeeper
     interrupt: Interrupt

@@ -19,7 +19,7 @@ def train(run: Run) -> None:
     """
     run.publisher.publish(weight_version=run.start_step)
     if run.start_step == 0:
-        run.end.evaluate(step=0)
+        run.books.evaluate(step=0)
 
     run.interrupt.stepping = True
     for step in range(run.start_step, run.last_step):
@@ -33,7 +33,7 @@ def train(run: Run) -> None:
             gap = run.publisher.publish(weight_version=step + 1)
 
         row = step_row(step + 1, batch, learned, gap)
-        run.end.finish(row, batch.scored, clock)
+        run.books.end_step(row, batch.scored, clock)
         if run.interrupt.requested:
-            run.end.save(step + 1)
+            run.books.save(step + 1)
             break

@@ -16,7 +16,7 @@ from policy.errors import UserError
 from policy.types import Prompt, RewardResult
 from rewards.models.clip_score import ClipScorer
 from rewards.models.hps_inputs import HpsInputs
-from rewards.models.open_clip_weights import translated_tensors
+from rewards.models.open_clip_weights import clip_tensors
 from rewards.models.pretrained import (
     load_model,
     reward_model_folder,
@@ -47,7 +47,7 @@ class HpsReward:
         file, folder = _files(model, clip)
         self.digest = weights_digest([file])
         try:
-            tensors = translated_tensors(read_tensors([file]))
+            tensors = clip_tensors(read_tensors([file]))
         except ValueError as error:
             raise UserError(f"checkpoint file {file}: {error}") from None
         config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)

@@ -54,7 +54,7 @@ class LlavaConfig:
     unused_keys: tuple[str, ...]
 
 
-def translated_config(folder: Path) -> LlavaConfig:
+def llava_model_config(folder: Path) -> LlavaConfig:
     """Read ``folder/config.json``. Raises ``UserError`` for a model that this project cannot run.
 
     ``mm_vision_tower`` is a Hub id in ``_TOWERS``, or a folder inside ``folder`` with the

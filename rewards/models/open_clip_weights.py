@@ -41,7 +41,7 @@ _PARTS = {
 _BUFFERS = ("attn_mask", "position_ids")
 
 
-def translated_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def clip_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every tensor under its name in transformers; raises ``ValueError`` for an unknown key."""
     translated: dict[str, Tensor] = {}
     for key, tensor in tensors.items():

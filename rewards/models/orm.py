@@ -26,7 +26,7 @@ from transformers import (
 from policy.checkpoint.weight_files import weight_files
 from policy.errors import UserError
 from policy.types import Prompt, RewardResult, Score
-from rewards.models.llava_config import NEEDED, translated_config
+from rewards.models.llava_config import NEEDED, llava_model_config
 from rewards.models.pretrained import (
     load_model,
     reward_model_folder,
@@ -65,7 +65,7 @@ class OrmReward:
 
     def __init__(self, model: str = MODEL, device: str = "auto", dtype: str = "bfloat16") -> None:
         folder = reward_model_folder(model, NEEDED)
-        llava = translated_config(folder)
+        llava = llava_model_config(folder)
         self.digest = weights_digest(weight_files(folder, pickled=True))
         self._model = load_model(
             LlavaOnevisionForConditionalGeneration,
@@ -91,7 +91,7 @@ class OrmReward:
     def check(cls, model: str = MODEL, device: str = "auto", dtype: str = "bfloat16") -> None:
         """Raise ``UserError`` for options with which the reward cannot be built."""
         torch_device(device), torch_dtype(dtype)
-        translated_config(reward_model_folder(model, NEEDED))
+        llava_model_config(reward_model_folder(model, NEEDED))
 
     @torch.inference_mode()
     def score(

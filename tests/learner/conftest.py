@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from learner_settings import learner_settings
 
-from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
+from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import random_groups
 from learner.micro_batches import TrainingGroup
 from learner.rank_settings import Place

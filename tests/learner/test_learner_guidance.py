@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder
+from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder
 from benchmarks.trajectories import random_groups
 from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
 from policy.checkpoint.loading import load_policy

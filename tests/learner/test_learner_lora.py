@@ -11,7 +11,7 @@ import torch
 from original_janus import name_tiny_parts, save_original
 from transformers import JanusForConditionalGeneration
 
-from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
+from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import TINY_SPECIAL
 from learner.adapter import Adapter, merge
 from learner.config import LoraConfig

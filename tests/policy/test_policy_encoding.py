@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_tokenizer
+from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_tokenizer
 from policy.encoding import PromptEncoder, special_ids, unconditional_twin
 from policy.errors import UserError
 from policy.templates import TEMPLATES, template_named

@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from benchmarks.small_models.tiny_janus import save_tiny_checkpoint, tiny_policy
+from benchmarks.small_models.random_janus import save_tiny_checkpoint, tiny_policy
 from policy.checkpoint.hub import checkpoint_file, checkpoint_folder, config_folder, hub_revision
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.errors import UserError

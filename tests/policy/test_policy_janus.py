@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, JanusForConditionalGeneration
 
-from benchmarks.small_models.tiny_janus import (
+from benchmarks.small_models.random_janus import (
     PROMPTS,
     save_tiny_checkpoint,
     tiny_encoder,

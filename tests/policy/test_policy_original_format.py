@@ -22,7 +22,7 @@ from original_janus import (
 )
 from transformers import JanusForConditionalGeneration
 
-from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy, tiny_tokenizer
+from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_policy, tiny_tokenizer
 from policy.checkpoint.loading import (
     check_checkpoint,
     janus_config,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
+from benchmarks.small_models.random_janus import save_tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SHOW = """

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
+from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_policy
 from learner.logprob_module import entropy_kernel
 from policy.distribution import guide, temper
 from policy.janus import JanusPolicy

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks.small_models.tiny_janus import tiny_encoder, tiny_policy
+from benchmarks.small_models.random_janus import tiny_encoder, tiny_policy
 from policy.distribution import logprob_entropy
 from policy.probe import probe_logprobs, probe_trajectories
 from policy.sequences import collate

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks.small_models.tiny_janus import tiny_policy
+from benchmarks.small_models.random_janus import tiny_policy
 from policy.weights import WeightBuckets, checksum, load_into, pack, unpack
 
 

@@ -12,7 +12,7 @@ from benchmarks.small_models.original_clip import OpenClip
 from benchmarks.small_models.tiny_rewards import clip_config, open_clip, save_hps
 from policy.errors import UserError
 from rewards.models.hps import HpsReward
-from rewards.models.open_clip_weights import translated_tensors
+from rewards.models.open_clip_weights import clip_tensors
 
 
 def test_every_weight_of_hps_has_its_place_at_full_size() -> None:
@@ -27,7 +27,7 @@ def test_every_weight_of_hps_has_its_place_at_full_size() -> None:
     )  # fmt: skip
     with torch.device("meta"):
         original, ours = OpenClip(config).state_dict(), CLIPModel(config).state_dict()
-    translated = translated_tensors(original)
+    translated = clip_tensors(original)
     assert {k: v.shape for k, v in translated.items()} == {k: v.shape for k, v in ours.items()}
     assert sum(tensor.numel() for tensor in translated.values()) == 986_109_441
 
@@ -37,7 +37,7 @@ def test_the_two_models_agree() -> None:
     config = clip_config()
     original = open_clip(config, seed=1)
     ours = CLIPModel(config).eval()
-    ours.load_state_dict(translated_tensors(original.state_dict()))
+    ours.load_state_dict(clip_tensors(original.state_dict()))
     pixels = torch.randn(3, 3, 32, 32)
     ids = torch.tensor([[512, 5, 9, 513], [512, 7, 7, 513], [512, 1, 0, 513]])
     with torch.no_grad():
@@ -52,8 +52,8 @@ def test_the_two_models_agree() -> None:
 def test_an_unknown_key_is_an_error(key: str) -> None:
     """With its name; only buffers are passed over."""
     with pytest.raises(ValueError, match=key):
-        translated_tensors({key: torch.zeros(1)})
-    assert translated_tensors({"attn_mask": torch.zeros(1)}) == {}
+        clip_tensors({key: torch.zeros(1)})
+    assert clip_tensors({"attn_mask": torch.zeros(1)}) == {}
 
 
 def test_a_file_with_anything_but_tensors_is_refused(tmp_path: Path) -> None:

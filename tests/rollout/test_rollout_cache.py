@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from benchmarks.small_models.tiny_janus import tiny_policy
+from benchmarks.small_models.random_janus import tiny_policy
 from rollout.kv_cache import PreallocatedCache
 
 ROWS, PREFIX, STEPS = 3, 5, 6

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
+from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_policy
 from policy.encoding import unconditional_twin
 from policy.sampling import Sampling
 from policy.sequences import collate

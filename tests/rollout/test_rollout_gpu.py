@@ -7,7 +7,7 @@ import pytest
 import torch
 from pretend_gpu import a_gpu
 
-from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
+from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_policy
 from policy.types import Group
 from policy.weights import pack
 from rollout.config import RolloutConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.small_models.tiny_janus import tiny_encoder, tiny_policy
+from benchmarks.small_models.random_janus import tiny_encoder, tiny_policy
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.sampling import Sampling

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.small_models.tiny_janus import (
+from benchmarks.small_models.random_janus import (
     PROMPTS,
     save_tiny_checkpoint,
     tiny_encoder,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
+from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_policy
 from orchestrator.settings.memory import _VLLM_BLOCK
 from policy.errors import UserError
 from policy.janus import JanusPolicy

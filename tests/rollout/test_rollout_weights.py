@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.small_models.tiny_janus import PROMPTS, tiny_encoder, tiny_policy
+from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_policy
 from policy.janus import JanusPolicy
 from policy.probe import probe_logprobs
 from policy.weights import WeightBuckets, checksum, pack

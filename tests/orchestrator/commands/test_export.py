@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.small_models.tiny_janus import save_tiny_checkpoint, tiny_encoder, tiny_policy
+from benchmarks.small_models.random_janus import save_tiny_checkpoint, tiny_encoder, tiny_policy
 from learner.step_checkpoint import Manifest, write_manifest
 from orchestrator.cli import main
 from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults, save_defaults

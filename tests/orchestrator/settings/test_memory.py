@@ -13,7 +13,7 @@ import pytest
 import torch
 from learner_settings import learner_settings
 
-from benchmarks.small_models.tiny_janus import (
+from benchmarks.small_models.random_janus import (
     PROMPTS,
     save_tiny_checkpoint,
     tiny_encoder,

@@ -12,7 +12,7 @@ import pytest
 import ray
 from learner_settings import learner_settings
 
-from benchmarks.small_models.tiny_janus import save_tiny_checkpoint
+from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import TINY_SPECIAL, random_groups
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.micro_batches import TrainingGroup, split_over_ranks

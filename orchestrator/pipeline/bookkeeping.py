@@ -1,4 +1,7 @@
-"""What is done when a step is over: evaluate, write its row, save, and stop a run that is stuck."""
+"""What a run leaves behind: evaluations, rows of metrics and checkpoints.
+
+At the end of each step it does what is due, and it stops a run that no longer learns.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from rewards.scored_group import ScoredGroup, values_by_reward
 log = logging.getLogger("eg_grpo")
 
 
-class StepEnd:
+class Bookkeeper:
     """Owns what a run leaves behind: rows, pictures of evaluations, checkpoints."""
 
     def __init__(
@@ -54,7 +57,7 @@ class StepEnd:
             self._progress.note(f"step {step}: reward on {name} prompts {reward:.4f}")
         return rewards
 
-    def finish(self, row: JsonDict, scored: Sequence[ScoredGroup], clock: Clock) -> None:
+    def end_step(self, row: JsonDict, scored: Sequence[ScoredGroup], clock: Clock) -> None:
         """Evaluate if it is due, write the step's row, then save if that is due.
 
         The row is on disk before the checkpoint: a run that goes on from the checkpoint has it.
