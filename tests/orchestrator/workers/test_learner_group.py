@@ -63,6 +63,7 @@ def updated_by_one_rank(checkpoint: Path, batch: list[TrainingGroup]) -> dict[st
         rank.close()
 
 
+@pytest.mark.slow
 def test_a_group_trains_publishes_resumes_and_fails_by_name(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
