@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/shapes.yaml
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# Slow tests start whole runs, each with processes and memory of its own: two at once are enough.
+PARALLEL_RUNS := --numprocesses auto --maxprocesses 2 --dist loadfile
 # A run and its tests start dozens of processes: compiled modules are kept for the next of them.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -15,9 +17,8 @@ help:  ## show this list
 train: $(VENV)/.installed  ## install if needed, train the embedded world, write a report
 	$(BIN)/eg-grpo train $(CONFIG) --new
 
-test: test-fast  ## ruff, type check and all tests; those of a whole cluster one by one
-	$(BIN)/python -m pytest -m "slow and not cluster" --durations=10 $(PARALLEL)
-	$(BIN)/python -m pytest -m "slow and cluster" --durations=10
+test: test-fast  ## ruff, type check and all tests
+	$(BIN)/python -m pytest -m slow --durations=10 $(PARALLEL_RUNS)
 
 test-fast: $(VENV)/.installed-test  ## the same without the slow tests, on all cores (4 at most)
 	$(BIN)/ruff check .
