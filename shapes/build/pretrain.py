@@ -24,9 +24,9 @@ from policy.janus import JanusPolicy
 from policy.runtime import tune_process
 from policy.sampling import Sampling
 from policy.templates import template_named
-from shapes.build.card import model_card
 from shapes.build.decoder import train_decoder
 from shapes.build.measure import CHECKPOINT, measure_checkpoint
+from shapes.build.model_card import model_card
 from shapes.build.policy_training import train_policy
 from shapes.build.samples import MAX_COT
 from shapes.build.tiny_janus import build_model, build_tokenizer
