@@ -23,8 +23,10 @@ test: test-fast  ## ruff, type check and all tests
 test-fast: $(VENV)/.installed-test  ## the same without the slow tests, on all cores (4 at most)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" --durations=10 $(PARALLEL)
+	@# The type check takes one core, so the tests begin beside it.
+	$(BIN)/mypy & types=$$!; \
+	$(BIN)/python -m pytest -m "not slow" --durations=10 $(PARALLEL); tests=$$?; \
+	wait $$types && exit $$tests
 
 $(VENV)/.installed: pyproject.toml constraints.txt tools/install.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh .
