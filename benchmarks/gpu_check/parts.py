@@ -29,6 +29,7 @@ PARTS = (
     Part("not_finite", 2, "What is not finite"),
     Part("same_seed", 2, "The same seed twice, as shipped"),
     Part("deterministic", 2, "The same seed twice, with deterministic algorithms"),
+    Part("deepspeed_rank", 2, "A learner rank in DeepSpeed at every ZeRO stage"),
     Part("weight_push", 2, "Weights: device to buffers to device"),
     Part("sleep_wake", 2, "Sleep and wake"),
     Part("reward_models", 4, "Reward models at real shape"),

@@ -30,6 +30,7 @@ FIGURES = {
                                 "stale and far from the rollout")},
     "same_seed": {"update", "rollout"},
     "deterministic": {"update", "rollout"},
+    "deepspeed_rank": {"deepspeed"},
     "weight_push": {"pack", "checksum", "load", "arrived bit for bit"},
     "sleep_wake": {"reserved asleep", "the same tokens after waking"},
     "reward_models": {"hps", "git", "grounding_dino", "orm", "clip_score"},
