@@ -114,7 +114,8 @@ def adamw(parameters: Iterable[nn.Parameter], config: LearnerConfig) -> torch.op
         lr=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,
-        fused=True if config.offload_optimizer else None,
+        # Where AdamW is not fused, it needs memory for another copy of its averages while it works.
+        fused=True if config.offload_optimizer or config.device == "cuda" else None,
     )
 
 

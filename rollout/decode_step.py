@@ -9,13 +9,20 @@ Shape legend: R = rows, H = heads, S = head size, D = hidden size, L = slots.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from rollout.kv_cache import PreallocatedCache
+
+class Slots(Protocol):
+    """Keys and values of one layer, which a step appends to."""
+
+    def update(self, key_RH1S: Tensor, value_RH1S: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Append the new states; returns keys and values of all slots, R H L S."""
+        ...
 
 
 def decode_step(
@@ -23,12 +30,12 @@ def decode_step(
     embedding_RD: Tensor,
     mask_R11L: Tensor,
     position_R1: Tensor,
-    cache: PreallocatedCache,
+    slots_of_layers: Sequence[Slots],
 ) -> Tensor:
-    """Append one token to each row of the cache. Returns the final hidden states, R D.
+    """Append one token to each row of the slots. Returns the final hidden states, R D.
 
     ``language_model`` is a ``LlamaModel``. ``mask_R11L`` is added to the attention scores and
-    covers the filled slots and the new one.
+    covers all slots that ``update`` returns.
     """
     cos_R1S, sin_R1S = language_model.rotary_emb(embedding_RD, position_R1)
     half = cos_R1S.shape[-1] // 2
@@ -40,7 +47,7 @@ def decode_step(
         return states_RHS * cos_R1S + states_RHS.roll(half, dims=-1) * sin_R1S
 
     hidden_RD = embedding_RD
-    for layer, slots in zip(language_model.layers, cache.rows, strict=True):
+    for layer, slots in zip(language_model.layers, slots_of_layers, strict=True):
         attention = layer.self_attn
         normed_RD = layer.input_layernorm(hidden_RD)
         query_RHS, key_RHS, value_RHS = (

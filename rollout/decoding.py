@@ -17,6 +17,7 @@ from torch import Tensor
 from policy.janus import JanusPolicy
 from policy.types import IntArray
 from rollout.decode_step import decode_step
+from rollout.graphed_steps import GraphedSteps
 from rollout.kv_cache import PreallocatedCache
 
 
@@ -39,7 +40,8 @@ class RowDecoder:
         # One additive mask, of which each step takes the first columns.
         unseen_BL = slot_L < self._padding_B.unsqueeze(1)
         self._mask_B11L = self._additive(unseen_BL)[:, None, None, :]
-        self._filled = longest
+        self._graphed: GraphedSteps | None = None
+        self._stepped = False
 
     def prefill(self) -> Tensor:
         """Read the prompts. Returns the hidden states that predict their next tokens, B D."""
@@ -59,15 +61,25 @@ class RowDecoder:
         return hidden_BLD[:, -1]
 
     def step(self, embedding_BD: Tensor) -> Tensor:
-        """Append one token to every row. Returns the states that predict the next tokens, B D."""
-        position_B1 = (self._filled - self._padding_B).unsqueeze(1)
-        self._filled += 1
+        """Append one token to every row. Returns the states that predict the next tokens, B D.
+
+        They hold until the next step.
+        """
+        language_model, filled = self._policy.model.model.language_model, self._cache.filled
+        # The first step is not graphed: libraries set themselves up in it, which no graph may hold.
+        if embedding_BD.is_cuda and self._stepped:
+            if self._graphed is None:
+                self._graphed = GraphedSteps(
+                    language_model, self._cache, self._mask_B11L, self._padding_B
+                )
+            return self._graphed.step(embedding_BD)
+        self._stepped = True
         return decode_step(
-            self._policy.model.model.language_model,
+            language_model,
             embedding_BD,
-            self._mask_B11L[..., : self._filled],
-            position_B1,
-            self._cache,
+            self._mask_B11L[..., : filled + 1],
+            (filled - self._padding_B).unsqueeze(1),
+            self._cache.rows,
         )
 
     def select_rows(self, rows_B: Tensor) -> None:
@@ -75,6 +87,7 @@ class RowDecoder:
         self._cache.select_rows(rows_B)
         self._padding_B = self._padding_B[rows_B]
         self._mask_B11L = self._mask_B11L[rows_B]
+        self._graphed = None  # its graph has another number of rows
 
     def _additive(self, unseen: Tensor) -> Tensor:
         zeros = torch.zeros(unseen.shape, dtype=self._policy.dtype, device=unseen.device)

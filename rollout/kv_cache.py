@@ -70,6 +70,16 @@ class PreallocatedCache(Cache):
         self.rows = [PreallocatedLayer(capacity) for _ in range(num_layers)]
         super().__init__(layers=list(self.rows))
 
+    @property
+    def filled(self) -> int:
+        """How many slots hold tokens, in every layer."""
+        return self.rows[0].filled
+
+    @filled.setter
+    def filled(self, count: int) -> None:
+        for layer in self.rows:
+            layer.filled = count
+
     def select_rows(self, rows_R: Tensor) -> None:
         """Apply ``PreallocatedLayer.select_rows`` to every layer."""
         for layer in self.rows:

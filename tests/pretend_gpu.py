@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+
+from rollout import graphed_steps
 
 GPU = torch.device("cuda", 0)
 _SHELL = torch.device("lazy", 0)  # what torch's C++ sees: for CUDA it would look for a driver
@@ -62,8 +65,8 @@ class OnGpu(Tensor):
 
 @contextmanager
 def pretend_gpu() -> Iterator[None]:
-    """Within it ``device="cuda"`` works."""
-    with _Numbered(), _Made():
+    """Within it ``device="cuda"`` works. It has no graphs: what is recorded runs as written."""
+    with mock.patch.object(graphed_steps, "recorded", lambda step: step), _Numbered(), _Made():
         yield
 
 

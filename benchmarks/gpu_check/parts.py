@@ -23,6 +23,7 @@ PARTS = (
     Part("head_kernel", 2, "Log-probs and entropies of a head: kernel against full log-softmax"),
     Part("learner_1b", 3, "Learner step at Janus-Pro-1B's size, full fine-tuning"),
     Part("learner_7b", 4, "Learner step at Janus-Pro-7B's size, LoRA"),
+    Part("graphed_steps", 2, "The decode step as a CUDA graph"),
     Part("generation", 8, "Transformers engine against the plain loop"),
     Part("rollout_gap", 2, "Log-probs of rollout and learner in bfloat16"),
     Part("cpu_tests", 4, "Tests of the CPU on the GPU"),

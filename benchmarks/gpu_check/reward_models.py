@@ -83,7 +83,8 @@ def build(factory: str, options: dict[str, Any], made: list[Any]) -> Any:
         torch.manual_seed(0)
         with torch.device(device):
             model = model_class._from_config(config, dtype=dtype)
-        made.append(model.eval().requires_grad_(False))
+        # Some models make a parameter on the CPU whatever the context says.
+        made.append(model.to(device).eval().requires_grad_(False))
         return made[-1]
 
     with mock.patch.object(module, "load_model", random_model):

@@ -22,6 +22,8 @@ FIGURES = {
                     for what in ("time", "memory")},
     "learner_1b": {"peak memory", "planned memory", "update", "trained tokens"},
     "learner_7b": {"peak memory", "planned memory", "update", "trained tokens"},
+    "graphed_steps": {f"{dtype}: a step, {how}" for dtype in ("bfloat16", "float32")
+                      for how in ("one by one", "graph, recording included")},
     "generation": {"64 rows, our engine", "64 rows, plain loop: share of the bandwidth limit"},
     "rollout_gap": {"CoT log-prob: largest difference", "image log-prob, guided: mean difference"},
     "cpu_tests": {"passed", "failures"},

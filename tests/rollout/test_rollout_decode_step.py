@@ -1,4 +1,8 @@
-"""The token step: equal to transformers' own forward pass, for every shape of Llama attention."""
+"""The token step: equal to transformers' own forward pass, for every shape of Llama attention.
+
+The steps of fixed shape run here as they are written. On a GPU they are recorded as graphs, which
+``benchmarks.gpu_check`` compares.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
 
+from rollout import graphed_steps
 from rollout.decode_step import decode_step
 from rollout.kv_cache import PreallocatedCache
 
@@ -33,8 +38,14 @@ ROPE = dict(
     ids=["plain", "grouped with biases", "one key head of odd size", "scaled rotation"],
 )
 @torch.no_grad()
-def test_steps_equal_one_forward_pass_over_the_whole_rows(kind: dict[str, Any]) -> None:
-    """A prefill and then one token at a time, with a row that is padded in front."""
+def test_steps_equal_one_forward_pass_over_the_whole_rows(
+    kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prefill and then one token at a time, with a row that is padded in front.
+
+    So do steps of fixed shape, whose slots hold NaN before they are filled, with more graphs than
+    one.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -71,6 +82,19 @@ def test_steps_equal_one_forward_pass_over_the_whole_rows(kind: dict[str, Any]) 
             embedding_RLD[:, place],
             mask_R1LL[:, :, place : place + 1, : place + 1],
             position_RL[:, place : place + 1],
-            cache,
+            cache.rows,
         )
         torch.testing.assert_close(hidden_RD, expected_RLD[:, place], rtol=1e-5, atol=1e-5)
+
+    monkeypatch.setattr(graphed_steps, "SLOTS_PER_GRAPH", 2)
+    monkeypatch.setattr(graphed_steps, "recorded", lambda step: step)
+    cache = PreallocatedCache(num_layers=2, capacity=length)
+    forward(PREFIX, cache)
+    for layer in cache.rows:
+        layer.keys[:, :, PREFIX:] = layer.values[:, :, PREFIX:] = torch.nan
+    mask_R11L = torch.zeros(ROWS, length).masked_fill(slot_L < padding_R.unsqueeze(1), -torch.inf)
+    steps = graphed_steps.GraphedSteps(model, cache, mask_R11L[:, None, None], padding_R)
+    for place in range(PREFIX, length):
+        hidden_RD = steps.step(embedding_RLD[:, place])
+        torch.testing.assert_close(hidden_RD, expected_RLD[:, place], rtol=1e-5, atol=1e-5)
+    assert cache.filled == length

@@ -42,15 +42,18 @@ def test_trajectories_are_those_of_the_cpu(
     expected, probe = rollouts("cpu", dtype, guidance_scale)
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    elif dtype == torch.bfloat16:
-        pytest.skip("a GPU rounds 16-bit products elsewhere, and then other tokens are drawn")
     with a_gpu():
         groups, probe_there = rollouts("cuda", dtype, guidance_scale)
     assert probe_there == pytest.approx(probe, abs=1e-2 if dtype == torch.bfloat16 else 1e-5)
     for group, other in zip(groups, expected, strict=True):
         for ours, theirs in zip(group.trajectories, other.trajectories, strict=True):
+            assert ours.image.shape == theirs.image.shape
+            if dtype == torch.bfloat16:
+                # Steps of fixed shape round otherwise in 16 bits, and then other tokens are drawn.
+                assert np.isfinite(ours.image_logprobs_guided).all()
+                continue
             assert np.array_equal(ours.cot_ids, theirs.cot_ids)
             assert np.array_equal(ours.image_ids, theirs.image_ids)
-            assert np.allclose(ours.image_logprobs_guided, theirs.image_logprobs_guided, atol=0.02)
+            assert np.allclose(ours.image_logprobs_guided, theirs.image_logprobs_guided, atol=1e-3)
             apart = np.abs(ours.image.astype(int) - theirs.image).max()
             assert apart <= torch.cuda.is_available()  # truncated: rounding may move one level
