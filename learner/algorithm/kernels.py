@@ -31,7 +31,7 @@ from learner.algorithm.blocks import (
 from policy.distribution import temper
 
 # Bytes of blocks at work. On a CPU they should fit the cache of a core; a GPU needs larger ones.
-SCRATCH_BYTES = {"cpu": 5 * 2**20, "cuda": 64 * 2**20}
+SCRATCH_BYTES = {"cpu": 5 * 2**20, "cuda": 256 * 2**20}
 
 
 def linear_logprob_entropy(
