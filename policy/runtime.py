@@ -42,6 +42,9 @@ def choose_deterministic_algorithms() -> None:
     import torch
 
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # torch's switch does not know it: cuDNN's attention gives other bits at every call (measured on
+    # an H200, one query a row with a mask).
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def keep_freed_memory() -> None:
