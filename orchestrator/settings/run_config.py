@@ -140,6 +140,12 @@ class RunConfig(Settings):
     )
     steps: int = Field(ge=1, description="optimizer steps, one batch each")
     prompts_per_step: int = Field(ge=1, description="prompt groups per optimizer step")
+    max_staleness: int = Field(
+        default=0,
+        ge=0,
+        description="weight versions by which a trajectory may be older than the weights that it"
+        " updates. 0 is the paper's schedule. From 1 on, steps are sampled while others are learned",
+    )
     replacements: int = Field(
         default=3,
         ge=0,
@@ -171,6 +177,9 @@ class RunConfig(Settings):
         if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
             # With ZeRO-0, DeepSpeed would sum the gradients of micro-batches in bfloat16.
             raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")
+        if self.max_staleness and self.rollout.sleep_while_learning:
+            text = "the workers sample while the learner works, so they cannot sleep"
+            raise refuse(type(self), "rollout.sleep_while_learning", f"max_staleness: {text}")
         if self.data.evaluation and self.evaluation.during not in self.data.evaluation:
             raise ValueError(
                 f"evaluation.during is {self.evaluation.during!r}, but data.evaluation holds only"
