@@ -1,8 +1,8 @@
 """The run folder: all files of a run, and the lock that keeps a second process out.
 
 ``runs/<name>/`` holds ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
-``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html`` and
-``run.log``.
+``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html``,
+``run.log``, ``ledger.json`` and ``ledger/``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from policy.types import JsonDict
 
 LONGEST_NEW = 90  # characters of a name, so that ``-2`` and so on still fit behind it
 _LOCK = ".lock"
-_OF_A_START = (_LOCK, "config.yaml", "inputs.json", "run.log", f"checkpoints/{WRITTEN}")
+_OF_A_START = (
+    *(_LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger"),
+    f"checkpoints/{WRITTEN}",
+)
 _ROWS = (
     "metrics.jsonl",
     "evaluations.jsonl",

@@ -20,6 +20,7 @@ from orchestrator.settings.cluster_address import in_submitted_job
 from orchestrator.settings.config_errors import first_problem
 from orchestrator.settings.config_files import merged, read_layers
 from orchestrator.settings.layers import forget, inherited_from
+from orchestrator.settings.ledger_config import LedgerConfig
 from orchestrator.settings.overrides import apply_override, split_bases
 from orchestrator.settings.renamed import check_renamed
 from policy import secrets
@@ -162,6 +163,7 @@ class RunConfig(Settings):
     rollout: RolloutConfig
     rewards: tuple[RewardConfig, ...] = Field(min_length=1)
     cache: CacheConfig = CacheConfig()
+    ledger: LedgerConfig = LedgerConfig()
     learner: LearnerConfig
     algorithm: AlgorithmConfig
     evaluation: EvaluationConfig = EvaluationConfig()

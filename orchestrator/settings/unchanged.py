@@ -24,7 +24,7 @@ _INSTEAD = "resume it as it was, or start a new run from its checkpoint with mod
 FREE = (
     # places of files and processes; how often the run saves and evaluates
     *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
-    *("cache", "rewards.*.cache"),
+    *("cache", "rewards.*.cache", "ledger"),
     # CPUs and GPUs that Ray reserves; devices and threads are separate settings
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
