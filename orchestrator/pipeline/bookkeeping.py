@@ -85,6 +85,12 @@ class Bookkeeper:
             self._progress.note(f"step {step}: reward on {name} prompts {reward:.4f}")
         return rewards
 
+    def evaluates(self, step: int) -> bool:
+        """Whether the weights that ``step`` steps have made are evaluated."""
+        config = self._config
+        due = step % config.evaluation.every == 0 and bool(config.data.evaluation)
+        return due or step == config.steps
+
     def end_step(
         self, row: JsonDict, scored: Sequence[ScoredGroup], clock: Clock, learner: Learner
     ) -> None:
@@ -161,5 +167,5 @@ class Bookkeeper:
         during = config.evaluation.during
         if step == config.steps:
             row[f"evaluation/{during}"] = self.evaluate(step).get(during)
-        elif step % config.evaluation.every == 0 and config.data.evaluation:
+        elif self.evaluates(step):
             row[f"evaluation/{during}"] = self._evaluation.run(step, [during]).get(during)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ class Run:
 
     def begin(self) -> None:
         """Serve the weights that the run goes on from; evaluate them before the first step."""
-        self.stages.serve(self.publish(self.step))
+        self.stages.serve(self.publish(self.step), evaluate=self.step == 0)
         if self.step == 0:
             self.books.evaluate(step=0)
         self.interrupt.stepping = True
@@ -104,7 +105,7 @@ class Run:
             self.ledger.count("lost/learner")
             self.books.rewind(checkpoint)
             self.step = step
-            form = learner_call(lambda: self.form_learner(checkpoint), "form learner")
+            form = learner_call(partial(self.form_learner, checkpoint), "form learner")
             try:
                 self.stages.wait_for(form)
                 self.learner = form.result()

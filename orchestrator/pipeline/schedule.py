@@ -145,10 +145,27 @@ class Schedule:
 
     # Events
 
-    def publish(self, version: int) -> None:
-        """The weights ``version`` can be loaded from now on."""
+    def publish(self, version: int, hold: bool = False) -> None:
+        """The weights ``version`` can be loaded from now on.
+
+        They admit the steps that may be sampled by them; with ``hold`` only ``admit`` does.
+        """
         self.published = version
-        self._admit()
+        if hold:
+            self._assign()
+        else:
+            self.admit()
+
+    def admit(self) -> None:
+        """Let the steps be sampled that the published weights allow."""
+        if self.published is None:
+            return
+        newest = min(self.published + self.max_staleness, self._last_step - 1)
+        for step in range(self.step, newest + 1):
+            if step not in self._works:
+                queue = self._batches(step, range(self._size), 0)
+                groups = {place: _Group() for place in range(self._size)}
+                self._works[step] = _Work(groups, queue=queue)
         self._assign()
 
     def worker_up(self, worker: str) -> None:
@@ -314,15 +331,6 @@ class Schedule:
         return any(state.loading is not None for state in self._workers.values())
 
     # Rules
-
-    def _admit(self) -> None:
-        assert self.published is not None
-        newest = min(self.published + self.max_staleness, self._last_step - 1)
-        for step in range(self.step, newest + 1):
-            if step not in self._works:
-                queue = self._batches(step, range(self._size), 0)
-                groups = {place: _Group() for place in range(self._size)}
-                self._works[step] = _Work(groups, queue=queue)
 
     def _batches(self, work: Work, places: Sequence[int], draw: int) -> list[Batch]:
         return [Batch(work, batch, draw) for batch in self._layout.batches(places)]

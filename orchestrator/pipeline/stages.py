@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from learner.algorithm.advantages import default_minimum_survivors
 from orchestrator.pipeline.background import Background
@@ -91,13 +91,14 @@ class Stages:
 
     # What the training page waits for
 
-    def serve(self, weights: PublishedWeights) -> float:
+    def serve(self, weights: PublishedWeights, evaluate: bool) -> float:
         """Have every worker change over to the weights between two of its batches.
 
         Returns when the idle ones have: the largest gap of a probe since the last call, in nats.
+        With ``evaluate`` an evaluation comes next, and no new step begins before ``batch``.
         """
         self._weights = weights
-        self.schedule.publish(weights.receipt.weight_version)
+        self.schedule.publish(weights.receipt.weight_version, hold=evaluate)
         self._turn(0.0)
         while self.schedule.loading:
             self._turn()
@@ -111,6 +112,7 @@ class Stages:
         """
         for stage in ("rollout", "reward"):  # both are in every row, also if nobody waited
             clock.seconds[f"seconds/{stage}"] += 0.0
+        self.schedule.admit()
         while not self.schedule.ready(step):
             with clock.stage("reward" if self.schedule.all_sampled(step) else "rollout"):
                 self._turn()
@@ -259,7 +261,8 @@ class Stages:
             else:
                 self._lost(event)
         for key, index, group in self._rewards.take_scored():
-            self._scored(*key, index, group)  # type: ignore[misc]
+            name, draw = cast(tuple[Work, int], key)
+            self._scored(name, draw, index, group)
 
     def _sampled(self, event: BatchSampled) -> None:
         _, claims = self._busy.pop(event.worker)

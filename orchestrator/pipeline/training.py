@@ -45,7 +45,7 @@ def take_step(run: Run, step: int) -> None:
     # The object store has room for the images of the steps in flight. Free these.
     batch.groups.clear()
     with clock.stage("sync"):
-        gap = run.stages.serve(run.publish(step + 1))
+        gap = run.stages.serve(run.publish(step + 1), run.books.evaluates(step + 1))
 
     row = step_row(step + 1, batch, learned, gap)
     run.books.end_step(row, batch.scored, clock, run.learner)

@@ -145,7 +145,7 @@ class RunConfig(Settings):
         default=0,
         ge=0,
         description="weight versions by which a trajectory may be older than the weights that it"
-        " updates. 0 is the paper's schedule. From 1 on, steps are sampled while others are learned",
+        " updates; 0 is the paper's schedule; from 1 on, rollout and learning overlap",
     )
     replacements: int = Field(
         default=3,
