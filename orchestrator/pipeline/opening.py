@@ -1,4 +1,4 @@
-"""Opening a run: its cluster, its actors, and the checkpoint that it goes on from."""
+"""Opening a run: its ledger, its cluster, its actors, and the checkpoint that it goes on from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 
 from learner.step_checkpoint import verified_manifest
 from orchestrator.pipeline.bookkeeping import Bookkeeper
+from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.ledger_folder import open_ledger
 from orchestrator.pipeline.run import Run
-from orchestrator.pipeline.step_batch import BatchSampler
+from orchestrator.pipeline.schedule import Layout, Schedule
+from orchestrator.pipeline.stages import Stages, groups_per_batch
 from orchestrator.record.own_checkpoints import checkpoint_step
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
@@ -26,6 +29,7 @@ from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.waiting import wait_answers
 
 log = logging.getLogger("eg_grpo")
 
@@ -42,11 +46,13 @@ def open_run(
     """
     with closing(folder):
         checkpoint = _checkpoint_of(folder, config)
-        start_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
+        step = 0 if checkpoint is None else checkpoint_step(checkpoint)
         save_settings(config, folder.path)
+        interrupt.stop_within_s = config.checkpoint.stop_within_s
         progress, cluster = Progress(config.steps), config.cluster
         with (
             logged_to(folder.path / "run.log"),
+            open_ledger(config.ledger, folder.path, progress.note) as ledger,
             ray_cluster(
                 cluster.address,
                 logical_cpus(config),
@@ -64,25 +70,72 @@ def open_run(
             rewards = RewardPools(config)
             actors.callback(rewards.close)
             rewards.wait_ready()
-            learner = LearnerGroup(config, inputs)
-            actors.callback(learner.close)
-            learner.wait_ready()
-            if checkpoint is not None:
-                learner.load(checkpoint)
-                folder.resume_from(checkpoint)
-            evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, rewards, folder)
+            learners = _Learners(config, inputs)
+            actors.callback(learners.close)
+            learner = learners.form(checkpoint)
+            ledger.fall_back(step)
+            folder.fall_back(checkpoint)
+            publisher = WeightPublisher(config.probe_tolerance)
+            stages = Stages(
+                config,
+                inputs.prompts,
+                Schedule(
+                    Layout(
+                        config.rollout.workers,
+                        groups_per_batch(config, config.rollout.group_size),
+                    ),
+                    config.prompts_per_step,
+                    step,
+                    config.steps,
+                    config.max_staleness,
+                    config.rollout.attempts,
+                ),
+                rollout,
+                rewards,
+                publisher,
+                ledger,
+                Drops(folder, config.replacements),
+                wait_answers,
+            )
+            evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, stages, folder)
             yield Run(
-                start_step=start_step,
+                step=step,
                 last_step=config.steps,
-                batches=BatchSampler(config, inputs.prompts, rollout, rewards, folder),
+                stages=stages,
                 rollout=rollout,
                 learner=learner,
-                publisher=WeightPublisher(learner, rollout, config.probe_tolerance),
+                publisher=publisher,
                 books=Bookkeeper(
-                    config, folder, progress, evaluation, learner, last_saved=checkpoint
+                    config, folder, progress, evaluation, stages, ledger, last_saved=checkpoint
                 ),
                 interrupt=interrupt,
+                ledger=ledger,
+                folder=folder,
+                form_learner=learners.form,
+                restarts=config.learner.restarts,
             )
+
+
+class _Learners:
+    """Forms learner groups, one after another."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        self._config, self._inputs = config, inputs
+        self._group: LearnerGroup | None = None
+
+    def form(self, checkpoint: Path | None) -> LearnerGroup:
+        """End the group there is, and form one that has loaded the checkpoint."""
+        self.close()
+        self._group = LearnerGroup(self._config, self._inputs)
+        self._group.wait_ready()
+        if checkpoint is not None:
+            self._group.load(checkpoint)
+        return self._group
+
+    def close(self) -> None:
+        """End the group's processes."""
+        if self._group is not None:
+            self._group.close()
 
 
 def _checkpoint_of(folder: RunFolder, config: RunConfig) -> Path | None:

@@ -145,10 +145,27 @@ class Schedule:
 
     # Events
 
-    def publish(self, version: int) -> None:
-        """The weights ``version`` can be loaded from now on."""
+    def publish(self, version: int, hold: bool = False) -> None:
+        """The weights ``version`` can be loaded from now on.
+
+        They admit the steps that may be sampled by them; with ``hold`` only ``admit`` does.
+        """
         self.published = version
-        self._admit()
+        if hold:
+            self._assign()
+        else:
+            self.admit()
+
+    def admit(self) -> None:
+        """Let the steps be sampled that the published weights allow."""
+        if self.published is None:
+            return
+        newest = min(self.published + self.max_staleness, self._last_step - 1)
+        for step in range(self.step, newest + 1):
+            if step not in self._works:
+                queue = self._batches(step, range(self._size), 0)
+                groups = {place: _Group() for place in range(self._size)}
+                self._works[step] = _Work(groups, queue=queue)
         self._assign()
 
     def worker_up(self, worker: str) -> None:
@@ -197,17 +214,17 @@ class Schedule:
         self._redraw(step, work)
         self._assign()
 
-    def lost(self, step: int, places: Sequence[int]) -> list[int]:
+    def lost(self, name: Work, places: Sequence[int]) -> list[int]:
         """Sampled groups are gone, because the machine that held them is.
 
         The batches they were sampled in are repeated whole, or their numbers would differ. Returns
         the places of all groups in these batches: what was known of their scores is void.
         """
-        work = self._works.get(step)
+        work = self._works.get(name)
         if work is None:
             return []
         batches = {work.groups[place].batch for place in places} - {None}
-        repeated = []
+        repeated: list[int] = []
         for batch in sorted(filter(None, batches), key=lambda batch: batch.places):
             for place in batch.places:
                 work.groups[place] = _Group()
@@ -224,31 +241,28 @@ class Schedule:
         self.step += 1
 
     def fall_back(self, step: int) -> None:
-        """Go on from weight version ``step``: what newer weights have sampled never happened.
+        """Go on from weight version ``step``: what was done since then never happened.
 
-        Work of version ``step`` and older stays. Nothing is sampled until a version is published.
+        Nothing is sampled until a version is published. Then every step from ``step`` on is dealt
+        as in a run that begins there.
         """
         self.published, self.step = None, step
+        self._works.clear()
         for state in self._workers.values():
-            # The weights after ``step`` are trained again, so nobody may serve the old ones.
-            undone = state.version is None or state.version > step
-            state.void = state.void or (undone and state.batch is not None)
-            # A worker that is loading may serve either version by now.
-            state.version = None if undone or state.loading is not None else state.version
+            # The weights after ``step`` are trained again, so nobody may serve the old ones. A
+            # worker that is loading may serve either version by now.
+            kept = state.version is not None and state.version <= step and state.loading is None
+            state.version = state.version if kept else None
             state.loading = None
-        for name in list(self._works):
-            if isinstance(name, str) or not step <= name <= step + self.max_staleness:
-                self._forget(name)
-            elif self._is_undone(name, step):
-                # Its groups are dealt as in a run that begins here.
-                self._forget(name)
-                self._begin(name, range(self._size))
+            state.void = state.batch is not None
 
     # Jobs beside the steps
 
-    def add_job(self, name: str, count: int) -> None:
+    def add_job(self, name: str, count: int, groups_per_batch: int) -> None:
         """Have ``count`` groups sampled by the newest weights, before those of any step."""
-        self._begin(name, range(count))
+        self._works[name] = work = _Work({place: _Group() for place in range(count)})
+        layout = replace(self._layout, groups_per_batch=groups_per_batch)
+        work.queue = [Batch(name, places) for places in layout.batches(range(count))]
         self._assign()
 
     def job_done(self, name: str) -> bool:
@@ -258,7 +272,10 @@ class Schedule:
 
     def end_job(self, name: str) -> None:
         """Forget a job, done or not."""
-        self._forget(name)
+        del self._works[name]
+        for state in self._workers.values():
+            if state.batch is not None and state.batch.work == name:
+                state.void = True
 
     # Answers
 
@@ -289,9 +306,19 @@ class Schedule:
         """Where each group of a step or job is."""
         return {place: group.stage for place, group in self._works[work].groups.items()}
 
+    def serves(self, worker: str) -> int:
+        """The weight version that a worker has proved last; -1 before the first."""
+        state = self._workers.get(worker)
+        return -1 if state is None or state.version is None else state.version
+
     def version(self, step: int, place: int) -> int | None:
         """The weights that sampled a group; None if it is not sampled."""
         return self._works[step].groups[place].version
+
+    @property
+    def workers(self) -> list[str]:
+        """The workers that are not lost."""
+        return list(self._workers)
 
     @property
     def steps(self) -> list[int]:
@@ -304,23 +331,6 @@ class Schedule:
         return any(state.loading is not None for state in self._workers.values())
 
     # Rules
-
-    def _admit(self) -> None:
-        assert self.published is not None
-        newest = min(self.published + self.max_staleness, self._last_step - 1)
-        for step in range(self.step, newest + 1):
-            if step not in self._works:
-                self._begin(step, range(self._size))
-
-    def _begin(self, name: Work, places: Sequence[int]) -> None:
-        queue = self._batches(name, places, 0)
-        self._works[name] = _Work({place: _Group() for place in places}, queue=queue)
-
-    def _forget(self, name: Work) -> None:
-        del self._works[name]
-        for state in self._workers.values():
-            if state.batch is not None and state.batch.work == name:
-                state.void = True
 
     def _batches(self, work: Work, places: Sequence[int], draw: int) -> list[Batch]:
         return [Batch(work, batch, draw) for batch in self._layout.batches(places)]
@@ -380,11 +390,3 @@ class Schedule:
             for place in short:
                 work.groups[place] = _Group()
             work.queue = self._batches(step, short, work.draw)
-
-    def _is_undone(self, name: Work, version: int) -> bool:
-        """Whether weights after ``version`` have sampled a group of the work, or are sampling."""
-        groups = self._works[name].groups.values()
-        at_work = (state for state in self._workers.values() if state.void and state.batch)
-        return any(
-            group.version is not None and group.version > version for group in groups
-        ) or any(state.batch is not None and state.batch.work == name for state in at_work)

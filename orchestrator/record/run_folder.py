@@ -116,11 +116,14 @@ class RunFolder:
         """All rows of a ``.jsonl`` file of this folder; see ``read_rows``."""
         return read_rows(self.path / name)
 
-    def resume_from(self, checkpoint: Path) -> None:
-        """Delete the rows and the checkpoints of steps after ``checkpoint``: they are run again."""
-        self.checkpoints.resume_from(checkpoint)
+    def fall_back(self, checkpoint: Path | None) -> None:
+        """Delete the rows and the checkpoints of steps after ``checkpoint``: they are run again.
+
+        Without a checkpoint the run begins anew, and all its rows go.
+        """
+        step = -1 if checkpoint is None else checkpoint_step(checkpoint)
+        self.checkpoints.fall_back(step)
         for name in _ROWS:
-            step = checkpoint_step(checkpoint)
             self._replace(name, [row for row in self.rows(name) if row["step"] <= step])
 
     def _replace(self, name: str, rows: Iterable[JsonDict]) -> None:

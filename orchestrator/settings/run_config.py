@@ -106,6 +106,11 @@ class CheckpointConfig(Settings):
     """A run keeps its last checkpoint, and its best one by the evaluation set `during`."""
 
     every: int = Field(default=20, ge=1, description="steps between checkpoints")
+    stop_within_s: Deadline = Field(
+        default=600,
+        description="seconds after Ctrl-C or SIGTERM in which the step is finished and saved; then"
+        " it is abandoned. A batch system that kills after n seconds wants less than n here",
+    )
 
 
 class ClusterConfig(Settings):
@@ -141,6 +146,12 @@ class RunConfig(Settings):
     )
     steps: int = Field(ge=1, description="optimizer steps, one batch each")
     prompts_per_step: int = Field(ge=1, description="prompt groups per optimizer step")
+    max_staleness: int = Field(
+        default=0,
+        ge=0,
+        description="weight versions by which a trajectory may be older than the weights that it"
+        " updates; 0 is the paper's schedule; from 1 on, rollout and learning overlap",
+    )
     replacements: int = Field(
         default=3,
         ge=0,
@@ -173,6 +184,9 @@ class RunConfig(Settings):
         if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
             # With ZeRO-0, DeepSpeed would sum the gradients of micro-batches in bfloat16.
             raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")
+        if self.max_staleness and self.rollout.sleep_while_learning:
+            text = "the workers sample while the learner works, so they cannot sleep"
+            raise refuse(type(self), "rollout.sleep_while_learning", f"max_staleness: {text}")
         if self.data.evaluation and self.evaluation.during not in self.data.evaluation:
             raise ValueError(
                 f"evaluation.during is {self.evaluation.during!r}, but data.evaluation holds only"

@@ -29,8 +29,13 @@ FREE = (
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
     # timeouts, and numbers of retries before the run stops
-    *("rollout.timeout_s", "rollout.load_timeout_s"),
-    *("learner.timeout_s", "learner.start_timeout_s", "learner.max_skipped_updates"),
+    *("rollout.timeout_s", "rollout.load_timeout_s", "rollout.restarts", "rollout.attempts"),
+    *(
+        "learner.timeout_s",
+        "learner.start_timeout_s",
+        "learner.max_skipped_updates",
+        "learner.restarts",
+    ),
     *("rewards.*.timeout_s", "rewards.*.retries", "rewards.*.retry_delay_s", "rewards.*.restarts"),
     "replacements",
     # tolerances of checks, which do not change the checked numbers

@@ -5,8 +5,8 @@ and replaced, and its batch goes to another worker. Trajectories that a reward f
 go to another worker too. After ``retries`` further attempts they fail, with the last reason. A
 worker that must be replaced more than ``restarts`` times without scoring anything stops the run
 (``WorkerFailed``). So does a worker for which Ray has no room at the start. The answer of a killed
-worker is never read, so nothing is counted twice. When an exception has broken a round off, the
-next ``begin`` ends it. Late answers of that round reach no other round.
+worker is never read, so nothing is counted twice. Late answers of a round that was given up reach
+no other round.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from orchestrator.workers.reward_round import Batch, Round
-from orchestrator.workers.rollout_pool import GroupRef
-from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate, take_result
-from orchestrator.workers.worker_pool import Resources, WorkerPool
-from policy.types import RewardResult
+from orchestrator.workers.waiting import (
+    ObjectLost,
+    WorkerDied,
+    WorkerFailed,
+    WorkerLate,
+    take_result,
+)
+from orchestrator.workers.worker_pool import Resources, WorkerPool, running
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
 from rewards.worker import Reply, start_reward_worker
@@ -80,44 +84,34 @@ class RewardPool(WorkerPool):
             start_timeout_s,
         )
         self._duties = [Duty() for _ in self.workers]
-        self._round = self._new_round(())
+        self._rounds: list[Round] = []
+        # Groups that were found to be gone, which the caller takes from here.
+        self.lost: list[tuple[Round, int]] = []
 
-    def begin(self, groups: Sequence[GroupRef], remember: bool = False) -> None:
-        """Begin a round with these groups. Each is scored after it was ``add``-ed.
+    def begin(self, sizes: Sequence[int], remember: bool = False) -> Round:
+        """Begin a round of groups with so many trajectories each. A group is scored when it was
+        added to the round. Older rounds are served first.
 
-        ``remember`` has the workers read and fill the score cache. An earlier round that was not
-        finished is given up. Its workers stay busy until they answer or are late.
+        ``remember`` has the workers read and fill the score cache.
         """
-        self._round = self._new_round(groups, remember)
+        self._rounds.append(Round(sizes, self.config, self.config.workers, remember))
+        return self._rounds[-1]
 
-    def add(self, places: Sequence[int], last: bool) -> None:
-        """These groups are in the object store now. After ``last`` no more groups will come."""
-        self._round.add(places, last)
+    def end(self, round: Round) -> None:
+        """Forget a round, done or not. Workers that score for it stay busy until they answer."""
+        self._rounds.remove(round)
 
     def advance(self) -> None:
         """Replace workers that are late, and hand out batches to idle ones. Never blocks."""
         now = time.monotonic()
-        self._round.advance(now)
+        for round in self._rounds:
+            round.advance(now)
         for index, duty in enumerate(self._duties):
             if now >= duty.deadline:
                 self._give_up(index)
         for index, duty in enumerate(self._duties):
             if duty.call is None and (batch := self._next_for(index, now)) is not None:
                 self._send(index, batch, now)
-
-    @property
-    def done(self) -> bool:
-        """Whether every member of every group has its result."""
-        return self._round.done
-
-    def finish(self) -> list[tuple[RewardResult, ...]]:
-        """One result per trajectory of each group, once the pool is ``done``.
-
-        The pool then drops its references, so the object store holds the groups of one round only.
-        """
-        results = self._round.results
-        self._round = self._new_round(())
-        return results
 
     @property
     def calls(self) -> list[ray.ObjectRef]:
@@ -127,7 +121,8 @@ class RewardPool(WorkerPool):
     @property
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
-        return min(self._round.wake_at, *(duty.deadline for duty in self._duties))
+        rounds = [round.wake_at for round in self._rounds]
+        return min([*rounds, *(duty.deadline for duty in self._duties)])
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
@@ -137,6 +132,8 @@ class RewardPool(WorkerPool):
             reply = take_result(call, self.names[index])
         except GetTimeoutError:
             return  # the answer has left this machine's memory; it still has until the deadline
+        except ObjectLost as lost:
+            self._lose_answer(index, lost)
         except WorkerDied as failure:
             self._replace(index, failure, "its worker died")
         except WorkerFailed as failure:
@@ -148,22 +145,40 @@ class RewardPool(WorkerPool):
                 duty.restarts = 0
                 self._record(batch, reply)
 
-    def _new_round(self, groups: Sequence[GroupRef], remember: bool = False) -> Round:
-        return Round(groups, self.config, self.config.workers, remember)
-
     def _next_for(self, index: int, now: float) -> Batch | None:
-        return self._round.take(index, lambda home: self._duties[home].starting, now)
+        for round in self._rounds:
+            if batch := round.take(index, lambda home: self._duties[home].starting, now):
+                return batch
+        return None
 
     def _send(self, index: int, batch: Batch, now: float) -> None:
-        refs = [batch.round.groups[place].ref for place, _ in batch.members]
+        refs = [group.ref for group in batch.refs]
         selection = [members for _, members in batch.members]
         duty, worker = self._duties[index], self.workers[index]
         duty.batch = batch
         duty.call = worker.score.remote(selection, *refs, remember=batch.round.remember)
         duty.deadline = now + self.config.timeout_s
 
+    def _lose_answer(self, index: int, lost: ObjectLost) -> None:
+        """An object is gone. If it is a group, the worker is well, and the group is reported."""
+        duty = self._duties[index]
+        batch = duty.batch
+        of_batch = batch.members if batch is not None else ()
+        refs = batch.refs if batch is not None else ()
+        gone = [
+            place
+            for (place, _), group in zip(of_batch, refs, strict=True)
+            if group.ref.hex() == lost.object_hex
+        ]
+        if batch is None or not gone:
+            self._replace(index, lost, "its answer was lost")
+            return
+        duty.call, duty.batch, duty.deadline = None, None, math.inf
+        self.lost += [(batch.round, place) for place in gone]
+        # The other groups of the batch wait in it for the lost ones.
+
     def _record(self, batch: Batch, reply: Reply) -> None:
-        if batch.round is not self._round:
+        if batch.round not in self._rounds:
             log.warning("reward %s: an answer of a round given up is dropped", self.config.name)
             return
         self.usage.add(reply.work)
@@ -172,7 +187,7 @@ class RewardPool(WorkerPool):
     def _give_up(self, index: int) -> None:
         starting = self._duties[index].starting
         timeout_s = self._start_timeout_s if starting else self.config.timeout_s
-        late = WorkerLate(self.names[index], timeout_s)
+        late = self._explained(WorkerLate([self.names[index]], timeout_s))
         self._replace(index, late, f"no answer within {timeout_s:g} s")
 
     def _replace(self, index: int, failure: WorkerFailed, reason: str) -> None:
@@ -188,7 +203,8 @@ class RewardPool(WorkerPool):
         duty.restarts += 1
         batch, duty.batch = duty.batch, None
         self.workers[index] = self._start_worker()
+        self._running[index] = running(self.workers[index])
         duty.call = self.workers[index].ready.remote()
         duty.deadline = time.monotonic() + self._start_timeout_s
-        if batch is not None and batch.round is self._round:
+        if batch is not None and batch.round in self._rounds:
             self.usage.retries += batch.round.lose(batch, reason)
