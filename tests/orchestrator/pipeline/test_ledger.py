@@ -357,7 +357,7 @@ def test_another_process_reads_without_an_epoch(url: str, ledger: Ledger) -> Non
     ledger.admit(0, 1)
     assert read_ledger(url, ledger.run) == ledger.view()
     ledger.check()
-    with pytest.raises(UserError, match="has no ledger of run unknown$"):
+    with pytest.raises(UserError, match=r"has no ledger of run unknown$"):
         read_ledger(url, "unknown")
 
 
