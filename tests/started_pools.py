@@ -77,7 +77,7 @@ def groups_of(values: Sequence[Sequence[int]]) -> tuple[list[Group], list[GroupR
     return groups, [GroupRef(g.prompt, ray.put(g), len(g.trajectories)) for g in groups]
 
 
-def take_turns(pool: Pool, until: Callable[[], bool], timeout_s: float = 60) -> None:
+def take_turns(pool: Pool, until: Callable[[], bool], timeout_s: float = 120) -> None:
     """Hand out work and take answers, as ``Stages`` does, until what is waited for is there."""
     deadline = time.monotonic() + timeout_s
     while not until():
