@@ -216,6 +216,8 @@ class Stages:
             places = [place for place, stage in stages.items() if stage in open_stages]
             work.scorings[batch.draw] = places
             prompts = [work.prompts[place] for place in places]
+            # All groups of the draw before are through; nobody may hold those without scores.
+            self._rewards.end((batch.work, batch.draw - 1))
             size = len(work.requests(places[0], batch.draw).seeds)
             self._rewards.begin((batch.work, batch.draw), prompts, size, work.remember)
         claims = []
@@ -315,6 +317,7 @@ class Stages:
             self._ledger.scored([claim])
         else:
             work.dropped.append(group)
+            del work.groups[place]
             reason = self._drops.too_few(name, draw, group, self._minimum)
             self._ledger.release([claim], reason)
         self.schedule.scored(name, place, enough)
