@@ -85,6 +85,11 @@ class RewardPools:
     # What happens
 
     @property
+    def states(self) -> dict[str, str]:
+        """Starting, scoring or idle, by the name of the worker."""
+        return {name: state for pool in self.pools.values() for name, state in pool.states.items()}
+
+    @property
     def calls(self) -> list[ray.ObjectRef]:
         """Calls whose answers the pools wait for."""
         return [call for pool in self.pools.values() for call in pool.calls]
@@ -118,6 +123,10 @@ class RewardPools:
                     totals = tuple(weighted_totals(results, self.weights))
                     done.append((key, place, ScoredGroup(scoring.prompts[place], totals, results)))
         return done
+
+    def take_lost(self) -> list[str]:
+        """Why workers of all pools were replaced since the last call."""
+        return [reason for pool in self.pools.values() for reason in pool.take_lost()]
 
     def take_usage(self) -> dict[str, Usage]:
         """What each reward's pool has done since the last call."""
