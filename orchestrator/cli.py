@@ -126,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate_flags(command("generate", "draw images for a prompt with a trained model"))
     _add_export_flags(command("export", "copy a checkpoint's model for other programs"))
     _add_data_actions(command("data", "download the public prompt files"))
+    _add_status_flags(
+        command("status", "show where a run is: groups, workers, errors and the time left")
+    )
     _add_doctor_flags(
         command("doctor", "check this machine, and whether a configuration can run on it")
     )
@@ -216,6 +219,13 @@ def _add_data_actions(data: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("data"), help="folder of the files (default data/)"
     )
     fetch.set_defaults(command="data")
+
+
+def _add_status_flags(status: argparse.ArgumentParser) -> None:
+    status.add_argument("folder", type=Path, metavar="RUN", help="run folder: runs/NAME")
+    status.add_argument("--groups", action="store_true", help="list every group of the run")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.set_defaults(command="status")
 
 
 def _add_doctor_flags(doctor: argparse.ArgumentParser) -> None:

@@ -128,7 +128,8 @@ class Bookkeeper:
         self.finish_saving()
         self._ledger.check()
         path = self._folder.checkpoints.begin(step)
-        writing = learner_call(partial(learner.save, path), "checkpoint")
+        writing = learner_call(partial(learner.save, path), "saving")
+        self._stages.workers.watch(writing)
         self._saving = _Saving(step, path, reward, writing)
 
     def finish_saving(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from learner.step_checkpoint import verified_manifest
@@ -12,6 +12,7 @@ from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.ledger_folder import open_ledger
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.schedule import Layout, Schedule
@@ -30,6 +31,7 @@ from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import wait_answers
+from policy.errors import RunFailed, UserError
 
 log = logging.getLogger("eg_grpo")
 
@@ -53,6 +55,7 @@ def open_run(
         with (
             logged_to(folder.path / "run.log"),
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
+            _noted_in(ledger),
             ray_cluster(
                 cluster.address,
                 logical_cpus(config),
@@ -114,6 +117,17 @@ def open_run(
                 form_learner=learners.form,
                 restarts=config.learner.restarts,
             )
+
+
+@contextmanager
+def _noted_in(ledger: Ledger) -> Iterator[None]:
+    """Leave the error that ends the run in the ledger, where ``eg-grpo status`` finds it."""
+    try:
+        yield
+    except (RunFailed, UserError) as error:
+        with suppress(RunFailed):  # the ledger itself may be what failed
+            ledger.note_error(str(error))
+        raise
 
 
 class _Learners:

@@ -56,14 +56,14 @@ class Run:
 
     def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
         """One optimizer step on the batch; returns its metrics."""
-        update = learner_call(lambda: self.learner.update(batch), "update")
+        update = learner_call(lambda: self.learner.update(batch), "learning")
         self.stages.wait_for(update)
         return update.result()
 
     def publish(self, weight_version: int) -> PublishedWeights:
         """The learner's weights, in the object store."""
         publish = learner_call(
-            lambda: self.publisher.publish(self.learner, weight_version), "publish"
+            lambda: self.publisher.publish(self.learner, weight_version), "publishing"
         )
         self.stages.wait_for(publish)
         return publish.result()
@@ -105,7 +105,7 @@ class Run:
             self.ledger.count("lost/learner")
             self.books.rewind(checkpoint)
             self.step = step
-            form = learner_call(partial(self.form_learner, checkpoint), "form learner")
+            form = learner_call(partial(self.form_learner, checkpoint), "starting")
             try:
                 self.stages.wait_for(form)
                 self.learner = form.result()

@@ -21,9 +21,9 @@ from policy.text_files import decoded, parse_json
 from policy.types import JsonDict
 
 LONGEST_NEW = 90  # characters of a name, so that ``-2`` and so on still fit behind it
-_LOCK = ".lock"
+LOCK = ".lock"
 _OF_A_START = (
-    *(_LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger"),
+    *(LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger"),
     f"checkpoints/{WRITTEN}",
 )
 _ROWS = (
@@ -56,7 +56,7 @@ class RunFolder:
             _check_unused(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = (path / _LOCK).open("a+")
+            self._lock: IO[str] = (path / LOCK).open("a+")
         except OSError as error:
             raise UserError(f"run folder {path} cannot be written: {error.strerror}") from None
         try:
@@ -165,7 +165,7 @@ def _check_unused(path: Path) -> None:
     # The files are listed before the lock is looked for, because a run may start in between.
     names = list(_files(path))
     # A folder without a lock was made by a user, not by a run.
-    begun = (path / _LOCK).is_file()
+    begun = (path / LOCK).is_file()
     found = next((name for name in names if not (begun and name in _OF_A_START)), None)
     if found is None:
         return

@@ -120,6 +120,14 @@ class RolloutPool(WorkerPool):
     # What happens
 
     @property
+    def states(self) -> dict[str, str]:
+        """Starting, loading, sampling, idle, or lost until the next process starts; by name."""
+        return {
+            place.worker: "lost" if place.start_at < math.inf else place.doing or "idle"
+            for place in self._places
+        }
+
+    @property
     def calls(self) -> list[ray.ObjectRef]:
         """Calls whose answers the pool waits for."""
         return [place.call for place in self._places if place.call is not None]
