@@ -45,7 +45,7 @@ BOUND = {
     *("algorithm.kl_beta", "algorithm.kl_estimator"),
     *("algorithm.aggregation", "algorithm.aggregation_constant"),
     *("algorithm.clip_low", "algorithm.clip_high", "algorithm.dual_clip"),
-    "algorithm.importance_cap",
+    *("algorithm.importance_cap", "algorithm.behaviour_logprob"),
     *("algorithm.trained_distribution", "algorithm.minimum_survivors"),
     *("evaluation.prompts", "evaluation.samples_per_prompt", "evaluation.guidance_scales"),
 }
