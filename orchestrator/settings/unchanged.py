@@ -22,6 +22,9 @@ _INSTEAD = "resume it as it was, or start a new run from its checkpoint with mod
 # Settings that may change, because they do not affect the results. A key includes all keys below
 # it; ``*`` stands for an index.
 FREE = (
+    # Another number of ranks adds gradients in another order, so that results differ by rounding.
+    # It may change, because a run must be able to go on with the machines that are left.
+    "learner.ranks",
     # places of files and processes; how often the run saves and evaluates
     *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
     *("cache", "rewards.*.cache", "ledger"),
