@@ -32,11 +32,14 @@ class Bookkeeper:
         config: RunConfig,
         folder: RunFolder,
         progress: Progress,
-        evaluation: FixedEvaluation,
+        evaluation: FixedEvaluation | None,
         learner: Learner,
         last_saved: Path | None,
     ) -> None:
-        """``last_saved`` is the checkpoint that the run goes on from; None in a new run."""
+        """``last_saved`` is the checkpoint that the run goes on from; None in a new run.
+
+        ``evaluation`` is None in a replay, which has no rollout workers to evaluate with.
+        """
         self.last_saved = last_saved
         self._config = config
         self._folder = folder
@@ -52,7 +55,7 @@ class Bookkeeper:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluate every fixed set, as a run does before its first and after its last step."""
-        rewards = self._evaluation.run(step)
+        rewards = self._evaluation.run(step) if self._evaluation else {}
         for name, reward in rewards.items():
             self._progress.note(f"step {step}: reward on {name} prompts {reward:.4f}")
         return rewards
@@ -81,7 +84,7 @@ class Bookkeeper:
         if due or checkpoints.is_better(during, reward):
             self.save(step)
             checkpoints.note_best(during, step, reward)
-        if row["updates/skipped"]:
+        if row.get("updates/skipped"):
             self._stop_if_stuck(step)
 
     def save(self, step: int) -> None:
@@ -105,6 +108,8 @@ class Bookkeeper:
 
     def _evaluate_if_due(self, row: JsonDict) -> None:
         """Put the mean reward of the set ``evaluation.during`` into the row, if it is evaluated."""
+        if self._evaluation is None:
+            return
         step, config = row["step"], self._config
         during = config.evaluation.during
         if step == config.steps:

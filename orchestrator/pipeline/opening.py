@@ -10,7 +10,10 @@ from pathlib import Path
 from learner.step_checkpoint import verified_manifest
 from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
+from orchestrator.pipeline.idle_learner import IdleLearner, IdlePublisher
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.keeping import TrajectoryKeeper
+from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.step_batch import BatchSampler
 from orchestrator.record.own_checkpoints import checkpoint_step
@@ -22,6 +25,7 @@ from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.unchanged import check_unchanged, save_settings
 from orchestrator.workers.cluster import ray_cluster
+from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
@@ -64,25 +68,45 @@ def open_run(
             rewards = RewardPools(config)
             actors.callback(rewards.close)
             rewards.wait_ready()
-            learner = LearnerGroup(config, inputs)
-            actors.callback(learner.close)
-            learner.wait_ready()
+            learner, publisher = _learner(config, inputs, rollout, checkpoint, actors)
             if checkpoint is not None:
-                learner.load(checkpoint)
                 folder.resume_from(checkpoint)
             evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, rewards, folder)
             yield Run(
                 start_step=start_step,
                 last_step=config.steps,
                 batches=BatchSampler(config, inputs.prompts, rollout, rewards, folder),
+                keeper=TrajectoryKeeper(
+                    config.trajectories.keep_steps,
+                    folder.trajectories,
+                    GroupFiles(config.rollout.timeout_s),
+                ),
                 rollout=rollout,
                 learner=learner,
-                publisher=WeightPublisher(learner, rollout, config.probe_tolerance),
+                publisher=publisher,
                 books=Bookkeeper(
                     config, folder, progress, evaluation, learner, last_saved=checkpoint
                 ),
                 interrupt=interrupt,
             )
+
+
+def _learner(
+    config: RunConfig,
+    inputs: Inputs,
+    rollout: RolloutPool,
+    checkpoint: Path | None,
+    actors: ExitStack,
+) -> tuple[Learner, Publisher]:
+    """The learner with the weights of the checkpoint, and what carries its weights to rollout."""
+    if config.stages == "rollout":
+        return IdleLearner(), IdlePublisher()
+    learner = LearnerGroup(config, inputs)
+    actors.callback(learner.close)
+    learner.wait_ready()
+    if checkpoint is not None:
+        learner.load(checkpoint)
+    return learner, WeightPublisher(learner, rollout, config.probe_tolerance)
 
 
 def _checkpoint_of(folder: RunFolder, config: RunConfig) -> Path | None:

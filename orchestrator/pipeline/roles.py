@@ -68,7 +68,20 @@ class Learner(Protocol):
 class Publisher(Protocol):
     """Carries the learner's weights to every rollout worker."""
 
-    def publish(self, weight_version: int) -> float:
+    def publish(self, weight_version: int) -> float | None:
         """Returns once every worker has proved that it serves this version: the largest
-        difference between a worker's probe and the learner's, in nats."""
+        difference between a worker's probe and the learner's, in nats. It is None without a
+        learner."""
+        ...
+
+
+class GroupStore(Protocol):
+    """Moves groups between the object store and files."""
+
+    def write(self, files: Sequence[Path], groups: Sequence[GroupRef]) -> list[str]:
+        """Write each group to its file; returns the SHA-256 of every file, in order."""
+        ...
+
+    def read(self, files: Sequence[Path], digests: Sequence[str]) -> list[GroupRef]:
+        """Read each file, which must have its SHA-256, into the object store."""
         ...

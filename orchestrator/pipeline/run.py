@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.keeping import TrajectoryKeeper
 from orchestrator.pipeline.roles import Learner, Publisher, Rollout
 from orchestrator.pipeline.step_batch import BatchSampler
 
@@ -18,6 +19,7 @@ class Run:
     start_step: int
     last_step: int
     batches: BatchSampler
+    keeper: TrajectoryKeeper
     rollout: Rollout
     learner: Learner
     publisher: Publisher

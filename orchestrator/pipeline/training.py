@@ -25,6 +25,7 @@ def train(run: Run) -> None:
     for step in range(run.start_step, run.last_step):
         clock = Clock()
         batch = run.batches.sample(step, clock)
+        run.keeper.keep(step + 1, batch)
         with clock.stage("learn"), run.rollout.asleep():
             learned = run.learner.update(batch.training_groups)
         # The object store has room for the images of one step or one evaluation. Free these.

@@ -1,8 +1,8 @@
 """The run folder: all files of a run, and the lock that keeps a second process out.
 
 ``runs/<name>/`` holds ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
-``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html`` and
-``run.log``.
+``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``,
+``trajectories/step-N/``, ``report.html`` and ``run.log``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Self
 
+from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.own_checkpoints import WRITTEN, OwnCheckpoints, checkpoint_step
 from policy.disk import is_in_part, made_anew, write_whole, writing
 from policy.errors import UserError
@@ -47,6 +48,7 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
         self.checkpoints = OwnCheckpoints(path)
+        self.trajectories = KeptTrajectories(path)
         if resume and not path.is_dir():
             raise UserError(f"run folder {path} does not exist: nothing to resume")
         if not resume:
@@ -114,10 +116,14 @@ class RunFolder:
         return read_rows(self.path / name)
 
     def resume_from(self, checkpoint: Path) -> None:
-        """Delete the rows and the checkpoints of steps after ``checkpoint``: they are run again."""
+        """Delete what is of steps after ``checkpoint``, because they are run again.
+
+        These are rows, checkpoints and kept trajectories.
+        """
+        step = checkpoint_step(checkpoint)
         self.checkpoints.resume_from(checkpoint)
+        self.trajectories.delete_after(step)
         for name in _ROWS:
-            step = checkpoint_step(checkpoint)
             self._replace(name, [row for row in self.rows(name) if row["step"] <= step])
 
     def _replace(self, name: str, rows: Iterable[JsonDict]) -> None:

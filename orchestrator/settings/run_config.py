@@ -107,6 +107,14 @@ class CheckpointConfig(Settings):
     every: int = Field(default=20, ge=1, description="steps between checkpoints")
 
 
+class TrajectoriesConfig(Settings):
+    """Trajectories that a run keeps in its folder, for `eg-grpo replay`."""
+
+    keep_steps: int = Field(
+        default=0, ge=0, description="keep the trajectories of the last steps; 0 keeps none"
+    )
+
+
 class ClusterConfig(Settings):
     """Where the actors run."""
 
@@ -140,6 +148,10 @@ class RunConfig(Settings):
     )
     steps: int = Field(ge=1, description="optimizer steps, one batch each")
     prompts_per_step: int = Field(ge=1, description="prompt groups per optimizer step")
+    stages: Literal["all", "rollout"] = Field(
+        default="all",
+        description="rollout: sample, score and keep trajectories, but train nothing",
+    )
     replacements: int = Field(
         default=3,
         ge=0,
@@ -160,6 +172,7 @@ class RunConfig(Settings):
     algorithm: AlgorithmConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
@@ -168,6 +181,9 @@ class RunConfig(Settings):
         if minimum is not None and minimum > group_size:
             text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
             raise refuse(type(self), "algorithm.minimum_survivors", text)
+        if self.stages == "rollout" and not self.trajectories.keep_steps:
+            text = "with stages: rollout, the trajectories are all that a run leaves; keep some"
+            raise refuse(type(self), "trajectories.keep_steps", text)
         if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
             # With ZeRO-0, DeepSpeed would sum the gradients of micro-batches in bfloat16.
             raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")

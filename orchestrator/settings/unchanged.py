@@ -22,8 +22,9 @@ _INSTEAD = "resume it as it was, or start a new run from its checkpoint with mod
 # Settings that may change, because they do not affect the results. A key includes all keys below
 # it; ``*`` stands for an index.
 FREE = (
-    # places of files and processes; how often the run saves and evaluates
+    # places of files and processes; how often the run saves and evaluates, and what it keeps
     *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
+    "trajectories",
     *("cache", "rewards.*.cache"),
     # CPUs and GPUs that Ray reserves; devices and threads are separate settings
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
