@@ -85,22 +85,23 @@ def _check_learners_machine(config: RunConfig, model_path: Path) -> None:
 def _beginning(source: Path, start: str | None, last: int) -> tuple[Path | None, range]:
     """The checkpoint to begin with, and the steps to train on, up to ``last``.
 
-    Without a checkpoint the replay begins with the run's first model. Raises ``UserError`` when the
-    kept steps do not follow the checkpoint without a gap.
+    ``start`` names the checkpoint. By default it is None, the run's first model, if the kept steps
+    begin with step 1, and else the first checkpoint from which on every step is kept. Raises
+    ``UserError`` when there is none, and for a step that is missing.
     """
-    kept = KeptTrajectories(source).steps()
+    kept, checkpoints = KeptTrajectories(source).steps(), OwnCheckpoints(source)
     if not kept:
         raise UserError(f"{source} has kept no trajectories (trajectories.keep_steps)")
-    whole = {path.name: path for path in OwnCheckpoints(source).whole()}
+    whole = {path.name: path for path in checkpoints.whole()}
     if start is not None and start not in whole:
         raise UserError(f"--from: {source} has no checkpoint {start}, only {_listed(whole)}")
-    begin = kept[0] - 1 if start is None else checkpoint_step(whole[start])
-    checkpoint = whole.get(f"step-{begin}")
-    if begin and checkpoint is None:
+    checkpoint = checkpoints.before_kept() if start is None else whole[start]
+    if checkpoint is None and kept[0] > 1:
         raise UserError(
-            f"{source} keeps steps {kept[0]} to {kept[-1]}, but has no checkpoint of step {begin}"
-            f" to begin with, only {_listed(whole)}; give one of these with --from"
+            f"{source} keeps steps {kept[0]} to {kept[-1]}, but no checkpoint to begin with: it"
+            f" has {_listed(whole)}"
         )
+    begin = 0 if checkpoint is None else checkpoint_step(checkpoint)
     steps = range(begin + 1, min(kept[-1], last) + 1)
     if not steps:
         raise UserError(f"{source} keeps no trajectories of a step from {begin + 1} to {last}")

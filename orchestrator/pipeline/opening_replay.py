@@ -41,7 +41,9 @@ def open_replay(
     with closing(folder):
         write_whole(folder.path / "config.yaml", dump_config(config))
         progress, cluster = Progress(steps[-1]), config.cluster
+        begin = "the model that it began with" if checkpoint is None else f"checkpoint {checkpoint}"
         progress.note(f"run folder {folder.path}")
+        progress.note(f"replaying steps {steps[0]} to {steps[-1]} of {source}, from {begin}")
         with (
             logged_to(folder.path / "run.log"),
             ray_cluster(

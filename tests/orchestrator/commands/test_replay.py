@@ -36,14 +36,15 @@ def run_folder(path: Path, kept: range, checkpoints: tuple[int, ...]) -> Path:
         (range(1, 5), None, 3, None, range(1, 4)),
         (range(1, 5), "step-2", 80, "step-2", range(3, 5)),
         (range(3, 7), None, 80, "step-2", range(3, 7)),
+        (range(4, 7), None, 80, "step-4", range(5, 7)),
         (range(3, 7), "step-4", 80, "step-4", range(5, 7)),
     ],
 )
 def test_where_a_replay_begins(
     tmp_path: Path, kept: range, start: str | None, last: int, checkpoint: str | None, steps: range
 ) -> None:
-    """At the first kept step, from the checkpoint before it or the first model; else where the
-    flag says."""
+    """With the first model if it can, else with the first checkpoint from which on every step is
+    kept; else where the flag says."""
     run = run_folder(tmp_path / "run", kept, (2, 4))
     found, found_steps = _beginning(run, start, last)
     assert (found and found.name, found_steps) == (checkpoint, steps)
@@ -54,7 +55,8 @@ def test_where_a_replay_begins(
     [
         (range(0), None, r"has kept no trajectories \(trajectories\.keep_steps\)$"),
         (range(1, 5), "step-3", r"^--from: .* has no checkpoint step-3, only step-2, step-4$"),
-        (range(4, 7), None, r"keeps steps 4 to 6, but has no checkpoint of step 3 .* --from$"),
+        (range(6, 8), None, r"keeps steps 6 to 7, but no checkpoint .*: it has step-2, step-4$"),
+        (range(2, 5), "step-4", r"keeps no trajectories of a step from 5 to 80$"),
         (range(1, 5), "step-4", r"keeps no trajectories of a step from 5 to 80$"),
         (range(4, 7), "step-2", r"keeps no trajectories of step 3$"),
     ],

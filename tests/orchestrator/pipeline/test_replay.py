@@ -68,7 +68,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
     """Trained by the learner alone on what was kept: equal weights to the last bit, equal rows,
-    and a report. From a checkpoint in the middle it ends there too."""
+    and a report."""
     out = command("replay", original)
     run = original.parent / "one-replay"
     assert out == f"checkpoint: {run / 'checkpoints' / 'step-3'}\nreport: {run / 'report.html'}\n"
@@ -77,15 +77,11 @@ def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
     assert rows(run)[2].keys() >= {"time", "seconds/learn", "seconds/step"}
     assert "seconds/rollout" not in rows(run)[2]
 
-    command("replay", original, "--from", "step-2")
-    second = original.parent / "one-replay-2"
-    assert weights_digest(second, 3) == weights_digest(original, 3)
-    assert untimed(second) == of_the_learner(untimed(original))[2:]
-
 
 def test_keeping_trajectories_changes_nothing_and_goes_on_with_the_run(original: Path) -> None:
     """A run that keeps one step, stops after two and goes on ends with the weights of the run that
-    kept all and did not stop. What it keeps is the last step, the same file for file."""
+    kept all and did not stop. What it keeps is the last step, the same file for file, and the
+    checkpoint before it, from which a replay makes that step again."""
     root = original.parent
     train(root, "two", "steps=2", "trajectories.keep_steps=1")
     assert {name.partition("/")[0] for name in kept(root / "two")} == {"step-000002"}
@@ -98,6 +94,10 @@ def test_keeping_trajectories_changes_nothing_and_goes_on_with_the_run(original:
         f"step-000003/{name}" for name in ("group-000.safetensors", "group-001.safetensors",
                                            "step.json")
     ]  # fmt: skip
+
+    command("replay", run)
+    assert weights_digest(root / "two-replay", 3) == weights_digest(original, 3)
+    assert untimed(root / "two-replay") == of_the_learner(untimed(original))[2:]
 
 
 def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None:

@@ -112,3 +112,32 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str, reason: str) -> No
     assert str(kept.path(3) / "step.json") in str(caught.value)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_checkpoint_before_the_kept_steps_is_kept_too(tmp_path: Path) -> None:
+    """A run that keeps three steps and saves every second one: at each step but the first ones
+    there is a checkpoint from which on every step is kept. While step 1 is kept, the first model is
+    such a beginning, and no checkpoint is spared for it."""
+    folder = RunFolder(tmp_path / "run")
+    spared = {}
+    for step in range(1, 9):
+        keep(folder.trajectories, step)
+        folder.trajectories.delete_until(step - 3)
+        if step % 2 == 0:
+            path = folder.checkpoints.begin(step)
+            path.mkdir()
+            (path / "manifest.json").write_text("{}")
+            folder.checkpoints.keep_only({step})
+        before = folder.checkpoints.before_kept()
+        spared[step] = (before and before.name, [p.name for p in folder.checkpoints.whole()])
+    assert spared == {
+        1: (None, []),
+        2: (None, ["step-2"]),
+        3: (None, ["step-2"]),
+        4: ("step-2", ["step-2", "step-4"]),
+        5: ("step-2", ["step-2", "step-4"]),
+        6: ("step-4", ["step-4", "step-6"]),
+        7: ("step-4", ["step-4", "step-6"]),
+        8: ("step-6", ["step-6", "step-8"]),
+    }
+    folder.close()
