@@ -174,6 +174,12 @@ class LearnerConfig(Settings):
         description="an update whose loss or gradient is not finite is skipped; after so many in a "
         "row the run stops",
     )
+    restarts: int = Field(
+        3,
+        ge=0,
+        description="learner groups lost in a row, without a step done in between, that are formed "
+        "anew before the run stops",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     lora: LoraConfig | None = Field(
         None, description="train a low-rank adapter; null trains the whole language model"

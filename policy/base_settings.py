@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -32,6 +34,19 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 # Seconds. Bounded, because Ray, sockets and locks each raise their own error for larger values.
 Deadline = Annotated[float, Field(gt=0, le=10_000_000)]
 Share = Annotated[float, Field(ge=0, le=1_000_000)]
+
+
+def _check_redis_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    if parts.password or "password" in parse_qs(parts.query):
+        raise ValueError("give a URL with a password in REDIS_URL, which is written nowhere")
+    return url
+
+
+# The address of a Redis. Settings are written into the run folder, so it may have no password.
+RedisUrl = Annotated[str, AfterValidator(_check_redis_url)]
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue
 
 from policy import secrets
-from policy.base_settings import Deadline, Ignored, Name, Settings, Share
+from policy.base_settings import Deadline, Ignored, Name, RedisUrl, Settings, Share
 
 
 class RuntimeEnvironment(Settings):
@@ -92,7 +91,7 @@ class CacheConfig(Settings):
     kind: Literal["auto", "memory", "none"] = Field(
         "auto", description="auto: Redis if redis_url or REDIS_URL names one, else memory."
     )
-    redis_url: str | None = Field(
+    redis_url: RedisUrl | None = Field(
         None, description="redis://host:port/db. Give a URL with a password in REDIS_URL instead."
     )
     entries: int = Field(65536, ge=1, description="Scores that a worker's memory holds.")
@@ -108,12 +107,3 @@ class CacheConfig(Settings):
         if self.kind == "none":
             yield Ignored("entries", "has no effect with kind none", ("kind",))
             yield Ignored("training", "has no effect with kind none", ("kind",))
-
-    @field_validator("redis_url")
-    @classmethod
-    def _check_url(cls, url: str | None) -> str | None:
-        if url is not None and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
-        if url is not None and urlsplit(url).password:
-            raise ValueError("give a URL with a password in REDIS_URL, which is written nowhere")
-        return url

@@ -71,6 +71,19 @@ class RolloutConfig(Settings):
         600, description="Seconds for a worker to load new weights, to sleep or to wake."
     )
 
+    restarts: int = Field(
+        8,
+        ge=0,
+        description="Workers lost in a row, without a batch sampled in between, that are replaced "
+        "before the run stops.",
+    )
+    attempts: int = Field(
+        3,
+        ge=1,
+        description="Workers that a batch may cost, and then each of its groups alone, before the "
+        "group is dropped.",
+    )
+
     @field_validator("group_size")
     @classmethod
     def _group_can_be_compared(cls, value: int) -> int:

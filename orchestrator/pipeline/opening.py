@@ -1,4 +1,4 @@
-"""Opening a run: its cluster, its actors, and the checkpoint that it goes on from."""
+"""Opening a run: its ledger, its cluster, its actors, and the checkpoint that it goes on from."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 
 from learner.step_checkpoint import verified_manifest
 from orchestrator.pipeline.bookkeeping import Bookkeeper
+from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
-from orchestrator.pipeline.idle_learner import IdleLearner, IdlePublisher
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.keeping import TrajectoryKeeper
+from orchestrator.pipeline.ledger_folder import open_ledger
 from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
-from orchestrator.pipeline.step_batch import BatchSampler
+from orchestrator.pipeline.schedule import Layout, Schedule
+from orchestrator.pipeline.stages import Stages, groups_per_batch
 from orchestrator.record.own_checkpoints import checkpoint_step
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
@@ -30,6 +32,8 @@ from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.untrained import IdleLearner, IdlePublisher, UntrainedRolloutPool
+from orchestrator.workers.waiting import wait_answers
 
 log = logging.getLogger("eg_grpo")
 
@@ -46,11 +50,12 @@ def open_run(
     """
     with closing(folder):
         checkpoint = _checkpoint_of(folder, config)
-        start_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
+        step = 0 if checkpoint is None else checkpoint_step(checkpoint)
         save_settings(config, folder.path)
         progress, cluster = Progress(config.steps), config.cluster
         with (
             logged_to(folder.path / "run.log"),
+            open_ledger(config.ledger, folder.path, progress.note) as ledger,
             ray_cluster(
                 cluster.address,
                 logical_cpus(config),
@@ -60,7 +65,8 @@ def open_run(
             ExitStack() as actors,  # the cluster may outlive the run, and its actors must not
         ):
             _announce(progress, config, inputs)
-            rollout = RolloutPool(config, inputs)
+            trains = config.stages == "all"
+            rollout = (RolloutPool if trains else UntrainedRolloutPool)(config, inputs)
             actors.callback(rollout.close)
             rollout.wait_ready()
             # The other roles start only now. While vLLM starts, it measures the free memory of its
@@ -68,14 +74,40 @@ def open_run(
             rewards = RewardPools(config)
             actors.callback(rewards.close)
             rewards.wait_ready()
-            learner, publisher = _learner(config, inputs, rollout, checkpoint, actors)
-            if checkpoint is not None:
-                folder.resume_from(checkpoint)
-            evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, rewards, folder)
+            learners = _Learners(config, inputs)
+            actors.callback(learners.close)
+            learner = learners.form(checkpoint)
+            ledger.fall_back(step)
+            folder.fall_back(checkpoint)
+            publisher: Publisher = (
+                WeightPublisher(config.probe_tolerance) if trains else IdlePublisher()
+            )
+            stages = Stages(
+                config,
+                inputs.prompts,
+                Schedule(
+                    Layout(
+                        config.rollout.workers,
+                        groups_per_batch(config, config.rollout.group_size),
+                    ),
+                    config.prompts_per_step,
+                    step,
+                    config.steps,
+                    config.max_staleness,
+                    config.rollout.attempts,
+                ),
+                rollout,
+                rewards,
+                publisher,
+                ledger,
+                Drops(folder, config.replacements),
+                wait_answers,
+            )
+            evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, stages, folder)
             yield Run(
-                start_step=start_step,
+                step=step,
                 last_step=config.steps,
-                batches=BatchSampler(config, inputs.prompts, rollout, rewards, folder),
+                stages=stages,
                 keeper=TrajectoryKeeper(
                     config.trajectories.keep_steps,
                     folder.trajectories,
@@ -85,28 +117,38 @@ def open_run(
                 learner=learner,
                 publisher=publisher,
                 books=Bookkeeper(
-                    config, folder, progress, evaluation, learner, last_saved=checkpoint
+                    config, folder, progress, evaluation, stages, ledger, last_saved=checkpoint
                 ),
                 interrupt=interrupt,
+                ledger=ledger,
+                folder=folder,
+                form_learner=learners.form,
+                restarts=config.learner.restarts,
             )
 
 
-def _learner(
-    config: RunConfig,
-    inputs: Inputs,
-    rollout: RolloutPool,
-    checkpoint: Path | None,
-    actors: ExitStack,
-) -> tuple[Learner, Publisher]:
-    """The learner with the weights of the checkpoint, and what carries its weights to rollout."""
-    if config.stages == "rollout":
-        return IdleLearner(), IdlePublisher()
-    learner = LearnerGroup(config, inputs)
-    actors.callback(learner.close)
-    learner.wait_ready()
-    if checkpoint is not None:
-        learner.load(checkpoint)
-    return learner, WeightPublisher(learner, rollout, config.probe_tolerance)
+class _Learners:
+    """Forms learner groups, one after another."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        self._config, self._inputs = config, inputs
+        self._group: LearnerGroup | None = None
+
+    def form(self, checkpoint: Path | None) -> Learner:
+        """End the group there is, and form one that has loaded the checkpoint."""
+        if self._config.stages == "rollout":
+            return IdleLearner()
+        self.close()
+        self._group = LearnerGroup(self._config, self._inputs)
+        self._group.wait_ready()
+        if checkpoint is not None:
+            self._group.load(checkpoint)
+        return self._group
+
+    def close(self) -> None:
+        """End the group's processes."""
+        if self._group is not None:
+            self._group.close()
 
 
 def _checkpoint_of(folder: RunFolder, config: RunConfig) -> Path | None:

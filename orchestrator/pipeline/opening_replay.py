@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.replay import Replay
 from orchestrator.record.kept_trajectories import KeptTrajectories
@@ -58,12 +57,12 @@ def open_replay(
             if checkpoint is not None:
                 learner.load(checkpoint)
             yield Replay(
+                config=config,
                 steps=steps,
                 trajectories=KeptTrajectories(source),
                 store=GroupFiles(config.rollout.timeout_s),
                 learner=learner,
-                books=Bookkeeper(
-                    config, folder, progress, evaluation=None, learner=learner, last_saved=None
-                ),
+                folder=folder,
+                progress=progress,
                 interrupt=interrupt,
             )

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from orchestrator.settings.run_config import RunConfig
 from policy.types import Prompt
+from rollout.engine import GenerationRequest
 
 
 def step_prompts(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
@@ -29,6 +31,20 @@ def step_prompts(prompts: Sequence[Prompt], count: int, seed: int, step: int) ->
             order[epoch] = rng.permutation(len(prompts))
         chosen.append(prompts[order[epoch][index]])
     return chosen
+
+
+def training_request(
+    config: RunConfig, prompt: Prompt, step: int, place: int, draw: int
+) -> GenerationRequest:
+    """The group at ``place`` of a step. A group that is drawn again has fresh seeds."""
+    again = ("attempt", draw) if draw else ()
+    return GenerationRequest(
+        prompt,
+        tuple(
+            derived_seed(config.seed, "train", step, place, index, *again)
+            for index in range(config.rollout.group_size)
+        ),
+    )
 
 
 def derived_seed(*parts: int | str) -> int:

@@ -6,29 +6,73 @@ order of the algorithm can also be run on workers that are simulated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from learner.micro_batches import TrainingGroup
+from orchestrator.workers.rollout_events import GroupRef, RolloutEvent
+from policy.probe import WeightReceipt
 from policy.sampling import Sampling
-from policy.types import Group
+from policy.types import Group, Prompt
 from rewards.scored_group import ScoredGroup
 from rollout.engine import GenerationRequest
 
 if TYPE_CHECKING:
+    from orchestrator.workers.learner_group import PublishedWeights
     from orchestrator.workers.reward_pool import Usage
-    from orchestrator.workers.rollout_pool import GroupRef
 
 
-class Rollout(Protocol):
+class Pool(Protocol):
+    """Workers whose calls are waited for together with those of other pools. Nothing blocks."""
+
+    @property
+    def calls(self) -> Sequence[Any]:
+        """Calls whose answers the pool waits for."""
+        ...
+
+    @property
+    def wake_at(self) -> float:
+        """The monotonic time at which ``advance`` has something to do even if no answer comes."""
+        ...
+
+    def advance(self) -> None:
+        """Give up calls that are late, replace workers, hand out work."""
+        ...
+
+    def receive(self, call: Any) -> None:
+        """Take the answer of one of ``calls``, which is there."""
+        ...
+
+
+class Waiting(Protocol):
+    """Waits for the answers of calls."""
+
+    def __call__(self, calls: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        """The calls that are answered, once there is one; none after the timeout."""
+        ...
+
+
+class Rollout(Pool, Protocol):
     """Samples groups of trajectories. The groups stay in the object store."""
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
-    ) -> list[GroupRef]:
-        """One group for each request, in order."""
+    def load(self, worker: str, weights: PublishedWeights) -> None:
+        """Have a worker load weights."""
+        ...
+
+    def sample(
+        self, worker: str, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
+    ) -> None:
+        """Have a worker sample one group for each request."""
+        ...
+
+    def take_events(self) -> list[RolloutEvent]:
+        """What has happened since the last call, in order."""
+        ...
+
+    def discard(self, worker: str, reason: str) -> None:
+        """Replace a worker that may not be used any more."""
         ...
 
     def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
@@ -41,11 +85,25 @@ class Rollout(Protocol):
         ...
 
 
-class Rewards(Protocol):
+class Rewards(Pool, Protocol):
     """Scores groups with every reward of the run."""
 
-    def score(self, groups: Sequence[GroupRef], remember: bool) -> list[ScoredGroup]:
-        """One scored group for each group, in order; ``remember`` uses the score cache."""
+    def begin(
+        self, key: Hashable, prompts: Sequence[Prompt], size: int, remember: bool = False
+    ) -> None:
+        """Begin to score one group of ``size`` trajectories for each prompt, as they are added."""
+        ...
+
+    def add(self, key: Hashable, place: int, group: GroupRef) -> None:
+        """Score this group of ``key``."""
+        ...
+
+    def end(self, key: Hashable) -> None:
+        """Forget the groups of ``key``."""
+        ...
+
+    def take_scored(self) -> list[tuple[Hashable, int, ScoredGroup]]:
+        """Groups that every reward has scored since the last call: key, place and scores."""
         ...
 
     def take_usage(self) -> dict[str, Usage]:
@@ -66,12 +124,14 @@ class Learner(Protocol):
 
 
 class Publisher(Protocol):
-    """Carries the learner's weights to every rollout worker."""
+    """Puts the learner's weights where rollout workers find them, and checks that they arrived."""
 
-    def publish(self, weight_version: int) -> float | None:
-        """Returns once every worker has proved that it serves this version: the largest
-        difference between a worker's probe and the learner's, in nats. It is None without a
-        learner."""
+    def publish(self, learner: Any, weight_version: int) -> PublishedWeights:
+        """The learner's weights, which every worker is to load."""
+        ...
+
+    def check(self, worker: str, receipt: WeightReceipt) -> float:
+        """The gap in nats between a worker's probe and the learner's."""
         ...
 
 

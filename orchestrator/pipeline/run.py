@@ -1,27 +1,127 @@
-"""A run whose actors are up: the parts that the training page uses."""
+"""A run whose actors are up: the parts that the training page uses, and the way back to a
+checkpoint."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from learner.micro_batches import TrainingGroup
 from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.keeping import TrajectoryKeeper
+from orchestrator.pipeline.learner_calls import LearnerLost, learner_call
+from orchestrator.pipeline.ledger import Ledger, LedgerLost
 from orchestrator.pipeline.roles import Learner, Publisher, Rollout
-from orchestrator.pipeline.step_batch import BatchSampler
+from orchestrator.pipeline.stages import Stages
+from orchestrator.pipeline.step_batch import StepBatch
+from orchestrator.record.own_checkpoints import checkpoint_step
+from orchestrator.record.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from orchestrator.workers.learner_group import PublishedWeights
+
+log = logging.getLogger("eg_grpo")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """The parts in the order in which a step uses them."""
 
     # The number of steps that are done already. A new run has 0, a resumed one its checkpoint's.
-    start_step: int
+    step: int
     last_step: int
-    batches: BatchSampler
+    stages: Stages
     keeper: TrajectoryKeeper
     rollout: Rollout
     learner: Learner
     publisher: Publisher
     books: Bookkeeper
     interrupt: Interrupt
+    ledger: Ledger
+    folder: RunFolder
+    # Ends the learner group and forms a new one, from a checkpoint or from the start.
+    form_learner: Callable[[Path | None], Learner]
+    # Learner groups in a row that may be lost before the run stops.
+    restarts: int
+    lost_in_a_row: int = 0
+
+    def begin(self) -> None:
+        """Serve the weights that the run goes on from; evaluate them before the first step."""
+        self.stages.serve(self.publish(self.step), evaluate=self.step == 0)
+        if self.step == 0:
+            self.books.evaluate(step=0)
+        self.interrupt.stepping = True
+
+    def keep(self, step: int, batch: StepBatch) -> None:
+        """Keep the trajectories of ``step``, counted from 1, if the settings ask for it.
+
+        A failure is treated as one of the learner: groups that cannot be fetched to be written
+        cannot be fetched to be trained on either.
+        """
+        keep = learner_call(lambda: self.keeper.keep(step, batch), "keep trajectories")
+        self.stages.wait_for(keep)
+        keep.result()
+
+    def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
+        """One optimizer step on the batch; returns its metrics."""
+        update = learner_call(lambda: self.learner.update(batch), "update")
+        self.stages.wait_for(update)
+        return update.result()
+
+    def publish(self, weight_version: int) -> PublishedWeights:
+        """The learner's weights, in the object store."""
+        publish = learner_call(
+            lambda: self.publisher.publish(self.learner, weight_version), "publish"
+        )
+        self.stages.wait_for(publish)
+        return publish.result()
+
+    def trained(self, step: int) -> None:
+        """Step ``step`` is in the weights."""
+        self.stages.trained(step)
+        self.step, self.lost_in_a_row = step + 1, 0
+
+    def finish(self) -> None:
+        """Return when the weights are in a checkpoint."""
+        self.books.save(self.step, self.learner)
+        self.books.finish_saving()
+
+    def recover(self, failure: LearnerLost | LedgerLost) -> None:
+        """Go back to the last checkpoint, with a learner group that is formed anew.
+
+        The other roles stay. What was trained since the checkpoint is sampled and trained again; at
+        staleness 0 this gives the same numbers. Raises the failure itself when too many learners
+        were lost since a step was done.
+        """
+        while True:
+            self.lost_in_a_row += 1
+            if self.lost_in_a_row > self.restarts:
+                raise failure
+            checkpoint = self.folder.checkpoints.last()
+            step = 0 if checkpoint is None else checkpoint_step(checkpoint)
+            where = "the start" if checkpoint is None else checkpoint.name
+            text = f"{failure}; the run goes on from {where} and repeats {self.step - step} steps"
+            log.warning("%s", text)
+            self.books.note(text)
+            self.stages.fall_back(step)
+            if isinstance(failure, LedgerLost):
+                self.stages.replace_workers("the ledger was lost")
+                self.ledger.rebuild(step)
+            else:
+                self.ledger.fall_back(step)
+            self.ledger.note_error(str(failure))
+            self.ledger.count("lost/learner")
+            self.books.rewind(checkpoint)
+            self.step = step
+            form = learner_call(partial(self.form_learner, checkpoint), "form learner")
+            try:
+                self.stages.wait_for(form)
+                self.learner = form.result()
+                return
+            except (LearnerLost, LedgerLost) as again:
+                failure = again

@@ -88,9 +88,9 @@ class OwnCheckpoints:
                     " move it away"
                 )
 
-    def resume_from(self, last: Path) -> None:
-        """Delete the run's checkpoints that are newer than ``last`` or not whole."""
-        written, step = self._written(), checkpoint_step(last)
+    def fall_back(self, step: int) -> None:
+        """Delete the run's checkpoints that are newer than ``step`` or not whole."""
+        written = self._written()
         self._note(written)  # runs of older versions have no list
         whole = {checkpoint_step(path) for path in self.whole()}
         self._delete({other for other in written if other > step or other not in whole})

@@ -2,7 +2,7 @@
 
 ``runs/<name>/`` holds ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
 ``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``,
-``trajectories/step-N/``, ``report.html`` and ``run.log``.
+``trajectories/step-N/``, ``report.html``, ``run.log``, ``ledger.json`` and ``ledger/``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from policy.types import JsonDict
 
 LONGEST_NEW = 90  # characters of a name, so that ``-2`` and so on still fit behind it
 _LOCK = ".lock"
-_OF_A_START = (_LOCK, "config.yaml", "inputs.json", "run.log", f"checkpoints/{WRITTEN}")
+_OF_A_START = (
+    *(_LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger"),
+    f"checkpoints/{WRITTEN}",
+)
 _ROWS = (
     "metrics.jsonl",
     "evaluations.jsonl",
@@ -115,13 +118,14 @@ class RunFolder:
         """All rows of a ``.jsonl`` file of this folder; see ``read_rows``."""
         return read_rows(self.path / name)
 
-    def resume_from(self, checkpoint: Path) -> None:
+    def fall_back(self, checkpoint: Path | None) -> None:
         """Delete what is of steps after ``checkpoint``, because they are run again.
 
-        These are rows, checkpoints and kept trajectories.
+        These are rows, checkpoints and kept trajectories. Without a checkpoint the run begins anew,
+        and all of them go.
         """
-        step = checkpoint_step(checkpoint)
-        self.checkpoints.resume_from(checkpoint)
+        step = -1 if checkpoint is None else checkpoint_step(checkpoint)
+        self.checkpoints.fall_back(step)
         self.trajectories.delete_after(step)
         for name in _ROWS:
             self._replace(name, [row for row in self.rows(name) if row["step"] <= step])

@@ -300,15 +300,17 @@ def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
 
 
 def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
-    """Bytes of the weight versions and of the trajectories of one step or one evaluation.
+    """Bytes of the weight versions and of the trajectories that are there at a time.
 
-    This is an upper bound. When the third weight version arrives, the trajectories of the step have
-    already left the object store.
+    These are the trajectories of all steps that ``max_staleness`` lets be in flight, and those of
+    one evaluation. At staleness 0 an evaluation falls between two steps. This is an upper bound.
+    When the third weight version arrives, the trajectories of the step have already left the object
+    store.
     """
-    samples = config.trajectories_per_step
+    samples = config.trajectories_per_step * (config.max_staleness + 1)
     if config.data.evaluation:
-        evaluation = config.evaluation
-        samples = max(samples, evaluation.prompts * evaluation.samples_per_prompt)
+        evaluation = config.evaluation.prompts * config.evaluation.samples_per_prompt
+        samples = samples + evaluation if config.max_staleness else max(samples, evaluation)
     versions = WEIGHT_VERSIONS * size.trained * _BYTES[config.model.dtype]
     return versions + samples * (3 * size.image_size**2 + OBJECT_BYTES)
 

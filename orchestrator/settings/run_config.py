@@ -20,6 +20,7 @@ from orchestrator.settings.cluster_address import in_submitted_job
 from orchestrator.settings.config_errors import first_problem
 from orchestrator.settings.config_files import merged, read_layers
 from orchestrator.settings.layers import forget, inherited_from
+from orchestrator.settings.ledger_config import LedgerConfig
 from orchestrator.settings.overrides import apply_override, split_bases
 from orchestrator.settings.renamed import check_renamed
 from policy import secrets
@@ -148,6 +149,12 @@ class RunConfig(Settings):
     )
     steps: int = Field(ge=1, description="optimizer steps, one batch each")
     prompts_per_step: int = Field(ge=1, description="prompt groups per optimizer step")
+    max_staleness: int = Field(
+        default=0,
+        ge=0,
+        description="weight versions by which a trajectory may be older than the weights that it"
+        " updates; 0 is the paper's schedule; from 1 on, rollout and learning overlap",
+    )
     stages: Literal["all", "rollout"] = Field(
         default="all",
         description="rollout: sample, score and keep trajectories, but train nothing",
@@ -168,6 +175,7 @@ class RunConfig(Settings):
     rollout: RolloutConfig
     rewards: tuple[RewardConfig, ...] = Field(min_length=1)
     cache: CacheConfig = CacheConfig()
+    ledger: LedgerConfig = LedgerConfig()
     learner: LearnerConfig
     algorithm: AlgorithmConfig
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -187,6 +195,9 @@ class RunConfig(Settings):
         if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
             # With ZeRO-0, DeepSpeed would sum the gradients of micro-batches in bfloat16.
             raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")
+        if self.max_staleness and self.rollout.sleep_while_learning:
+            text = "the workers sample while the learner works, so they cannot sleep"
+            raise refuse(type(self), "rollout.sleep_while_learning", f"max_staleness: {text}")
         if self.data.evaluation and self.evaluation.during not in self.data.evaluation:
             raise ValueError(
                 f"evaluation.during is {self.evaluation.during!r}, but data.evaluation holds only"

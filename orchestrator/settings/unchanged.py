@@ -24,14 +24,18 @@ _INSTEAD = "resume it as it was, or start a new run from its checkpoint with mod
 FREE = (
     # places of files and processes; how often the run saves and evaluates, and what it keeps
     *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
-    "trajectories",
-    *("cache", "rewards.*.cache"),
+    *("cache", "rewards.*.cache", "ledger", "trajectories"),
     # CPUs and GPUs that Ray reserves; devices and threads are separate settings
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
     # timeouts, and numbers of retries before the run stops
-    *("rollout.timeout_s", "rollout.load_timeout_s"),
-    *("learner.timeout_s", "learner.start_timeout_s", "learner.max_skipped_updates"),
+    *("rollout.timeout_s", "rollout.load_timeout_s", "rollout.restarts", "rollout.attempts"),
+    *(
+        "learner.timeout_s",
+        "learner.start_timeout_s",
+        "learner.max_skipped_updates",
+        "learner.restarts",
+    ),
     *("rewards.*.timeout_s", "rewards.*.retries", "rewards.*.retry_delay_s", "rewards.*.restarts"),
     "replacements",
     # tolerances of checks, which do not change the checked numbers

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.workers.rollout_pool import GroupRef
+from orchestrator.workers.rollout_events import GroupRef
 from orchestrator.workers.waiting import wait_all
 from policy.digest import sha256
 from policy.errors import UserError

@@ -1,4 +1,4 @@
-"""Sends the learner's weights to every rollout worker and checks that they arrived.
+"""Publishes the learner's weights, and checks that every worker computes with what it loaded.
 
 Failure policy: a worker whose receipt does not match the learner's stops the run at once. A worker
 that samples from old weights would only look like slow learning, and could go unnoticed for weeks.
@@ -8,43 +8,51 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import ray
-
 from orchestrator.workers.arrival import Arrival
-from orchestrator.workers.learner_group import LearnerGroup
-from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
 from orchestrator.workers.waiting import WorkerFailed
+from policy.probe import WeightReceipt
 
 
 class WeightPublisher:
     """Owns the published versions. They outlive the learner; all but the last two are freed."""
 
-    def __init__(self, learner: LearnerGroup, rollout: RolloutPool, tolerance: float) -> None:
-        self.learner = learner
-        self.rollout = rollout
-        self.tolerance = tolerance
-        self._kept: list[ray.ObjectRef] = []
+    def __init__(self, tolerance: float) -> None:
+        """``tolerance`` is the largest difference between the means of two probes, in nats."""
+        self._tolerance = tolerance
+        self._kept: list[PublishedWeights] = []
         self._arrivals: dict[str, Arrival] = {}
 
-    def publish(self, weight_version: int) -> float:
-        """Push the learner's weights; returns the largest probe gap in nats.
+    def publish(self, learner: LearnerGroup, weight_version: int) -> PublishedWeights:
+        """Put the learner's weights into the object store.
 
-        Raises ``WorkerFailed``, which names the rollout worker or learner rank whose weights or
-        probe are not those of learner rank 0.
+        Raises ``WorkerFailed`` when the learner holds another version, or when a learner rank's
+        probe is not that of rank 0.
         """
-        published = self.learner.publish()
-        self._kept = [*self._kept[-1:], published.buckets]
+        published = learner.publish()
         expected = published.receipt
         if expected.weight_version != weight_version:
             raise WorkerFailed(
                 f"the learner holds weight version {expected.weight_version}, not {weight_version}"
             )
-        receipts = self.rollout.load_weights(published.buckets, weight_version)
-        answers = dict(zip(self.rollout.names, receipts, strict=True))
-        for name, receipt in zip(self.learner.names[1:], published.other_ranks, strict=True):
+        for name, receipt in zip(learner.names[1:], published.other_ranks, strict=True):
             # No weights were sent to this rank, so its receipt has no checksum to compare.
-            answers[name] = replace(receipt, checksum=expected.checksum)
-        return max(
-            self._arrivals.setdefault(name, Arrival(name, self.tolerance)).check(answer, expected)
-            for name, answer in answers.items()
+            self._check(name, replace(receipt, checksum=expected.checksum), published)
+        self._kept = [*self._kept[-1:], published]
+        return published
+
+    def check(self, worker: str, receipt: WeightReceipt) -> float:
+        """The gap in nats between the worker's probe and the learner's for the version it loaded.
+
+        Raises ``WorkerFailed``, which names the worker, if its weights or probe are not those of
+        learner rank 0.
+        """
+        version = receipt.weight_version
+        published = next(
+            (kept for kept in self._kept if kept.receipt.weight_version == version), self._kept[-1]
         )
+        return self._check(worker, receipt, published)
+
+    def _check(self, name: str, receipt: WeightReceipt, published: PublishedWeights) -> float:
+        arrival = self._arrivals.setdefault(name, Arrival(name, self._tolerance))
+        return arrival.check(receipt, published.receipt)

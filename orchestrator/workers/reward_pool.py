@@ -5,8 +5,8 @@ and replaced, and its batch goes to another worker. Trajectories that a reward f
 go to another worker too. After ``retries`` further attempts they fail, with the last reason. A
 worker that must be replaced more than ``restarts`` times without scoring anything stops the run
 (``WorkerFailed``). So does a worker for which Ray has no room at the start. The answer of a killed
-worker is never read, so nothing is counted twice. When an exception has broken a round off, the
-next ``begin`` ends it. Late answers of that round reach no other round.
+worker is never read, so nothing is counted twice. Late answers of a round that was given up reach
+no other round.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from orchestrator.workers.reward_round import Batch, Round
-from orchestrator.workers.rollout_pool import GroupRef
 from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate, take_result
 from orchestrator.workers.worker_pool import Resources, WorkerPool
-from policy.types import RewardResult
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
 from rewards.worker import Reply, start_reward_worker
@@ -80,44 +78,32 @@ class RewardPool(WorkerPool):
             start_timeout_s,
         )
         self._duties = [Duty() for _ in self.workers]
-        self._round = self._new_round(())
+        self._rounds: list[Round] = []
 
-    def begin(self, groups: Sequence[GroupRef], remember: bool = False) -> None:
-        """Begin a round with these groups. Each is scored after it was ``add``-ed.
+    def begin(self, sizes: Sequence[int], remember: bool = False) -> Round:
+        """Begin a round of groups with so many trajectories each. A group is scored when it was
+        added to the round. Older rounds are served first.
 
-        ``remember`` has the workers read and fill the score cache. An earlier round that was not
-        finished is given up. Its workers stay busy until they answer or are late.
+        ``remember`` has the workers read and fill the score cache.
         """
-        self._round = self._new_round(groups, remember)
+        self._rounds.append(Round(sizes, self.config, self.config.workers, remember))
+        return self._rounds[-1]
 
-    def add(self, places: Sequence[int], last: bool) -> None:
-        """These groups are in the object store now. After ``last`` no more groups will come."""
-        self._round.add(places, last)
+    def end(self, round: Round) -> None:
+        """Forget a round, done or not. Workers that score for it stay busy until they answer."""
+        self._rounds.remove(round)
 
     def advance(self) -> None:
         """Replace workers that are late, and hand out batches to idle ones. Never blocks."""
         now = time.monotonic()
-        self._round.advance(now)
+        for round in self._rounds:
+            round.advance(now)
         for index, duty in enumerate(self._duties):
             if now >= duty.deadline:
                 self._give_up(index)
         for index, duty in enumerate(self._duties):
             if duty.call is None and (batch := self._next_for(index, now)) is not None:
                 self._send(index, batch, now)
-
-    @property
-    def done(self) -> bool:
-        """Whether every member of every group has its result."""
-        return self._round.done
-
-    def finish(self) -> list[tuple[RewardResult, ...]]:
-        """One result per trajectory of each group, once the pool is ``done``.
-
-        The pool then drops its references, so the object store holds the groups of one round only.
-        """
-        results = self._round.results
-        self._round = self._new_round(())
-        return results
 
     @property
     def calls(self) -> list[ray.ObjectRef]:
@@ -127,7 +113,8 @@ class RewardPool(WorkerPool):
     @property
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
-        return min(self._round.wake_at, *(duty.deadline for duty in self._duties))
+        rounds = [round.wake_at for round in self._rounds]
+        return min([*rounds, *(duty.deadline for duty in self._duties)])
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
@@ -148,14 +135,14 @@ class RewardPool(WorkerPool):
                 duty.restarts = 0
                 self._record(batch, reply)
 
-    def _new_round(self, groups: Sequence[GroupRef], remember: bool = False) -> Round:
-        return Round(groups, self.config, self.config.workers, remember)
-
     def _next_for(self, index: int, now: float) -> Batch | None:
-        return self._round.take(index, lambda home: self._duties[home].starting, now)
+        for round in self._rounds:
+            if batch := round.take(index, lambda home: self._duties[home].starting, now):
+                return batch
+        return None
 
     def _send(self, index: int, batch: Batch, now: float) -> None:
-        refs = [batch.round.groups[place].ref for place, _ in batch.members]
+        refs = [group.ref for group in batch.refs]
         selection = [members for _, members in batch.members]
         duty, worker = self._duties[index], self.workers[index]
         duty.batch = batch
@@ -163,7 +150,7 @@ class RewardPool(WorkerPool):
         duty.deadline = now + self.config.timeout_s
 
     def _record(self, batch: Batch, reply: Reply) -> None:
-        if batch.round is not self._round:
+        if batch.round not in self._rounds:
             log.warning("reward %s: an answer of a round given up is dropped", self.config.name)
             return
         self.usage.add(reply.work)
@@ -190,5 +177,5 @@ class RewardPool(WorkerPool):
         self.workers[index] = self._start_worker()
         duty.call = self.workers[index].ready.remote()
         duty.deadline = time.monotonic() + self._start_timeout_s
-        if batch is not None and batch.round is self._round:
+        if batch is not None and batch.round in self._rounds:
             self.usage.retries += batch.round.lose(batch, reason)

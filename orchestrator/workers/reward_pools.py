@@ -1,23 +1,33 @@
 """Scores groups with all rewards. Each reward has a pool of its own, and no pool waits for another.
 
-Failure policy: see ``orchestrator.workers.reward_pool``. A group that is not sampled in time stops
-the run (``WorkerFailed``).
+Failure policy: see ``orchestrator.workers.reward_pool``.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import ray
 
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.reward_pool import RewardPool, Usage
-from orchestrator.workers.rollout_pool import GroupRef
-from orchestrator.workers.waiting import WorkerFailed, wait_any
+from orchestrator.workers.reward_round import Round
+from orchestrator.workers.rollout_events import GroupRef
 from orchestrator.workers.worker_pool import wait_loaded
 from policy.types import Prompt, RewardResult
 from rewards.cache import resolve_cache
 from rewards.scored_group import ScoredGroup
 from rewards.totals import weighted_totals
+
+
+@dataclass
+class _Scoring:
+    """Groups that are scored together: a round in every pool."""
+
+    prompts: Sequence[Prompt]
+    rounds: dict[str, Round]
+    waiting: set[int]  # places of groups that are added and not scored yet
 
 
 class RewardPools:
@@ -26,61 +36,88 @@ class RewardPools:
     def __init__(self, config: RunConfig) -> None:
         self.weights = {reward.name: reward.weight for reward in config.rewards}
         self._start_timeout_s = config.cluster.start_timeout_s
-        # The longest wait for a group that is still being sampled.
-        self._group_timeout_s = config.rollout.timeout_s
         cache = resolve_cache(config.cache)
         # All are created before any is waited for, so that they load at the same time.
         self.pools = {
             reward.name: RewardPool(reward, cache, self._start_timeout_s, config.deterministic)
             for reward in config.rewards
         }
+        self._scorings: dict[Hashable, _Scoring] = {}
 
     def wait_ready(self) -> None:
         """Block until every worker of every pool has built its reward."""
         wait_loaded(list(self.pools.values()), self._start_timeout_s)
 
-    def score(self, groups: Sequence[GroupRef], remember: bool = False) -> list[ScoredGroup]:
-        """Score every trajectory of the groups with every reward; the order is kept.
+    # Orders
 
-        Groups may still be on their way. Each pool scores those that have arrived, in batches.
+    def begin(
+        self, key: Hashable, prompts: Sequence[Prompt], size: int, remember: bool = False
+    ) -> None:
+        """Begin to score groups of ``size`` trajectories, one of each prompt, as they are added.
+
         ``remember`` has the workers read and fill the score cache.
         """
-        pools = list(self.pools.values())
-        for pool in pools:
-            pool.begin(groups, remember)
-        arriving = {group.ref: place for place, group in enumerate(groups)}
-        arrival_deadline = time.monotonic() + self._group_timeout_s
-        timeout_s = 0.0  # the first turn only asks what is there already
-        while True:
-            calls = {call: pool for pool in pools for call in pool.calls}
-            arrived, answered = wait_any(list(arriving), list(calls), timeout_s)
-            places = sorted(arriving.pop(ref) for ref in arrived)
-            for call in answered:
-                calls[call].receive(call)
-            for pool in pools:
-                pool.add(places, last=not arriving)
-                pool.advance()
-            if all(pool.done for pool in pools):
-                break
-            now = time.monotonic()
-            if arriving and now >= arrival_deadline:
-                late = groups[min(arriving.values())].prompt.id
-                raise WorkerFailed(f"prompt {late}: no group within {self._group_timeout_s:g} s")
-            wake_at = min([pool.wake_at for pool in pools] + [arrival_deadline] * bool(arriving))
-            timeout_s = max(0.0, wake_at - now)
-        results = {name: pool.finish() for name, pool in self.pools.items()}
-        return [
-            self._scored(group.prompt, {name: of_pool[place] for name, of_pool in results.items()})
-            for place, group in enumerate(groups)
-        ]
+        sizes = [size] * len(prompts)
+        rounds = {name: pool.begin(sizes, remember) for name, pool in self.pools.items()}
+        self._scorings[key] = _Scoring(prompts, rounds, set())
 
-    def close(self) -> None:
-        """End the workers' processes; a second call does nothing."""
+    def add(self, key: Hashable, place: int, group: GroupRef) -> None:
+        """Score this group of ``key``, whose prompt is at ``place``; the pools fetch it."""
+        scoring = self._scorings[key]
+        scoring.waiting.add(place)
+        for round in scoring.rounds.values():
+            round.add(place, group)
+
+    def forget(self, key: Hashable, places: Sequence[int]) -> None:
+        """These groups are lost. Their scores are void, and they will be added again."""
+        scoring = self._scorings[key]
+        scoring.waiting -= set(places)
+        for round in scoring.rounds.values():
+            round.forget(places)
+
+    def end(self, key: Hashable) -> None:
+        """Forget the groups of ``key``, scored or not, and the references to them."""
+        scoring = self._scorings.pop(key, None)
+        if scoring is not None:
+            for name, pool in self.pools.items():
+                pool.end(scoring.rounds[name])
+
+    # What happens
+
+    @property
+    def calls(self) -> list[ray.ObjectRef]:
+        """Calls whose answers the pools wait for."""
+        return [call for pool in self.pools.values() for call in pool.calls]
+
+    @property
+    def wake_at(self) -> float:
+        """The monotonic time at which ``advance`` has something to do even if no answer comes."""
+        return min(pool.wake_at for pool in self.pools.values())
+
+    def advance(self) -> None:
+        """Replace workers that are late, and hand out batches to idle ones. Never blocks."""
         for pool in self.pools.values():
-            pool.close()
+            pool.advance()
 
-    def _scored(self, prompt: Prompt, results: dict[str, tuple[RewardResult, ...]]) -> ScoredGroup:
-        return ScoredGroup(prompt, tuple(weighted_totals(results, self.weights)), results)
+    def receive(self, call: ray.ObjectRef) -> None:
+        """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
+        next(pool for pool in self.pools.values() if call in pool.calls).receive(call)
+
+    def take_scored(self) -> list[tuple[Hashable, int, ScoredGroup]]:
+        """Groups that every reward has scored since the last call: key, place and scores."""
+        done: list[tuple[Hashable, int, ScoredGroup]] = []
+        for key, scoring in self._scorings.items():
+            for place in sorted(scoring.waiting):
+                results: dict[str, tuple[RewardResult, ...]] = {}
+                for name, round in scoring.rounds.items():
+                    if (of_reward := round.result(place)) is None:
+                        break
+                    results[name] = of_reward
+                else:
+                    scoring.waiting.remove(place)
+                    totals = tuple(weighted_totals(results, self.weights))
+                    done.append((key, place, ScoredGroup(scoring.prompts[place], totals, results)))
+        return done
 
     def take_usage(self) -> dict[str, Usage]:
         """What each reward's pool has done since the last call."""
@@ -88,3 +125,8 @@ class RewardPools:
         for pool in self.pools.values():
             pool.usage = Usage()
         return usage
+
+    def close(self) -> None:
+        """End the workers' processes; a second call does nothing."""
+        for pool in self.pools.values():
+            pool.close()

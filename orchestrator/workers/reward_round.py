@@ -1,7 +1,8 @@
 """One round of scoring with one reward: cuts groups into batches and collects their results.
 
-Determinism. Batches are cut and assigned to workers by position alone, and a retried batch is never
-merged with another. So without faults every run scores the same images together on the same worker.
+Determinism. Batches are cut and assigned to workers by position alone: a batch waits until all of
+its groups are sampled. A retried batch is never merged with another. So without faults every run
+scores the same images together on the same worker, whichever groups come first.
 
 A batch knows its round. A worker may still answer for a round that was given up. That answer
 changes only the old round, which nobody reads any more.
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.workers.rollout_pool import GroupRef
+from orchestrator.workers.rollout_events import GroupRef
 from policy.types import RewardFailure, RewardResult
 from rewards.config import RewardConfig
 
@@ -29,6 +30,7 @@ class Batch:
 
     round: Round
     members: tuple[tuple[int, tuple[int, ...]], ...]  # a group's place and indices in the group
+    refs: tuple[GroupRef, ...]  # the groups of the members
     home: int  # the worker that should score it
     attempt: int = 1
     not_before: float = 0.0
@@ -39,39 +41,51 @@ class Round:
 
     def __init__(
         self,
-        groups: Sequence[GroupRef],
+        sizes: Sequence[int],
         config: RewardConfig,
         workers: int,
         remember: bool,
     ) -> None:
-        """``remember`` has the workers read and fill the score cache."""
-        largest = max((group.size for group in groups), default=1)
-        share = math.ceil(len(groups) / workers)
-        self.groups = groups
+        """``sizes`` are the groups' trajectories; ``remember`` uses the score cache."""
+        share = math.ceil(len(sizes) / workers)
+        per_batch = max(1, min(config.batch_size // max(sizes), share))
         self.remember = remember
+        self._sizes = sizes
         self._config = config
         self._workers = workers
-        self._groups_per_batch = max(1, min(config.batch_size // largest, share))
-        self._results: list[list[RewardResult | None]] = [[None] * group.size for group in groups]
+        self._batches = [
+            range(start, min(start + per_batch, len(sizes)))
+            for start in range(0, len(sizes), per_batch)
+        ]
+        self._refs: list[GroupRef | None] = [None] * len(sizes)
+        self._results: list[list[RewardResult | None]] = [[None] * size for size in sizes]
         self._queue: list[Batch] = []
-        self._arrived: list[int] = []  # places of groups that wait to fill a batch
-        self._oldest = 0.0  # when the first of them arrived
-        self._next_home = 0
         self._advanced_at = -math.inf
 
-    def add(self, places: Sequence[int], last: bool) -> None:
-        """These groups can be scored now. After ``last`` no more groups will come."""
-        if places and not self._arrived:
-            self._oldest = time.monotonic()
-        self._arrived += places
-        while len(self._arrived) >= self._groups_per_batch or (last and self._arrived):
-            self._cut()
+    def add(self, place: int, group: GroupRef) -> None:
+        """This group can be scored now. Its batch is queued when the last of its groups comes."""
+        self._refs[place] = group
+        number = place // len(self._batches[0])
+        refs = [self._refs[other] for other in self._batches[number]]
+        there = tuple(ref for ref in refs if ref is not None)
+        if len(there) == len(refs):
+            members = tuple(
+                (other, tuple(range(self._sizes[other]))) for other in self._batches[number]
+            )
+            self._queue.append(Batch(self, members, there, number % self._workers))
+
+    def forget(self, places: Sequence[int]) -> None:
+        """These groups are gone; each is scored anew when it was sampled again."""
+        for place in places:
+            self._refs[place] = None
+            self._results[place] = [None] * self._sizes[place]
+        self._queue = [
+            batch for batch in self._queue if not {p for p, _ in batch.members} & set(places)
+        ]
 
     def advance(self, now: float) -> None:
-        """Cut a batch, though it is not full, of groups that have waited ``batch_delay_s``."""
+        """Note that batches which are due by now were offered to the workers."""
         self._advanced_at = now
-        if self._arrived and now >= self._oldest + self._config.batch_delay_s:
-            self._cut()
 
     def take(self, worker: int, is_starting: Callable[[int], bool], now: float) -> Batch | None:
         """The next batch for a worker: the oldest of its own or of a worker that is starting."""
@@ -84,7 +98,10 @@ class Round:
     def record(self, batch: Batch, results: Sequence[Sequence[RewardResult]]) -> bool:
         """Keep a batch's results; returns whether some failed transiently and are tried again."""
         again = []
-        for (place, indices), of_group in zip(batch.members, results, strict=True):
+        refs = []
+        for (place, indices), ref, of_group in zip(batch.members, batch.refs, results, strict=True):
+            if self._refs[place] is not ref:
+                continue  # the group was lost meanwhile
             transient = []
             for index, result in zip(indices, of_group, strict=True):
                 failed = isinstance(result, RewardFailure) and result.transient
@@ -94,8 +111,9 @@ class Round:
                     self._results[place][index] = result
             if transient:
                 again.append((place, tuple(transient)))
+                refs.append(ref)
         if again:
-            self._retry(replace(batch, members=tuple(again)))
+            self._retry(replace(batch, members=tuple(again), refs=tuple(refs)))
         return bool(again)
 
     def lose(self, batch: Batch, reason: str) -> bool:
@@ -104,40 +122,24 @@ class Round:
             self._retry(batch)
             return True
         failure = RewardFailure(reason, transient=True)
-        for place, indices in batch.members:
+        for (place, indices), ref in zip(batch.members, batch.refs, strict=True):
             for index in indices:
-                self._results[place][index] = failure
+                if self._refs[place] is ref:
+                    self._results[place][index] = failure
         return False
 
-    @property
-    def done(self) -> bool:
-        """Whether every member of every group has its result."""
-        return all(None not in results for results in self._results)
-
-    @property
-    def results(self) -> list[tuple[RewardResult, ...]]:
-        """One result per trajectory of each group, once all are ``done``."""
-        return [
-            tuple(result for result in results if result is not None) for results in self._results
-        ]
+    def result(self, place: int) -> tuple[RewardResult, ...] | None:
+        """One result per trajectory of a group; None as long as one is missing."""
+        results = self._results[place]
+        there = tuple(result for result in results if result is not None)
+        return there if len(there) == len(results) else None
 
     @property
     def wake_at(self) -> float:
         """The monotonic time at which there is something to do even if no answer comes."""
         # A batch that was due when work was last handed out waits for a worker, not for the clock.
         times = [batch.not_before for batch in self._queue if batch.not_before > self._advanced_at]
-        if self._arrived:
-            times.append(self._oldest + self._config.batch_delay_s)
         return min(times, default=math.inf)
-
-    def _cut(self) -> None:
-        """Queue a batch of the groups that have waited longest."""
-        places = self._arrived[: self._groups_per_batch]
-        self._arrived = self._arrived[self._groups_per_batch :]
-        self._oldest = time.monotonic()
-        members = tuple((place, tuple(range(self.groups[place].size))) for place in places)
-        self._queue.append(Batch(self, members, self._next_home))
-        self._next_home = (self._next_home + 1) % self._workers
 
     def _may_retry(self, batch: Batch) -> bool:
         return batch.attempt <= self._config.retries

@@ -1,94 +1,180 @@
-"""The pool of rollout workers, as the pipeline sees it.
+"""The pool of rollout workers: it passes orders on, reports what happened, and replaces the lost.
 
-Failure policy: a worker that dies, raises or is late stops the run with its name
-(``WorkerFailed``). The run goes on from its last checkpoint with ``--resume``. Requests go to
-workers by position alone, so the same seed and layout give the same batches on every run.
+Failure policy. A call has a deadline. A worker that dies, raises or misses a deadline is killed and
+reported as lost, and a new process takes its place after a pause that doubles with every loss in a
+row. Answers of a killed worker are never read. When ``rollout.restarts`` workers were lost in a row
+and none has sampled a batch in between, the run stops with the last cause (``WorkerFailed``). Bad
+input that a worker finds (``UserError``) stops it at once.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import RunConfig
-from orchestrator.workers.waiting import wait_all
+from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.rollout_events import (
+    BatchSampled,
+    GroupRef,
+    RolloutEvent,
+    WeightsLoaded,
+    WorkerLost,
+    WorkerUp,
+)
+from orchestrator.workers.waiting import WorkerFailed, WorkerLate, take_result, wait_all
 from orchestrator.workers.worker_pool import Resources, WorkerPool
-from policy.probe import WeightReceipt
 from policy.sampling import Sampling
-from policy.types import Group, Prompt
+from policy.types import Group
 from rollout.engine import GenerationRequest
 from rollout.worker import start_rollout_worker
 
 log = logging.getLogger("eg_grpo")
 
+_LONGEST_PAUSE_S = 30.0
 
-@dataclass(frozen=True)
-class GroupRef:
-    """A group in the object store. This process holds only the reference."""
 
-    prompt: Prompt
-    ref: ray.ObjectRef
-    size: int  # trajectories in it
+@dataclass
+class _Place:
+    """One place of the pool: the process that fills it at the moment, and what that is doing."""
+
+    name: str
+    worker: str
+    processes: int = 1  # that have filled the place so far
+    doing: str = ""  # starting, loading or sampling; nothing when the worker is idle
+    call: ray.ObjectRef | None = None
+    groups: list[GroupRef] = field(default_factory=list)  # that are being sampled
+    deadline: float = math.inf
+    start_at: float = math.inf  # when the next process is started
 
 
 class RolloutPool(WorkerPool):
-    """Rollout workers that all serve the same weight version."""
+    """Rollout workers, each of which follows one order at a time."""
 
     def __init__(self, config: RunConfig, inputs: Inputs) -> None:
         self.config = config.rollout
+        self._start_worker = partial(
+            start_rollout_worker,
+            config.rollout,
+            str(inputs.model_path),
+            config.model.template,
+            inputs.instruction,
+            config.model.dtype,
+            config.deterministic,
+        )
         super().__init__(
             [f"rollout worker {index}" for index in range(self.config.workers)],
-            partial(
-                start_rollout_worker,
-                config.rollout,
-                str(inputs.model_path),
-                config.model.template,
-                inputs.instruction,
-                config.model.dtype,
-                config.deterministic,
-            ),
+            self._start_worker,
             lambda workers: [worker.identity.remote() for worker in workers],
             Resources(self.config.cpus_per_worker, self.config.gpus_per_worker),
             config.cluster.start_timeout_s,
         )
+        self._places = [_Place(name, name) for name in self.names]
+        self._events: list[RolloutEvent] = []
+        self._lost_in_a_row = 0
+        self.restarts = 0
 
     def wait_ready(self) -> None:
         """Block until every worker has loaded its model, and log what each one runs."""
-        for identity in self._wait_loaded():
+        for identity, place in zip(self._wait_loaded(), self._places, strict=True):
             log.info("rollout engine: %s", identity)
+            self._events.append(WorkerUp(place.worker))
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
-    ) -> list[GroupRef]:
-        """Groups for the requests, in their order; returns when all are sampled.
+    # Orders
 
-        Worker k of n takes requests k, k + n, k + 2n, ...
-        """
-        shares = [requests[index :: len(self.workers)] for index in range(len(self.workers))]
-        replies = [
-            # Each group is an object of its own, so that it can travel alone. Their number is one
-            # more object: it says that all are there.
-            worker.generate_groups.options(num_returns=len(share) + 1).remote(share, sampling)
-            for worker, share in zip(self.workers, shares, strict=True)
-            if share
-        ]
-        wait_all(
-            [reply[-1] for reply in replies], self.names[: len(replies)], self.config.timeout_s
+    def load(self, worker: str, weights: PublishedWeights) -> None:
+        """Have a worker load weights when it has done what it does; then ``WeightsLoaded``."""
+        index = self._index(worker)
+        call = self.workers[index].load_weights.remote(
+            weights.buckets, weights.receipt.weight_version
         )
-        groups: list[GroupRef] = [None] * len(requests)  # type: ignore[list-item]
-        for index, (share, reply) in enumerate(zip(shares, replies, strict=False)):
-            groups[index :: len(self.workers)] = [
-                GroupRef(request.prompt, ref, len(request.seeds))
-                for request, ref in zip(share, reply[:-1], strict=True)
-            ]
-        return groups
+        self._called(index, "loading", call, self.config.load_timeout_s)
+
+    def sample(
+        self, worker: str, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
+    ) -> None:
+        """Have a worker sample one group per request; then ``BatchSampled``."""
+        index = self._index(worker)
+        # Each group is an object of its own, so that it can travel alone. Their number is one more
+        # object: it says that all are there.
+        *refs, number = (
+            self.workers[index]
+            .generate_groups.options(num_returns=len(requests) + 1)
+            .remote(list(requests), sampling)
+        )
+        self._called(index, "sampling", number, self.config.timeout_s)
+        self._places[index].groups = [
+            GroupRef(request.prompt, ref, len(request.seeds))
+            for request, ref in zip(requests, refs, strict=True)
+        ]
+
+    # What happens
+
+    @property
+    def calls(self) -> list[ray.ObjectRef]:
+        """Calls whose answers the pool waits for."""
+        return [place.call for place in self._places if place.call is not None]
+
+    @property
+    def wake_at(self) -> float:
+        """The monotonic time at which ``advance`` has something to do even if no answer comes."""
+        return min(min(place.deadline, place.start_at) for place in self._places)
+
+    def advance(self) -> None:
+        """Give up workers that are late, and start those that are due. Never blocks."""
+        now = time.monotonic()
+        for index, place in enumerate(self._places):
+            if now >= place.deadline:
+                self._lose(index, WorkerLate(place.worker, self._timeout_of(place.doing)))
+            if now >= place.start_at:
+                place.start_at = math.inf
+                place.processes += 1
+                place.worker = f"{place.name} (process {place.processes})"
+                self.workers[index] = self._start_worker()
+                call = self.workers[index].identity.remote()
+                self._called(index, "starting", call, self._start_timeout_s)
+
+    def receive(self, call: ray.ObjectRef) -> None:
+        """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
+        index = next(i for i, place in enumerate(self._places) if place.call == call)
+        place = self._places[index]
+        try:
+            answer = take_result(call, place.worker)
+        except GetTimeoutError:
+            return  # the answer has left this machine's memory; it still has until the deadline
+        except WorkerFailed as failure:
+            self._lose(index, failure)
+            return
+        doing, groups = place.doing, place.groups
+        place.doing, place.call, place.groups, place.deadline = "", None, [], math.inf
+        if doing == "starting":
+            log.info("rollout engine: %s", answer)
+            self._events.append(WorkerUp(place.worker))
+        elif doing == "loading":
+            self._events.append(WeightsLoaded(place.worker, answer))
+        else:
+            self._lost_in_a_row = 0
+            self._events.append(BatchSampled(place.worker, groups))
+
+    def take_events(self) -> list[RolloutEvent]:
+        """What has happened since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def discard(self, worker: str, reason: str) -> None:
+        """Replace a worker that may not be used any more; does nothing if it is gone already."""
+        for index, place in enumerate(self._places):
+            if place.worker == worker and place.start_at == math.inf:
+                self._lose(index, WorkerFailed(reason))
 
     def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
         """See ``fetch_groups``."""
@@ -98,32 +184,59 @@ class RolloutPool(WorkerPool):
     def asleep(self) -> Iterator[None]:
         """Have every worker sleep while the block runs, if the settings say so.
 
-        Workers are woken after a failure too. That failure is then raised, whether they wake or
-        not. After Ctrl-C nobody waits for them.
+        No worker may be busy. One that fails to sleep or to wake is lost. After Ctrl-C nobody waits
+        for them.
         """
         if not self.config.sleep_while_learning:
             yield
             return
+        self._all_do("sleep")
         try:
-            self._wait([worker.sleep.remote() for worker in self.workers])
             yield
         except Exception:
-            try:
-                self._wake()
-            except Exception as second:
-                log.warning("after a failure: %s", second)
+            self._all_do("wake")
             raise
-        self._wake()
+        self._all_do("wake")
 
-    def load_weights(self, weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
-        """Have every worker load one weight version; returns their receipts in worker order."""
-        return self._wait([w.load_weights.remote(weights, weight_version) for w in self.workers])
+    def _all_do(self, what: str) -> None:
+        there = [i for i, place in enumerate(self._places) if place.start_at == math.inf]
+        calls = [getattr(self.workers[index], what).remote() for index in there]
+        for index, call in zip(there, calls, strict=True):
+            try:
+                wait_all([call], [self._places[index].worker], self.config.load_timeout_s)
+            except WorkerFailed as failure:
+                self._lose(index, failure)
 
-    def _wake(self) -> None:
-        self._wait([worker.wake.remote() for worker in self.workers])
+    def _called(self, index: int, doing: str, call: ray.ObjectRef, timeout_s: float) -> None:
+        place = self._places[index]
+        place.doing, place.call, place.groups = doing, call, []
+        place.deadline = time.monotonic() + timeout_s
 
-    def _wait(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
-        return wait_all(refs, self.names, self.config.load_timeout_s)
+    def _timeout_of(self, doing: str) -> float:
+        return {
+            "starting": self._start_timeout_s,
+            "loading": self.config.load_timeout_s,
+        }.get(doing, self.config.timeout_s)
+
+    def _index(self, worker: str) -> int:
+        return next(i for i, place in enumerate(self._places) if place.worker == worker)
+
+    def _lose(self, index: int, failure: WorkerFailed) -> None:
+        """Kill the worker, report it as lost, and set the time at which a new one is started."""
+        place = self._places[index]
+        ray.kill(self.workers[index])
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row > self.config.restarts:
+            raise WorkerFailed(
+                f"{failure}; it was the last of {self._lost_in_a_row} rollout workers in a row that"
+                " were lost without a batch sampled in between"
+            ) from failure
+        log.warning("%s; it is replaced", failure)
+        self.restarts += 1
+        self._events.append(WorkerLost(place.worker, str(failure)))
+        pause_s = min(2.0 ** (self._lost_in_a_row - 2), _LONGEST_PAUSE_S)
+        place.doing, place.call, place.groups, place.deadline = "", None, [], math.inf
+        place.start_at = time.monotonic() + (pause_s if self._lost_in_a_row > 1 else 0.0)
 
 
 def fetch_groups(groups: Sequence[GroupRef], timeout_s: float) -> list[Group]:

@@ -109,6 +109,11 @@ def wait_any(
             return there, here
 
 
+def wait_answers(calls: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef]:
+    """The calls whose answers lie on this machine, once there is one; see ``wait_any``."""
+    return wait_any((), calls, timeout_s)[1]
+
+
 def take_result(answer: ray.ObjectRef, name: str) -> Any:
     """The result of a call to the worker ``name``, whose answer lies on this machine.
 

@@ -110,7 +110,7 @@ def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None
     first, second = rows(run)
     assert first["reward/mean"] == rows(original)[0]["reward/mean"]
     assert (first["weight_version"], second["weight_version"]) == (0, 0)
-    absent = {"loss", "grad_norm", "learning_rate", "probe/gap", "kl/mean", "staleness/mean"}
+    absent = {"loss", "grad_norm", "learning_rate", "kl/mean", "staleness/mean"}
     assert not absent & (first.keys() | second.keys())
     assert (run / "report.html").is_file()
     command("replay", run, "name=later", "learner.learning_rate=1e-4")

@@ -22,7 +22,8 @@ from orchestrator.workers.waiting import WorkerLate
 from policy.types import Group, RewardResult, Score
 from rollout.engine import GenerationRequest
 from tests.image_groups import image_group
-from tests.started_pools import Started, groups_of, late_group, prompt, reward
+from tests.remote_parts import late_group
+from tests.started_pools import Started, groups_of, prompt, reward
 from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]

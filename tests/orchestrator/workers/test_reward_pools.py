@@ -18,7 +18,8 @@ from rewards.config import CacheConfig, RuntimeEnvironment
 from rewards.scored_group import ScoredGroup
 from tests.faulty_rewards import brightness, share
 from tests.redis_server import redis_server
-from tests.started_pools import Started, groups_of, late_group, reward
+from tests.remote_parts import late_group
+from tests.started_pools import Started, groups_of, reward
 
 pytestmark = pytest.mark.cluster
 

@@ -35,48 +35,12 @@ from orchestrator.workers.waiting import (
     wait_all,
 )
 from policy.errors import UserError
-from tests.faulty_rewards import wait_for_files
+from tests.remote_parts import Worker
 from tests.started_pools import reward, reward_pools
 
 ROOT = Path(__file__).parents[3]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
-
-
-@ray.remote(num_cpus=0.1)
-class Worker:
-    """In place of any worker: does what it is told, and notes whether it sleeps."""
-
-    def __init__(self) -> None:
-        self._notes: list[str] = []
-
-    def identity(self) -> None:
-        """The first call that a pool makes."""
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def wait(self, folder: str) -> str:
-        wait_for_files(folder, 1)
-        return "done"
-
-    def die(self) -> None:
-        os._exit(1)
-
-    def fail(self, reason: str) -> None:
-        raise ValueError(reason)
-
-    def wait_in_vain(self) -> None:
-        ray.get(Worker.options(num_cpus=1000).remote().pid.remote(), timeout=0)
-
-    def sleep(self) -> None:
-        self._notes.append("asleep")
-
-    def wake(self) -> None:
-        self._notes.append("awake")
-
-    def notes(self) -> list[str]:
-        return self._notes
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""Calls to the learner, which run in the background while the other stages go on.
+
+Failure policy: a learner rank that dies, raises or is late makes the whole group unusable, because
+the other ranks wait for it in a collective. The call then raises ``LearnerLost``, and
+``Run.recover`` forms a new group. Bad input (``UserError``), such as a full disk, stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from orchestrator.pipeline.background import Background
+from policy.errors import RunFailed
+
+Result = TypeVar("Result")
+
+
+class LearnerLost(RunFailed):
+    """The learner group cannot be used any more; its last weights are those of a checkpoint."""
+
+
+def learner_call(call: Callable[[], Result], name: str) -> Background[Result]:
+    """Begin a call to the learner; its result raises ``LearnerLost`` if the group failed."""
+
+    def guarded() -> Result:
+        try:
+            return call()
+        except RunFailed as failure:
+            raise LearnerLost(str(failure)) from failure
+
+    return Background(guarded, name)

@@ -1,0 +1,327 @@
+"""Keeps rollout and scoring going while the pipeline waits for something.
+
+The schedule decides. This class follows its orders, and tells it and the ledger what happened. One
+thread does all of it: whoever waits for a batch, for the learner or for an evaluation takes turns
+here until what it waits for is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from learner.algorithm.advantages import default_minimum_survivors
+from orchestrator.pipeline.background import Background
+from orchestrator.pipeline.clock import Clock
+from orchestrator.pipeline.drops import Drops
+from orchestrator.pipeline.ledger import Claim, Ledger
+from orchestrator.pipeline.order import step_prompts, training_request
+from orchestrator.pipeline.roles import Publisher, Rewards, Rollout, Waiting
+from orchestrator.pipeline.schedule import Batch, Drop, Load, Sample, Schedule, Stage, Work
+from orchestrator.pipeline.step_batch import StepBatch, step_batch
+from orchestrator.settings.run_config import RunConfig
+from orchestrator.workers.rollout_events import (
+    BatchSampled,
+    GroupRef,
+    WeightsLoaded,
+    WorkerLost,
+    WorkerUp,
+)
+from policy.errors import RunFailed
+from policy.sampling import Sampling
+from policy.types import Prompt
+from rewards.scored_group import ScoredGroup
+from rollout.engine import GenerationRequest
+
+if TYPE_CHECKING:
+    from orchestrator.workers.learner_group import PublishedWeights
+
+log = logging.getLogger("eg_grpo")
+
+_LONGEST_TURN_S = 1.0
+# How soon a turn sees that a background call is done, while it waits for workers as well.
+_SHORT_TURN_S = 0.02
+
+
+@dataclass
+class _Sampling:
+    """What is sampled for a step or a job, and what came of it."""
+
+    requests: Callable[[int, int], GenerationRequest]  # of a place and a draw
+    prompts: Sequence[Prompt]
+    remember: bool  # whether the score cache is used
+    sampling: Sampling | None = None
+    groups: dict[int, GroupRef] = field(default_factory=dict)
+    scored: dict[int, ScoredGroup] = field(default_factory=dict)
+    dropped: list[ScoredGroup] = field(default_factory=list)
+    claims: dict[int, Claim] = field(default_factory=dict)
+    # Groups that are scored together, by draw: each has its places in order.
+    scorings: dict[int, list[int]] = field(default_factory=dict)
+
+
+class Stages:
+    """See the module. One per run; it survives learners that are lost."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        prompts: Sequence[Prompt],
+        schedule: Schedule,
+        rollout: Rollout,
+        rewards: Rewards,
+        publisher: Publisher,
+        ledger: Ledger,
+        drops: Drops,
+        wait: Waiting,
+    ) -> None:
+        self.schedule = schedule
+        self._config, self._prompts = config, prompts
+        self._rollout, self._rewards, self._publisher = rollout, rewards, publisher
+        self._ledger, self._drops, self._wait = ledger, drops, wait
+        size = config.rollout.group_size
+        self._minimum = config.algorithm.minimum_survivors or default_minimum_survivors(size)
+        self._works: dict[Work, _Sampling] = {}
+        self._busy: dict[str, tuple[Batch, list[Claim]]] = {}
+        self._weights: PublishedWeights | None = None
+        self._gap = 0.0
+        self._jobs = 0
+
+    # What the training page waits for
+
+    def serve(self, weights: PublishedWeights, evaluate: bool) -> float:
+        """Have every worker change over to the weights between two of its batches.
+
+        Returns when the idle ones have: the largest gap of a probe since the last call, in nats.
+        With ``evaluate`` an evaluation comes next, and no new step begins before ``batch``.
+        """
+        self._weights = weights
+        self.schedule.publish(weights.receipt.weight_version, hold=evaluate)
+        self._turn(0.0)
+        while self.schedule.loading:
+            self._turn()
+        gap, self._gap = self._gap, 0.0
+        return gap
+
+    def batch(self, step: int, clock: Clock) -> StepBatch:
+        """The groups of ``step``, counted from 0, sampled and scored.
+
+        Raises ``RunFailed`` when a prompt loses its group in every draw, or when none is left.
+        """
+        for stage in ("rollout", "reward"):  # both are in every row, also if nobody waited
+            clock.seconds[f"seconds/{stage}"] += 0.0
+        self.schedule.admit()
+        while not self.schedule.ready(step):
+            with clock.stage("reward" if self.schedule.all_sampled(step) else "rollout"):
+                self._turn()
+        work = self._works[step]
+        places = [p for p, stage in self.schedule.stages(step).items() if stage is Stage.READY]
+        if not places:
+            raise RunFailed(f"step {step + 1}: every group of it was dropped; see dropped.jsonl")
+        return step_batch(
+            [work.groups[place] for place in places],
+            [work.scored[place] for place in places],
+            work.dropped,
+            self._rewards.take_usage(),
+            self._config.rewards,
+            self._minimum,
+        )
+
+    def wait_for(self, background: Background[Any]) -> None:
+        """Return when the background call is done."""
+        while not background.done:
+            if self._rollout.calls or self._rewards.calls:
+                self._turn(_SHORT_TURN_S)
+            else:
+                self._turn(0.0)
+                background.wait(min(_LONGEST_TURN_S, self._rest()))
+
+    def trained(self, step: int) -> None:
+        """Step ``step`` is in the learner's weights: commit it, and forget its groups."""
+        work = self._works[step]
+        ready = [p for p, stage in self.schedule.stages(step).items() if stage is Stage.READY]
+        self._ledger.commit(step, step + 1, [work.claims[place] for place in ready])
+        self.schedule.trained(step)
+        self._forget(step)
+
+    def evaluate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling
+    ) -> tuple[list[GroupRef], list[ScoredGroup]]:
+        """Groups of the newest weights for the requests, and their scores, in order."""
+        self._jobs += 1
+        name = f"evaluation {self._jobs}"
+        prompts = [request.prompt for request in requests]
+        self._works[name] = work = _Sampling(
+            lambda place, _: requests[place], prompts, remember=True, sampling=sampling
+        )
+        in_group = len(requests[0].seeds)
+        self.schedule.add_job(name, len(requests), groups_per_batch(self._config, in_group))
+        while len(work.scored) < len(requests):
+            self._turn()
+        self.schedule.end_job(name)
+        self._forget(name)
+        self._rewards.take_usage()  # the next step must not count it
+        return [work.groups[p] for p in sorted(work.groups)], [
+            work.scored[p] for p in sorted(work.scored)
+        ]
+
+    def fall_back(self, step: int) -> None:
+        """Undo what was done since weight version ``step``; the next ``serve`` goes on."""
+        self.schedule.fall_back(step)
+        for name in list(self._works):
+            self._forget(name)
+
+    def replace_workers(self, reason: str) -> None:
+        """Replace every rollout worker: nobody knows any more what each one was asked for."""
+        for worker in self.schedule.workers:
+            self._rollout.discard(worker, reason)
+
+    # A turn
+
+    def _turn(self, longest_s: float = _LONGEST_TURN_S) -> None:
+        """Follow the orders, wait for the next answers, and tell the schedule what they say."""
+        self._follow_orders()
+        for pool in (self._rollout, self._rewards):
+            pool.advance()
+        self._hear()
+        self._follow_orders()
+        calls = {call: pool for pool in (self._rollout, self._rewards) for call in pool.calls}
+        if calls or longest_s:
+            for call in self._wait(list(calls), min(longest_s, self._rest())):
+                calls[call].receive(call)
+            self._hear()
+            self._follow_orders()
+
+    def _rest(self) -> float:
+        """Seconds until a pool has something to do even if no answer comes."""
+        return max(0.0, min(self._rollout.wake_at, self._rewards.wake_at) - time.monotonic())
+
+    def _follow_orders(self) -> None:
+        for order in self.schedule.take_orders():
+            if isinstance(order, Load):
+                assert self._weights is not None
+                self._rollout.load(order.worker, self._weights)
+            elif isinstance(order, Sample):
+                self._sample(order.worker, order.batch)
+            else:
+                self._drop(order)
+
+    def _sample(self, worker: str, batch: Batch) -> None:
+        work = self._work(batch.work)
+        if batch.draw not in work.scorings:
+            stages = self.schedule.stages(batch.work)
+            open_stages = (Stage.WAITING, Stage.GENERATING)
+            places = [place for place, stage in stages.items() if stage in open_stages]
+            work.scorings[batch.draw] = places
+            prompts = [work.prompts[place] for place in places]
+            size = len(work.requests(places[0], batch.draw).seeds)
+            self._rewards.begin((batch.work, batch.draw), prompts, size, work.remember)
+        claims = []
+        if isinstance(batch.work, int):
+            claims = self._ledger.lease(
+                batch.work, batch.places, worker, self._config.rollout.timeout_s, batch.draw
+            )
+            work.claims |= {claim.place: claim for claim in claims}
+        self._busy[worker] = batch, claims
+        requests = [work.requests(place, batch.draw) for place in batch.places]
+        self._rollout.sample(worker, requests, work.sampling)
+
+    def _work(self, name: Work) -> _Sampling:
+        if isinstance(name, int) and name not in self._works:
+            config = self._config
+            prompts = step_prompts(self._prompts, config.prompts_per_step, config.seed, name)
+            self._ledger.admit(name, len(prompts))
+            self._works[name] = _Sampling(
+                lambda place, draw: training_request(config, prompts[place], name, place, draw),
+                prompts,
+                config.cache.training,
+            )
+        return self._works[name]
+
+    def _drop(self, order: Drop) -> None:
+        work = self._works[order.step]
+        prompt = work.prompts[order.place]
+        reason = f"it lost {order.losses} rollout workers in a row"
+        self._ledger.drop([work.claims[order.place]], reason, "data")
+        self._drops.poisoned(order.step, prompt, reason)
+
+    # What happened
+
+    def _hear(self) -> None:
+        for event in self._rollout.take_events():
+            if isinstance(event, WorkerUp):
+                self.schedule.worker_up(event.worker)
+            elif isinstance(event, WeightsLoaded):
+                self._gap = max(self._gap, self._publisher.check(event.worker, event.receipt))
+                self.schedule.worker_loaded(event.worker, event.receipt.weight_version)
+            elif isinstance(event, BatchSampled):
+                self._sampled(event)
+            else:
+                self._lost(event)
+        for key, index, group in self._rewards.take_scored():
+            name, draw = cast(tuple[Work, int], key)
+            self._scored(name, draw, index, group)
+
+    def _sampled(self, event: BatchSampled) -> None:
+        _, claims = self._busy.pop(event.worker)
+        version = self.schedule.serves(event.worker)
+        batch = self.schedule.sampled(event.worker)
+        if claims:
+            # Told to the ledger in any case: it refuses and counts what comes too late.
+            self._ledger.sampled(claims, version)
+        if batch is None:
+            return
+        work = self._works[batch.work]
+        for place, group in zip(batch.places, event.groups, strict=True):
+            work.groups[place] = group
+            index = work.scorings[batch.draw].index(place)
+            self._rewards.add((batch.work, batch.draw), index, group)
+
+    def _lost(self, event: WorkerLost) -> None:
+        batch, claims = self._busy.pop(event.worker, (None, []))
+        self.schedule.worker_lost(event.worker)
+        if claims:
+            self._ledger.release(claims, event.reason)
+        self._ledger.note_error(event.reason)
+        self._ledger.count("lost/rollout")
+        if batch is not None and isinstance(batch.work, str) and batch.work in self._works:
+            self._check_job(batch.work)
+
+    def _check_job(self, name: str) -> None:
+        stages = self.schedule.stages(name)
+        if lost := [place for place, stage in stages.items() if stage is Stage.DROPPED]:
+            prompt = self._works[name].prompts[lost[0]]
+            raise RunFailed(
+                f"prompt {prompt.id} of an evaluation loses each worker that samples it"
+            )
+
+    def _scored(self, name: Work, draw: int, index: int, group: ScoredGroup) -> None:
+        work = self._works.get(name)
+        if work is None:
+            return
+        place = work.scorings[draw][index]
+        if isinstance(name, str):
+            work.scored[place] = group
+            return
+        enough = sum(total is not None for total in group.totals) >= self._minimum
+        claim = work.claims[place]
+        if enough:
+            work.scored[place] = group
+            self._ledger.scored([claim])
+        else:
+            work.dropped.append(group)
+            reason = self._drops.too_few(name, draw, group, self._minimum)
+            self._ledger.release([claim], reason)
+        self.schedule.scored(name, place, enough)
+
+    def _forget(self, name: Work) -> None:
+        work = self._works.pop(name, None)
+        for draw in work.scorings if work else ():
+            self._rewards.end((name, draw))
+
+
+def groups_per_batch(config: RunConfig, group_size: int) -> int:
+    """How many groups of so many trajectories a rollout worker samples in one call."""
+    return max(1, config.rollout.batch_size // group_size)

@@ -1,0 +1,58 @@
+"""What the rollout pool tells the pipeline. These classes need no Ray.
+
+A worker's name is that of its process: the one that replaces a lost worker has another name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policy.probe import WeightReceipt
+from policy.types import Prompt
+
+if TYPE_CHECKING:
+    import ray
+
+
+@dataclass(frozen=True)
+class GroupRef:
+    """A group in the object store. This process holds only the reference."""
+
+    prompt: Prompt
+    ref: ray.ObjectRef
+    size: int  # trajectories in it
+
+
+@dataclass(frozen=True)
+class WorkerUp:
+    """The worker has loaded its model and serves no published weights yet."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class WeightsLoaded:
+    """The worker has loaded published weights; the receipt must still be checked."""
+
+    worker: str
+    receipt: WeightReceipt
+
+
+@dataclass(frozen=True)
+class BatchSampled:
+    """The groups that the worker was asked for, in the order of the requests."""
+
+    worker: str
+    groups: list[GroupRef]
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """The worker died, raised or was late. It is killed, and nothing that it says is heard."""
+
+    worker: str
+    reason: str
+
+
+RolloutEvent = WorkerUp | WeightsLoaded | BatchSampled | WorkerLost

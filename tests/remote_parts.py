@@ -1,0 +1,57 @@
+"""Actors and tasks that tests run on the cluster.
+
+Ray imports this module in each process that runs one of them. It imports no torch, because that
+would cost each process seconds before its first call.
+"""
+
+from __future__ import annotations
+
+import os
+
+import ray
+
+from policy.types import Group
+from tests.faulty_rewards import wait_for_files
+
+
+@ray.remote(num_cpus=0.1)
+class Worker:
+    """In place of any worker: does what it is told, and notes whether it sleeps."""
+
+    def __init__(self) -> None:
+        self._notes: list[str] = []
+
+    def identity(self) -> None:
+        """The first call that a pool makes."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def wait(self, folder: str) -> str:
+        wait_for_files(folder, 1)
+        return "done"
+
+    def die(self) -> None:
+        os._exit(1)
+
+    def fail(self, reason: str) -> None:
+        raise ValueError(reason)
+
+    def wait_in_vain(self) -> None:
+        ray.get(Worker.options(num_cpus=1000).remote().pid.remote(), timeout=0)
+
+    def sleep(self) -> None:
+        self._notes.append("asleep")
+
+    def wake(self) -> None:
+        self._notes.append("awake")
+
+    def notes(self) -> list[str]:
+        return self._notes
+
+
+@ray.remote(num_cpus=0)
+def late_group(folder: str, files: int, group: Group) -> Group:
+    """A group that is there when the folder holds so many files."""
+    wait_for_files(folder, files)
+    return group
