@@ -11,6 +11,7 @@ from learner.step_checkpoint import verified_manifest
 from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
+from orchestrator.pipeline.idle_learner import IdleLearner
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.keeping import TrajectoryKeeper
 from orchestrator.pipeline.ledger_folder import open_ledger
@@ -29,10 +30,9 @@ from orchestrator.settings.unchanged import check_unchanged, save_settings
 from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.learner_group import LearnerGroup
-from orchestrator.workers.publisher import WeightPublisher
+from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.untrained import IdleLearner, IdlePublisher, UntrainedRolloutPool
 from orchestrator.workers.waiting import wait_answers
 
 log = logging.getLogger("eg_grpo")
@@ -65,8 +65,7 @@ def open_run(
             ExitStack() as actors,  # the cluster may outlive the run, and its actors must not
         ):
             _announce(progress, config, inputs)
-            trains = config.stages == "all"
-            rollout = (RolloutPool if trains else UntrainedRolloutPool)(config, inputs)
+            rollout = RolloutPool(config, inputs)
             actors.callback(rollout.close)
             rollout.wait_ready()
             # The other roles start only now. While vLLM starts, it measures the free memory of its
@@ -80,7 +79,9 @@ def open_run(
             ledger.fall_back(step)
             folder.fall_back(checkpoint)
             publisher: Publisher = (
-                WeightPublisher(config.probe_tolerance) if trains else IdlePublisher()
+                WeightPublisher(config.probe_tolerance)
+                if config.stages == "all"
+                else IdlePublisher()
             )
             stages = Stages(
                 config,

@@ -79,16 +79,18 @@ def test_steps_are_deleted_by_number_and_files_of_the_user_stay(tmp_path: Path) 
 
 
 def test_a_run_that_goes_on_deletes_the_steps_that_it_makes_again(tmp_path: Path) -> None:
-    """Those after its checkpoint; a folder without any is no error."""
+    """Those after its checkpoint, and all without one; a folder without any is no error."""
     folder = RunFolder(tmp_path / "run")
     path = folder.checkpoints.begin(2)
     path.mkdir()
     (path / "manifest.json").write_text("{}")
-    folder.resume_from(path)
+    folder.fall_back(path)
     for step in (1, 2, 3):
         keep(folder.trajectories, step)
-    folder.resume_from(path)
+    folder.fall_back(path)
     assert folder.trajectories.steps() == [1, 2]
+    folder.fall_back(None)
+    assert folder.trajectories.steps() == []
     folder.close()
 
 
