@@ -91,6 +91,10 @@ class SleepingRollout:
     def calls(self) -> list[int]:
         return list(self._answers)
 
+    @property
+    def states(self) -> dict[str, str]:
+        return {}
+
     def advance(self) -> None:
         pass
 
@@ -108,7 +112,8 @@ class SleepingRollout:
     def sample(
         self, worker: str, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> None:
-        groups = [GroupRef(r.prompt, None, len(r.seeds)) for r in requests]  # type: ignore[arg-type]
+        nothing: Any = None  # there is no object
+        groups = [GroupRef(r.prompt, nothing, len(r.seeds)) for r in requests]
         call = self._sleepers.call(self._seconds.rollout)
         self._answers[call] = BatchSampled(worker, groups)
 
@@ -139,6 +144,10 @@ class SleepingRewards:
     @property
     def calls(self) -> list[int]:
         return list(self._answers)
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {}
 
     def advance(self) -> None:
         while self._free and self._queue:
@@ -174,6 +183,9 @@ class SleepingRewards:
     def take_lost(self) -> list[tuple[Hashable, int]]:
         return []
 
+    def take_failures(self) -> list[str]:
+        return []
+
     def take_usage(self) -> dict[str, Any]:
         return {}
 
@@ -183,7 +195,8 @@ class SleepingPublisher:
 
     def publish(self, learner: Any, weight_version: int) -> PublishedWeights:
         receipt = WeightReceipt(weight_version, "", np.zeros(1, dtype=np.float32))
-        return PublishedWeights(receipt, None, ())  # type: ignore[arg-type]
+        nothing: Any = None  # there is no object
+        return PublishedWeights(receipt, nothing, ())
 
     def check(self, worker: str, receipt: WeightReceipt) -> float:
         return 0.0
@@ -221,9 +234,7 @@ def stand_in_stages(config: RunConfig, folder: Path, seconds: Seconds) -> Iterat
     run_folder.close()
 
 
-def run_steps(
-    stages: Stages, steps: int, learn_s: float
-) -> Iterator[tuple[float, dict[str, float]]]:
+def run_steps(stages: Stages, steps: int, learn_s: float) -> Iterator[float]:
     """The training page without a learner; yields each step's seconds, and those by stage."""
     publisher = SleepingPublisher()
     stages.serve(publisher.publish(None, 0), evaluate=False)

@@ -142,6 +142,7 @@ class Schedule:
         self._workers: dict[str, _Worker] = {}
         self._works: dict[Work, _Work] = {}
         self._orders: list[Order] = []
+        self._changed = False  # since the last orders
 
     # Events
 
@@ -150,14 +151,14 @@ class Schedule:
 
         They admit the steps that may be sampled by them; with ``hold`` only ``admit`` does.
         """
+        self._changed = True
         self.published = version
-        if hold:
-            self._assign()
-        else:
+        if not hold:
             self.admit()
 
     def admit(self) -> None:
         """Let the steps be sampled that the published weights allow."""
+        self._changed = True
         if self.published is None:
             return
         newest = min(self.published + self.max_staleness, self._last_step - 1)
@@ -166,23 +167,23 @@ class Schedule:
                 queue = self._batches(step, range(self._size), 0)
                 groups = {place: _Group() for place in range(self._size)}
                 self._works[step] = _Work(groups, queue=queue)
-        self._assign()
 
     def worker_up(self, worker: str) -> None:
         """A worker that serves nothing yet can take orders. The name is never used again."""
+        self._changed = True
         self._workers[worker] = _Worker()
-        self._assign()
 
     def worker_loaded(self, worker: str, version: int) -> None:
         """The worker has proved that it serves ``version``."""
+        self._changed = True
         state = self._workers.get(worker)
         if state is None or state.loading != version:
             return  # it was lost, or a fall back has undone the version
         state.version, state.loading = version, None
-        self._assign()
 
     def sampled(self, worker: str) -> Batch | None:
         """The worker has finished its batch; returns the batch, or None if nobody wants it."""
+        self._changed = True
         state = self._workers.get(worker)
         if state is None or state.batch is None:
             return None
@@ -193,26 +194,25 @@ class Schedule:
             for place in batch.places:
                 groups[place] = _Group(Stage.SCORING, state.version, batch)
         state.void = False
-        self._assign()
         return batch if wanted else None
 
     def worker_lost(self, worker: str) -> None:
         """The worker is dead, or nobody listens to it any more."""
+        self._changed = True
         state = self._workers.pop(worker, None)
         if state is None or state.batch is None or state.void:
             return
         if state.batch.work in self._works:
             self._repeat(state.batch)
-        self._assign()
 
     def scored(self, step: int, place: int, enough: bool) -> None:
         """A group's scores are there; ``enough`` says whether it can be trained on."""
+        self._changed = True
         work = self._works.get(step)
         if work is None or work.groups[place].stage is not Stage.SCORING:
             return  # a fall back has undone it
         work.groups[place].stage = Stage.READY if enough else Stage.TOO_FEW
         self._redraw(step, work)
-        self._assign()
 
     def lost(self, name: Work, places: Sequence[int]) -> list[int]:
         """Sampled groups are gone, because the machine that held them is.
@@ -220,6 +220,7 @@ class Schedule:
         The batches they were sampled in are repeated whole, or their numbers would differ. Returns
         the places of all groups in these batches: what was known of their scores is void.
         """
+        self._changed = True
         work = self._works.get(name)
         if work is None:
             return []
@@ -230,11 +231,11 @@ class Schedule:
                 work.groups[place] = _Group()
             repeated += batch.places
             work.queue.append(replace(batch, losses=0))
-        self._assign()
         return repeated
 
     def trained(self, step: int) -> None:
         """Step ``step`` is in the weights; its groups are forgotten."""
+        self._changed = True
         assert step == self.step
         assert self.ready(step)
         del self._works[step]
@@ -246,6 +247,7 @@ class Schedule:
         Nothing is sampled until a version is published. Then every step from ``step`` on is dealt
         as in a run that begins there.
         """
+        self._changed = True
         self.published, self.step = None, step
         self._works.clear()
         for state in self._workers.values():
@@ -260,10 +262,10 @@ class Schedule:
 
     def add_job(self, name: str, count: int, groups_per_batch: int) -> None:
         """Have ``count`` groups sampled by the newest weights, before those of any step."""
+        self._changed = True
         self._works[name] = work = _Work({place: _Group() for place in range(count)})
         layout = replace(self._layout, groups_per_batch=groups_per_batch)
         work.queue = [Batch(name, places) for places in layout.batches(range(count))]
-        self._assign()
 
     def job_done(self, name: str) -> bool:
         """Whether all groups of the job are sampled, or dropped."""
@@ -280,7 +282,13 @@ class Schedule:
     # Answers
 
     def take_orders(self) -> list[Order]:
-        """The orders since the last call, in the order in which they are to be followed."""
+        """The orders since the last call, in the order in which they are to be followed.
+
+        Workers are given work only here: many events may come between two calls.
+        """
+        if self._changed:
+            self._assign()
+            self._changed = False
         orders, self._orders = self._orders, []
         return orders
 
@@ -339,24 +347,20 @@ class Schedule:
         """Give every idle worker the newest weights, or else the next batch."""
         if self.published is None:
             return
+        # The oldest batches come first: those of jobs, then of the step that is trained first.
+        order = sorted(self._works, key=lambda name: (isinstance(name, int), name))
+        queues = [self._works[name].queue for name in order]
         for worker, state in self._workers.items():
             if not state.idle:
                 continue
             if state.version != self.published:
                 state.loading = self.published
                 self._orders.append(Load(worker, self.published))
-            elif (batch := self._next_batch()) is not None:
-                state.batch = batch
+            elif queue := next(filter(None, queues), None):
+                state.batch = batch = queue.pop(0)
                 for place in batch.places:
                     self._works[batch.work].groups[place].stage = Stage.GENERATING
                 self._orders.append(Sample(worker, batch))
-
-    def _next_batch(self) -> Batch | None:
-        """The oldest batch: of jobs first, then of the step that is trained first."""
-        order = sorted(self._works, key=lambda name: (isinstance(name, int), name))
-        return next(
-            (self._works[name].queue.pop(0) for name in order if self._works[name].queue), None
-        )
 
     def _repeat(self, batch: Batch) -> None:
         """Queue the batch of a lost worker again, or what the rule of poison makes of it."""
@@ -381,8 +385,8 @@ class Schedule:
 
         What is drawn again then depends on the groups alone, and not on which came first.
         """
-        stages = {group.stage for group in work.groups.values()}
-        if not stages <= {Stage.READY, Stage.TOO_FEW, Stage.DROPPED}:
+        at_work = (Stage.WAITING, Stage.GENERATING, Stage.SCORING)
+        if any(group.stage in at_work for group in work.groups.values()):
             return
         short = [p for p, group in work.groups.items() if group.stage is Stage.TOO_FEW]
         if short:

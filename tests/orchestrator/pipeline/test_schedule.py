@@ -45,11 +45,14 @@ def test_at_staleness_1_the_next_step_is_sampled_while_one_is_trained() -> None:
     schedule = Schedule(Layout(1, 1), 2, first_step=0, last_step=9, max_staleness=1)
     schedule.worker_up("a")
     schedule.publish(0)
+    schedule.take_orders()
     schedule.worker_loaded("a", 0)
+    schedule.take_orders()
     for place in (0, 1):
         schedule.sampled("a")
         schedule.scored(0, place, enough=True)
-    assert schedule.take_orders()[-1] == Sample("a", Batch(1, (0,)))
+        orders = schedule.take_orders()
+    assert orders == [Sample("a", Batch(1, (0,)))]
     schedule.trained(0)
     schedule.publish(1)
     assert schedule.take_orders() == []  # between two batches, not within one
@@ -65,7 +68,9 @@ def test_groups_with_too_few_scores_are_drawn_again_together() -> None:
     schedule = Schedule(Layout(1, 3), 3, first_step=0, last_step=1)
     schedule.worker_up("a")
     schedule.publish(0)
+    schedule.take_orders()
     schedule.worker_loaded("a", 0)
+    schedule.take_orders()
     schedule.sampled("a")
     schedule.take_orders()
     schedule.scored(0, 2, enough=False)
@@ -83,8 +88,9 @@ def test_a_group_that_kills_its_worker_each_time_is_dropped() -> None:
     for number in range(9):
         worker = f"worker {number}"
         schedule.worker_up(worker)
+        notices = schedule.take_orders()
         schedule.worker_loaded(worker, 0)
-        orders = schedule.take_orders()
+        orders = notices + schedule.take_orders()
         dropped = [order for order in orders if isinstance(order, Drop)]
         sampled = [order.batch.places for order in orders if isinstance(order, Sample)]
         tried += dropped + sampled
@@ -103,13 +109,17 @@ def test_a_fall_back_undoes_what_was_done_since() -> None:
     schedule = Schedule(Layout(1, 1), 1, first_step=0, last_step=9, max_staleness=1)
     schedule.publish(0)
     schedule.worker_up("a")
+    schedule.take_orders()
     schedule.worker_loaded("a", 0)
+    schedule.take_orders()
     schedule.sampled("a")
     schedule.scored(0, 0, enough=True)
+    schedule.take_orders()
     schedule.trained(0)
     schedule.publish(1)
     schedule.sampled("a")  # step 1, by version 0
     schedule.scored(1, 0, enough=True)
+    schedule.take_orders()
     schedule.worker_loaded("a", 1)
     assert schedule.take_orders()[-1] == Sample("a", Batch(2, (0,)))
     schedule.fall_back(0)
@@ -127,9 +137,12 @@ def test_a_lost_group_takes_its_whole_batch_with_it() -> None:
     schedule = Schedule(Layout(1, 2), 4, first_step=0, last_step=1)
     schedule.worker_up("a")
     schedule.publish(0)
+    schedule.take_orders()
     schedule.worker_loaded("a", 0)
+    schedule.take_orders()
     for _ in range(2):
         schedule.sampled("a")
+        schedule.take_orders()
     schedule.scored(0, 0, enough=True)
     schedule.scored(0, 3, enough=True)
     schedule.take_orders()
