@@ -189,7 +189,11 @@ def markdown() -> str:
             "A value is `null` when there was nothing to take it from, or when it is not finite.\n"
             "Four keys are not in every row: `kl/mean` is absent with `kl_beta: 0`,\n"
             "`ratio/capped` with `importance_cap: null`, `lambda_b` is there with a budget rule,\n"
-            "and `evaluation/{set}` is there after an evaluation.",
+            "and `evaluation/{set}` is there after an evaluation.\n"
+            "A run with `stages: rollout` has no keys of the update, and its `weight_version`\n"
+            "and `probe/gap` stay 0. A replay has nothing that only workers can tell:\n"
+            "`probe/gap`, evaluations, the seconds of `rollout`, `reward` and `sync`, and of the\n"
+            "work of the reward pools only the failed scores.",
             "Unit `1` is a number without a unit, `share` a number from 0 to 1. The kinds are:",
             _list(KINDS),
             "A name in braces stands for a part of the key that differs:",

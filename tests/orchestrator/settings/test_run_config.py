@@ -156,6 +156,7 @@ def test_a_submitted_job_needs_an_absolute_root(
             ["max_staleness=1", "rollout.sleep_while_learning=true"],
             "rollout.sleep_while_learning: max_staleness: the workers sample while the learner",
         ),
+        (["stages=rollout"], "trajectories.keep_steps: with stages: rollout, the trajectories are"),
         (["model.dtype=float16"], "model.dtype: Input should be 'float32' or 'bfloat16'"),
         (["rollout={max_cot_tokens: 8}"], "key rollout.guidance_scale is missing"),
         (

@@ -21,7 +21,7 @@ SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
 # What decides what is computed: the number of a group, a weight or a rounding. Whoever adds a
 # setting decides for one of the two lists.
 BOUND = {
-    *("seed", "steps", "prompts_per_step", "deterministic", "max_staleness"),
+    *("seed", "steps", "prompts_per_step", "deterministic", "max_staleness", "stages"),
     *("model.path", "model.template", "model.instruction"),
     *("data.train", "data.evaluation", "data.validation", "data.leaks"),
     *("rollout.engine", "rollout.workers", "rollout.group_size", "rollout.guidance_scale"),
