@@ -30,6 +30,7 @@ from orchestrator.workers import waiting
 from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import (
+    ObjectLost,
     WorkerDied,
     WorkerFailed,
     WorkerLate,
@@ -166,9 +167,10 @@ def test_a_failure_is_raised_when_nobody_has_died_within_the_grace(
     ids=lambda value: type(value).__name__,
 )
 def test_whatever_ray_loses_is_said_in_one_line_with_the_name(error: RayError, said: str) -> None:
-    """Neither a worker's own exception nor its death, and no traceback for the user either."""
+    """Neither a worker's own exception nor its death, and no traceback for the user either. A lost
+    object has a type of its own, because the worker may be well."""
     failure = failure_of("hps/1", error)
-    assert type(failure) is WorkerDied
+    assert type(failure) is (ObjectLost if isinstance(error, ObjectLostError) else WorkerDied)
     assert str(failure).startswith(said)
     assert "\n" not in str(failure)
 
