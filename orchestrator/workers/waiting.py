@@ -39,7 +39,7 @@ _DEATH_GRACE_S = 10.0  # Ray reports a death a little after the dead worker's pe
 class WorkerFailed(RunFailed):
     """A worker cannot go on; the message names it. This class itself: the worker raised an error.
 
-    After it the pool is beyond use: close it, and go on from the last checkpoint with a new one.
+    A pool that replaces its workers goes on without this one. A learner group is beyond use.
     """
 
 
