@@ -27,6 +27,7 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
+from policy.disk import NotWritten
 from policy.errors import RunFailed, UserError
 
 log = logging.getLogger("eg_grpo")
@@ -54,6 +55,10 @@ class ObjectLost(WorkerDied):
         """``object_hex`` is the ``hex()`` of the object's reference."""
         super().__init__(f"the answer of {name} is lost: {reason}")
         self.object_hex = object_hex
+
+
+class WorkerNotWritten(WorkerFailed, NotWritten):
+    """A worker could not write a file; a worker in its place could not either."""
 
 
 class WorkerLate(WorkerFailed):
@@ -148,6 +153,8 @@ def failure_of(name: str, error: RayError) -> UserError | WorkerFailed:
     if isinstance(error, RayTaskError):  # first: it has the type of its cause too
         if isinstance(error.cause, UserError):
             return error.cause
+        if isinstance(error.cause, NotWritten):
+            return WorkerNotWritten(f"{name} failed: {_one_line(error.cause)}")
         if isinstance(error.cause, ObjectLostError):
             return ObjectLost(name, _one_line(error.cause), error.cause.object_ref_hex)
         return WorkerFailed(f"{name} failed: {_one_line(error.cause)}")

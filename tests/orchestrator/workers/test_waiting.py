@@ -20,9 +20,11 @@ from ray.exceptions import (
     ObjectLostError,
     OutOfMemoryError,
     RayError,
+    RayTaskError,
     RuntimeEnvSetupError,
 )
 
+from orchestrator.pipeline.learner_calls import learner_call
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers import rollout_pool as pools_module
@@ -34,9 +36,11 @@ from orchestrator.workers.waiting import (
     WorkerDied,
     WorkerFailed,
     WorkerLate,
+    WorkerNotWritten,
     failure_of,
     wait_all,
 )
+from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
@@ -173,6 +177,25 @@ def test_whatever_ray_loses_is_said_in_one_line_with_the_name(error: RayError, s
     assert type(failure) is (ObjectLost if isinstance(error, ObjectLostError) else WorkerDied)
     assert str(failure).startswith(said)
     assert "\n" not in str(failure)
+
+
+def test_a_worker_that_cannot_write_is_no_broken_worker() -> None:
+    """The failure names the worker, and whoever replaces workers sees that this does not help."""
+    error = RayTaskError("save", "traceback", NotWritten("/run/x cannot be written: disk full"))
+    failure = failure_of("learner rank 0", error)
+    assert isinstance(failure, WorkerFailed)
+    assert isinstance(failure, NotWritten)
+    assert str(failure) == (
+        "learner rank 0 failed: NotWritten: /run/x cannot be written: disk full"
+    )
+
+    def save() -> None:
+        raise failure
+
+    call = learner_call(save, "checkpoint")
+    call.wait(60)
+    with pytest.raises(WorkerNotWritten):  # and not LearnerLost, after which the run goes on
+        call.result()
 
 
 def test_all_that_are_silent_are_named(worker: Callable[[], Any], tmp_path: Path) -> None:
