@@ -214,8 +214,8 @@ class LearnerConfig(Settings):
     restarts: int = Field(
         3,
         ge=0,
-        description="learner groups lost in a row, without a step done in between, that are formed "
-        "anew before the run stops",
+        description="learner groups lost in a row, without a new step done in between, that are "
+        "formed anew before the run stops",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     lora: LoraConfig | None = Field(

@@ -2,7 +2,8 @@
 
 Failure policy: a learner rank that dies, raises or is late makes the whole group unusable, because
 the other ranks wait for it in a collective. The call then raises ``LearnerLost``, and
-``Run.recover`` forms a new group. Bad input (``UserError``), such as a full disk, stops the run.
+``Run.recover`` forms a new group. Bad input (``UserError``) and a file that cannot be written
+(``NotWritten``), such as on a full disk, stop the run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from orchestrator.pipeline.background import Background
+from policy.disk import NotWritten
 from policy.errors import RunFailed
 
 Result = TypeVar("Result")
@@ -26,6 +28,8 @@ def learner_call(call: Callable[[], Result], name: str) -> Background[Result]:
     def guarded() -> Result:
         try:
             return call()
+        except NotWritten:
+            raise
         except RunFailed as failure:
             raise LearnerLost(str(failure)) from failure
 

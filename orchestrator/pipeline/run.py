@@ -49,6 +49,7 @@ class Run:
     # Learner groups in a row that may be lost before the run stops.
     restarts: int
     lost_in_a_row: int = 0
+    furthest: int = 0  # steps that were done when most were done
 
     def begin(self) -> None:
         """Serve the weights that the run goes on from; evaluate them before the first step."""
@@ -84,7 +85,9 @@ class Run:
     def trained(self, step: int) -> None:
         """Step ``step`` is in the weights."""
         self.stages.trained(step)
-        self.step, self.lost_in_a_row = step + 1, 0
+        self.step = step + 1
+        if self.step > self.furthest:  # a repeated step proves nothing about the one that failed
+            self.furthest, self.lost_in_a_row = self.step, 0
 
     def finish(self) -> None:
         """Return when the weights are in a checkpoint."""
@@ -96,7 +99,7 @@ class Run:
 
         The other roles stay. What was trained since the checkpoint is sampled and trained again; at
         staleness 0 this gives the same numbers. Raises the failure itself when too many learners
-        were lost since a step was done.
+        were lost since a step was done for the first time.
         """
         while True:
             self.lost_in_a_row += 1

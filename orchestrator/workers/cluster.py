@@ -39,9 +39,9 @@ def ray_cluster(
 ) -> Iterator[None]:
     """Connect to the ``cluster_address``, or start a private cluster that listens on loopback only.
 
-    ``num_cpus`` is bookkeeping. In the synchronous schedule the roles take turns, so the actors may
-    ask for more CPUs together than there are cores. SIGTERM does not reach the processes of a
-    private cluster. This process handles SIGTERM as it did before.
+    ``num_cpus`` is bookkeeping: the actors may ask for more CPUs together than there are cores.
+    SIGTERM does not reach the processes of a private cluster. This process handles SIGTERM as it
+    did before.
     """
     address = cluster_address(configured)
     if address is None:

@@ -1,9 +1,9 @@
 """The pool of learner ranks, as the pipeline sees it: ranks that act as one learner.
 
-Failure policy: a rank that dies, raises or is late stops the run with its name (``WorkerFailed``).
-After that the group is beyond use, because the other ranks wait for the lost one in a collective.
-The run goes on from its last checkpoint with ``--resume``. Bad input (``UserError``) leaves the
-group usable.
+Failure policy: a rank that dies, raises or is late raises ``WorkerFailed`` with its name. After
+that the group is beyond use, because the other ranks wait for the lost one in a collective. The
+pipeline closes it and forms a new one from the last checkpoint. Bad input (``UserError``) leaves
+the group usable.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
+from policy.disk import NotWritten
 from policy.errors import RunFailed, UserError
 
 log = logging.getLogger("eg_grpo")
@@ -39,7 +40,7 @@ _DEATH_GRACE_S = 10.0  # Ray reports a death a little after the dead worker's pe
 class WorkerFailed(RunFailed):
     """A worker cannot go on; the message names it. This class itself: the worker raised an error.
 
-    After it the pool is beyond use: close it, and go on from the last checkpoint with a new one.
+    A pool that replaces its workers goes on without this one. A learner group is beyond use.
     """
 
 
@@ -54,6 +55,10 @@ class ObjectLost(WorkerDied):
         """``object_hex`` is the ``hex()`` of the object's reference."""
         super().__init__(f"the answer of {name} is lost: {reason}")
         self.object_hex = object_hex
+
+
+class WorkerNotWritten(WorkerFailed, NotWritten):
+    """A worker could not write a file; a worker in its place could not either."""
 
 
 class WorkerLate(WorkerFailed):
@@ -148,6 +153,8 @@ def failure_of(name: str, error: RayError) -> UserError | WorkerFailed:
     if isinstance(error, RayTaskError):  # first: it has the type of its cause too
         if isinstance(error.cause, UserError):
             return error.cause
+        if isinstance(error.cause, NotWritten):
+            return WorkerNotWritten(f"{name} failed: {_one_line(error.cause)}")
         if isinstance(error.cause, ObjectLostError):
             return ObjectLost(name, _one_line(error.cause), error.cause.object_ref_hex)
         return WorkerFailed(f"{name} failed: {_one_line(error.cause)}")

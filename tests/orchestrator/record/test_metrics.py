@@ -15,7 +15,7 @@ from tests.training_records import check_keys
 
 ROOT = Path(__file__).parents[3]
 READERS = ("pipeline", "record", "report")
-LEDGER_COUNTERS = ("lost/learner", "lost/rollout")  # they are in the ledger, and in no row
+LEDGER_COUNTERS = ("lost/learner", "lost/reward", "lost/rollout")  # they are in no row
 
 
 def test_the_page_is_the_table() -> None:

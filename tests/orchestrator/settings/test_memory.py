@@ -263,6 +263,15 @@ def test_object_store(size: ModelSize) -> None:
     assert object_store_bytes(size, config) == 3 * 4 * size.trained + 32 * one
 
 
+def test_object_store_of_overlapped_steps(size: ModelSize) -> None:
+    """At staleness 2 the trajectories of three steps are there, and those of an evaluation with
+    them."""
+    settings = ["prompts_per_step=4", "rollout.group_size=8", "evaluation.prompts=50"]
+    config = load_config(SHAPES, [*settings, "max_staleness=2"])
+    one = 3 * 16 * 16 + 64 * 1024
+    assert object_store_bytes(size, config) == 3 * 4 * size.trained + (3 * 32 + 50 * 4) * one
+
+
 def test_preflight_counts_weights_in_the_type_that_is_trained(tmp_path: Path) -> None:
     """A checkpoint in bfloat16 trained in float32 fills twice what its file has, three times."""
     model = load_policy(SHAPES.parent.parent / "shapes" / "checkpoint", torch.bfloat16).model

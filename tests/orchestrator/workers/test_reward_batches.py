@@ -56,6 +56,7 @@ class Drawn:
     def __init__(self, *batches: Sequence[Sequence[int]]) -> None:
         self._batches = iter(batches)
         self._events: list[RolloutEvent] = [WorkerUp("drawn")]
+        self.states: dict[str, str] = {}
         self.calls: list[Any] = []
         self.wake_at = math.inf
 

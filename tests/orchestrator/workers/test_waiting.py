@@ -20,9 +20,11 @@ from ray.exceptions import (
     ObjectLostError,
     OutOfMemoryError,
     RayError,
+    RayTaskError,
     RuntimeEnvSetupError,
 )
 
+from orchestrator.pipeline.learner_calls import learner_call
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers import rollout_pool as pools_module
@@ -30,12 +32,15 @@ from orchestrator.workers import waiting
 from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import (
+    ObjectLost,
     WorkerDied,
     WorkerFailed,
     WorkerLate,
+    WorkerNotWritten,
     failure_of,
     wait_all,
 )
+from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
@@ -166,11 +171,31 @@ def test_a_failure_is_raised_when_nobody_has_died_within_the_grace(
     ids=lambda value: type(value).__name__,
 )
 def test_whatever_ray_loses_is_said_in_one_line_with_the_name(error: RayError, said: str) -> None:
-    """Neither a worker's own exception nor its death, and no traceback for the user either."""
+    """Neither a worker's own exception nor its death, and no traceback for the user either. A lost
+    object has a type of its own, because the worker may be well."""
     failure = failure_of("hps/1", error)
-    assert type(failure) is WorkerDied
+    assert type(failure) is (ObjectLost if isinstance(error, ObjectLostError) else WorkerDied)
     assert str(failure).startswith(said)
     assert "\n" not in str(failure)
+
+
+def test_a_worker_that_cannot_write_is_no_broken_worker() -> None:
+    """The failure names the worker, and whoever replaces workers sees that this does not help."""
+    error = RayTaskError("save", "traceback", NotWritten("/run/x cannot be written: disk full"))
+    failure = failure_of("learner rank 0", error)
+    assert isinstance(failure, WorkerFailed)
+    assert isinstance(failure, NotWritten)
+    assert str(failure) == (
+        "learner rank 0 failed: NotWritten: /run/x cannot be written: disk full"
+    )
+
+    def save() -> None:
+        raise failure
+
+    call = learner_call(save, "checkpoint")
+    call.wait(60)
+    with pytest.raises(WorkerNotWritten):  # and not LearnerLost, after which the run goes on
+        call.result()
 
 
 def test_all_that_are_silent_are_named(worker: Callable[[], Any], tmp_path: Path) -> None:
