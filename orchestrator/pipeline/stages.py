@@ -220,6 +220,8 @@ class Stages:
             places = [place for place, stage in stages.items() if stage in open_stages]
             work.scorings[batch.draw] = places
             prompts = [work.prompts[place] for place in places]
+            # All groups of the draw before are through; nobody may hold those without scores.
+            self._rewards.end((batch.work, batch.draw - 1))
             size = len(work.requests(places[0], batch.draw).seeds)
             self._rewards.begin((batch.work, batch.draw), prompts, size, work.remember)
         claims = []
@@ -264,9 +266,12 @@ class Stages:
                 self._sampled(event)
             else:
                 self._lost(event)
-        for reason in self._rewards.take_lost():
+        for reason in self._rewards.take_failures():
             self._ledger.note_error(reason)
             self._ledger.count("lost/reward")
+        for key, index in self._rewards.take_lost():
+            name, draw = cast(tuple[Work, int], key)
+            self._group_lost(name, draw, index)
         for key, index, group in self._rewards.take_scored():
             name, draw = cast(tuple[Work, int], key)
             self._scored(name, draw, index, group)
@@ -319,9 +324,22 @@ class Stages:
             self._ledger.scored([claim])
         else:
             work.dropped.append(group)
+            del work.groups[place]
             reason = self._drops.too_few(name, draw, group, self._minimum)
             self._ledger.release([claim], reason)
         self.schedule.scored(name, place, enough)
+
+    def _group_lost(self, name: Work, draw: int, index: int) -> None:
+        """The machine that held a group is gone: its batch is sampled and scored again."""
+        work = self._works[name]
+        places = self.schedule.lost(name, [work.scorings[draw][index]])
+        self._rewards.forget((name, draw), [work.scorings[draw].index(p) for p in places])
+        claims = [work.claims.pop(place) for place in places if place in work.claims]
+        if claims:
+            self._ledger.release(claims, "the machine that held the group is gone")
+        for place in places:
+            work.groups.pop(place, None)
+            work.scored.pop(place, None)
 
     def _forget(self, name: Work) -> None:
         work = self._works.pop(name, None)

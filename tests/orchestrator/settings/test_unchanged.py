@@ -21,7 +21,7 @@ SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
 # What decides what is computed: the number of a group, a weight or a rounding. Whoever adds a
 # setting decides for one of the two lists.
 BOUND = {
-    *("seed", "steps", "prompts_per_step", "deterministic"),
+    *("seed", "steps", "prompts_per_step", "deterministic", "max_staleness"),
     *("model.path", "model.template", "model.instruction"),
     *("data.train", "data.evaluation", "data.validation", "data.leaks"),
     *("rollout.engine", "rollout.workers", "rollout.group_size", "rollout.guidance_scale"),
@@ -30,7 +30,7 @@ BOUND = {
     # how requests meet in vLLM's batches
     *("rollout.vllm.memory_share", "rollout.vllm.cpu_kv_cache_gib", "rollout.vllm.prefill_tokens"),
     *("rewards.*.name", "rewards.*.factory", "rewards.*.weight", "rewards.*.normalise"),
-    *("rewards.*.options", "rewards.*.workers", "rewards.*.batch_size", "rewards.*.batch_delay_s"),
+    *("rewards.*.options", "rewards.*.workers", "rewards.*.batch_size"),
     # Ray gives a reward's process as many threads; a share of a GPU is what puts it on one
     *("rewards.*.cpus_per_worker", "rewards.*.gpus_per_worker"),
     *("rewards.*.runtime_env.pip", "rewards.*.runtime_env.env_vars"),
