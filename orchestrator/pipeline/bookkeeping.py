@@ -117,7 +117,7 @@ class Bookkeeper:
         due = step == self._config.steps or step % every == 0
         if due or checkpoints.is_better(during, reward):
             self.save(step, learner, reward)
-        if row["updates/skipped"]:
+        if row.get("updates/skipped"):
             self._stop_if_stuck(step, learner)
 
     def save(self, step: int, learner: Learner, reward: float | None = None) -> None:

@@ -150,3 +150,15 @@ class Publisher(Protocol):
     def check(self, worker: str, receipt: WeightReceipt) -> float:
         """The gap in nats between a worker's probe and the learner's."""
         ...
+
+
+class GroupStore(Protocol):
+    """Moves groups between the object store and files."""
+
+    def write(self, files: Sequence[Path], groups: Sequence[GroupRef]) -> list[str]:
+        """Write each group to its file; returns the SHA-256 of every file, in order."""
+        ...
+
+    def read(self, files: Sequence[Path], digests: Sequence[str]) -> list[GroupRef]:
+        """Read each file, which must have its SHA-256, into the object store."""
+        ...

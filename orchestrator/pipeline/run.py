@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from learner.micro_batches import TrainingGroup
 from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.keeping import TrajectoryKeeper
 from orchestrator.pipeline.learner_calls import LearnerLost, learner_call
 from orchestrator.pipeline.ledger import Ledger, LedgerLost
 from orchestrator.pipeline.roles import Learner, Publisher, Rollout
 from orchestrator.pipeline.stages import Stages
+from orchestrator.pipeline.step_batch import StepBatch
 from orchestrator.record.own_checkpoints import checkpoint_step
 from orchestrator.record.run_folder import RunFolder
 
@@ -34,6 +36,7 @@ class Run:
     step: int
     last_step: int
     stages: Stages
+    keeper: TrajectoryKeeper
     rollout: Rollout
     learner: Learner
     publisher: Publisher
@@ -53,6 +56,16 @@ class Run:
         if self.step == 0:
             self.books.evaluate(step=0)
         self.interrupt.stepping = True
+
+    def keep(self, step: int, batch: StepBatch) -> None:
+        """Keep the trajectories of ``step``, counted from 1, if the settings ask for it.
+
+        A failure is treated as one of the learner: groups that cannot be fetched to be written
+        cannot be fetched to be trained on either.
+        """
+        keep = learner_call(lambda: self.keeper.keep(step, batch), "keep trajectories")
+        self.stages.wait_for(keep)
+        keep.result()
 
     def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
         """One optimizer step on the batch; returns its metrics."""

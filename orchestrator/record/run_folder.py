@@ -1,8 +1,8 @@
 """The run folder: all files of a run, and the lock that keeps a second process out.
 
 ``runs/<name>/`` holds ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
-``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html``,
-``run.log``, ``ledger.json`` and ``ledger/``.
+``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``,
+``trajectories/step-N/``, ``report.html``, ``run.log``, ``ledger.json`` and ``ledger/``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Self
 
+from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.own_checkpoints import WRITTEN, OwnCheckpoints, checkpoint_step
 from policy.disk import is_in_part, made_anew, write_whole, writing
 from policy.errors import UserError
@@ -50,6 +51,7 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
         self.checkpoints = OwnCheckpoints(path)
+        self.trajectories = KeptTrajectories(path)
         if resume and not path.is_dir():
             raise UserError(f"run folder {path} does not exist: nothing to resume")
         if not resume:
@@ -117,12 +119,14 @@ class RunFolder:
         return read_rows(self.path / name)
 
     def fall_back(self, checkpoint: Path | None) -> None:
-        """Delete the rows and the checkpoints of steps after ``checkpoint``: they are run again.
+        """Delete what is of steps after ``checkpoint``, because they are run again.
 
-        Without a checkpoint the run begins anew, and all its rows go.
+        These are rows, checkpoints and kept trajectories. Without a checkpoint the run begins anew,
+        and all of them go.
         """
         step = -1 if checkpoint is None else checkpoint_step(checkpoint)
         self.checkpoints.fall_back(step)
+        self.trajectories.delete_after(step)
         for name in _ROWS:
             self._replace(name, [row for row in self.rows(name) if row["step"] <= step])
 

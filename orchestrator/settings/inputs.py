@@ -39,6 +39,14 @@ class Inputs:
     leaks: list[Leak]  # validation prompts that are also in the training file
 
 
+def learner_inputs(config: RunConfig) -> Inputs:
+    """What the learner alone needs, without prompts: the model and the instruction; checked."""
+    model_path = verified_policy_folder(checkpoint_folder(config.model.path))
+    check_checkpoint(model_path)
+    instruction = read_instruction(config.model.instruction)
+    return Inputs(model_path, instruction, prompts=[], evaluation_sets={}, leaks=[])
+
+
 def check_inputs(config: RunConfig) -> Inputs:
     """Read and check every file that the configuration names; raises ``UserError``."""
     if config.rollout.engine == "vllm":

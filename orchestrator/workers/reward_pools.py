@@ -124,10 +124,6 @@ class RewardPools:
                     done.append((key, place, ScoredGroup(scoring.prompts[place], totals, results)))
         return done
 
-    def take_failures(self) -> list[str]:
-        """Why workers of all pools were replaced since the last call."""
-        return [reason for pool in self.pools.values() for reason in pool.take_failures()]
-
     def take_lost(self) -> list[tuple[Hashable, int]]:
         """Groups that were found to be gone since the last call: key and place."""
         lost = []
@@ -140,6 +136,10 @@ class RewardPools:
                 if scoring.rounds[name] is round
             ]
         return lost
+
+    def take_failures(self) -> list[str]:
+        """Why workers of all pools were replaced since the last call."""
+        return [reason for pool in self.pools.values() for reason in pool.take_failures()]
 
     def take_usage(self) -> dict[str, Usage]:
         """What each reward's pool has done since the last call."""

@@ -93,6 +93,9 @@ class RolloutPool(WorkerPool):
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
         """Have a worker load weights when it has done what it does; then ``WeightsLoaded``."""
+        if weights.buckets is None:
+            self._events.append(WeightsLoaded(worker, weights.receipt))
+            return
         index = self._index(worker)
         call = self.workers[index].load_weights.remote(
             weights.buckets, weights.receipt.weight_version
