@@ -86,6 +86,7 @@ class SleepingRollout:
         self._sleepers, self._seconds = sleepers, seconds
         self._events: list[RolloutEvent] = [WorkerUp(f"worker {n}") for n in range(workers)]
         self._answers: dict[int, RolloutEvent] = {}
+        self.states = {event.worker: "idle" for event in self._events}
 
     @property
     def calls(self) -> list[int]:
@@ -99,7 +100,9 @@ class SleepingRollout:
         pass
 
     def receive(self, call: int) -> None:
-        self._events.append(self._answers.pop(call))
+        event = self._answers.pop(call)
+        self.states[event.worker] = "idle"
+        self._events.append(event)
 
     def take_events(self) -> list[RolloutEvent]:
         events, self._events = self._events, []
@@ -108,6 +111,7 @@ class SleepingRollout:
     def load(self, worker: str, weights: PublishedWeights) -> None:
         answer = WeightsLoaded(worker, weights.receipt)
         self._answers[self._sleepers.call(self._seconds.sync)] = answer
+        self.states[worker] = "loading"
 
     def sample(
         self, worker: str, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
@@ -116,6 +120,7 @@ class SleepingRollout:
         groups = [GroupRef(r.prompt, nothing, len(r.seeds)) for r in requests]
         call = self._sleepers.call(self._seconds.rollout)
         self._answers[call] = BatchSampled(worker, groups)
+        self.states[worker] = "sampling"
 
     def discard(self, worker: str, reason: str) -> None:
         raise AssertionError("a stand-in never fails")
@@ -136,10 +141,15 @@ class SleepingRewards:
         self, workers: int, names: Sequence[str], sleepers: Sleepers, seconds: Seconds
     ) -> None:
         self._sleepers, self._seconds, self._names = sleepers, seconds, names
-        self._free = workers
+        self._workers = self._free = workers
         self._queue: deque[tuple[Hashable, int, GroupRef]] = deque()
         self._answers: dict[int, tuple[Hashable, int, GroupRef]] = {}
         self._scored: list[tuple[Hashable, int, ScoredGroup]] = []
+
+    @property
+    def states(self) -> dict[str, str]:
+        busy = self._workers - self._free
+        return {f"scorer {n}": "scoring" if n < busy else "idle" for n in range(self._workers)}
 
     @property
     def calls(self) -> list[int]:

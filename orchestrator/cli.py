@@ -132,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_status_flags(
         command("status", "show where a run is: groups, workers, errors and the time left")
     )
+    _add_simulate_flags(
+        command(
+            "simulate", "show what staleness and more rollout workers are worth, without training"
+        )
+    )
     _add_doctor_flags(
         command("doctor", "check this machine, and whether a configuration can run on it")
     )
@@ -244,6 +249,44 @@ def _add_status_flags(status: argparse.ArgumentParser) -> None:
     status.add_argument("--groups", action="store_true", help="list every group of the run")
     status.add_argument("--json", action="store_true", help="print one JSON object")
     status.set_defaults(command="status")
+
+
+def _add_simulate_flags(simulate: argparse.ArgumentParser) -> None:
+    _add_config(simulate)
+    simulate.add_argument(
+        "--seconds",
+        metavar="rollout=S,...",
+        default="",
+        help="rollout: to sample a batch; reward: to score it; learn: an update; sync: to load new"
+        " weights; start: to start a worker after a loss. rollout and learn are needed without"
+        " --from; the others are 0 if they are not given",
+    )
+    simulate.add_argument(
+        "--from",
+        dest="measured",
+        type=Path,
+        metavar="RUN",
+        help="run folder whose last steps say how long each of these takes",
+    )
+    simulate.add_argument(
+        "--workers",
+        metavar="N,...",
+        help="numbers of rollout workers to compare (default: the configuration's)",
+    )
+    simulate.add_argument(
+        "--spread",
+        type=float,
+        default=0.0,
+        help="standard deviation of each duration over its mean (default 0)",
+    )
+    simulate.add_argument(
+        "--losses",
+        metavar="rollout=S,...",
+        default="",
+        help="mean seconds between two losses of a rollout worker, reward worker or learner",
+    )
+    simulate.add_argument("--seed", type=int, default=0, help="seed of what is drawn at random")
+    simulate.set_defaults(command="simulate")
 
 
 def _add_doctor_flags(doctor: argparse.ArgumentParser) -> None:

@@ -138,6 +138,8 @@ def _in_flight(status: RunStatus) -> Iterator[str]:
 
 
 def _workers(status: RunStatus) -> Iterator[str]:
+    if not status.alive and status.ledger.workers:
+        yield "gone with the driver; what they did last:"
     for role in _ROLES:
         for worker in status.ledger.workers:
             if worker.role == role:

@@ -220,7 +220,7 @@ WRITES: dict[str, Callable[[Ledger, list[Claim]], object]] = {
     "commit again": lambda ledger, claims: ledger.commit(0, 1, [Claim(0, 0, 1)]),
     "checkpointed": lambda ledger, _: ledger.checkpointed(0),
     "fall_back": lambda ledger, _: ledger.fall_back(0),
-    "note_worker": lambda ledger, _: ledger.note_worker("old", "rollout", "idle", 0),
+    "note_workers": lambda ledger, _: ledger.note_workers([]),
     "note_error": lambda ledger, _: ledger.note_error("old"),
     "count": lambda ledger, _: ledger.count("old"),
     "rebuild": lambda ledger, _: ledger.rebuild(0),
@@ -308,8 +308,9 @@ def test_an_answer_that_is_lost_repeats_nothing(url: str) -> None:
 
 
 def test_notes_tell_of_workers_errors_and_counts(ledger: Ledger) -> None:
-    """The last state of each worker, the last 20 errors without secrets, and what was counted."""
-    ledger.note_worker("rollout-0", "rollout", "starting", -1)
+    """The last states of the workers that are still there, the last 20 errors without secrets,
+    and what was counted."""
+    ledger.note_workers([WorkerEntry("rollout-1", "rollout", "starting", -1)])
     ledger.note_workers(
         [
             WorkerEntry("rollout-0", "rollout", "serving", 4),
@@ -333,7 +334,7 @@ def test_notes_tell_of_workers_errors_and_counts(ledger: Ledger) -> None:
 def test_a_new_driver_forgets_the_workers_of_the_old_one(url: str) -> None:
     """They ended with it; its errors and counts stay."""
     old = take(url, "handed-over")
-    old.note_worker("rollout-0", "rollout", "serving", 4)
+    old.note_workers([WorkerEntry("rollout-0", "rollout", "serving", 4)])
     old.note_error("gone")
     view = take(url, "handed-over").view()
     assert (view.workers, view.errors[0].text, view.errors[0].epoch) == ((), "gone", 1)

@@ -93,6 +93,7 @@ def test_a_run_on_another_machine_lives_as_long_as_it_is_heard_of() -> None:
     lines = as_text(dead).splitlines()
     assert lines[1] == "driver   does not run; last sign of life 15 s ago"
     assert lines[3] == "time     6.5 s a step"
+    assert lines[5] == "workers  gone with the driver; what they did last:"
     assert "heals    none" in lines
     starting = replace(away, ledger=replace(VIEW, workers=(), taken=1_998.0))
     assert as_text(starting).splitlines()[1] == (

@@ -58,7 +58,8 @@ def test_faults_leave_the_scores_of_survivors_as_they_were(start: Started, tmp_p
         any(broken[4 * place : 4 * place + 4]) for place in range(60)
     ]
     usage = pools.take_usage()["light"]
-    assert usage.restarts == 2
+    assert usage.restarts == len(pools.take_failures()) == 2
+    assert list(pools.states) == ["reward worker light/0", "reward worker light/1"]
     transient = sum(share(g.trajectories[0].image, "busy") < 0.05 for g in groups)
     assert transient > 0
     assert usage.retries == 2 + transient
