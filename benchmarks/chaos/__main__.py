@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import sys
 import tempfile
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -29,7 +28,7 @@ SMALL = (
     "rollout.load_timeout_s=20",
     'rewards=[{name: attributes, factory: "shapes.rewards:Attributes", workers: 2,'
     " cpus_per_worker: 0.5, timeout_s: 20, retry_delay_s: 0.2, restarts: 8}]",
-    "learner.timeout_s=40",
+    "learner.timeout_s=20",
     "learner.restarts=8",
     "learner.micro_batch_size=8",
     "evaluation.every=10",
@@ -51,17 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     add("--out", type=Path, help="folder that keeps the runs and the table of faults")
     options = parser.parse_args(arguments)
     become_subreaper()
-    with ExitStack() as stack:
-        if options.out is None:
-            temporary = tempfile.TemporaryDirectory(prefix="eg-grpo-chaos-")
-            out = Path(stack.enter_context(temporary))
-        else:
-            out = options.out.absolute()
-            out.mkdir(parents=True, exist_ok=True)
-        return _compare(options, out)
+    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as scratch:
+        out = Path(scratch) / "runs" if options.out is None else options.out.absolute()
+        out.mkdir(parents=True, exist_ok=True)
+        return _compare(options, out, Path(scratch))
 
 
-def _compare(options: argparse.Namespace, out: Path) -> int:
+def _compare(options: argparse.Namespace, out: Path, scratch: Path) -> int:
     """An undisturbed run and one with faults."""
     steps = max(4, round(options.faults * options.steps_per_fault))
     settings = [
@@ -72,7 +67,7 @@ def _compare(options: argparse.Namespace, out: Path) -> int:
         f"checkpoint.every={options.checkpoint_every}",
     ]
     expected = Expected(steps, _GROUPS, options.staleness)
-    calm = Trial(Driver(out, "calm", settings), step_s=0.0)
+    calm = Trial(Driver(out, "calm", settings, scratch), step_s=0.0)
     calm.run([])
     verdict, late = _verdict(calm, expected)
     if not verdict.problems:
@@ -91,7 +86,7 @@ def _compare(options: argparse.Namespace, out: Path) -> int:
         if fault.at_once_s is not None:
             when = f"{fault.at_once_s:.1f} s after the fault before"
         print(f"  fault {fault.number}: {fault.how} {fault.role} {when}", flush=True)
-    struck = Trial(Driver(out, "struck", settings), step_s)
+    struck = Trial(Driver(out, "struck", settings, scratch), step_s)
     struck.run(faults)
     verdict, late = _verdict(struck, expected)
     if len(struck.strikes) < options.faults:

@@ -25,9 +25,14 @@ _USER_ERROR = 2  # the exit code of bad input
 class Driver:
     """One run of ``eg-grpo train``, whose process may be started several times."""
 
-    def __init__(self, root: Path, name: str, overrides: Sequence[str]) -> None:
-        """The run folder is ``root/name``; ``overrides`` are key=value settings."""
+    def __init__(self, root: Path, name: str, overrides: Sequence[str], scratch: Path) -> None:
+        """The run folder is ``root/name``; ``overrides`` are key=value settings.
+
+        ``scratch`` is its folder for temporary files. What a killed driver leaves there ends with
+        it. Its path must be short, because Ray keeps sockets in it.
+        """
         self.folder = root / name
+        self._scratch = scratch
         self._root, self._name, self._overrides = root, name, overrides
         self.lines: list[tuple[float, str]] = []  # what it said on stderr, and when (Unix time)
         self.starts = 0
@@ -56,7 +61,7 @@ class Driver:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator", "train", *words],
             cwd=ROOT,
-            env=os.environ | {"TMPDIR": str(self._root)},  # what a killed driver leaves goes too
+            env=os.environ | {"TMPDIR": str(self._scratch)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -111,6 +112,8 @@ class Trial:
                 self.problems.append(f"no process of the role was there for fault {fault}")
                 return False
             self._turn()
+        if fault.role == "driver":
+            self._look_at_ledger()  # it stands still too
         worker = fault.role in ("rollout", "reward", "learner")
         state = victim.doing if worker else self._phase()
         steps = self.driver.steps_done()
@@ -143,11 +146,10 @@ class Trial:
 
     def _phase(self) -> str:
         """What the run is doing, as its workers' titles and its files say."""
-        doing = {p.role: set[str]() for p in self._of_this_driver() if p.role}
+        doing: dict[Role | None, set[str]] = defaultdict(set)
         for process in self._of_this_driver():
-            if process.role:
-                doing.setdefault(process.role, set()).add(process.doing)
-        learner = doing.get("learner", {"starting"})
+            doing[process.role].add(process.doing)
+        learner = doing["learner"] or {"starting"}
         for state in ("starting", "learning", "push", "checkpoint"):
             if state in learner:
                 return state
@@ -155,7 +157,7 @@ class Trial:
         if view is not None and view.committed > self.driver.steps_done():
             return "commit"
         for role, state in (("rollout", "load"), ("rollout", "sampling"), ("reward", "scoring")):
-            if state in doing.get(role, ()):
+            if state in doing[role]:
                 return state
         return "idle"
 
@@ -220,7 +222,9 @@ class Trial:
     def _wake_up(self) -> None:
         """The run has gone on: let frozen processes say what they still have to say."""
         for pid in self._asleep:
-            send(pid, signal.SIGCONT)
+            if (process := described(pid)) is not None and process.state == "T":
+                print(f"{process.title} was still frozen when the run had gone on", flush=True)
+                send(pid, signal.SIGCONT)
         self._asleep.clear()
 
     # The end
