@@ -1,11 +1,14 @@
 """Handles Ctrl-C and SIGTERM.
 
-The first signal lets the run finish its step and save a checkpoint. A second signal stops the run
-at once. Before the first step no work can be lost, so there the first signal stops it at once.
+The first signal lets the run finish its step and save a checkpoint. If that takes longer than
+``stop_within_s``, the step is abandoned: the last checkpoint is whole, and the run goes on from it.
+A second signal stops the run at once. Before the first step no work can be lost, so there the first
+signal stops it at once.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -25,6 +28,7 @@ class Interrupt:
         self.requested = False
         self.stepping = False  # true from the first step on
         self.echo_until = 0.0
+        self.stop_within_s = math.inf
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
@@ -34,8 +38,18 @@ class Interrupt:
         if self.requested or not self.stepping:
             raise KeyboardInterrupt
         self.requested = True
+        if self.stop_within_s < math.inf:
+            signal.setitimer(signal.ITIMER_REAL, self.stop_within_s)
         again = "press Ctrl-C again" if number == signal.SIGINT else "send SIGTERM again"
         print(f"\nstopping after this step; {again} to stop at once", file=sys.stderr)
+
+    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        print(
+            f"\nthe step was not done {self.stop_within_s:g} s after the signal"
+            " (checkpoint.stop_within_s); it is abandoned",
+            file=sys.stderr,
+        )
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -46,9 +60,11 @@ def graceful_interrupt() -> Iterator[Interrupt]:
         number: signal.signal(number, interrupt._on_signal)
         for number in (signal.SIGINT, signal.SIGTERM)
     }
+    previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt._on_alarm)
     try:
         yield interrupt
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         # Wait until no repeated SIGTERM can arrive: the old handler would act on it.
         time.sleep(max(0.0, interrupt.echo_until - time.monotonic()))
         for number, handler in previous.items():

@@ -48,6 +48,7 @@ def open_run(
         checkpoint = _checkpoint_of(folder, config)
         step = 0 if checkpoint is None else checkpoint_step(checkpoint)
         save_settings(config, folder.path)
+        interrupt.stop_within_s = config.checkpoint.stop_within_s
         progress, cluster = Progress(config.steps), config.cluster
         with (
             logged_to(folder.path / "run.log"),

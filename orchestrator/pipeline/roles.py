@@ -98,6 +98,14 @@ class Rewards(Pool, Protocol):
         """Score this group of ``key``."""
         ...
 
+    def forget(self, key: Hashable, places: Sequence[int]) -> None:
+        """These groups of ``key`` are lost, and will be added again."""
+        ...
+
+    def take_lost(self) -> list[tuple[Hashable, int]]:
+        """Groups that were found to be gone since the last call: key and place."""
+        ...
+
     def end(self, key: Hashable) -> None:
         """Forget the groups of ``key``."""
         ...

@@ -214,13 +214,13 @@ class Schedule:
         self._redraw(step, work)
         self._assign()
 
-    def lost(self, step: int, places: Sequence[int]) -> list[int]:
+    def lost(self, name: Work, places: Sequence[int]) -> list[int]:
         """Sampled groups are gone, because the machine that held them is.
 
         The batches they were sampled in are repeated whole, or their numbers would differ. Returns
         the places of all groups in these batches: what was known of their scores is void.
         """
-        work = self._works.get(step)
+        work = self._works.get(name)
         if work is None:
             return []
         batches = {work.groups[place].batch for place in places} - {None}

@@ -260,6 +260,9 @@ class Stages:
                 self._sampled(event)
             else:
                 self._lost(event)
+        for key, index in self._rewards.take_lost():
+            name, draw = cast(tuple[Work, int], key)
+            self._group_lost(name, draw, index)
         for key, index, group in self._rewards.take_scored():
             name, draw = cast(tuple[Work, int], key)
             self._scored(name, draw, index, group)
@@ -315,6 +318,18 @@ class Stages:
             reason = self._drops.too_few(name, draw, group, self._minimum)
             self._ledger.release([claim], reason)
         self.schedule.scored(name, place, enough)
+
+    def _group_lost(self, name: Work, draw: int, index: int) -> None:
+        """The machine that held a group is gone: its batch is sampled and scored again."""
+        work = self._works[name]
+        places = self.schedule.lost(name, [work.scorings[draw][index]])
+        self._rewards.forget((name, draw), [work.scorings[draw].index(p) for p in places])
+        claims = [work.claims.pop(place) for place in places if place in work.claims]
+        if claims:
+            self._ledger.release(claims, "the machine that held the group is gone")
+        for place in places:
+            work.groups.pop(place, None)
+            work.scored.pop(place, None)
 
     def _forget(self, name: Work) -> None:
         work = self._works.pop(name, None)

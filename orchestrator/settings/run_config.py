@@ -106,6 +106,11 @@ class CheckpointConfig(Settings):
     """A run keeps its last checkpoint, and its best one by the evaluation set `during`."""
 
     every: int = Field(default=20, ge=1, description="steps between checkpoints")
+    stop_within_s: Deadline = Field(
+        default=600,
+        description="seconds after Ctrl-C or SIGTERM in which the step is finished and saved; then"
+        " it is abandoned. A batch system that kills after n seconds wants less than n here",
+    )
 
 
 class ClusterConfig(Settings):

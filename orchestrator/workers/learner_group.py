@@ -21,7 +21,7 @@ from learner.rank_settings import LearnerSettings
 from learner.worker import start_learner_worker
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import RunConfig
-from orchestrator.workers.waiting import wait_all
+from orchestrator.workers.waiting import WorkerLate, wait_all
 from orchestrator.workers.worker_pool import Resources, WorkerPool
 from policy.probe import WeightReceipt
 
@@ -96,7 +96,10 @@ class LearnerGroup(WorkerPool):
         self.weight_version = versions[0]
 
     def _wait(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
-        return wait_all(refs, self.names, self.config.timeout_s)
+        try:
+            return wait_all(refs, self.names, self.config.timeout_s)
+        except WorkerLate as late:
+            raise self._explained(late) from None
 
 
 def _join(ranks: Sequence[Any]) -> list[ray.ObjectRef]:

@@ -22,8 +22,14 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from orchestrator.workers.reward_round import Batch, Round
-from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate, take_result
-from orchestrator.workers.worker_pool import Resources, WorkerPool
+from orchestrator.workers.waiting import (
+    ObjectLost,
+    WorkerDied,
+    WorkerFailed,
+    WorkerLate,
+    take_result,
+)
+from orchestrator.workers.worker_pool import Resources, WorkerPool, running
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
 from rewards.worker import Reply, start_reward_worker
@@ -79,6 +85,8 @@ class RewardPool(WorkerPool):
         )
         self._duties = [Duty() for _ in self.workers]
         self._rounds: list[Round] = []
+        # Groups that were found to be gone, which the caller takes from here.
+        self.lost: list[tuple[Round, int]] = []
 
     def begin(self, sizes: Sequence[int], remember: bool = False) -> Round:
         """Begin a round of groups with so many trajectories each. A group is scored when it was
@@ -124,6 +132,8 @@ class RewardPool(WorkerPool):
             reply = take_result(call, self.names[index])
         except GetTimeoutError:
             return  # the answer has left this machine's memory; it still has until the deadline
+        except ObjectLost as lost:
+            self._lose_answer(index, lost)
         except WorkerDied as failure:
             self._replace(index, failure, "its worker died")
         except WorkerFailed as failure:
@@ -149,6 +159,24 @@ class RewardPool(WorkerPool):
         duty.call = worker.score.remote(selection, *refs, remember=batch.round.remember)
         duty.deadline = now + self.config.timeout_s
 
+    def _lose_answer(self, index: int, lost: ObjectLost) -> None:
+        """An object is gone. If it is a group, the worker is well, and the group is reported."""
+        duty = self._duties[index]
+        batch = duty.batch
+        of_batch = batch.members if batch is not None else ()
+        refs = batch.refs if batch is not None else ()
+        gone = [
+            place
+            for (place, _), group in zip(of_batch, refs, strict=True)
+            if group.ref.hex() == lost.object_hex
+        ]
+        if batch is None or not gone:
+            self._replace(index, lost, "its answer was lost")
+            return
+        duty.call, duty.batch, duty.deadline = None, None, math.inf
+        self.lost += [(batch.round, place) for place in gone]
+        # The other groups of the batch wait in it for the lost ones.
+
     def _record(self, batch: Batch, reply: Reply) -> None:
         if batch.round not in self._rounds:
             log.warning("reward %s: an answer of a round given up is dropped", self.config.name)
@@ -159,7 +187,7 @@ class RewardPool(WorkerPool):
     def _give_up(self, index: int) -> None:
         starting = self._duties[index].starting
         timeout_s = self._start_timeout_s if starting else self.config.timeout_s
-        late = WorkerLate(self.names[index], timeout_s)
+        late = self._explained(WorkerLate([self.names[index]], timeout_s))
         self._replace(index, late, f"no answer within {timeout_s:g} s")
 
     def _replace(self, index: int, failure: WorkerFailed, reason: str) -> None:
@@ -175,6 +203,7 @@ class RewardPool(WorkerPool):
         duty.restarts += 1
         batch, duty.batch = duty.batch, None
         self.workers[index] = self._start_worker()
+        self._running[index] = running(self.workers[index])
         duty.call = self.workers[index].ready.remote()
         duty.deadline = time.monotonic() + self._start_timeout_s
         if batch is not None and batch.round in self._rounds:

@@ -119,6 +119,19 @@ class RewardPools:
                     done.append((key, place, ScoredGroup(scoring.prompts[place], totals, results)))
         return done
 
+    def take_lost(self) -> list[tuple[Hashable, int]]:
+        """Groups that were found to be gone since the last call: key and place."""
+        lost = []
+        for name, pool in self.pools.items():
+            of_pool, pool.lost = pool.lost, []
+            lost += [
+                (key, place)
+                for round, place in of_pool
+                for key, scoring in self._scorings.items()
+                if scoring.rounds[name] is round
+            ]
+        return lost
+
     def take_usage(self) -> dict[str, Usage]:
         """What each reward's pool has done since the last call."""
         usage = {name: pool.usage for name, pool in self.pools.items()}

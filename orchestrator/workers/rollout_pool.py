@@ -32,7 +32,7 @@ from orchestrator.workers.rollout_events import (
     WorkerUp,
 )
 from orchestrator.workers.waiting import WorkerFailed, WorkerLate, take_result, wait_all
-from orchestrator.workers.worker_pool import Resources, WorkerPool
+from orchestrator.workers.worker_pool import Resources, WorkerPool, running
 from policy.sampling import Sampling
 from policy.types import Group
 from rollout.engine import GenerationRequest
@@ -134,12 +134,14 @@ class RolloutPool(WorkerPool):
         now = time.monotonic()
         for index, place in enumerate(self._places):
             if now >= place.deadline:
-                self._lose(index, WorkerLate(place.worker, self._timeout_of(place.doing)))
+                late = WorkerLate([place.name], self._timeout_of(place.doing))
+                self._lose(index, self._explained(late))
             if now >= place.start_at:
                 place.start_at = math.inf
                 place.processes += 1
                 place.worker = f"{place.name} (process {place.processes})"
                 self.workers[index] = self._start_worker()
+                self._running[index] = running(self.workers[index])
                 call = self.workers[index].identity.remote()
                 self._called(index, "starting", call, self._start_timeout_s)
 

@@ -12,6 +12,7 @@ to have died, ``WorkerDied`` is raised with that worker's name, and the other er
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import ray
 from ray.exceptions import (
     GetTimeoutError,
+    ObjectLostError,
     RayActorError,
     RayError,
     RayTaskError,
@@ -45,11 +47,23 @@ class WorkerDied(WorkerFailed):
     """Ray lost a worker, or could not start it, or lost its answer."""
 
 
+class ObjectLost(WorkerDied):
+    """An object is gone because its machine is: an answer, or what a call was to work on."""
+
+    def __init__(self, name: str, reason: str, object_hex: str) -> None:
+        """``object_hex`` is the ``hex()`` of the object's reference."""
+        super().__init__(f"the answer of {name} is lost: {reason}")
+        self.object_hex = object_hex
+
+
 class WorkerLate(WorkerFailed):
     """Workers did not answer within the deadline."""
 
-    def __init__(self, who: str, timeout_s: float) -> None:
-        super().__init__(f"{who} did not answer within {timeout_s:g} s")
+    def __init__(self, names: Sequence[str], timeout_s: float, seen: Sequence[str] = ()) -> None:
+        """``seen`` has what is known of the workers' processes."""
+        self.names, self.timeout_s = tuple(names), timeout_s
+        known = f": {'; '.join(seen)}" if seen else ""
+        super().__init__(f"{', '.join(names)} did not answer within {timeout_s:g} s{known}")
 
 
 def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: float) -> list[Any]:
@@ -81,7 +95,7 @@ def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: flo
     if failures:
         raise _cause(failures)
     if pending:
-        raise WorkerLate(", ".join(names[index] for index in pending.values()), timeout_s)
+        raise WorkerLate([names[index] for index in pending.values()], timeout_s)
     return [results[index] for index in range(len(names))]
 
 
@@ -134,11 +148,13 @@ def failure_of(name: str, error: RayError) -> UserError | WorkerFailed:
     if isinstance(error, RayTaskError):  # first: it has the type of its cause too
         if isinstance(error.cause, UserError):
             return error.cause
+        if isinstance(error.cause, ObjectLostError):
+            return ObjectLost(name, _one_line(error.cause), error.cause.object_ref_hex)
         return WorkerFailed(f"{name} failed: {_one_line(error.cause)}")
     if isinstance(error, RayActorError):
-        # Without Ray's paragraph of common causes.
-        reason = " ".join(str(error).split()).partition(" Some common causes include")[0]
-        return WorkerDied(f"{name} died: {reason}")
+        return WorkerDied(f"{name} died: {_cause_of_death(error)}")
+    if isinstance(error, ObjectLostError):
+        return ObjectLost(name, _one_line(error), error.object_ref_hex)
     if isinstance(error, RuntimeEnvSetupError):
         # The text holds Ray's traceback and all that pip said. pip's last line is the reason.
         reason = str(error).strip().splitlines()[-1].strip()
@@ -164,6 +180,13 @@ def _here(refs: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
         return []
     here, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=True)
     return here
+
+
+def _cause_of_death(error: RayActorError) -> str:
+    """What Ray says of a dead actor, without its internal names and its list of common causes."""
+    text = " ".join(str(error).split()).partition(" Some common causes include")[0]
+    found = re.search(r"\bpid: (\d+) .*?\bip: (\S+) (?:The actor is dead because )?(.*)", text)
+    return f"process {found[1]} on {found[2]}: {found[3]}" if found else text
 
 
 def _one_line(error: BaseException) -> str:

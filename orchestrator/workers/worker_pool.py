@@ -10,12 +10,15 @@ process for it, the message says what the worker asks for and what is free.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
+from orchestrator.workers.last_words import last_words, report_whereabouts
 from orchestrator.workers.waiting import WorkerFailed, WorkerLate, wait_all
 
 
@@ -48,8 +51,7 @@ class WorkerPool:
         """
         self.names = names
         self.workers = [start_worker() for _ in names]
-        # An actor answers calls in order, so this one is answered as soon as its process runs.
-        self._running = [worker.__ray_ready__.remote() for worker in self.workers]
+        self._running = [running(worker) for worker in self.workers]
         self._loaded = load(self.workers)
         self._resources = resources
         self._start_timeout_s = start_timeout_s
@@ -63,6 +65,15 @@ class WorkerPool:
         for worker in self.workers:
             ray.kill(worker)
         self.workers = []
+
+    def _explained(self, late: WorkerLate) -> WorkerLate:
+        """The error with what is known of the processes that did not answer."""
+        seen = []
+        for name in late.names:
+            answer = self._running[self.names.index(name)]
+            with contextlib.suppress(RayError):
+                seen.append(last_words(ray.get(answer, timeout=0)))
+        return WorkerLate(late.names, late.timeout_s, seen)
 
     def _wait_loaded(self) -> list[Any]:
         return wait_loaded([self], self._start_timeout_s)
@@ -89,6 +100,13 @@ class WorkerPool:
             f"did not start within {timeout_s:g} s: {asks} on all nodes together"
             f"{installing if asked.packages else ''}"
         )
+
+
+def running(worker: Any) -> ray.ObjectRef:
+    """The first call to an actor, which is answered as soon as its process runs: an actor answers
+    calls in order."""
+    ref: ray.ObjectRef = worker.__ray_call__.remote(report_whereabouts)
+    return ref
 
 
 def wait_loaded(pools: Sequence[WorkerPool], timeout_s: float) -> list[Any]:
