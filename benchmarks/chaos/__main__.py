@@ -82,10 +82,7 @@ def _compare(options: argparse.Namespace, out: Path, scratch: Path) -> int:
     faults = planned(options.faults, steps, options.seed)
     print(f"seed {options.seed}; planned:")
     for fault in faults:
-        when = f"after step {fault.at:.2f}"
-        if fault.at_once_s is not None:
-            when = f"{fault.at_once_s:.1f} s after the fault before"
-        print(f"  fault {fault.number}: {fault.how} {fault.role} {when}", flush=True)
+        print(f"  fault {fault}", flush=True)
     struck = Trial(Driver(out, "struck", settings, scratch), step_s)
     struck.run(faults)
     verdict, late = _verdict(struck, expected)

@@ -24,6 +24,16 @@ KINDS: tuple[tuple[Role, How], ...] = (
     ("reward", "freeze"),
     ("learner", "freeze"),
 )
+# States that last so short that a random moment hardly meets them. Half of the faults are aimed at
+# one of these: they wait for it.
+AIMS: dict[Role, tuple[str, ...]] = {
+    "rollout": ("starting", "sampling", "load"),
+    "reward": ("starting", "scoring"),
+    "learner": ("starting", "learning", "push", "checkpoint"),
+    "redis": ("learning", "push", "checkpoint", "commit"),
+    "driver": ("learning", "push", "checkpoint", "commit"),
+}
+_AIMED_SHARE = 0.5
 # This share of the faults does not wait until the run has recovered from the one before.
 _SHARE_AT_ONCE = 0.2
 _AT_ONCE_S = 6.0  # the mean pause before such a fault
@@ -39,6 +49,14 @@ class Fault:
     how: How
     which: float  # from 0 to 1: which of the processes of the role
     at_once_s: float | None  # strike so long after the fault before, and do not wait for ``at``
+    aim: str | None  # wait for this state of the victim, or of the run
+
+    def __str__(self) -> str:
+        when = f"after step {self.at:.2f}"
+        if self.at_once_s is not None:
+            when = f"{self.at_once_s:.1f} s after the fault before"
+        aim = f", at {self.aim}" if self.aim else ""
+        return f"{self.number}: {self.how} {self.role} {when}{aim}"
 
 
 def planned(
@@ -58,5 +76,7 @@ def planned(
         at_once = number > 0 and random.random() < _SHARE_AT_ONCE
         pause_s = float(random.exponential(_AT_ONCE_S)) if at_once else None
         role, how = kinds[kind]
-        faults.append(Fault(number, float(moment), role, how, float(random.random()), pause_s))
+        which = float(random.random())
+        aim = str(random.choice(AIMS[role])) if random.random() < _AIMED_SHARE else None
+        faults.append(Fault(number, float(moment), role, how, which, pause_s, aim))
     return faults

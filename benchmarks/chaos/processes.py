@@ -27,7 +27,7 @@ _SERVERS = ("redis-server", "valkey-server")
 _STATES = {
     "": "idle",
     "__init__": "starting",
-    "__ray_ready__": "starting",
+    "__ray_call__": "starting",
     "identity": "starting",
     "ready": "starting",
     "host": "starting",

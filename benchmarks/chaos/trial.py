@@ -22,8 +22,11 @@ from orchestrator.pipeline.ledger_view import LedgerView
 _TURN_S = 0.2
 _LEDGER_S = 2.0  # between two looks at the ledger
 _RECOVER_S = 400.0  # in which a run must have gone on after a fault
+_AIM_S = 30.0  # in which a fault that is aimed at a state waits for it
 _VICTIM_S = 120.0  # in which a process of the role must be there
-_GONE_S = 30.0  # in which the processes of a dead driver must have ended
+# In which the processes of a run must have ended, also after its driver was killed. The agents of a
+# raylet wait a minute for the GCS, which has died too.
+_GONE_S = 100.0
 # What a run says when it has noticed a fault.
 _NOTICED: dict[Role, re.Pattern[str]] = {
     "rollout": re.compile(r"rollout worker .*(is replaced|goes on from)"),
@@ -106,23 +109,25 @@ class Trial:
 
     def _strike(self, fault: Fault) -> bool:
         """Stop the victim, look at it, and kill it or leave it so; False if there is no victim."""
-        deadline = time.monotonic() + _VICTIM_S
-        while (victim := self._victim(fault)) is None or (victim := frozen(victim.pid)) is None:
-            if self.driver.ended() is not None or time.monotonic() > deadline:
+        began = time.monotonic()
+        victim = None
+        while victim is None:
+            aimed = fault.aim is not None and time.monotonic() - began < _AIM_S
+            pid = self._aimed_at(fault) if aimed else self._victim(fault)
+            if pid is not None:
+                victim = frozen(pid)
+            elif self.driver.ended() is not None or time.monotonic() - began > _VICTIM_S:
                 self.problems.append(f"no process of the role was there for fault {fault}")
                 return False
-            self._turn()
-        if fault.role == "driver":
-            self._look_at_ledger()  # it stands still too
-        worker = fault.role in ("rollout", "reward", "learner")
-        state = victim.doing if worker else self._phase()
+            else:
+                self._turn(0.0 if aimed else _TURN_S)
+        state = victim.doing
+        if fault.role in ("redis", "driver"):
+            state = self._phase(self._of_this_driver(), fault.role == "driver")
         steps = self.driver.steps_done()
         self._most_steps = max(self._most_steps, steps)
         self.strikes.append(Strike(fault, state, time.time(), steps))
-        print(
-            f"fault {fault.number}: {fault.how} {fault.role} ({state}) after step {steps}",
-            flush=True,
-        )
+        print(f"fault {fault}: ({state}) after step {steps}", flush=True)
         if fault.role == "driver":
             self._kill_driver()
         elif fault.how == "kill":
@@ -131,11 +136,24 @@ class Trial:
             self._asleep.append(victim.pid)
         return True
 
-    def _victim(self, fault: Fault) -> Process | None:
+    def _aimed_at(self, fault: Fault) -> int | None:
+        """The victim, once it is in the state that the fault is aimed at; None after a moment."""
+        there = self._of_this_driver()
+        until = time.monotonic() + _TURN_S
+        while time.monotonic() < until:
+            now = [process for p in there if (process := described(p.pid))]
+            if fault.role in ("redis", "driver"):
+                if self._phase(now, fault.aim == "commit") == fault.aim:
+                    return self._victim(fault)
+            elif found := [p for p in now if p.role == fault.role and p.doing == fault.aim]:
+                return found[0].pid
+        return None
+
+    def _victim(self, fault: Fault) -> int | None:
         if fault.role == "driver":
-            return described(self.driver.pid)
+            return self.driver.pid
         there = [
-            process
+            process.pid
             for process in self._of_this_driver()
             if process.role == fault.role and process.pid not in self._asleep
         ]
@@ -144,19 +162,24 @@ class Trial:
     def _of_this_driver(self) -> list[Process]:
         return [process for process in descendants() if process.pid not in self._old]
 
-    def _phase(self) -> str:
-        """What the run is doing, as its workers' titles and its files say."""
+    def _phase(self, processes: Sequence[Process], look: bool) -> str:
+        """What the run is doing, as its workers' titles say, and the ledger if it is to be read.
+
+        A step is committed between its update and the push of its weights.
+        """
         doing: dict[Role | None, set[str]] = defaultdict(set)
-        for process in self._of_this_driver():
+        for process in processes:
             doing[process.role].add(process.doing)
         learner = doing["learner"] or {"starting"}
         for state in ("starting", "learning", "push", "checkpoint"):
             if state in learner:
                 return state
-        view = self._last_view
+        if "load" in doing["rollout"]:
+            return "load"
+        view = self.driver.view() if look else None
         if view is not None and view.committed > self.driver.steps_done():
             return "commit"
-        for role, state in (("rollout", "load"), ("rollout", "sampling"), ("reward", "scoring")):
+        for role, state in (("rollout", "sampling"), ("reward", "scoring")):
             if state in doing[role]:
                 return state
         return "idle"
