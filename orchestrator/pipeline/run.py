@@ -85,6 +85,8 @@ class Run:
         staleness 0 this gives the same numbers. Raises the failure itself when too many learners
         were lost since a step was done.
         """
+        # The ranks that are left may still write a checkpoint, which ``rewind`` deletes below.
+        self.learner.close()
         while True:
             self.lost_in_a_row += 1
             if self.lost_in_a_row > self.restarts:
