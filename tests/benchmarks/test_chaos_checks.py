@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.chaos.checks import Expected, Verdict, fallen, judged, other_numbers, undisturbed
-from benchmarks.chaos.plan import KINDS, planned
+from benchmarks.chaos.plan import AIMS, KINDS, Fault, planned
 from benchmarks.chaos.processes import Process, frozen
 from orchestrator.pipeline.ledger_view import CommitEntry, GroupEntry, LedgerView
 from policy.types import JsonDict
@@ -146,9 +146,20 @@ def test_the_plan_is_a_function_of_the_seed() -> None:
     moments = [fault.at for fault in faults]
     assert moments == sorted(moments)
     assert 0 < moments[0] < moments[-1] < 240
+    aimed = [fault for fault in faults if fault.aim is not None]
+    assert 25 < len(aimed) < 55
+    assert all(fault.aim in AIMS[fault.role] for fault in aimed)
     # The deviation of an exponential variable is its mean.
     pauses = np.diff(moments)
     assert 0.7 < pauses.std() / pauses.mean() < 1.3
+
+
+def test_a_fault_says_what_it_does_and_when() -> None:
+    """The line that is printed for each planned fault."""
+    fault = Fault(3, 7.25, "learner", "kill", 0.5, None, "push")
+    assert str(fault) == "3: kill learner after step 7.25, at push"
+    at_once = replace(fault, at_once_s=1.5, aim=None)
+    assert str(at_once) == "3: kill learner 1.5 s after the fault before"
 
 
 def test_roles_and_states_are_read_from_titles() -> None:
