@@ -25,6 +25,8 @@ from learner.config import AlgorithmConfig
 from learner.micro_batches import MicroBatch, TrainingTrajectory
 from policy.types import FloatArray
 
+USUAL_RATIOS = 0.9, 1.1  # ratio/outside counts the tokens whose ratio is below or above
+
 
 @dataclass(frozen=True)
 class ShareSize:
@@ -33,7 +35,7 @@ class ShareSize:
     tokens: int
     sequences: int
     micro_batches: int
-    stale: bool  # whether any trajectory is older than the weights
+    staleness: int  # weight versions from rollout to training, of the oldest trajectory
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class BatchSize:
     counts: BatchCounts
     # Every rank runs this number of passes, so that the ranks' collectives match.
     micro_batches: int
-    stale: bool  # whether any trajectory is older than the weights
+    staleness: int  # weight versions from rollout to training, of the oldest trajectory
 
     @classmethod
     def of(cls, shares: Sequence[ShareSize]) -> BatchSize:
@@ -56,7 +58,7 @@ class BatchSize:
         return cls(
             counts=counts,
             micro_batches=max(share.micro_batches for share in shares),
-            stale=any(share.stale for share in shares),
+            staleness=max(share.staleness for share in shares),
         )
 
 
@@ -102,24 +104,22 @@ def micro_batch_loss(
 ) -> tuple[Tensor, Metrics]:
     """This micro-batch's share of the loss, and its metrics as sums.
 
-    Fresh trajectories get the on-policy surrogate, stale ones the clipped surrogate, whose ratio is
-    exp(log-prob - recorded log-prob).
-
-    ratio/mean is the mean of exp(log-prob - recorded log-prob) over all valid tokens. For fresh
-    trajectories it shows how far the arithmetic of rollout and learner differs.
+    With behaviour_logprob rollout, stale trajectories get the clipped surrogate, whose ratio is
+    exp(log-prob - recorded log-prob). All others get the on-policy surrogate, times the truncated
+    importance weight if there is a cap (see ``AlgorithmConfig``).
     """
-    current_BT = logprob_BT.detach()
-    is_stale_B1 = batch.is_stale_B[:, None]
+    current_BT, recorded_BT = logprob_BT.detach(), batch.recorded_logprob_BT
+    has_ratio_B1 = batch.is_stale_B[:, None] & (algorithm.behaviour_logprob == "rollout")
     behaviour_BT = None
-    if bool(batch.is_stale_B.any()):
-        behaviour_BT = torch.where(is_stale_B1, batch.recorded_logprob_BT, current_BT)
+    if bool(has_ratio_B1.any()):
+        behaviour_BT = torch.where(has_ratio_B1, recorded_BT, current_BT)
     importance_BT = None
-    if algorithm.importance_cap is not None:
-        weight_BT = truncated_importance_weight(
-            current_BT, batch.recorded_logprob_BT, algorithm.importance_cap
-        )
-        # For stale tokens the learner cannot compute its log-prob under the older weights.
-        importance_BT = torch.where(is_stale_B1, 1.0, weight_BT)
+    cap = algorithm.importance_cap
+    if cap is not None:
+        weight_BT = truncated_importance_weight(current_BT, recorded_BT, cap)
+        # A token with such a ratio needs no weight: the ratio compares with what the rollout engine
+        # computed, so that it contains the difference of the two engines.
+        importance_BT = torch.where(has_ratio_B1, 1.0, weight_BT)
     loss, metrics = eg_grpo_loss(
         LossBatch(
             logprob_BT=logprob_BT,
@@ -136,8 +136,23 @@ def micro_batch_loss(
         counts,
         lambda_b,
     )
-    ratio_BT = exact_ratio(current_BT, batch.recorded_logprob_BT)
-    return loss, metrics | {"ratio/mean": mean_metric(ratio_BT[batch.mask_BT])}
+    ratio_BT, mask_BT = exact_ratio(current_BT, recorded_BT), batch.mask_BT
+    metrics |= recorded_ratio_metrics(ratio_BT[mask_BT])
+    if cap is not None:
+        capped_BT = (ratio_BT > cap) & ~has_ratio_B1
+        metrics["ratio/capped"] = mean_metric(capped_BT[mask_BT])
+    return loss, metrics
+
+
+def recorded_ratio_metrics(ratio_N: Tensor) -> Metrics:
+    """Mean and spread of the ratio to the recorded log-probs over valid tokens.
+
+    For fresh trajectories they show how far the arithmetic of rollout and learner differs, for
+    stale ones also how far the policy has moved. Ratios on both sides of 1 cancel out in the mean,
+    and ratio/outside shows them. A ratio of NaN counts as outside.
+    """
+    inside_N = (ratio_N >= USUAL_RATIOS[0]) & (ratio_N <= USUAL_RATIOS[1])
+    return {"ratio/mean": mean_metric(ratio_N), "ratio/outside": mean_metric(~inside_N)}
 
 
 def trajectory_metrics(

@@ -19,7 +19,22 @@ BUCKET_ELEMENTS = 50_000_000  # elements that DeepSpeed reduces or gathers at a 
 
 
 class AlgorithmConfig(Settings):
-    """EG-GRPO and its ablations. The defaults are those of the authors' code."""
+    """EG-GRPO and its ablations. The defaults are those of the authors' code.
+
+    ``behaviour_logprob`` decides how rollouts are corrected that older weights sampled:
+
+    rollout: the clipped surrogate of PPO (arXiv 1707.06347), with the ratio to the log-prob that
+    was recorded at sampling. It is clip-higher (DAPO, arXiv 2503.14476) if ``clip_high`` is above
+    ``clip_low``. The ratio contains the difference of the two engines as well, so that
+    ``importance_cap`` applies to fresh rollouts alone.
+
+    learner: decoupled PPO (arXiv 2110.00641; AReaL, arXiv 2505.24298). The ratio compares with the
+    learner's log-probs before the update. It is always 1, because a batch is one update. The
+    truncated importance weight corrects fresh and stale rollouts. ``importance_cap`` must be set,
+    because nothing else would correct the stale ones.
+
+    Both settings train fresh rollouts alike.
+    """
 
     modalities: Modalities = Field(
         "both", description="tokens that entropy guides; none is plain GRPO"
@@ -47,6 +62,11 @@ class AlgorithmConfig(Settings):
         gt=0,
         description="tokens that constant aggregation divides each trajectory by; above 1 there",
     )
+    behaviour_logprob: Literal["rollout", "learner"] = Field(
+        "rollout",
+        description="which log-prob the ratio of stale rollouts divides by: rollout, the recorded "
+        "one; or learner, its own before the update, where importance_cap corrects instead",
+    )
     clip_low: float = Field(0.2, gt=0, lt=1, description="stale rollouts: ratio >= 1 - this")
     clip_high: float = Field(0.2, gt=0, description="stale rollouts: ratio <= 1 + this")
     dual_clip: float | None = Field(
@@ -58,8 +78,9 @@ class AlgorithmConfig(Settings):
     importance_cap: float | None = Field(
         None,
         gt=0,
-        description="truncated importance sampling of fresh trajectories: cap of exp(learner - "
-        "rollout log-prob); null switches it off",
+        description="truncated importance sampling: cap of the weight exp(learner - rollout "
+        "log-prob), which stale rollouts get with behaviour_logprob learner alone; null switches "
+        "it off",
     )
     trained_distribution: Literal["conditional", "guided"] = Field(
         "conditional",
@@ -88,8 +109,20 @@ class AlgorithmConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_correction(self) -> Self:
+        if self.behaviour_logprob == "learner" and self.importance_cap is None:
+            raise refuse(
+                type(self),
+                "importance_cap",
+                "behaviour_logprob learner corrects stale rollouts by this importance weight alone:"
+                " give a cap, such as 2",
+            )
+        return self
+
     def ignored(self) -> Iterator[Ignored]:
-        """Settings that the modalities, the bonus, the aggregation or kl_beta make useless."""
+        """Settings that the modalities, bonus, aggregation, kl_beta or behaviour_logprob make
+        useless."""
         rule = ("modalities", "bonus")
         if self.modalities == "none":
             for key in ("low_quantile", "high_quantile", "bonus"):
@@ -103,6 +136,10 @@ class AlgorithmConfig(Settings):
             yield Ignored("aggregation_constant", text, ("aggregation",))
         if self.kl_beta == 0:
             yield Ignored("kl_estimator", "has no effect with kl_beta 0", ("kl_beta",))
+        if self.behaviour_logprob == "learner":
+            for key in ("clip_low", "clip_high", "dual_clip"):
+                text = "has no effect with behaviour_logprob learner, where the ratio is always 1"
+                yield Ignored(key, text, ("behaviour_logprob",))
 
     @property
     def calibrated(self) -> bool:

@@ -7,6 +7,7 @@ Shape legend: B = trajectories, T = CoT columns then image columns.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from learner.distributed import deepspeed_settings
 from learner.logprob_module import LogprobModule
 from learner.passes import Passes, adamw
 from learner.rank_settings import LearnerSettings
+from learner.universal_state import write_universal
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
 from policy.trajectory_logprobs import plain_kernel
@@ -131,10 +133,38 @@ class DeepSpeedPasses(Passes):
                 script.unlink()
 
     def load_state(self, folder: Path) -> None:
-        """Read what ``save_state`` wrote. Verify the files first: unpickling one can run code."""
+        """Read what ``save_state`` wrote with as many ranks; every rank must call it.
+
+        Verify the files first: unpickling one can run code.
+        """
         path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
         if path is None:
             raise RuntimeError(f"DeepSpeed found no state in {folder}")
+
+    def write_universal_state(self, folder: Path, universal: Path) -> None:
+        """Convert what ``save_state`` wrote, for ``load_universal_state``; one rank alone calls it.
+
+        Verify the files first: unpickling one can run code.
+        """
+        write_universal(folder / _TAG, universal / _TAG)
+
+    def load_universal_state(self, universal: Path) -> None:
+        """Read the converted state of any number of ranks; every rank must call it."""
+        config, logger = self._engine._config, logging.getLogger("DeepSpeed")
+        level = logger.level
+        # Without tensor parallelism DeepSpeed warns that it found none.
+        logger.setLevel(logging.ERROR)
+        # This is a setting of the engine, but DeepSpeed reads it only while it loads.
+        config.load_universal_checkpoint = True
+        try:
+            self.load_state(universal)
+        finally:
+            config.load_universal_checkpoint = False
+            logger.setLevel(level)
+        # At ZeRO 3 DeepSpeed gives all groups of parameters the same step counter, and the update
+        # of each group would count it up.
+        for state in self._engine.optimizer.optimizer.state.values():
+            state["step"] = state["step"].clone()
 
     def close(self) -> None:
         """Release DeepSpeed's global state."""

@@ -5,6 +5,7 @@ All ranks must make the same calls in the same order.
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,9 +115,11 @@ class LearnerRank:
     def load(self, folder: Path) -> None:
         """Resume from a checkpoint of this run; every rank must call it.
 
-        The next updates are bitwise those that an uninterrupted run would have made. If the
-        checkpoint is damaged or belongs to another kind of run, every rank raises ``UserError``
-        before anything in it is unpickled.
+        The next updates are bitwise those that an uninterrupted run would have made. With another
+        number of ranks they differ by rounding, because gradients are added in another order. If
+        the checkpoint is damaged or belongs to another kind of run, every rank raises ``UserError``
+        before anything in it is unpickled. Raises ``NotWritten`` when the state must be converted
+        for another number of ranks and cannot be written.
         """
         manifest, problem = None, None
         if self._place.rank == 0:
@@ -128,8 +131,24 @@ class LearnerRank:
         manifest, problem = exchange((manifest, problem))[0]
         if problem is not None or manifest is None:
             raise UserError(problem or f"checkpoint {folder} has no manifest")
-        self._model.load_state(folder / checkpoint.STATE)
+        state, universal = folder / checkpoint.STATE, checkpoint.universal_folder(folder)
+        self._remove(universal)  # a load that was killed may have left it
+        if manifest.zero_stage == 0 or manifest.world_size == self._place.world_size:
+            self._model.load_state(state)
+        else:
+            try:
+                if self._place.rank == 0:
+                    self._model.write_universal_state(state, universal)
+                exchange(None)
+                self._model.load_universal_state(universal)
+                exchange(None)
+            finally:
+                self._remove(universal)
         self.weight_version = manifest.weight_version
+
+    def _remove(self, folder: Path) -> None:
+        if self._place.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _manifest(self) -> checkpoint.Manifest:
         config = self._settings.learner

@@ -128,12 +128,15 @@ def check_resumable(folder: Path, found: Manifest, expected: Manifest) -> None:
             )
     if found.reference != expected.reference:
         raise UserError(f"checkpoint {folder} was trained against another KL reference")
-    if found.zero_stage > 0 and found.world_size != expected.world_size:
-        raise UserError(
-            f"checkpoint {folder} was written by {found.world_size} learner ranks, not "
-            f"{expected.world_size}: at zero_stage {found.zero_stage} its optimizer state cannot "
-            f"be split anew; set learner.ranks to {found.world_size}, or start from {MODEL}/ in it"
-        )
+
+
+def universal_folder(folder: Path) -> Path:
+    """Where the converted state lies while another number of ranks loads the checkpoint.
+
+    It is beside the checkpoint, so that ranks on other machines see it and the checkpoint stays as
+    its manifest says.
+    """
+    return folder.with_name(f".{folder.name}.universal")
 
 
 def export_model(

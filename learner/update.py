@@ -89,6 +89,7 @@ class Updater:
         row = _whole_batch(parts, loss_sum) | {
             "grad_norm": grad_norm,
             "learning_rate": rate,
+            "staleness/max": size.staleness,
             "tokens/trained": size.counts.tokens,
             "updates/skipped": int(not math.isfinite(grad_norm)),
         }
@@ -122,7 +123,7 @@ class Updater:
         entropies = [self._normalised(batch.recorded_entropy_BT, batch) for batch in batches]
         if not self._algorithm.calibrated:
             return entropies, None
-        if size.stale:
+        if size.staleness > 0:
             for index in range(size.micro_batches):
                 batch = batches[index] if index < len(batches) else None
                 entropy_BT = self._model.entropies(batch.tokens if batch else None)
@@ -149,7 +150,7 @@ def _batch_size(
         tokens=sum(item.trajectory.num_tokens for item in items),
         sequences=len(items),
         micro_batches=len(batches),
-        stale=any(version < weight_version for version in versions),
+        staleness=max((weight_version - version for version in versions), default=0),
     )
     return BatchSize.of(exchange(share))
 

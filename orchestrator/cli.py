@@ -123,9 +123,15 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
     _add_train_flags(command("train", "train a model as a configuration file describes"))
+    _add_replay_flags(
+        command("replay", "train again on the trajectories that a run kept, without rollout")
+    )
     _add_generate_flags(command("generate", "draw images for a prompt with a trained model"))
     _add_export_flags(command("export", "copy a checkpoint's model for other programs"))
     _add_data_actions(command("data", "download the public prompt files"))
+    _add_status_flags(
+        command("status", "show where a run is: groups, workers, errors and the time left")
+    )
     _add_doctor_flags(
         command("doctor", "check this machine, and whether a configuration can run on it")
     )
@@ -149,6 +155,21 @@ def _add_train_flags(train: argparse.ArgumentParser) -> None:
         help="check the configuration and its files, print all settings, and do not train",
     )
     train.set_defaults(command="train")
+
+
+def _add_replay_flags(replay: argparse.ArgumentParser) -> None:
+    replay.add_argument(
+        "folder", type=Path, metavar="run", help="run folder with trajectories, such as runs/shapes"
+    )
+    _add_overrides(replay)
+    replay.add_argument(
+        "--from",
+        dest="start",
+        metavar="step-N",
+        help="checkpoint of the run to begin with (default: the one before the first kept step, or"
+        " the run's first model)",
+    )
+    replay.set_defaults(command="replay")
 
 
 def _add_generate_flags(generate: argparse.ArgumentParser) -> None:
@@ -218,6 +239,13 @@ def _add_data_actions(data: argparse.ArgumentParser) -> None:
     fetch.set_defaults(command="data")
 
 
+def _add_status_flags(status: argparse.ArgumentParser) -> None:
+    status.add_argument("folder", type=Path, metavar="RUN", help="run folder: runs/NAME")
+    status.add_argument("--groups", action="store_true", help="list every group of the run")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.set_defaults(command="status")
+
+
 def _add_doctor_flags(doctor: argparse.ArgumentParser) -> None:
     _add_config(doctor, optional=True)
     doctor.add_argument(
@@ -242,6 +270,10 @@ def _add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None
     parser.add_argument(
         "config", type=Path, nargs="?" if optional else None, help="configuration file (YAML)"
     )
+    _add_overrides(parser)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",

@@ -124,8 +124,13 @@ def check_redis(url: str, key: str) -> None:
     """Raise ``UserError`` when no Redis answers. It names ``key``, not the URL and its password."""
     try:
         _client(url).ping()
+    except redis.AuthenticationError:
+        raise UserError(f"{key}: Redis says that the password is missing or wrong") from None
     except (redis.RedisError, ValueError, OSError) as error:
-        raise UserError(f"{key}: no Redis answers there: {type(error).__name__}") from None
+        reason = type(error).__name__
+        if url.startswith("rediss:"):
+            reason += f" over TLS: {error.__context__ or error}"
+        raise UserError(f"{key}: no Redis answers there: {reason}") from None
 
 
 def content_key(image: NDArray[np.uint8], prompt: Prompt, scorer: str) -> str:

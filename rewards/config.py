@@ -49,9 +49,6 @@ class RewardConfig(Settings):
     )
     workers: int = Field(1, ge=1, description="Reward workers in this reward's pool.")
     batch_size: int = Field(64, ge=1, description="Images passed to one score() call.")
-    batch_delay_s: float = Field(
-        0.05, ge=0, le=3600, description="Seconds that a group waits for others to fill its batch."
-    )
     cpus_per_worker: Share = Field(1, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: Share = Field(0, description="GPUs that Ray reserves for a worker.")
     runtime_env: RuntimeEnvironment = Field(

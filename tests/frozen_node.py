@@ -24,7 +24,7 @@ def main(folder: str) -> None:
     from ray.cluster_utils import Cluster
 
     from tests.faulty_rewards import wait_for_files
-    from tests.started_pools import Started, groups_of, reward
+    from tests.started_pools import Started, groups_of, reward, scores_of
 
     cluster = Cluster(True, head_node_args=dict(num_cpus=2, include_dashboard=False))
     node = cluster.add_node(num_cpus=1, num_gpus=1)
@@ -47,7 +47,7 @@ def main(folder: str) -> None:
 
     ray.wait = wait
     with ThreadPoolExecutor(1) as thread:
-        scoring = thread.submit(pools.score, refs)
+        scoring = thread.submit(scores_of, pools, refs)
         try:
             wait_for_files(folder, 3)
             held_back = not scoring.done()

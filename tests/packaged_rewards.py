@@ -43,7 +43,7 @@ def main(wheel: str) -> None:
     from orchestrator.workers.waiting import WorkerFailed
     from rewards.config import RewardConfig, RuntimeEnvironment
     from rewards.worker import NO_CACHE
-    from tests.started_pools import Started, groups_of, reward
+    from tests.started_pools import Started, groups_of, reward, scores_of
 
     with ray_cluster(num_cpus=2, object_store_mb=80):
         missing = Path(wheel).with_name("missing-1.0-py3-none-any.whl")
@@ -57,7 +57,8 @@ def main(wheel: str) -> None:
         )  # fmt: skip
         plain = reward("CanImport", "plain", options={"module": "tiny_reward"})
         _, refs = groups_of([[5]])
-        (scored,) = Started()(packaged, plain, start_timeout_s=200).score(refs)
+        pools = Started()(packaged, plain, start_timeout_s=200)
+        (scored,) = scores_of(pools, refs)
         try:
             refused.wait_ready()
             said = ""

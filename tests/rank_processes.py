@@ -22,18 +22,23 @@ from policy.weights import unpack
 
 @dataclass(frozen=True)
 class Scenario:
-    """One training from the checkpoint: every batch is one update."""
+    """One training from the model, or from a checkpoint: every batch is one update."""
 
     name: str
     batches: Sequence[Sequence[TrainingGroup]]
     learner: dict[str, Any] = field(default_factory=dict)
     algorithm: dict[str, Any] = field(default_factory=dict)
+    resume: Path | None = None
 
 
 def run_ranks(
     scenarios: Sequence[Scenario], checkpoint: Path, folder: Path, port: int, ranks: int = 2
 ) -> dict[str, tuple[dict[str, torch.Tensor], list[dict[str, float]]]]:
-    """Run the scenarios one after another; final weights and metrics rows of each."""
+    """Run the scenarios one after another; final weights and metrics rows of each.
+
+    ``folder`` holds NAME-checkpoint, the state after the last update in NAME-state.safetensors and
+    the one that was loaded in NAME-loaded.safetensors (``full_state``).
+    """
     torch.multiprocessing.spawn(
         _rank_process, (ranks, scenarios, checkpoint, folder, port), nprocs=ranks
     )
@@ -64,6 +69,11 @@ def _rank_process(
             checkpoint, scenario.algorithm, ranks=ranks, timeout_s=60, **scenario.learner
         )
         rank = LearnerRank(settings, Place(index, ranks, "127.0.0.1", port))
+        if scenario.resume is not None:
+            rank.load(scenario.resume)
+            loaded = full_state(rank)
+            if index == 0:
+                save_file(loaded, folder / f"{scenario.name}-loaded.safetensors")
         rows = [rank.update(split_over_ranks(batch, ranks)[index]) for batch in scenario.batches]
         receipt, buckets = rank.publish()
         # Every rank computes with what rank 0 publishes, to the last bit.
@@ -71,8 +81,35 @@ def _rank_process(
             assert np.array_equal(probe, receipt.probe_logprobs)
         rows[-1]["probe"] = float(receipt.probe_logprobs.mean())
         rank.save(folder / f"{scenario.name}-checkpoint")
+        state = full_state(rank)
         if buckets is not None:
+            save_file(state, folder / f"{scenario.name}-state.safetensors")
             weights = {name: tensor.clone() for name, tensor in unpack(buckets)}
             save_file(weights, folder / f"{scenario.name}.safetensors")
             (folder / f"{scenario.name}.json").write_text(json.dumps(rows))
         rank.close()
+
+
+def full_state(rank: Any) -> dict[str, torch.Tensor]:
+    """Master weights, averages and step of every trained parameter; every rank must call it."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    engine = rank._model._engine
+    found = {}
+    for name, parameter in rank._model._policy.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if engine.zero_optimization_stage() == 0:
+            state = engine.optimizer.state[parameter]
+            values = (parameter.detach(), state["exp_avg"], state["exp_avg_sq"])
+        else:
+            values = (
+                safe_get_full_fp32_param(parameter),
+                safe_get_full_optimizer_state(parameter, "exp_avg"),
+                safe_get_full_optimizer_state(parameter, "exp_avg_sq"),
+            )
+        for kind, value in zip(("master", "exp_avg", "exp_avg_sq"), values, strict=True):
+            found[f"{name}/{kind}"] = value.clone()
+    optimizer = engine.optimizer if not engine.zero_optimization() else engine.optimizer.optimizer
+    found["step"] = torch.stack([state["step"] for state in optimizer.state.values()])
+    return found

@@ -26,8 +26,13 @@ FIRST, LAST = "orchestrator.cli", "learner.algorithm.objective"
 HEIGHT = 0.85
 ROOMS = {
     "orchestrator": (0.2, 7.1, 11.6, "cli.py: parser and exit codes"),
-    "commands": (0.5, 5.75, 11.0, "one command a file: train  generate  export  data  doctor"),
-    "pipeline": (0.5, 4.5, 5.4, "the training page, batches, evaluation"),
+    "commands": (
+        0.5,
+        5.75,
+        11.0,
+        "one command a file: train  replay  status  simulate  generate  export  data  doctor",
+    ),
+    "pipeline": (0.5, 4.5, 5.4, "the training page, schedule, ledger"),
     "report": (8.6, 4.5, 2.9, "reads a run folder"),
     "workers": (0.5, 3.25, 3.4, "Ray: pools, learner group, publisher"),
     "record": (6.1, 3.25, 5.4, "run folder, metrics table, progress"),

@@ -53,7 +53,10 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
         raise Stopped(f"stopped at once ({_way_on(config.folder)})") from None
     for line in headlines(config.folder):
         print(line)
-    print(f"checkpoint: {opened.books.last_saved}\nreport: {report}")
+    if config.stages == "rollout":
+        print(f"trajectories: {folder.trajectories.folder}\nreport: {report}")
+    else:
+        print(f"checkpoint: {opened.books.last_saved}\nreport: {report}")
     if interrupt.requested and not opened.books.finished:
         raise Stopped(f"stopped ({_way_on(config.folder)})")
 

@@ -27,10 +27,10 @@ class Alarms:
         """The alarms of one step; ``row`` is its metrics row so far.
 
         ``spreads`` maps a reward to its lowest and highest value over the step's trajectories. A
-        reward that failed for all of them is absent.
+        reward that failed for all of them is absent. A row without an update has no metrics of one.
         """
         found = []
-        if not row["grad_norm"]:
+        if row.get("grad_norm") == 0:
             found.append("the gradient is exactly zero")
         if row.get("updates/skipped"):
             found.append("loss or gradient are not finite: the update was skipped")

@@ -17,7 +17,7 @@ class Background(Generic[Result]):
     """Starts the call at once."""
 
     def __init__(self, call: Callable[[], Result], name: str) -> None:
-        self._call = call
+        self.name, self._call = name, call
         self._done = threading.Event()
         self._failure: BaseException | None = None
         # A daemon: after Ctrl-C nobody waits for it, and it ends when the process does.

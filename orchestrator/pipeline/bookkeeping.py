@@ -117,7 +117,7 @@ class Bookkeeper:
         due = step == self._config.steps or step % every == 0
         if due or checkpoints.is_better(during, reward):
             self.save(step, learner, reward)
-        if row["updates/skipped"]:
+        if row.get("updates/skipped"):
             self._stop_if_stuck(step, learner)
 
     def save(self, step: int, learner: Learner, reward: float | None = None) -> None:
@@ -128,7 +128,8 @@ class Bookkeeper:
         self.finish_saving()
         self._ledger.check()
         path = self._folder.checkpoints.begin(step)
-        writing = learner_call(partial(learner.save, path), "checkpoint")
+        writing = learner_call(partial(learner.save, path), "saving")
+        self._stages.workers.watch(writing)
         self._saving = _Saving(step, path, reward, writing)
 
     def finish_saving(self) -> None:

@@ -175,6 +175,7 @@ function operations.fall_back()
 end
 
 function operations.note_workers()
+  redis.call('DEL', workers)
   for _, worker in ipairs(given.workers) do
     local name = worker.name
     worker.name, worker.since = nil, now

@@ -191,12 +191,8 @@ class Ledger:
 
     # Notes
 
-    def note_worker(self, name: str, role: str, state: str, weight_version: int) -> None:
-        """Note the state of one worker."""
-        self.note_workers([WorkerEntry(name, role, state, weight_version)])
-
     def note_workers(self, workers: Iterable[WorkerEntry]) -> None:
-        """Note the states of many workers at once."""
+        """Note the states of all workers. A worker that is not among them leaves the list."""
         self._write("note_workers", workers=[asdict(worker) for worker in workers])
 
     def note_error(self, text: str) -> None:

@@ -115,7 +115,9 @@ class _Saved(BaseModel):
         try:
             return cls.model_validate(read_json(file))
         except ValidationError as error:
-            raise UserError(f"{file}: {error.errors()[0]['loc']}: damaged") from None
+            problem = error.errors()[0]
+            key = ".".join(map(str, problem["loc"]))
+            raise UserError(f"{file}: damaged: {key}: {problem['msg']}") from None
 
 
 class _Memory:

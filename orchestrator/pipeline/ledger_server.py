@@ -121,7 +121,8 @@ class LedgerServer:
             if self._comes_up(log):
                 return
             said = log.read_text(errors="replace")[before:]
-        last = next((line for line in reversed(said.splitlines()) if line.strip()), "no log")
+        waited = f"another server has these data, for {_START_S:g} s and longer"
+        last = next((line for line in reversed(said.splitlines()) if line.strip()), waited)
         raise RunFailed(f"{self.binary} does not start in {self._data}: {last}")
 
     def _comes_up(self, log: Path) -> bool:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from learner.step_checkpoint import verified_manifest
 from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
+from orchestrator.pipeline.idle_learner import IdleLearner
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.keeping import TrajectoryKeeper
+from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.ledger_folder import open_ledger
+from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
@@ -25,11 +29,13 @@ from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.unchanged import check_unchanged, save_settings
 from orchestrator.workers.cluster import ray_cluster
+from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.learner_group import LearnerGroup
-from orchestrator.workers.publisher import WeightPublisher
+from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import wait_answers
+from policy.errors import RunFailed, UserError
 
 log = logging.getLogger("eg_grpo")
 
@@ -53,6 +59,7 @@ def open_run(
         with (
             logged_to(folder.path / "run.log"),
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
+            _noted_in(ledger),
             ray_cluster(
                 cluster.address,
                 logical_cpus(config),
@@ -75,7 +82,11 @@ def open_run(
             learner = learners.form(checkpoint)
             ledger.fall_back(step)
             folder.fall_back(checkpoint)
-            publisher = WeightPublisher(config.probe_tolerance)
+            publisher: Publisher = (
+                WeightPublisher(config.probe_tolerance)
+                if config.stages == "all"
+                else IdlePublisher()
+            )
             stages = Stages(
                 config,
                 inputs.prompts,
@@ -102,6 +113,11 @@ def open_run(
                 step=step,
                 last_step=config.steps,
                 stages=stages,
+                keeper=TrajectoryKeeper(
+                    config.trajectories.keep_steps,
+                    folder.trajectories,
+                    GroupFiles(config.rollout.timeout_s),
+                ),
                 rollout=rollout,
                 learner=learner,
                 publisher=publisher,
@@ -116,6 +132,17 @@ def open_run(
             )
 
 
+@contextmanager
+def _noted_in(ledger: Ledger) -> Iterator[None]:
+    """Leave the error that ends the run in the ledger, where ``eg-grpo status`` finds it."""
+    try:
+        yield
+    except (RunFailed, UserError) as error:
+        with suppress(RunFailed):  # the ledger itself may be what failed
+            ledger.note_error(str(error))
+        raise
+
+
 class _Learners:
     """Forms learner groups, one after another."""
 
@@ -123,8 +150,10 @@ class _Learners:
         self._config, self._inputs = config, inputs
         self._group: LearnerGroup | None = None
 
-    def form(self, checkpoint: Path | None) -> LearnerGroup:
+    def form(self, checkpoint: Path | None) -> Learner:
         """End the group there is, and form one that has loaded the checkpoint."""
+        if self._config.stages == "rollout":
+            return IdleLearner()
         self.close()
         self._group = LearnerGroup(self._config, self._inputs)
         self._group.wait_ready()

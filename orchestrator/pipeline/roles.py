@@ -6,7 +6,7 @@ order of the algorithm can also be run on workers that are simulated.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 class Pool(Protocol):
     """Workers whose calls are waited for together with those of other pools. Nothing blocks."""
+
+    @property
+    def states(self) -> Mapping[str, str]:
+        """What each worker does at the moment, in one word, by the worker's name."""
+        ...
 
     @property
     def calls(self) -> Sequence[Any]:
@@ -114,6 +119,10 @@ class Rewards(Pool, Protocol):
         """Groups that every reward has scored since the last call: key, place and scores."""
         ...
 
+    def take_failures(self) -> list[str]:
+        """Why workers were replaced since the last call."""
+        ...
+
     def take_usage(self) -> dict[str, Usage]:
         """What each reward's workers have done since the last call."""
         ...
@@ -144,4 +153,16 @@ class Publisher(Protocol):
 
     def check(self, worker: str, receipt: WeightReceipt) -> float:
         """The gap in nats between a worker's probe and the learner's."""
+        ...
+
+
+class GroupStore(Protocol):
+    """Moves groups between the object store and files."""
+
+    def write(self, files: Sequence[Path], groups: Sequence[GroupRef]) -> list[str]:
+        """Write each group to its file; returns the SHA-256 of every file, in order."""
+        ...
+
+    def read(self, files: Sequence[Path], digests: Sequence[str]) -> list[GroupRef]:
+        """Read each file, which must have its SHA-256, into the object store."""
         ...

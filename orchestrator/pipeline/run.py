@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from learner.micro_batches import TrainingGroup
 from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.keeping import TrajectoryKeeper
 from orchestrator.pipeline.learner_calls import LearnerLost, learner_call
 from orchestrator.pipeline.ledger import Ledger, LedgerLost
 from orchestrator.pipeline.roles import Learner, Publisher, Rollout
 from orchestrator.pipeline.stages import Stages
+from orchestrator.pipeline.step_batch import StepBatch
 from orchestrator.record.own_checkpoints import checkpoint_step
 from orchestrator.record.run_folder import RunFolder
 
@@ -34,6 +36,7 @@ class Run:
     step: int
     last_step: int
     stages: Stages
+    keeper: TrajectoryKeeper
     rollout: Rollout
     learner: Learner
     publisher: Publisher
@@ -54,16 +57,26 @@ class Run:
             self.books.evaluate(step=0)
         self.interrupt.stepping = True
 
+    def keep(self, step: int, batch: StepBatch) -> None:
+        """Keep the trajectories of ``step``, counted from 1, if the settings ask for it.
+
+        A failure is treated as one of the learner: groups that cannot be fetched to be written
+        cannot be fetched to be trained on either.
+        """
+        keep = learner_call(lambda: self.keeper.keep(step, batch), "keep trajectories")
+        self.stages.wait_for(keep)
+        keep.result()
+
     def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
         """One optimizer step on the batch; returns its metrics."""
-        update = learner_call(lambda: self.learner.update(batch), "update")
+        update = learner_call(lambda: self.learner.update(batch), "learning")
         self.stages.wait_for(update)
         return update.result()
 
     def publish(self, weight_version: int) -> PublishedWeights:
         """The learner's weights, in the object store."""
         publish = learner_call(
-            lambda: self.publisher.publish(self.learner, weight_version), "publish"
+            lambda: self.publisher.publish(self.learner, weight_version), "publishing"
         )
         self.stages.wait_for(publish)
         return publish.result()
@@ -107,7 +120,7 @@ class Run:
             self.ledger.count("lost/learner")
             self.books.rewind(checkpoint)
             self.step = step
-            form = learner_call(partial(self.form_learner, checkpoint), "form learner")
+            form = learner_call(partial(self.form_learner, checkpoint), "starting")
             try:
                 self.stages.wait_for(form)
                 self.learner = form.result()

@@ -24,7 +24,7 @@ class UpdatesSkipped(RunFailed):
 
 def record_skipped(folder: RunFolder, row: JsonDict, groups: Sequence[ScoredGroup]) -> None:
     """Write down the batch of an update if the learner skipped it; ``row`` is its metrics row."""
-    if not row["updates/skipped"]:
+    if not row.get("updates/skipped"):
         return
     by_loss = not math.isfinite(row["loss"])
     folder.append(

@@ -22,6 +22,7 @@ from orchestrator.pipeline.order import step_prompts, training_request
 from orchestrator.pipeline.roles import Publisher, Rewards, Rollout, Waiting
 from orchestrator.pipeline.schedule import Batch, Drop, Load, Sample, Schedule, Stage, Work
 from orchestrator.pipeline.step_batch import StepBatch, step_batch
+from orchestrator.pipeline.worker_notes import WorkerNotes
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.rollout_events import (
     BatchSampled,
@@ -78,6 +79,7 @@ class Stages:
         wait: Waiting,
     ) -> None:
         self.schedule = schedule
+        self.workers = WorkerNotes(schedule, rollout, rewards, ledger, config.learner.ranks)
         self._config, self._prompts = config, prompts
         self._rollout, self._rewards, self._publisher = rollout, rewards, publisher
         self._ledger, self._drops, self._wait = ledger, drops, wait
@@ -130,7 +132,8 @@ class Stages:
         )
 
     def wait_for(self, background: Background[Any]) -> None:
-        """Return when the background call is done."""
+        """Return when the background call of the learner is done."""
+        self.workers.watch(background)
         while not background.done:
             if self._rollout.calls or self._rewards.calls:
                 self._turn(_SHORT_TURN_S)
@@ -193,6 +196,7 @@ class Stages:
                 calls[call].receive(call)
             self._hear()
             self._follow_orders()
+        self.workers.note()
 
     def _rest(self) -> float:
         """Seconds until a pool has something to do even if no answer comes."""
@@ -216,6 +220,8 @@ class Stages:
             places = [place for place, stage in stages.items() if stage in open_stages]
             work.scorings[batch.draw] = places
             prompts = [work.prompts[place] for place in places]
+            # All groups of the draw before are through; nobody may hold those without scores.
+            self._rewards.end((batch.work, batch.draw - 1))
             size = len(work.requests(places[0], batch.draw).seeds)
             self._rewards.begin((batch.work, batch.draw), prompts, size, work.remember)
         claims = []
@@ -263,6 +269,9 @@ class Stages:
         for key, index in self._rewards.take_lost():
             name, draw = cast(tuple[Work, int], key)
             self._group_lost(name, draw, index)
+        for reason in self._rewards.take_failures():
+            self._ledger.note_error(reason)
+            self._ledger.count("lost/reward")
         for key, index, group in self._rewards.take_scored():
             name, draw = cast(tuple[Work, int], key)
             self._scored(name, draw, index, group)
@@ -315,6 +324,7 @@ class Stages:
             self._ledger.scored([claim])
         else:
             work.dropped.append(group)
+            del work.groups[place]
             reason = self._drops.too_few(name, draw, group, self._minimum)
             self._ledger.release([claim], reason)
         self.schedule.scored(name, place, enough)

@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from orchestrator.workers.reward_pool import Usage
 
 
-def step_row(step: int, batch: StepBatch, learned: JsonDict, gap: float) -> JsonDict:
+def step_row(step: int, batch: StepBatch, learned: JsonDict, gap: float | None) -> JsonDict:
     """The row of one step, but for its alarms, evaluation and seconds.
 
     ``step`` is the number of steps that are done now, ``learned`` what the learner reports, and
-    ``gap`` the largest difference of a probe after the push, in nats.
+    ``gap`` the largest difference of a probe after the push, in nats. It is None when nothing was
+    pushed, and then the row has no key for it.
     """
     row: JsonDict = {"step": step, "time": time.time(), "weight_version": step}
     row |= reward_metrics(batch.scored, batch.advantages, batch.dropped) | learned
-    return row | scoring_metrics(batch.usage) | {"probe/gap": gap}
+    row |= scoring_metrics(batch.usage)
+    return row if gap is None else row | {"probe/gap": gap}
 
 
 def reward_metrics(

@@ -39,6 +39,7 @@ def take_step(run: Run, step: int) -> None:
     batch = run.stages.batch(step, clock)
     with clock.stage("save"):
         run.books.finish_saving()
+        run.keep(step + 1, batch)
     with clock.stage("learn"), run.rollout.asleep():
         learned = run.update(batch.training_groups)
     run.trained(step)

@@ -100,7 +100,11 @@ STEP_METRICS = (
            "mean of k3 over tokens, an estimate of the distance from the reference"),
     Metric("ratio/mean", "1", "gauge",
            "probability of a token in the learner over that recorded at rollout, mean over tokens"),
+    Metric("ratio/outside", "share", "gauge",
+           "share of tokens whose ratio is below 0.9 or above 1.1, which may cancel in the mean"),
     Metric("ratio/clipped", "share", "gauge", "share of tokens whose ratio was clipped"),
+    Metric("ratio/capped", "share", "gauge",
+           "share of tokens whose importance weight was above algorithm.importance_cap"),
     Metric("tokens/low_fraction", "share", "gauge", "share of tokens of low entropy"),
     Metric("tokens/high_fraction", "share", "gauge", "share of tokens of high entropy"),
     Metric("bonus/mean", "1", "gauge", "entropy bonus, mean over the high-entropy tokens"),
@@ -122,6 +126,8 @@ STEP_METRICS = (
            "share of CoTs that rollout.max_cot_tokens cut before their end"),
     Metric("staleness/mean", "steps", "gauge",
            "weight versions from rollout to training, mean over trajectories"),
+    Metric("staleness/max", "steps", "gauge",
+           "weight versions from rollout to training, of the oldest trajectory"),
     # The system
     Metric("probe/gap", "nats", "gauge",
            "difference of the mean probe log-probs of a worker and of the learner, the largest"),
@@ -181,8 +187,13 @@ def markdown() -> str:
             "`python -m orchestrator.record.metrics`. A test holds the two equal. Other tests\n"
             "refuse a row with a key that the table does not list.",
             "A value is `null` when there was nothing to take it from, or when it is not finite.\n"
-            "Three keys are not in every row: `kl/mean` is absent with `kl_beta: 0`, `lambda_b`\n"
-            "is there with a budget rule, and `evaluation/{set}` is there after an evaluation.",
+            "Four keys are not in every row: `kl/mean` is absent with `kl_beta: 0`,\n"
+            "`ratio/capped` with `importance_cap: null`, `lambda_b` is there with a budget rule,\n"
+            "and `evaluation/{set}` is there after an evaluation.\n"
+            "A run with `stages: rollout` has no keys of the update, and its `weight_version`\n"
+            "and `probe/gap` stay 0. A replay has nothing that only workers can tell:\n"
+            "`probe/gap`, evaluations, the seconds of `rollout`, `reward` and `sync`, and of the\n"
+            "work of the reward pools only the failed scores.",
             "Unit `1` is a number without a unit, `share` a number from 0 to 1. The kinds are:",
             _list(KINDS),
             "A name in braces stands for a part of the key that differs:",

@@ -1,4 +1,6 @@
-"""The checkpoints that this run wrote, and which of them is the best.
+"""The checkpoints that this run wrote, which of them is the best, and which ones are kept.
+
+These are the last one, the best one, and the one from which the kept trajectories can be replayed.
 
 ``checkpoints/written.json`` lists the steps of these checkpoints. A step enters the list before its
 folder is made and leaves the list after its folder is deleted. A folder that a crash leaves behind
@@ -14,6 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from orchestrator.record.kept_trajectories import KeptTrajectories
 from policy.disk import write_whole, writing
 from policy.errors import UserError
 from policy.text_files import read_json
@@ -31,6 +34,7 @@ class OwnCheckpoints:
 
     def __init__(self, run_folder: Path) -> None:
         self.folder = run_folder / "checkpoints"
+        self._trajectories = KeptTrajectories(run_folder)
         self._list = self.folder / WRITTEN
 
     def path(self, step: int) -> Path:
@@ -62,6 +66,18 @@ class OwnCheckpoints:
         whole = self.whole()
         return whole[-1] if whole else None
 
+    def before_kept(self) -> Path | None:
+        """The first whole checkpoint after which every step is kept, and at least one is.
+
+        None if there is no such checkpoint. If the kept steps begin with the first one, a replay
+        begins with the run's first model and needs no checkpoint: None too.
+        """
+        kept = self._trajectories.steps()
+        if not kept or kept[0] == 1:
+            return None
+        found = (path for path in self.whole() if kept[0] - 1 <= checkpoint_step(path) < kept[-1])
+        return next(found, None)
+
     def check_room_after(self, last: Path) -> None:
         """Raise ``UserError`` when a later step's folder exists that this run did not write."""
         written, step = self._written(), checkpoint_step(last)
@@ -80,9 +96,13 @@ class OwnCheckpoints:
         self._delete({other for other in written if other > step or other not in whole})
 
     def keep_only(self, steps: set[int]) -> None:
-        """Delete the run's checkpoints except those of ``steps`` and the best one."""
-        best = self._best()
-        self._delete(self._written() - steps - (set() if best is None else {best["step"]}))
+        """Delete the run's checkpoints except those of ``steps``, the best one, and the one from
+        which the kept trajectories can be replayed."""
+        best, replayed = self._best(), self.before_kept()
+        spared = set() if best is None else {best["step"]}
+        if replayed is not None:
+            spared.add(checkpoint_step(replayed))
+        self._delete(self._written() - steps - spared)
 
     def is_better(self, evaluation_set: str, reward: float | None) -> bool:
         """Whether ``reward`` is higher than that of the best checkpoint on the same fixed set."""

@@ -8,7 +8,7 @@ from collections import deque
 from policy.secrets import masked
 from policy.types import JsonDict
 
-_RECENT = 20  # steps whose mean duration gives the estimate
+RECENT = 20  # steps whose mean duration gives the estimate
 
 
 class Progress:
@@ -16,7 +16,7 @@ class Progress:
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self._seconds: deque[float] = deque(maxlen=_RECENT)
+        self._seconds: deque[float] = deque(maxlen=RECENT)
 
     def note(self, text: str) -> None:
         """Print one line with its secrets masked."""

@@ -1,8 +1,8 @@
 """The run folder: all files of a run, and the lock that keeps a second process out.
 
 ``runs/<name>/`` holds ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
-``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``, ``report.html``,
-``run.log``, ``ledger.json`` and ``ledger/``.
+``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``,
+``trajectories/step-N/``, ``report.html``, ``run.log``, ``ledger.json`` and ``ledger/``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Self
 
+from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.own_checkpoints import WRITTEN, OwnCheckpoints, checkpoint_step
 from policy.disk import is_in_part, made_anew, write_whole, writing
 from policy.errors import UserError
@@ -21,9 +22,9 @@ from policy.text_files import decoded, parse_json
 from policy.types import JsonDict
 
 LONGEST_NEW = 90  # characters of a name, so that ``-2`` and so on still fit behind it
-_LOCK = ".lock"
+LOCK = ".lock"
 _OF_A_START = (
-    *(_LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger"),
+    *(LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger"),
     f"checkpoints/{WRITTEN}",
 )
 _ROWS = (
@@ -50,13 +51,14 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
         self.checkpoints = OwnCheckpoints(path)
+        self.trajectories = KeptTrajectories(path)
         if resume and not path.is_dir():
             raise UserError(f"run folder {path} does not exist: nothing to resume")
         if not resume:
             _check_unused(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = (path / _LOCK).open("a+")
+            self._lock: IO[str] = (path / LOCK).open("a+")
         except OSError as error:
             raise UserError(f"run folder {path} cannot be written: {error.strerror}") from None
         try:
@@ -117,12 +119,14 @@ class RunFolder:
         return read_rows(self.path / name)
 
     def fall_back(self, checkpoint: Path | None) -> None:
-        """Delete the rows and the checkpoints of steps after ``checkpoint``: they are run again.
+        """Delete what is of steps after ``checkpoint``, because they are run again.
 
-        Without a checkpoint the run begins anew, and all its rows go.
+        These are rows, checkpoints and kept trajectories. Without a checkpoint the run begins anew,
+        and all of them go.
         """
         step = -1 if checkpoint is None else checkpoint_step(checkpoint)
         self.checkpoints.fall_back(step)
+        self.trajectories.delete_after(step)
         for name in _ROWS:
             self._replace(name, [row for row in self.rows(name) if row["step"] <= step])
 
@@ -165,7 +169,7 @@ def _check_unused(path: Path) -> None:
     # The files are listed before the lock is looked for, because a run may start in between.
     names = list(_files(path))
     # A folder without a lock was made by a user, not by a run.
-    begun = (path / _LOCK).is_file()
+    begun = (path / LOCK).is_file()
     found = next((name for name in names if not (begun and name in _OF_A_START)), None)
     if found is None:
         return

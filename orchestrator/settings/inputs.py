@@ -14,7 +14,7 @@ from transformers import JanusConfig
 from evaluation.leaks import Leak, find_leaks, load_validation
 from learner.step_checkpoint import verified_manifest
 from orchestrator.settings.layers import flat
-from orchestrator.settings.run_config import RunConfig
+from orchestrator.settings.run_config import DataConfig, RunConfig
 from policy.checkpoint.hub import checkpoint_folder
 from policy.checkpoint.loading import check_checkpoint, load_encoder, read_config
 from policy.encoding import PromptEncoder
@@ -39,6 +39,14 @@ class Inputs:
     leaks: list[Leak]  # validation prompts that are also in the training file
 
 
+def learner_inputs(config: RunConfig) -> Inputs:
+    """What the learner alone needs, without prompts: the model and the instruction; checked."""
+    model_path = verified_policy_folder(checkpoint_folder(config.model.path))
+    check_checkpoint(model_path)
+    instruction = read_instruction(config.model.instruction)
+    return Inputs(model_path, instruction, prompts=[], evaluation_sets={}, leaks=[])
+
+
 def check_inputs(config: RunConfig) -> Inputs:
     """Read and check every file that the configuration names; raises ``UserError``."""
     if config.rollout.engine == "vllm":
@@ -54,17 +62,7 @@ def check_inputs(config: RunConfig) -> Inputs:
         if not reward.runtime_env.pip:  # else perhaps only its workers can import it
             check_factory(reward)
     resolve_cache(config.cache)
-    prompts = load_prompts(config.data.train)
-    leaks = find_leaks(
-        prompts, [v for path in config.data.validation for v in load_validation(path)]
-    )
-    if config.data.leaks == "drop":
-        leaked = {prompt.id for leak in leaks for prompt in leak.training}
-        prompts = [prompt for prompt in prompts if prompt.id not in leaked]
-        if not prompts:
-            raise UserError(
-                f"data.leaks: every prompt of {config.data.train} is a validation prompt"
-            )
+    prompts, leaks = training_prompts(config.data)
     evaluation_sets = {name: load_prompts(path) for name, path in config.data.evaluation.items()}
     check_positions(
         read_config(model_path),
@@ -80,6 +78,22 @@ def check_inputs(config: RunConfig) -> Inputs:
         evaluation_sets=evaluation_sets,
         leaks=leaks,
     )
+
+
+def training_prompts(data: DataConfig) -> tuple[list[Prompt], list[Leak]]:
+    """The prompts that are trained on, and the validation prompts that are in their file.
+
+    Raises ``UserError`` when a file cannot be read, or every prompt is a validation prompt that is
+    to be dropped.
+    """
+    prompts = load_prompts(data.train)
+    leaks = find_leaks(prompts, [v for path in data.validation for v in load_validation(path)])
+    if data.leaks == "drop":
+        leaked = {prompt.id for leak in leaks for prompt in leak.training}
+        prompts = [prompt for prompt in prompts if prompt.id not in leaked]
+        if not prompts:
+            raise UserError(f"data.leaks: every prompt of {data.train} is a validation prompt")
+    return prompts, leaks
 
 
 def _check_secrets(config: RunConfig) -> None:

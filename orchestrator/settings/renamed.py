@@ -1,6 +1,6 @@
 """Keys and reward factories of earlier versions.
 
-A configuration that still has one gets an error that names the new one.
+A configuration that still has one gets an error that says what stands in its place.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ RENAMED = {
     " token-mean), or name it as base in a configuration file; where both keys are set, drop it",
 }
 
+NO_DELAY = "there is no delay any more, drop it: a batch waits until its groups are sampled"
+
 
 def check_renamed(tree: dict[str, Any], path: Path) -> None:
     """Raise ``UserError`` for the first old key or reward factory in ``tree``.
@@ -31,3 +33,5 @@ def check_renamed(tree: dict[str, Any], path: Path) -> None:
             raise UserError(f"{path}: {RENAMED[key]}")
         if key.startswith("rewards.") and key.endswith(".factory") and value in MOVED:
             raise UserError(f"{path}: {key}: {value} is now {MOVED[value]}")
+        if key.startswith("rewards.") and key.endswith(".batch_delay_s"):
+            raise UserError(f"{path}: {key}: {NO_DELAY}")

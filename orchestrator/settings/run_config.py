@@ -113,6 +113,14 @@ class CheckpointConfig(Settings):
     )
 
 
+class TrajectoriesConfig(Settings):
+    """Trajectories that a run keeps in its folder, for `eg-grpo replay`."""
+
+    keep_steps: int = Field(
+        default=0, ge=0, description="keep the trajectories of the last steps; 0 keeps none"
+    )
+
+
 class ClusterConfig(Settings):
     """Where the actors run."""
 
@@ -152,6 +160,10 @@ class RunConfig(Settings):
         description="weight versions by which a trajectory may be older than the weights that it"
         " updates; 0 is the paper's schedule; from 1 on, rollout and learning overlap",
     )
+    stages: Literal["all", "rollout"] = Field(
+        default="all",
+        description="rollout: sample, score and keep trajectories, but train nothing",
+    )
     replacements: int = Field(
         default=3,
         ge=0,
@@ -173,6 +185,7 @@ class RunConfig(Settings):
     algorithm: AlgorithmConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
@@ -181,6 +194,9 @@ class RunConfig(Settings):
         if minimum is not None and minimum > group_size:
             text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
             raise refuse(type(self), "algorithm.minimum_survivors", text)
+        if self.stages == "rollout" and not self.trajectories.keep_steps:
+            text = "with stages: rollout, the trajectories are all that a run leaves; keep some"
+            raise refuse(type(self), "trajectories.keep_steps", text)
         if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
             # With ZeRO-0, DeepSpeed would sum the gradients of micro-batches in bfloat16.
             raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")

@@ -22,9 +22,12 @@ _INSTEAD = "resume it as it was, or start a new run from its checkpoint with mod
 # Settings that may change, because they do not affect the results. A key includes all keys below
 # it; ``*`` stands for an index.
 FREE = (
-    # places of files and processes; how often the run saves and evaluates
+    # Another number of ranks adds gradients in another order, so that results differ by rounding.
+    # It may change, because a run must be able to go on with the machines that are left.
+    "learner.ranks",
+    # places of files and processes; how often the run saves and evaluates, and what it keeps
     *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
-    *("cache", "rewards.*.cache", "ledger"),
+    *("cache", "rewards.*.cache", "ledger", "trajectories"),
     # CPUs and GPUs that Ray reserves; devices and threads are separate settings
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),

@@ -32,7 +32,9 @@ class PublishedWeights:
 
     # The receipt that every rollout worker must answer with.
     receipt: WeightReceipt
-    buckets: ray.ObjectRef  # refers to a WeightBuckets
+    # Refers to a WeightBuckets. It is None if nothing is trained: each rollout worker then serves
+    # the checkpoint that it started from.
+    buckets: ray.ObjectRef | None
     # The receipts of ranks 1, 2, ... They have no checksum.
     other_ranks: tuple[WeightReceipt, ...]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from orchestrator.workers.arrival import Arrival
 from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
 from orchestrator.workers.waiting import WorkerFailed
@@ -56,3 +58,16 @@ class WeightPublisher:
     def _check(self, name: str, receipt: WeightReceipt, published: PublishedWeights) -> float:
         arrival = self._arrivals.setdefault(name, Arrival(name, self._tolerance))
         return arrival.check(receipt, published.receipt)
+
+
+class IdlePublisher:
+    """Publishes nothing, for a run that trains nothing (``stages: rollout``)."""
+
+    def publish(self, learner: object, weight_version: int) -> PublishedWeights:
+        """No weights, under the version by which the schedule counts the steps."""
+        receipt = WeightReceipt(weight_version, "", np.zeros(0, dtype=np.float32))
+        return PublishedWeights(receipt, buckets=None, other_ranks=())
+
+    def check(self, worker: str, receipt: WeightReceipt) -> float:
+        """There is no learner from which the worker could differ."""
+        return 0.0

@@ -71,6 +71,7 @@ class RewardPool(WorkerPool):
     ) -> None:
         self.config = config
         self.usage = Usage()
+        self._failures: list[str] = []
         self._start_worker = partial(start_reward_worker, config, cache, deterministic)
         super().__init__(
             [f"reward worker {config.name}/{index}" for index in range(config.workers)],
@@ -112,6 +113,19 @@ class RewardPool(WorkerPool):
         for index, duty in enumerate(self._duties):
             if duty.call is None and (batch := self._next_for(index, now)) is not None:
                 self._send(index, batch, now)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Starting, scoring or idle, by the name of the worker."""
+        return {
+            name: "starting" if duty.starting else "scoring" if duty.call is not None else "idle"
+            for name, duty in zip(self.names, self._duties, strict=True)
+        }
+
+    def take_failures(self) -> list[str]:
+        """Why workers were replaced since the last call."""
+        failures, self._failures = self._failures, []
+        return failures
 
     @property
     def calls(self) -> list[ray.ObjectRef]:
@@ -200,6 +214,7 @@ class RewardPool(WorkerPool):
             ) from failure
         log.warning("%s; it is replaced", failure)
         self.usage.restarts += 1
+        self._failures.append(str(failure))
         duty.restarts += 1
         batch, duty.batch = duty.batch, None
         self.workers[index] = self._start_worker()

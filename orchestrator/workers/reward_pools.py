@@ -85,6 +85,11 @@ class RewardPools:
     # What happens
 
     @property
+    def states(self) -> dict[str, str]:
+        """Starting, scoring or idle, by the name of the worker."""
+        return {name: state for pool in self.pools.values() for name, state in pool.states.items()}
+
+    @property
     def calls(self) -> list[ray.ObjectRef]:
         """Calls whose answers the pools wait for."""
         return [call for pool in self.pools.values() for call in pool.calls]
@@ -131,6 +136,10 @@ class RewardPools:
                 if scoring.rounds[name] is round
             ]
         return lost
+
+    def take_failures(self) -> list[str]:
+        """Why workers of all pools were replaced since the last call."""
+        return [reason for pool in self.pools.values() for reason in pool.take_failures()]
 
     def take_usage(self) -> dict[str, Usage]:
         """What each reward's pool has done since the last call."""

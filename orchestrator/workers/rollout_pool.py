@@ -93,6 +93,9 @@ class RolloutPool(WorkerPool):
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
         """Have a worker load weights when it has done what it does; then ``WeightsLoaded``."""
+        if weights.buckets is None:
+            self._events.append(WeightsLoaded(worker, weights.receipt))
+            return
         index = self._index(worker)
         call = self.workers[index].load_weights.remote(
             weights.buckets, weights.receipt.weight_version
@@ -118,6 +121,14 @@ class RolloutPool(WorkerPool):
         ]
 
     # What happens
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Starting, loading, sampling, idle, or lost until the next process starts; by name."""
+        return {
+            place.worker: "lost" if place.start_at < math.inf else place.doing or "idle"
+            for place in self._places
+        }
 
     @property
     def calls(self) -> list[ray.ObjectRef]:

@@ -129,6 +129,7 @@ def test_stale_rollouts_do_not_depend_on_micro_batches_either(make_rank, checkpo
     assert row == pytest.approx(other_row, rel=1e-3, abs=1e-5)
     assert row["ratio/clipped"] > 0
     assert row["staleness/mean"] == pytest.approx(3 / 7)
+    assert row["staleness/max"] == 1
     assert distance(some, others, initial(checkpoint)) < 1e-2
 
 
@@ -146,8 +147,8 @@ def test_fresh_rollouts_have_ratio_one(make_rank, batch):
     """Staleness 0: what rollout recorded is what the learner computes, up to rounding."""
     row = make_rank(micro_batch_size=3).update(whole(batch))
     assert row["ratio/mean"] == pytest.approx(1.0, abs=1e-6)
-    assert row["ratio/clipped"] == 0.0
-    assert row["staleness/mean"] == 0.0
+    assert row["ratio/clipped"] == row["ratio/outside"] == 0.0
+    assert row["staleness/mean"] == row["staleness/max"] == 0.0
     assert row["kl/mean"] == 0.0
 
 

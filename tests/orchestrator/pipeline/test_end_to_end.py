@@ -29,8 +29,8 @@ SMALL = (
 ).split()
 METRICS = """step time reward/mean reward/std reward/attributes reward/structure reward/cleanliness
     advantage/abs_mean entropy/cot/mean entropy/cot/std entropy/image/mean entropy/image/std kl/mean
-    ratio/mean ratio/clipped grad_norm learning_rate cot_length/mean cot_length/capped
-    staleness/mean weight_version
+    ratio/mean ratio/outside ratio/clipped grad_norm learning_rate cot_length/mean cot_length/capped
+    staleness/mean staleness/max weight_version
     seconds/rollout seconds/reward seconds/learn seconds/sync seconds/step groups/trained
     groups/failed probe/gap alarms""".split()
 # The process sends it to itself, as a signal from outside would race with the run; from a thread,
@@ -91,7 +91,7 @@ def test_a_run_leaves_everything_that_users_hold_on_to(finished: Path) -> None:
     for row in metrics:
         assert set(METRICS) <= row.keys()
         assert row["weight_version"] == row["step"]
-        assert row["staleness/mean"] == 0
+        assert row["staleness/mean"] == row["staleness/max"] == 0
         # Rollout and learner compute the same log-probs with other kernels and batches.
         assert row["ratio/mean"] == pytest.approx(1, abs=1e-5)
         assert row["probe/gap"] < 1e-5

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.settings.renamed import RENAMED
+from orchestrator.settings.renamed import NO_DELAY, RENAMED
 from rewards.factory import MOVED
 
 SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
@@ -34,6 +34,13 @@ def test_an_old_reward_factory_says_the_new_one(
     assert main(["doctor", "--plan", str(SHAPES), f"rewards.1.factory={old}"]) == 2
     expected = f"eg-grpo: {SHAPES}: rewards.1.factory: {old} is now {MOVED[old]}\n"
     assert capsys.readouterr().err == expected
+
+
+def test_a_delay_of_a_reward_is_told_to_be_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Batches are cut by position, whenever their groups come."""
+    assert main(["doctor", "--plan", str(SHAPES), "rewards.1.batch_delay_s=0.1"]) == 2
+    line = f"eg-grpo: {SHAPES}: rewards.1.batch_delay_s: {NO_DELAY}\n"
+    assert capsys.readouterr().err == line
 
 
 def test_the_type_of_the_weights_is_a_setting_of_the_model() -> None:

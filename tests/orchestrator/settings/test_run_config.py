@@ -152,6 +152,7 @@ def test_a_submitted_job_needs_an_absolute_root(
         (["cache.kind=disk"], "cache.kind: Input should be 'auto', 'memory' or 'none'"),
         (["rollout.group_size=1"], "rollout.group_size: must be 2 or more"),
         (["model.dtype=bfloat16"], "model.dtype bfloat16 needs learner.zero_stage 1 or more"),
+        (["stages=rollout"], "trajectories.keep_steps: with stages: rollout, the trajectories are"),
         (["model.dtype=float16"], "model.dtype: Input should be 'float32' or 'bfloat16'"),
         (["rollout={max_cot_tokens: 8}"], "key rollout.guidance_scale is missing"),
         (

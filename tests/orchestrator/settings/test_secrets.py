@@ -24,7 +24,7 @@ from rewards.config import RewardConfig
 from rewards.scored_group import failure_reasons
 from rewards.worker import NO_CACHE, RewardWorker
 from tests.image_groups import image_group
-from tests.started_pools import Started, groups_of, reward
+from tests.started_pools import Started, groups_of, reward, scores_of
 
 ROOT = Path(__file__).parents[3]
 SHAPES = str(ROOT / "configs" / "shapes.yaml")
@@ -173,4 +173,4 @@ def test_the_worker_has_the_secret_and_its_failures_do_not(
     variables = {"as-it-is": TOKEN, "by-reference": "${MY_TOKEN}"}
     pools = start(*(tells(how, value) for how, value in variables.items()))
     _, refs = groups_of([[1]])
-    assert failure_reasons(pools.score(refs)) == {f"{how}: {REFUSED}": 1 for how in variables}
+    assert failure_reasons(scores_of(pools, refs)) == {f"{how}: {REFUSED}": 1 for how in variables}

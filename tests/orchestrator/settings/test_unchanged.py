@@ -21,7 +21,7 @@ SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
 # What decides what is computed: the number of a group, a weight or a rounding. Whoever adds a
 # setting decides for one of the two lists.
 BOUND = {
-    *("seed", "steps", "prompts_per_step", "deterministic"),
+    *("seed", "steps", "prompts_per_step", "deterministic", "max_staleness", "stages"),
     *("model.path", "model.template", "model.instruction"),
     *("data.train", "data.evaluation", "data.validation", "data.leaks"),
     *("rollout.engine", "rollout.workers", "rollout.group_size", "rollout.guidance_scale"),
@@ -30,11 +30,11 @@ BOUND = {
     # how requests meet in vLLM's batches
     *("rollout.vllm.memory_share", "rollout.vllm.cpu_kv_cache_gib", "rollout.vllm.prefill_tokens"),
     *("rewards.*.name", "rewards.*.factory", "rewards.*.weight", "rewards.*.normalise"),
-    *("rewards.*.options", "rewards.*.workers", "rewards.*.batch_size", "rewards.*.batch_delay_s"),
+    *("rewards.*.options", "rewards.*.workers", "rewards.*.batch_size"),
     # Ray gives a reward's process as many threads; a share of a GPU is what puts it on one
     *("rewards.*.cpus_per_worker", "rewards.*.gpus_per_worker"),
     *("rewards.*.runtime_env.pip", "rewards.*.runtime_env.env_vars"),
-    *("learner.ranks", "learner.micro_batch_size", "learner.learning_rate", "learner.betas"),
+    *("learner.micro_batch_size", "learner.learning_rate", "learner.betas"),
     *("learner.weight_decay", "learner.warmup_steps", "learner.schedule", "learner.max_grad_norm"),
     *("learner.zero_stage", "model.dtype", "learner.gradient_checkpointing"),
     *("learner.offload_optimizer", "learner.offload_parameters"),
@@ -45,7 +45,7 @@ BOUND = {
     *("algorithm.kl_beta", "algorithm.kl_estimator"),
     *("algorithm.aggregation", "algorithm.aggregation_constant"),
     *("algorithm.clip_low", "algorithm.clip_high", "algorithm.dual_clip"),
-    "algorithm.importance_cap",
+    *("algorithm.importance_cap", "algorithm.behaviour_logprob"),
     *("algorithm.trained_distribution", "algorithm.minimum_survivors"),
     *("evaluation.prompts", "evaluation.samples_per_prompt", "evaluation.guidance_scales"),
 }
@@ -98,13 +98,15 @@ REMOTE = (
 
 
 def test_patience_may_grow(tmp_path: Path) -> None:
-    """All deadlines, ports, shares of a machine, and where and how often things are looked at."""
+    """All deadlines, ports, shares of a machine, where and how often things are looked at, and the
+    number of learner ranks."""
     folder = saved(tmp_path, REMOTE % 60)
     free = [
         *("learner.timeout_s=9999", "learner.start_timeout_s=9999", "rollout.timeout_s=9999"),
         *("rollout.load_timeout_s=9999", "cluster.start_timeout_s=9999", "cluster.address=auto"),
         *("rewards.0.timeout_s=9999", "rewards.0.retries=9", "rewards.0.retry_delay_s=2"),
         *("rewards.0.restarts=9", "learner.rendezvous_port=12345", "learner.cpus_per_rank=2"),
+        "learner.ranks=2",
         *("rollout.cpus_per_worker=2", "probe_tolerance=1e-3", "replacements=9", "name=other"),
         *("root=/elsewhere", "checkpoint.every=7", "evaluation.every=7", "cache.kind=none"),
     ]

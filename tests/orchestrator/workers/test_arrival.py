@@ -21,6 +21,7 @@ from orchestrator.workers.waiting import WorkerFailed
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.probe import WeightReceipt
 from tests.stale_worker import go_stale
+from tests.started_pools import loaded
 
 ROOT = Path(__file__).parents[3]
 RNG = np.random.default_rng(0)
@@ -121,8 +122,13 @@ def test_a_live_worker_that_serves_old_weights_is_refused(
     rollout = RolloutPool(config, inputs)
     learner = LearnerGroup(config, inputs)
     try:
-        publisher = WeightPublisher(learner, rollout, config.probe_tolerance)
-        publisher.publish(weight_version=0)
+        rollout.wait_ready()
+        publisher = WeightPublisher(config.probe_tolerance)
+
+        def push(version: int) -> None:
+            loaded(rollout, "rollout worker 0", publisher.publish(learner, version), publisher)
+
+        push(0)
         special = load_encoder(inputs.model_path, config.model.template).special
         policy = load_policy(inputs.model_path)
         batches = [
@@ -135,12 +141,12 @@ def test_a_live_worker_that_serves_old_weights_is_refused(
             for version in range(2)
         ]
         learner.update(batches[0])
-        publisher.publish(weight_version=1)
+        push(1)
         ray.get(rollout.workers[0].__ray_call__.remote(go_stale))
         learner.update(batches[1])
         refused = r"rollout worker 0 .*(serves older|does not compute)"
         with pytest.raises(WorkerFailed, match=refused):
-            publisher.publish(weight_version=2)
+            push(2)
     finally:
         learner.close()
         rollout.close()

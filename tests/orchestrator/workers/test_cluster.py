@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -16,10 +17,11 @@ from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
+from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import WorkerFailed, wait_all
-from policy.probe import WeightReceipt
 from rollout.engine import GenerationRequest
+from tests.started_pools import loaded, sampled, scores_of, take_event
 
 ROOT = Path(__file__).parents[3]
 
@@ -83,36 +85,35 @@ def test_a_rollout_worker_that_ray_cannot_place_says_what_it_asks_for(config: Ru
     rollout.close()
 
 
-def test_weights_corrupted_on_the_way_stop_the_run(
-    config: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_corrupted_on_the_way_stop_the_run(config: RunConfig) -> None:
     """A sound push is proved by every worker; one flipped number in the buckets is noticed."""
     inputs = check_inputs(config)
     rollout = RolloutPool(config, inputs)
     learner = LearnerGroup(config, inputs)
-    publisher = WeightPublisher(learner, rollout, config.probe_tolerance)
-    assert publisher.publish(weight_version=0) < config.probe_tolerance
+    rollout.wait_ready()
+    publisher = WeightPublisher(config.probe_tolerance)
+    weights = publisher.publish(learner, weight_version=0)
+    for worker in ("rollout worker 0", "rollout worker 1"):
+        assert loaded(rollout, worker, weights, publisher) < config.probe_tolerance
     with pytest.raises(WorkerFailed, match="the learner holds weight version 0, not 1"):
-        publisher.publish(weight_version=1)
+        publisher.publish(learner, weight_version=1)
 
-    load_weights = rollout.load_weights
-
-    def corrupted(weights: ray.ObjectRef, weight_version: int) -> list[WeightReceipt]:
-        sound = ray.get(weights)
-        first = sound.buckets[0].copy()
-        first[0] += 1
-        broken = replace(sound, buckets=(first, *sound.buckets[1:]))
-        return load_weights(ray.put(broken), weight_version)
-
-    monkeypatch.setattr(rollout, "load_weights", corrupted)
+    sound = ray.get(weights.buckets)
+    first = sound.buckets[0].copy()
+    first[0] += 1
+    broken = replace(sound, buckets=(first, *sound.buckets[1:]))
+    corrupted = replace(weights, buckets=ray.put(broken))
     with pytest.raises(WorkerFailed, match="rollout worker 0 received other weights"):
-        publisher.publish(weight_version=0)
+        loaded(rollout, "rollout worker 0", corrupted, publisher)
     learner.close()
     rollout.close()
 
 
-def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConfig) -> None:
-    """Three requests over two workers come back in order, scored; then one worker is killed."""
+def test_pools_keep_the_order_of_requests_and_a_killed_worker_is_replaced(
+    config: RunConfig,
+) -> None:
+    """Three requests come back in order, scored. Then the other worker is killed: it is reported by
+    its name, and the one in its place samples the same requests to the same groups, bit for bit."""
     asleep = config.rollout.model_copy(update={"sleep_while_learning": True})
     config = config.model_copy(update={"rollout": asleep})
     inputs = check_inputs(config)
@@ -123,16 +124,24 @@ def test_pools_keep_the_order_of_requests_and_name_a_dead_worker(config: RunConf
     with rollout.asleep():
         pass
     requests = [GenerationRequest(prompt, (7, 8)) for prompt in inputs.prompts[:3]]
-    groups = rollout.generate(requests)
+    groups = sampled(rollout, "rollout worker 0", requests)
     assert [ray.get(group.ref).prompt for group in groups] == inputs.prompts[:3]
-    scored = rewards.score(groups)
+    scored = scores_of(rewards, groups)
     assert [group.prompt for group in scored] == inputs.prompts[:3]
     assert all(len(group.totals) == 2 and None not in group.totals for group in scored)
 
     ray.kill(rollout.workers[1])
-    with pytest.raises(WorkerFailed, match="rollout worker 1 died"):
-        rollout.generate(requests)
-    with pytest.raises(WorkerFailed, match="rollout worker 1 died"), rollout.asleep():
-        pytest.fail("a dead worker does not sleep")
+    rollout.sample("rollout worker 1", requests)
+    lost = take_event(rollout, WorkerLost)
+    assert lost.worker == "rollout worker 1"
+    assert lost.reason.startswith("rollout worker 1 died: ")
+    replacement = take_event(rollout, WorkerUp).worker
+    assert replacement == "rollout worker 1 (process 2)"
+    repeated = sampled(rollout, replacement, requests)
+    for one, other in zip(rollout.fetch(groups), rollout.fetch(repeated), strict=True):
+        for first, second in zip(one.trajectories, other.trajectories, strict=True):
+            assert np.array_equal(first.cot_ids, second.cot_ids)
+            assert np.array_equal(first.cot_logprobs, second.cot_logprobs)
+            assert np.array_equal(first.image, second.image)
     rollout.close()
     rewards.close()

@@ -24,9 +24,11 @@ from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.memory import ModelSize, object_store_bytes
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
-from orchestrator.workers.rollout_pool import GroupRef, RolloutPool
+from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent
+from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import WorkerFailed
 from policy.checkpoint.loading import read_config
+from policy.errors import RunFailed
 from policy.prompts import load_prompts
 from tests.started_pools import reward
 from tests.training_records import rows
@@ -35,7 +37,7 @@ ROOT = Path(__file__).parents[3]
 SMALL = (
     "steps=4 prompts_per_step=2 rollout.group_size=32 rollout.workers=1"
     " rollout.sleep_while_learning=true learner.micro_batch_size=32"
-    " evaluation.every=1 evaluation.prompts=2 evaluation.samples_per_prompt=32"
+    " evaluation.every=1 evaluation.prompts=2 evaluation.samples_per_prompt=32 learner.restarts=0"
 ).split()  # groups of more than 100 KB: Ray keeps smaller ones out of the store
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
@@ -88,17 +90,19 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     options = dict(folder=str(tmp_path / "rejected"), prompts=[first.id], times=1)
     config = config.model_copy(update={"rewards": (reward("Rejects", options=options),)})
     store, versions, groups = Store(), [], []
-    real_generate, real_publish, real_update = (
-        RolloutPool.generate,
+    real_events, real_publish, real_update = (
+        RolloutPool.take_events,
         LearnerGroup.publish,
         LearnerGroup.update,
     )
 
-    def generate(self: RolloutPool, *arguments: Any) -> list[GroupRef]:
-        made = real_generate(self, *arguments)
-        groups.extend(size_of(group.ref) for group in made)
-        store.check(sum(versions[-2:]) + 2 * max(groups))
-        return made
+    def take_events(self: RolloutPool) -> list[RolloutEvent]:
+        events = real_events(self)
+        for event in events:
+            if isinstance(event, BatchSampled):
+                groups.extend(size_of(group.ref) for group in event.groups)
+                store.check(sum(versions[-2:]) + 2 * max(groups))
+        return events
 
     def publish(self: LearnerGroup) -> PublishedWeights:
         published = real_publish(self)
@@ -111,7 +115,7 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
             raise WorkerFailed("learner rank 0 failed: no more")
         return real_update(self, batch)
 
-    monkeypatch.setattr(RolloutPool, "generate", generate)
+    monkeypatch.setattr(RolloutPool, "take_events", take_events)
     monkeypatch.setattr(LearnerGroup, "publish", publish)
     monkeypatch.setattr(LearnerGroup, "update", update)
     actors: list[Any] = []
@@ -120,12 +124,12 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     def failing_run() -> None:
         folder = RunFolder(config.folder)
         with open_run(config, check_inputs(config), folder, Interrupt()) as run:
-            pools = (run.rollout, run.learner, run.batches.rewards.pools["light"])
+            pools = (run.rollout, run.learner, run.stages._rewards.pools["light"])
             actors.extend(worker for pool in pools for worker in pool.workers)
             pids.extend(process_of(actor) for actor in actors)
             train(run)
 
-    with pytest.raises(WorkerFailed, match="no more"):
+    with pytest.raises(RunFailed, match="no more"):
         failing_run()
     assert len(rows(config.folder, "dropped.jsonl")) == 1
     # Two sets before the first step and one after each; four steps, one of them in two attempts.

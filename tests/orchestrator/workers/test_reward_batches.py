@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from orchestrator.pipeline.clock import Clock
+from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
-from orchestrator.pipeline.step_batch import BatchSampler
+from orchestrator.pipeline.ledger_folder import open_ledger
+from orchestrator.pipeline.schedule import Layout, Schedule
+from orchestrator.pipeline.stages import Stages
 from orchestrator.pipeline.step_row import reward_metrics
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.run_config import RunConfig, load_config
-from orchestrator.workers.rollout_pool import GroupRef, fetch_groups
-from orchestrator.workers.waiting import WorkerLate
-from policy.types import Group, RewardResult, Score
+from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.reward_pools import RewardPools
+from orchestrator.workers.rollout_events import (
+    BatchSampled,
+    GroupRef,
+    RolloutEvent,
+    WeightsLoaded,
+    WorkerUp,
+)
+from orchestrator.workers.rollout_pool import fetch_groups
+from orchestrator.workers.waiting import WorkerLate, wait_answers
+from policy.probe import WeightReceipt
+from policy.types import Group, Prompt, RewardResult, Score
 from rollout.engine import GenerationRequest
 from tests.image_groups import image_group
 from tests.remote_parts import late_group
@@ -32,26 +46,80 @@ BROKEN = 99  # images of this brightness have no number for a reward
 pytestmark = pytest.mark.cluster
 
 
+RECEIPT = WeightReceipt(0, "0", np.zeros(1, dtype=np.float32))
+
+
 class Drawn:
-    """Plays the rollout workers: groups of images whose brightness is given, in turn."""
+    """Plays a rollout worker, which samples at once: groups of images whose brightness is given,
+    call by call."""
 
     def __init__(self, *batches: Sequence[Sequence[int]]) -> None:
         self._batches = iter(batches)
+        self._events: list[RolloutEvent] = [WorkerUp("drawn")]
+        self.calls: list[Any] = []
+        self.wake_at = math.inf
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], sampling: Any = None
-    ) -> list[GroupRef]:
+    def load(self, worker: str, weights: PublishedWeights) -> None:
+        self._events.append(WeightsLoaded(worker, weights.receipt))
+
+    def sample(
+        self, worker: str, requests: Sequence[GenerationRequest], sampling: Any = None
+    ) -> None:
         _, refs = groups_of(next(self._batches))
-        return [
+        groups = [
             GroupRef(request.prompt, group.ref, group.size)
             for request, group in zip(requests, refs, strict=True)
         ]
+        self._events.append(BatchSampled(worker, groups))
+
+    def take_events(self) -> list[RolloutEvent]:
+        events, self._events = self._events, []
+        return events
+
+    def advance(self) -> None:
+        """Nothing is ever late."""
+
+    def receive(self, call: Any) -> None:
+        raise AssertionError("there are no calls")
+
+    def discard(self, worker: str, reason: str) -> None:
+        raise AssertionError("no worker is lost")
 
     def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
         return fetch_groups(groups, timeout_s=60)
 
     def asleep(self) -> AbstractContextManager[None]:
         raise AssertionError("nobody learns here")
+
+
+class OneVersion:
+    """Plays the publisher of weights that nobody trains."""
+
+    def publish(self, learner: Any, weight_version: int) -> PublishedWeights:
+        return PublishedWeights(RECEIPT, cast(Any, None), ())
+
+    def check(self, worker: str, receipt: WeightReceipt) -> float:
+        return 0.0
+
+
+@contextmanager
+def stages_of(
+    config: RunConfig,
+    prompts: Sequence[Prompt],
+    drawn: Drawn,
+    pools: RewardPools,
+    folder: RunFolder,
+) -> Iterator[Stages]:
+    """The stages of a run with one rollout worker that takes all groups of a step in one call, with
+    a ledger of its own and the first weights served."""
+    schedule = Schedule(Layout(1, 8), config.prompts_per_step, 0, 1)
+    with open_ledger(config.ledger, folder.path, print) as ledger:
+        drops, publisher = Drops(folder, config.replacements), OneVersion()
+        stages = Stages(
+            config, prompts, schedule, drawn, pools, publisher, ledger, drops, wait_answers
+        )
+        stages.serve(publisher.publish(None, 0), evaluate=True)
+        yield stages
 
 
 @pytest.fixture
@@ -71,14 +139,12 @@ def test_a_failed_sample_is_counted_in_an_evaluation_and_is_no_0_in_its_mean(
     A set of which every sample failed has no mean at all.
     """
     folder = RunFolder(tmp_path / "run")
-    evaluation = FixedEvaluation(
-        config,
-        {"seen": [prompt(0), prompt(1), prompt(2)], "held_out": [prompt(3)]},
-        Drawn([[10, 30], [BROKEN, 50], [BROKEN, BROKEN]], [[BROKEN, BROKEN]]),
-        start(reward("NotANumber", options={"values": [BROKEN]})),
-        folder,
-    )
-    assert evaluation.run(step=0) == {"seen": 35.0}
+    drawn = Drawn([[10, 30], [BROKEN, 50], [BROKEN, BROKEN]], [[BROKEN, BROKEN]])
+    pools = start(reward("NotANumber", options={"values": [BROKEN]}))
+    sets = {"seen": [prompt(0), prompt(1), prompt(2)], "held_out": [prompt(3)]}
+    with stages_of(config, (), drawn, pools, folder) as stages:
+        evaluation = FixedEvaluation(config, sets, drawn, stages, folder)
+        assert evaluation.run(step=0) == {"seen": 35.0}
     seen, held_out = rows(folder.path, "evaluations.jsonl")
     assert (seen["reward/mean"], seen["reward/light"]) == (35.0, 30.0)
     assert seen["prompt_means"] == [20.0, 50.0, None]
@@ -129,14 +195,10 @@ def test_a_step_trains_on_the_weighted_sum_of_z_scores_over_its_batch(
         [[120, 130, 180, 125]],  # the second again
     )
     folder = RunFolder(tmp_path / "run")
-    batches = BatchSampler(
-        config.model_copy(update={"rewards": rewards}),
-        [prompt(0), prompt(1), prompt(2)],
-        drawn,
-        start(*rewards),
-        folder,
-    )
-    batch = batches.sample(0, Clock())
+    config = config.model_copy(update={"rewards": rewards})
+    prompts = [prompt(0), prompt(1), prompt(2)]
+    with stages_of(config, prompts, drawn, start(*rewards), folder) as stages:
+        batch = stages.batch(0, Clock())
     folder.close()
     assert [row["survivors"] for row in folder.rows("dropped.jsonl")] == [1]
 

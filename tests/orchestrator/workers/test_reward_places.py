@@ -21,7 +21,7 @@ from rewards.config import RuntimeEnvironment
 from rewards.worker import NO_CACHE
 from tests.faulty_rewards import wait_for_files
 from tests.packaged_rewards import write_wheel
-from tests.started_pools import Started, groups_of, reward
+from tests.started_pools import Started, groups_of, reward, scores_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,7 +50,7 @@ def test_two_workers_share_a_gpu_and_a_third_is_refused_in_one_line(start: Start
     pools = start(half, none)
     assert free_gpus(0.0) == 0.0
     _, refs = groups_of([[1], [2]])
-    scored = pools.score(refs)
+    scored = scores_of(pools, refs)
     assert [group.totals for group in scored] == [(2.0,), (2.0,)]
     results = [group.results["half"][0] for group in scored]
     details = [result.detail for result in results if isinstance(result, Score) and result.detail]
@@ -94,7 +94,7 @@ def test_each_pool_has_variables_of_its_own(start: Started) -> None:
         )
     )  # fmt: skip
     _, refs = groups_of([[1]])
-    (scored,) = pools.score(refs)
+    (scored,) = scores_of(pools, refs)
     assert scored.totals == (3.0,)
 
 

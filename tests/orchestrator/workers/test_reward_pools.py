@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import ray
 import redis
 
-from orchestrator.workers.rollout_pool import GroupRef
 from orchestrator.workers.waiting import WorkerFailed
 from policy.errors import UserError
 from policy.types import RewardFailure, Score
@@ -18,8 +16,14 @@ from rewards.config import CacheConfig, RuntimeEnvironment
 from rewards.scored_group import ScoredGroup
 from tests.faulty_rewards import brightness, share
 from tests.redis_server import redis_server
-from tests.remote_parts import late_group
-from tests.started_pools import Started, groups_of, reward
+from tests.started_pools import (
+    Started,
+    groups_of,
+    reward,
+    scores_of,
+    take_scored,
+    take_turns,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -41,7 +45,7 @@ def test_faults_leave_the_scores_of_survivors_as_they_were(start: Started, tmp_p
     groups, refs = groups_of(values)
     options = dict(folder=str(tmp_path), transient=0.05, nan=0.01, kill_at=50, hang_at=130)
     pools = start(reward("Faulty", options=options, workers=2, batch_size=4, timeout_s=3.0))
-    scored = pools.score(refs)
+    scored = scores_of(pools, refs)
     images = [t.image for group in groups for t in group.trajectories]
     results = [result for group in scored for result in group.results["light"]]
     broken = [share(image, "broken") < 0.01 for image in images]
@@ -65,7 +69,7 @@ def test_a_slow_reward_does_not_hold_back_another(start: Started, tmp_path: Path
     _, refs = groups_of([[1, 2], [3, 4], [5, 6]])
     slow = reward("WaitsFor", "slow", options=dict(folder=str(tmp_path), files=3), batch_size=2)
     fast = reward("Marks", "fast", options=dict(folder=str(tmp_path)), batch_size=2)
-    scored = start(slow, fast).score(refs)
+    scored = scores_of(start(slow, fast), refs)
     assert [group.totals for group in scored] == [(2.0, 4.0), (6.0, 8.0), (10.0, 12.0)]
 
 
@@ -73,7 +77,7 @@ def test_transient_failures_end_as_failures_and_never_as_a_number(start: Started
     """After the retries, with the last reason."""
     _, refs = groups_of([[1, 2]])
     pools = start(reward("Busy", retries=2))
-    (scored,) = pools.score(refs)
+    (scored,) = scores_of(pools, refs)
     reason = "TransientRewardError: 429 Too Many Requests"
     assert scored.totals == (None, None)
     assert scored.results["light"] == (RewardFailure(reason, transient=True),) * 2
@@ -87,14 +91,14 @@ def test_an_answer_that_does_not_arrive_replaces_its_worker(start: Started, tmp_
     options = dict(folder=str(tmp_path), files=1)
     pools = start(reward("WaitsFor", options=options, timeout_s=0.5, retries=0))
     pool = pools.pools["light"]
-    pool.begin(refs)
-    pool.add([0], last=True)
+    round = pool.begin([1])
+    round.add(0, refs[0])
     pool.advance()
     pool.receive(pool.calls[0])
-    assert (pool.done, pool.usage.restarts) == (False, 0)
+    assert (round.result(0), pool.usage.restarts) == (None, 0)
     time.sleep(0.5)
     pool.advance()
-    assert pool.finish() == [(RewardFailure("no answer within 0.5 s", transient=True),)]
+    assert round.result(0) == (RewardFailure("no answer within 0.5 s", transient=True),)
     assert pool.usage.restarts == 1
 
 
@@ -104,13 +108,13 @@ def test_a_batch_that_kills_its_workers_fails_and_one_that_always_does_stops_the
     """Both bounds: two attempts at a batch, and two replacements without a score in between."""
     _, refs = groups_of([[1], [2]])
     pools = start(reward("Deadly", retries=0, restarts=2))
-    (scored,) = pools.score(refs[:1])
+    (scored,) = scores_of(pools, refs[:1])
     assert scored.results["light"] == (RewardFailure("its worker died", transient=True),)
-    pools.score(refs[1:])
+    scores_of(pools, refs[1:])
     with pytest.raises(
         WorkerFailed, match=r"reward worker light/0 died: .* 2 times since it last scored"
     ):
-        pools.score(refs[:1])
+        scores_of(pools, refs[:1])
 
 
 def test_work_is_dealt_out_by_position_and_a_worker_has_variables_of_its_own(
@@ -120,68 +124,55 @@ def test_work_is_dealt_out_by_position_and_a_worker_has_variables_of_its_own(
     _, refs = groups_of([[1], [2], [3], [4]])
     environment = RuntimeEnvironment(env_vars={"SCALE": "0.25"})
     pools = start(reward("Brightness", workers=2, batch_size=1, runtime_env=environment))
-    first, second = pools.score(refs), pools.score(refs)
+    first, second = scores_of(pools, refs), scores_of(pools, refs)
     pids = details(first, "pid")
     assert pids[0] == pids[2] != pids[1] == pids[3]
     assert details(second, "pid") == pids
     assert details(first, "scale") == [0.25] * 4
 
 
-def test_groups_are_scored_as_they_come(start: Started, tmp_path: Path) -> None:
-    """The second group is made only after the first was scored: one does not wait for all."""
-    (first, second), _ = groups_of([[1], [2]])
-    refs = [
-        GroupRef(first.prompt, ray.put(first), 1),
-        GroupRef(second.prompt, late_group.remote(str(tmp_path), 1, second), 1),
-    ]
-    settings = dict(options=dict(folder=str(tmp_path)), batch_size=8)
-    pools = start(reward("Marks", batch_delay_s=0.0, **settings))
-    assert [group.totals for group in pools.score(refs)] == [(1.0,), (2.0,)]
+def test_groups_are_scored_as_they_come(start: Started) -> None:
+    """The second group is sampled only after the first was scored: one does not wait for all."""
+    _, (first, second) = groups_of([[1], [2]])
+    pools = start(reward("Square", batch_size=1))
+    pools.begin("step", [first.prompt, second.prompt], 1)
+    for place, group, total in ((0, first, 1.0), (1, second, 4.0)):
+        pools.add("step", place, group)
+        assert [scored.totals for scored in take_scored(pools, 1)] == [(total,)]
     assert pools.take_usage()["light"].batch_sizes == [1, 1]
 
 
-def test_a_group_waits_a_little_for_others_to_fill_its_batch(
-    start: Started, tmp_path: Path
-) -> None:
-    """With a long delay and one late group, both are one batch; all at once are cut by size."""
-    (first, second), whole = groups_of([[1], [2]])
-    refs = [
-        GroupRef(first.prompt, ray.put(first), 1),
-        GroupRef(second.prompt, late_group.remote(str(tmp_path), 0, second), 1),
-    ]
-    pools = start(reward("Brightness", batch_delay_s=50.0, batch_size=2))
-    pools.score(refs)
+def test_a_group_waits_for_the_others_of_its_batch(start: Started) -> None:
+    """Of two groups that one batch holds the second comes first: nothing is scored before the
+    first is there, too. All at once are cut by size."""
+    _, (first, second) = groups_of([[1], [2]])
+    pools = start(reward("Square", batch_size=2))
+    pools.begin("step", [first.prompt, second.prompt], 1)
+    pools.add("step", 1, second)
+    pools.advance()
+    assert pools.calls == []
+    pools.add("step", 0, first)
+    assert [scored.totals for scored in take_scored(pools, 2)] == [(1.0,), (4.0,)]
     assert pools.take_usage()["light"].batch_sizes == [2]
-    pools.score([*whole, *groups_of([[3], [4], [5]])[1]])
+    scores_of(pools, groups_of([[1], [2], [3], [4], [5]])[1])
     assert pools.take_usage()["light"].batch_sizes == [2, 2, 1]
 
 
-def test_a_group_that_never_comes_is_named(start: Started, tmp_path: Path) -> None:
-    """The wait has a deadline."""
-    (group,), _ = groups_of([[1]])
-    ref = late_group.remote(str(tmp_path), 1, group)
-    pools = start(reward("Brightness"), group_timeout_s=0.5)
-    with pytest.raises(WorkerFailed, match=r"prompt p:0: no group within 0.5 s"):
-        pools.score([GroupRef(group.prompt, ref, 1)])
-    (tmp_path / "now").touch()
-
-
 def test_a_round_broken_off_gives_nothing_to_the_next(start: Started, tmp_path: Path) -> None:
-    """One of four groups never comes; of the others one is being scored, two are queued. The next
-    round has its own result alone, and its own work: the late answer is no part of it."""
-    scoring, sampling = tmp_path / "scoring", tmp_path / "sampling"
-    scoring.mkdir()
-    sampling.mkdir()
-    (*_, last), refs = groups_of([[1], [2], [3], [4]])
-    refs[3] = GroupRef(last.prompt, late_group.remote(str(sampling), 1, last), 1)
-    options = dict(folder=str(scoring), files=1)
-    settings = dict(options=options, batch_size=1, batch_delay_s=0.0)
-    pools = start(reward("WaitsFor", **settings), group_timeout_s=0.5)
-    with pytest.raises(WorkerFailed, match=r"prompt p:3: no group within 0.5 s"):
-        pools.score(refs)
-    (scoring / "now").touch()
-    (sampling / "now").touch()
-    assert [group.totals for group in pools.score(groups_of([[70, 80]])[1])] == [(70.0, 80.0)]
+    """Of four groups one is not sampled, one is being scored and two are queued. The next round
+    has its own result alone, and its own work: the late answer is no part of it."""
+    _, refs = groups_of([[1], [2], [3], [4]])
+    options = dict(folder=str(tmp_path), files=1)
+    pools = start(reward("WaitsFor", options=options, batch_size=1))
+    pools.begin("broken off", [group.prompt for group in refs], 1)
+    for place, group in enumerate(refs[:3]):
+        pools.add("broken off", place, group)
+    pools.advance()
+    (late,) = pools.calls
+    pools.end("broken off")
+    (tmp_path / "now").touch()
+    take_turns(pools, lambda: late not in pools.calls)
+    assert [scored.totals for scored in scores_of(pools, groups_of([[70, 80]])[1])] == [(70, 80)]
     # A group of two for batches of one: two calls of the reward.
     assert pools.take_usage()["light"].batch_sizes == [1, 1]
 
@@ -195,7 +186,7 @@ def test_the_rewards_of_all_pools_are_built_at_the_same_time(
         for name in ("first", "second")
     ]
     _, refs = groups_of([[3]])
-    assert [group.totals for group in start(*rewards).score(refs)] == [(6.0,)]
+    assert [group.totals for group in scores_of(start(*rewards), refs)] == [(6.0,)]
 
 
 def test_redis_holds_the_scores_of_rounds_that_are_remembered(
@@ -203,19 +194,19 @@ def test_redis_holds_the_scores_of_rounds_that_are_remembered(
 ) -> None:
     """A round that is not remembered does not even connect. Of two remembered rounds of the same
     images, the first leaves a key for each image, and the second finds them all."""
-    _, refs = groups_of([[1, 2], [3]])
+    _, refs = groups_of([[1, 2], [3, 4]])
     with redis_server(tmp_path) as url:
         pools = start(reward("Square"), cache=CacheConfig(redis_url=url))
         client = redis.Redis.from_url(url)
         connections = client.info("stats")["total_connections_received"]
-        pools.score(refs)
+        scores_of(pools, refs)
         assert client.info("stats")["total_connections_received"] == connections
         assert client.dbsize() == 0
         pools.take_usage()
-        for keys, hits in ((3, 0), (3, 3)):
-            pools.score(refs, remember=True)
+        for keys, hits in ((4, 0), (4, 4)):
+            scores_of(pools, refs, remember=True)
             used = pools.take_usage()["light"]
-            assert (client.dbsize(), used.cache_hits, used.cache_misses) == (keys, hits, 3 - hits)
+            assert (client.dbsize(), used.cache_hits, used.cache_misses) == (keys, hits, 4 - hits)
 
 
 def test_a_reward_that_cannot_be_built_is_one_line(start: Started) -> None:

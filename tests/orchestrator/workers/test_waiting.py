@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers import rollout_pool as pools_module
 from orchestrator.workers import waiting
+from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import (
     WorkerDied,
@@ -35,8 +37,10 @@ from orchestrator.workers.waiting import (
     wait_all,
 )
 from policy.errors import UserError
+from policy.types import Prompt
+from rollout.engine import GenerationRequest
 from tests.remote_parts import Worker
-from tests.started_pools import reward, reward_pools
+from tests.started_pools import reward, reward_pools, sampled, take_event
 
 ROOT = Path(__file__).parents[3]
 
@@ -201,25 +205,34 @@ def test_what_a_worker_waited_for_in_vain_is_its_failure(worker: Callable[[], An
 
 
 @pytest.fixture
-def rollout(worker: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> RolloutPool:
-    """A pool of two such workers that sleep while the learner works."""
+def start_rollout(
+    worker: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., RolloutPool]:
+    """Starts a pool of two such workers that sleep while the learner works."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(pools_module, "start_rollout_worker", worker)
-    settings = ["rollout.workers=2", "rollout.sleep_while_learning=true"]
-    config = load_config(ROOT / "configs" / "shapes.yaml", settings)
-    inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
-    return RolloutPool(config, inputs)
+
+    def start(*more: str) -> RolloutPool:
+        settings = ["rollout.workers=2", "rollout.sleep_while_learning=true", *more]
+        config = load_config(ROOT / "configs" / "shapes.yaml", settings)
+        inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
+        return RolloutPool(config, inputs)
+
+    return start
+
+
+@pytest.fixture
+def rollout(start_rollout: Callable[..., RolloutPool]) -> RolloutPool:
+    return start_rollout()
 
 
 def notes(rollout: RolloutPool) -> list[list[str]]:
     return ray.get([worker.notes.remote() for worker in rollout.workers], timeout=60)
 
 
-def test_workers_are_woken_whatever_happened_meanwhile(
-    rollout: RolloutPool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """After the learner's success, after its failure, and after that of a worker to fall asleep;
-    what is raised is what failed first, and what fails then is in the log."""
+def test_workers_are_woken_whatever_happened_meanwhile(rollout: RolloutPool) -> None:
+    """After the learner's success and after its failure. A worker that has died does not sleep: it
+    is replaced, and the other one sleeps and wakes."""
     with rollout.asleep():
         assert notes(rollout) == [["asleep"]] * 2
     with pytest.raises(ValueError, match="the learner failed"), rollout.asleep():
@@ -228,14 +241,73 @@ def test_workers_are_woken_whatever_happened_meanwhile(
 
     first, second = rollout.workers
     ray.wait([second.die.remote()], timeout=60)
-    with (
-        caplog.at_level(logging.WARNING, "eg_grpo"),
-        pytest.raises(WorkerFailed, match=r"^rollout worker 1 died"),
-        rollout.asleep(),
-    ):
-        pytest.fail("a dead worker does not sleep")
-    assert "after a failure: rollout worker 1 died" in caplog.text
+    with rollout.asleep():
+        assert ray.get(first.notes.remote(), timeout=60) == [*["asleep", "awake"] * 2, "asleep"]
+    lost = take_event(rollout, WorkerLost)
+    assert (lost.worker, lost.reason.split(":")[0]) == ("rollout worker 1", "rollout worker 1 died")
     assert ray.get(first.notes.remote(), timeout=60) == ["asleep", "awake"] * 3
+
+
+def requests(text: str) -> list[GenerationRequest]:
+    """Three requests; the text tells the worker what to do."""
+    return [GenerationRequest(Prompt(f"p:{index}", text, "color"), (1, 2)) for index in range(3)]
+
+
+def test_a_dead_worker_is_replaced_and_its_batch_can_go_to_either(rollout: RolloutPool) -> None:
+    """It is reported with the cause. The process in its place has a name of its own, and both
+    workers sample on."""
+    rollout.sample("rollout worker 0", requests("die"))
+    lost = take_event(rollout, WorkerLost)
+    assert lost.worker == "rollout worker 0"
+    assert lost.reason.startswith("rollout worker 0 died: ")
+    assert take_event(rollout, WorkerUp) == WorkerUp("rollout worker 0 (process 2)")
+    for name in ("rollout worker 1", "rollout worker 0 (process 2)"):
+        groups = sampled(rollout, name, requests("go"))
+        assert [group.prompt.id for group in groups] == ["p:0", "p:1", "p:2"]
+        assert ray.get([group.ref for group in groups]) == [0, 1, 2]
+    assert rollout.restarts == 1
+
+
+def test_a_silent_worker_is_replaced_and_what_it_says_later_is_not_heard(
+    start_rollout: Callable[..., RolloutPool], tmp_path: Path
+) -> None:
+    """Its deadline is that of a batch. Its process ends, although it would have answered."""
+    rollout = start_rollout("rollout.timeout_s=0.5")
+    (pid,) = ray.get([rollout.workers[1].pid.remote()], timeout=60)
+    rollout.sample("rollout worker 1", requests(str(tmp_path)))
+    lost = take_event(rollout, WorkerLost)
+    assert lost.worker == "rollout worker 1"
+    assert lost.reason.startswith(
+        f"rollout worker 1 did not answer within 0.5 s: process {pid} on {socket.gethostname()} "
+    )
+    (tmp_path / "go on").touch()
+    assert gone([pid])
+    assert take_event(rollout, WorkerUp) == WorkerUp("rollout worker 1 (process 2)")
+    assert (rollout.calls, rollout.take_events()) == ([], [])
+
+
+def test_a_crash_loop_ends_with_its_cause_and_a_batch_in_between_breaks_it(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """One loss, a batch, and two losses in a row; the third in a row is one too many."""
+    rollout = start_rollout("rollout.restarts=2")
+
+    def killed(worker: str) -> str:
+        rollout.sample(worker, requests("die"))
+        take_event(rollout, WorkerLost)
+        replacement: str = take_event(rollout, WorkerUp).worker
+        return replacement
+
+    worker = killed("rollout worker 0")
+    sampled(rollout, worker, requests("go"))
+    worker = killed(killed(worker))
+    rollout.sample(worker, requests("die"))
+    with pytest.raises(
+        WorkerFailed,
+        match=r"^rollout worker 0 \(process 4\) died: .*; it was the last of 3 rollout workers in a"
+        r" row that were lost without a batch sampled in between$",
+    ):
+        take_event(rollout, WorkerLost)
 
 
 def test_closed_pools_leave_no_process(rollout: RolloutPool) -> None:

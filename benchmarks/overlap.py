@@ -1,0 +1,148 @@
+"""What overlapping the stages is worth, and what the driver itself costs.
+
+    python -m benchmarks.overlap stand-ins [--rollout 4 --reward 1 --learn 3 --sync 0.2]
+    python -m benchmarks.overlap driver [--rollout-workers 256 --reward-workers 64]
+    python -m benchmarks.overlap real --out DIR [--steps 20 --seeds 0 1 2] [OVERRIDE ...]
+
+``stand-ins``: step time at staleness 0, 1 and 2 against the longest stage, with pools that sleep.
+``driver``: CPU seconds of the driver's thread for one step, with pools of many workers that sleep.
+``real``: the same as whole runs of ``configs/shapes.yaml``: step time, stage times and the held-out
+reward after equal steps with its spread over seeds. On a machine with few cores the stages share
+the cores, and overlap can gain little there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.stand_ins import Seconds, run_steps, stand_in_stages
+from orchestrator.settings.run_config import RunConfig, load_config
+
+CONFIG = Path("configs/shapes.yaml")
+STALENESS = (0, 1, 2)
+WARM_UP = 3  # steps that fill the pipeline, and are left out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.overlap",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = parser.add_subparsers(required=True, metavar="KIND")
+    stand_ins = kinds.add_parser("stand-ins")
+    stand_ins.set_defaults(run=_stand_ins)
+    for name, seconds in (("rollout", 2.0), ("reward", 0.5), ("learn", 1.5), ("sync", 0.1)):
+        stand_ins.add_argument(f"--{name}", type=float, default=seconds, help="seconds a step")
+    stand_ins.add_argument("--steps", type=int, default=12)
+    driver = kinds.add_parser("driver")
+    driver.set_defaults(run=_driver)
+    driver.add_argument("--rollout-workers", type=int, default=256)
+    driver.add_argument("--reward-workers", type=int, default=64)
+    driver.add_argument("--step", type=float, default=10.0, help="seconds of a step")
+    driver.add_argument("--steps", type=int, default=4)
+    real = kinds.add_parser("real")
+    real.set_defaults(run=_real)
+    real.add_argument("--out", type=Path, required=True)
+    real.add_argument("--steps", type=int, default=20)
+    real.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options, overrides = parser.parse_known_args()
+    options.run(options, overrides)
+    return 0
+
+
+def _stand_ins(options: argparse.Namespace, overrides: list[str]) -> None:
+    groups = 16
+    seconds = Seconds(options.rollout, options.reward / groups, options.learn, options.sync)
+    longest = max(options.rollout, options.reward, options.learn)
+    print("| staleness | seconds a step | of the longest stage |\n|---|---|---|")
+    for staleness in STALENESS:
+        # One group a batch and as many workers as groups: a step's rollout lasts one call.
+        config = _config(
+            [f"max_staleness={staleness}", f"steps={options.steps}", f"prompts_per_step={groups}",
+             f"rollout.workers={groups}", "rollout.batch_size=8"]
+        )  # fmt: skip
+        steps = _steps(config, seconds, options.learn)
+        step = statistics.median(steps[WARM_UP:])
+        print(f"| {staleness} | {step:.2f} | {step / longest:.2f} x |")
+
+
+def _driver(options: argparse.Namespace, overrides: list[str]) -> None:
+    config = _config(
+        [f"steps={options.steps}", f"prompts_per_step={options.rollout_workers}",
+         f"rollout.workers={options.rollout_workers}", "rollout.batch_size=8", "max_staleness=1",
+         f"rewards.0.workers={options.reward_workers}", "cluster.object_store_mb=4096"]
+    )  # fmt: skip
+    seconds = Seconds(options.step, 1.0, options.step, 0.1)
+    used: list[float] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stand_in_stages(config, Path(folder) / "run", seconds) as stages,
+    ):
+        before = time.thread_time()
+        for _ in run_steps(stages, config.steps, options.step):
+            used.append(time.thread_time() - before)
+            before = time.thread_time()
+    spent = statistics.median(used[1:])
+    print(
+        f"{options.rollout_workers} rollout and {options.reward_workers} reward workers: the"
+        f" driver's thread uses {spent:.3f} CPU seconds of a step of {options.step:g} s,"
+        f" {spent / options.step:.2%}"
+    )
+
+
+def _real(options: argparse.Namespace, overrides: list[str]) -> None:
+    rows: dict[int, list[dict[str, float]]] = {}
+    rewards: dict[int, list[float]] = {}
+    for staleness in STALENESS:
+        for seed in options.seeds:
+            name = f"staleness-{staleness}-seed-{seed}"
+            command = [
+                *(sys.executable, "-m", "orchestrator", "train", str(CONFIG), f"name={name}"),
+                *(f"root={options.out}", f"seed={seed}", f"max_staleness={staleness}"),
+                *(f"steps={options.steps}", f"evaluation.every={options.steps}", *overrides),
+            ]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            metrics = (options.out / name / "metrics.jsonl").read_text(encoding="utf-8")
+            read = [json.loads(line) for line in metrics.splitlines()]
+            rows.setdefault(staleness, []).extend(read[WARM_UP:-1])
+            rewards.setdefault(staleness, []).append(read[-1]["evaluation/held_out"])
+    stages = ("rollout", "reward", "learn", "sync", "save", "step")
+    print(f"| staleness | {' | '.join(stages)} | of staleness 0 | held-out reward |")
+    print("|---" * (len(stages) + 3) + "|")
+    base = statistics.median(row["seconds/step"] for row in rows[0])
+    for staleness, of_staleness in rows.items():
+        taken = {
+            stage: statistics.median(row.get(f"seconds/{stage}") or 0.0 for row in of_staleness)
+            for stage in stages
+        }
+        held_out = rewards[staleness]
+        spread = statistics.stdev(held_out) / len(held_out) ** 0.5 if len(held_out) > 1 else 0.0
+        times = " | ".join(f"{taken[stage]:.2f}" for stage in stages)
+        print(
+            f"| {staleness} | {times} | {taken['step'] / base:.2f} x |"
+            f" {statistics.mean(held_out):.3f} ± {spread:.3f} |"
+        )
+
+
+def _config(overrides: list[str]) -> RunConfig:
+    return load_config(CONFIG, overrides)
+
+
+def _steps(config: RunConfig, seconds: Seconds, learn_s: float) -> list[float]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stand_in_stages(config, Path(folder) / "run", seconds) as stages,
+    ):
+        return list(run_steps(stages, config.steps, learn_s))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""``eg-grpo replay``: trains on the trajectories that a run kept, with learner ranks alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
+from orchestrator.record.kept_trajectories import KeptTrajectories
+from orchestrator.record.own_checkpoints import OwnCheckpoints, checkpoint_step
+from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
+from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.run_config import RunConfig, TrajectoriesConfig, load_config
+from orchestrator.workers.cluster import private_environment
+from policy.errors import Stopped, UserError
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Train a new run, ``NAME-replay``, on the kept steps of the run NAME; write its report.
+
+    The run that is replayed is only read.
+    """
+    with graceful_interrupt() as interrupt:
+        try:
+            _replay(interrupt, parsed)
+        except KeyboardInterrupt:
+            raise Stopped("stopped at once") from None
+
+
+def _replay(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
+    source: Path = parsed.folder
+    config = _learner_alone(source, parsed.overrides)
+    checkpoint, steps = _beginning(source, parsed.start, config.steps)
+    # These import torch and transformers, which takes seconds. A mistake is said first.
+    from learner.step_checkpoint import verified_manifest
+    from orchestrator.settings.inputs import learner_inputs
+
+    if checkpoint is not None:
+        verified_manifest(checkpoint)
+    inputs = learner_inputs(config)
+    _check_learners_machine(config, inputs.model_path)
+
+    if cluster_address(config.cluster.address) is None:
+        private_environment()
+    # These modules import Ray, which reads the environment only once.
+    from orchestrator.pipeline.opening_replay import open_replay
+    from orchestrator.pipeline.replay import replay
+    from orchestrator.report.page import write_report
+
+    folder = RunFolder.fresh(config.root, config.name)
+    config = config.model_copy(update={"name": folder.path.name})
+    with open_replay(config, inputs, source, steps, checkpoint, folder, interrupt) as opened:
+        replay(opened)
+    report = write_report(config.folder)
+    print(f"checkpoint: {opened.last_saved}\nreport: {report}")
+    if interrupt.requested:
+        raise Stopped("stopped")
+
+
+def _learner_alone(source: Path, overrides: list[str]) -> RunConfig:
+    """The settings of the replay: those of the run, without what only rollout workers can do."""
+    config = load_config(
+        source / "config.yaml", [f"name={source.resolve().name}-replay", *overrides]
+    )
+    if len(config.name) > LONGEST_NEW:
+        raise UserError(f"name: a replay may add a number to it: at most {LONGEST_NEW} characters")
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"evaluation": {}}),
+            "stages": "all",
+            "trajectories": TrajectoriesConfig(),
+        }
+    )
+
+
+def _check_learners_machine(config: RunConfig, model_path: Path) -> None:
+    """Check what this machine must have for the learner; see ``check_machine``."""
+    from orchestrator.settings.machine import check_machine
+
+    no_rollout = config.rollout.model_copy(update={"workers": 0, "device": "cpu"})
+    check_machine(config.model_copy(update={"rollout": no_rollout, "rewards": ()}), model_path)
+
+
+def _beginning(source: Path, start: str | None, last: int) -> tuple[Path | None, range]:
+    """The checkpoint to begin with, and the steps to train on, up to ``last``.
+
+    ``start`` names the checkpoint. By default it is None, the run's first model, if the kept steps
+    begin with step 1, and else the first checkpoint from which on every step is kept. Raises
+    ``UserError`` when there is none, and for a step that is missing.
+    """
+    kept, checkpoints = KeptTrajectories(source).steps(), OwnCheckpoints(source)
+    if not kept:
+        raise UserError(f"{source} has kept no trajectories (trajectories.keep_steps)")
+    whole = {path.name: path for path in checkpoints.whole()}
+    if start is not None and start not in whole:
+        raise UserError(f"--from: {source} has no checkpoint {start}, only {_listed(whole)}")
+    checkpoint = checkpoints.before_kept() if start is None else whole[start]
+    if checkpoint is None and kept[0] > 1:
+        raise UserError(
+            f"{source} keeps steps {kept[0]} to {kept[-1]}, but no checkpoint to begin with: it"
+            f" has {_listed(whole)}"
+        )
+    begin = 0 if checkpoint is None else checkpoint_step(checkpoint)
+    steps = range(begin + 1, min(kept[-1], last) + 1)
+    if not steps:
+        raise UserError(f"{source} keeps no trajectories of a step from {begin + 1} to {last}")
+    for step in steps:
+        if step not in kept:
+            raise UserError(f"{source} keeps no trajectories of step {step}")
+    return checkpoint, steps
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

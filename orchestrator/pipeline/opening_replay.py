@@ -1,0 +1,68 @@
+"""Opening a replay: its cluster, its learner group, and the checkpoint that it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.replay import Replay
+from orchestrator.record.kept_trajectories import KeptTrajectories
+from orchestrator.record.progress import Progress
+from orchestrator.record.run_folder import RunFolder
+from orchestrator.record.run_log import logged_to
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.machine import logical_cpus
+from orchestrator.settings.run_config import RunConfig, dump_config
+from orchestrator.workers.cluster import ray_cluster
+from orchestrator.workers.group_files import GroupFiles
+from orchestrator.workers.learner_group import LearnerGroup
+from policy.disk import write_whole
+
+
+@contextmanager
+def open_replay(
+    config: RunConfig,
+    inputs: Inputs,
+    source: Path,
+    steps: range,
+    checkpoint: Path | None,
+    folder: RunFolder,
+    interrupt: Interrupt,
+) -> Iterator[Replay]:
+    """Start the learner group, and end it again whatever happens; the folder is closed then.
+
+    ``source`` is the run folder whose ``steps`` are trained on, and ``checkpoint`` the one to begin
+    with: None begins with the model of the configuration. Raises ``WorkerFailed`` when a learner
+    rank does not come up.
+    """
+    with closing(folder):
+        write_whole(folder.path / "config.yaml", dump_config(config))
+        progress, cluster = Progress(steps[-1]), config.cluster
+        begin = "the model that it began with" if checkpoint is None else f"checkpoint {checkpoint}"
+        progress.note(f"run folder {folder.path}")
+        progress.note(f"replaying steps {steps[0]} to {steps[-1]} of {source}, from {begin}")
+        with (
+            logged_to(folder.path / "run.log"),
+            ray_cluster(
+                cluster.address,
+                logical_cpus(config),
+                cluster.object_store_mb,
+                cluster.start_timeout_s,
+            ),
+            closing(LearnerGroup(config, inputs)) as learner,
+        ):
+            learner.wait_ready()
+            if checkpoint is not None:
+                learner.load(checkpoint)
+            yield Replay(
+                config=config,
+                steps=steps,
+                trajectories=KeptTrajectories(source),
+                store=GroupFiles(config.rollout.timeout_s),
+                learner=learner,
+                folder=folder,
+                progress=progress,
+                interrupt=interrupt,
+            )

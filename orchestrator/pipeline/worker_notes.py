@@ -1,0 +1,70 @@
+"""Writes into the ledger what every worker does, for readers such as ``eg-grpo status``.
+
+The notes are also the driver's sign of life: the ledger gives each of them its time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.pipeline.background import Background
+from orchestrator.pipeline.ledger import Ledger
+from orchestrator.pipeline.ledger_view import WorkerEntry
+from orchestrator.pipeline.roles import Rewards, Rollout
+from orchestrator.pipeline.schedule import Schedule
+
+_EVERY_S = 1.0
+
+
+class WorkerNotes:
+    """Knows the workers of all roles. One write has all of them, at most once a second."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        rollout: Rollout,
+        rewards: Rewards,
+        ledger: Ledger,
+        ranks: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``ranks`` is the number of learner ranks; ``monotonic`` gives the time in seconds."""
+        self._schedule, self._rollout, self._rewards = schedule, rollout, rewards
+        self._ledger, self._ranks, self._monotonic = ledger, ranks, monotonic
+        self._calls: list[Background[Any]] = []
+        self._noted_at = -math.inf
+
+    def watch(self, call: Background[Any]) -> None:
+        """The learner is busy with this call until it is done."""
+        if call not in self._calls:
+            self._calls.append(call)
+
+    def note(self) -> None:
+        """Write the notes if the last ones are old enough."""
+        now = self._monotonic()
+        if now < self._noted_at + _EVERY_S:
+            return
+        self._noted_at = now
+        self._ledger.note_workers(self._entries())
+
+    def _entries(self) -> list[WorkerEntry]:
+        self._calls = [call for call in self._calls if not call.done]
+        learner = ", ".join(call.name for call in self._calls) or "idle"
+        version = self._schedule.step
+        return [
+            *(
+                WorkerEntry(name, "rollout", state, self._schedule.serves(name))
+                for name, state in self._rollout.states.items()
+            ),
+            *(
+                WorkerEntry(name, "reward", state, -1)
+                for name, state in self._rewards.states.items()
+            ),
+            *(
+                WorkerEntry(f"learner rank {rank}", "learner", learner, version)
+                for rank in range(self._ranks)
+            ),
+        ]
