@@ -110,18 +110,18 @@ class Run:
             text = f"{failure}; the run goes on from {where} and repeats {self.step - step} steps"
             log.warning("%s", text)
             self.books.note(text)
-            self.stages.fall_back(step)
-            if isinstance(failure, LedgerLost):
-                self.stages.replace_workers("the ledger was lost")
-                self.ledger.rebuild(step)
-            else:
-                self.ledger.fall_back(step)
-            self.ledger.note_error(str(failure))
-            self.ledger.count("lost/learner")
-            self.books.rewind(checkpoint)
-            self.step = step
-            form = learner_call(partial(self.form_learner, checkpoint), "starting")
             try:
+                self.stages.fall_back(step)
+                if isinstance(failure, LedgerLost):
+                    self.stages.replace_workers("the ledger was lost")
+                    self.ledger.rebuild(step)
+                else:
+                    self.ledger.fall_back(step)
+                self.ledger.note_error(str(failure))
+                self.ledger.count("lost/learner")
+                self.books.rewind(checkpoint)
+                self.step = step
+                form = learner_call(partial(self.form_learner, checkpoint), "starting")
                 self.stages.wait_for(form)
                 self.learner = form.result()
                 return

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.pipeline.background import Background
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.learner_calls import LearnerLost
+from orchestrator.pipeline.ledger import LedgerLost
 from orchestrator.pipeline.run import Run
 from orchestrator.record.run_folder import RunFolder
 
@@ -50,6 +51,21 @@ def test_a_checkpoint_that_is_being_written_is_deleted_only_once_nobody_writes(
     assert run.step == 0
 
 
+def test_a_ledger_that_is_lost_together_with_the_learner_is_begun_anew(tmp_path: Path) -> None:
+    """The learner is gone, and so are writes of the ledger, which is noticed on the way back."""
+    rebuilt: list[int] = []
+
+    def lost(step: int) -> int:
+        raise LedgerLost("the ledger is gone")
+
+    run = run_with(SimpleNamespace(close=lambda: None), RunFolder(tmp_path / "run"))
+    ledger: Any = run.ledger
+    ledger.fall_back, ledger.rebuild = lost, rebuilt.append
+    run.recover(LearnerLost("learner rank 0 died"))
+    assert rebuilt == [0]
+    assert run.learner == "a new learner"
+
+
 def run_with(learner: Any, folder: RunFolder) -> Run:
     """A run after five steps, without a checkpoint that is whole."""
 
@@ -57,7 +73,11 @@ def run_with(learner: Any, folder: RunFolder) -> Run:
         background.wait(10)
 
     parts: dict[str, Any] = {
-        "stages": SimpleNamespace(fall_back=lambda step: None, wait_for=wait_for),
+        "stages": SimpleNamespace(
+            fall_back=lambda step: None,
+            replace_workers=lambda reason: None,
+            wait_for=wait_for,
+        ),
         "books": SimpleNamespace(note=lambda text: None, rewind=folder.fall_back),
         "ledger": SimpleNamespace(
             fall_back=lambda step: 5, note_error=lambda text: None, count=lambda name: None
