@@ -84,5 +84,10 @@ def run_with(learner: Any, folder: RunFolder) -> Run:
         ),
         "form_learner": lambda checkpoint: "a new learner",
     }
-    rest: dict[str, Any] = {"rollout": None, "publisher": None, "interrupt": Interrupt()}
+    rest: dict[str, Any] = {
+        "keeper": None,
+        "rollout": None,
+        "publisher": None,
+        "interrupt": Interrupt(),
+    }
     return Run(step=5, last_step=9, learner=learner, folder=folder, restarts=3, **parts, **rest)
