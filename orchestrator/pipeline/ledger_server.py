@@ -114,13 +114,13 @@ class LedgerServer:
             before = log.stat().st_size if log.exists() else 0
         if self._comes_up(log):
             return
-        said = log.read_text(errors="replace")[before:]
+        said = log.read_bytes()[before:].decode(errors="replace")
         if any(words in said for words in _UNREADABLE):
             aside = self._move_aside()
             self._say(f"the ledger's data cannot be read and were moved to {aside}")
             if self._comes_up(log):
                 return
-            said = log.read_text(errors="replace")[before:]
+            said = log.read_bytes()[before:].decode(errors="replace")
         waited = f"another server has these data, for {_START_S:g} s and longer"
         last = next((line for line in reversed(said.splitlines()) if line.strip()), waited)
         raise RunFailed(f"{self.binary} does not start in {self._data}: {last}")

@@ -18,6 +18,7 @@ from orchestrator.pipeline.background import Background
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.ledger import Claim, Ledger
+from orchestrator.pipeline.ledger_notes import LedgerNotes
 from orchestrator.pipeline.order import step_prompts, training_request
 from orchestrator.pipeline.roles import Publisher, Rewards, Rollout, Waiting
 from orchestrator.pipeline.schedule import Batch, Drop, Load, Sample, Schedule, Stage, Work
@@ -83,6 +84,7 @@ class Stages:
         self._config, self._prompts = config, prompts
         self._rollout, self._rewards, self._publisher = rollout, rewards, publisher
         self._ledger, self._drops, self._wait = ledger, drops, wait
+        self._notes = LedgerNotes(ledger)
         size = config.rollout.group_size
         self._minimum = config.algorithm.minimum_survivors or default_minimum_survivors(size)
         self._works: dict[Work, _Sampling] = {}
@@ -145,7 +147,7 @@ class Stages:
         """Step ``step`` is in the learner's weights: commit it, and forget its groups."""
         work = self._works[step]
         ready = [p for p, stage in self.schedule.stages(step).items() if stage is Stage.READY]
-        self._ledger.commit(step, step + 1, [work.claims[place] for place in ready])
+        self._notes.now().commit(step, step + 1, [work.claims[place] for place in ready])
         self.schedule.trained(step)
         self._forget(step)
 
@@ -173,6 +175,7 @@ class Stages:
     def fall_back(self, step: int) -> None:
         """Undo what was done since weight version ``step``; the next ``serve`` goes on."""
         self.schedule.fall_back(step)
+        self._notes.discard()
         for name in list(self._works):
             self._forget(name)
 
@@ -196,6 +199,7 @@ class Stages:
                 calls[call].receive(call)
             self._hear()
             self._follow_orders()
+        self._notes.write_if_due()
         self.workers.note()
 
     def _rest(self) -> float:
@@ -203,16 +207,42 @@ class Stages:
         return max(0.0, min(self._rollout.wake_at, self._rewards.wake_at) - time.monotonic())
 
     def _follow_orders(self) -> None:
-        for order in self.schedule.take_orders():
+        orders = self.schedule.take_orders()
+        claims = self._lease([order for order in orders if isinstance(order, Sample)])
+        for order in orders:
             if isinstance(order, Load):
                 assert self._weights is not None
                 self._rollout.load(order.worker, self._weights)
             elif isinstance(order, Sample):
-                self._sample(order.worker, order.batch)
+                self._sample(order.worker, order.batch, claims.get(order.worker, []))
             else:
                 self._drop(order)
 
-    def _sample(self, worker: str, batch: Batch) -> None:
+    def _lease(self, orders: Sequence[Sample]) -> dict[str, list[Claim]]:
+        """The claims of each worker on the groups that it is about to sample.
+
+        The ledger is asked once for each step and draw: with many workers its answers would take
+        most of this thread's time.
+        """
+        asked: dict[tuple[int, int], list[tuple[int, str]]] = {}
+        for order in orders:
+            batch = order.batch
+            if isinstance(batch.work, int):
+                self._work(batch.work)
+                pairs = [(place, order.worker) for place in batch.places]
+                asked.setdefault((batch.work, batch.draw), []).extend(pairs)
+        claims: dict[str, list[Claim]] = {}
+        for (step, draw), pairs in asked.items():
+            places, owners = [place for place, _ in pairs], [owner for _, owner in pairs]
+            seconds = self._config.rollout.timeout_s
+            leased = self._notes.now().lease(step, places, owners, seconds, draw)
+            by_place = {claim.place: claim for claim in leased}
+            self._works[step].claims |= by_place
+            for place, owner in pairs:
+                claims.setdefault(owner, []).append(by_place[place])
+        return claims
+
+    def _sample(self, worker: str, batch: Batch, claims: list[Claim]) -> None:
         work = self._work(batch.work)
         if batch.draw not in work.scorings:
             stages = self.schedule.stages(batch.work)
@@ -224,12 +254,6 @@ class Stages:
             self._rewards.end((batch.work, batch.draw - 1))
             size = len(work.requests(places[0], batch.draw).seeds)
             self._rewards.begin((batch.work, batch.draw), prompts, size, work.remember)
-        claims = []
-        if isinstance(batch.work, int):
-            claims = self._ledger.lease(
-                batch.work, batch.places, worker, self._config.rollout.timeout_s, batch.draw
-            )
-            work.claims |= {claim.place: claim for claim in claims}
         self._busy[worker] = batch, claims
         requests = [work.requests(place, batch.draw) for place in batch.places]
         self._rollout.sample(worker, requests, work.sampling)
@@ -238,7 +262,7 @@ class Stages:
         if isinstance(name, int) and name not in self._works:
             config = self._config
             prompts = step_prompts(self._prompts, config.prompts_per_step, config.seed, name)
-            self._ledger.admit(name, len(prompts))
+            self._notes.now().admit(name, len(prompts))
             self._works[name] = _Sampling(
                 lambda place, draw: training_request(config, prompts[place], name, place, draw),
                 prompts,
@@ -250,7 +274,7 @@ class Stages:
         work = self._works[order.step]
         prompt = work.prompts[order.place]
         reason = f"it lost {order.losses} rollout workers in a row"
-        self._ledger.drop([work.claims[order.place]], reason, "data")
+        self._notes.now().drop([work.claims[order.place]], reason, "data")
         self._drops.poisoned(order.step, prompt, reason)
 
     # What happened
@@ -282,7 +306,7 @@ class Stages:
         batch = self.schedule.sampled(event.worker)
         if claims:
             # Told to the ledger in any case: it refuses and counts what comes too late.
-            self._ledger.sampled(claims, version)
+            self._notes.sampled(claims, version)
         if batch is None:
             return
         work = self._works[batch.work]
@@ -295,7 +319,7 @@ class Stages:
         batch, claims = self._busy.pop(event.worker, (None, []))
         self.schedule.worker_lost(event.worker)
         if claims:
-            self._ledger.release(claims, event.reason)
+            self._notes.now().release(claims, event.reason)
         self._ledger.note_error(event.reason)
         self._ledger.count("lost/rollout")
         if batch is not None and isinstance(batch.work, str) and batch.work in self._works:
@@ -321,12 +345,12 @@ class Stages:
         claim = work.claims[place]
         if enough:
             work.scored[place] = group
-            self._ledger.scored([claim])
+            self._notes.scored(claim)
         else:
             work.dropped.append(group)
             del work.groups[place]
             reason = self._drops.too_few(name, draw, group, self._minimum)
-            self._ledger.release([claim], reason)
+            self._notes.now().release([claim], reason)
         self.schedule.scored(name, place, enough)
 
     def _group_lost(self, name: Work, draw: int, index: int) -> None:
@@ -336,7 +360,7 @@ class Stages:
         self._rewards.forget((name, draw), [work.scorings[draw].index(p) for p in places])
         claims = [work.claims.pop(place) for place in places if place in work.claims]
         if claims:
-            self._ledger.release(claims, "the machine that held the group is gone")
+            self._notes.now().release(claims, "the machine that held the group is gone")
         for place in places:
             work.groups.pop(place, None)
             work.scored.pop(place, None)

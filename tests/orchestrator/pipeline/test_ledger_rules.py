@@ -87,16 +87,16 @@ class TwoDrivers(RuleBasedStateMachine):
             who, lambda ledger: ledger.drop(claims, "bad", "data"), claims, untrained, "dropped"
         )
 
-    @rule(version=st.integers(1, 2))
-    def train_the_next_step(self, version: int) -> None:
-        """Chance alone would rarely lead a whole step to its commit."""
+    @rule(version=st.integers(1, 2), flaw=st.sampled_from(["", "", "left out", "not scored"]))
+    def train_the_next_step(self, version: int, flaw: str) -> None:
+        """Chance alone would rarely lead a whole step to its commit, or all of it but one group."""
         step = self.committed
         self.admit(step, 2, "new")
         self.lease(step, [0, 1, 2], "new")
         held = [Claim(*at, int(str(n))) for at, (_, n) in self.groups.items() if at[0] == step]
         self.sampled(held, "new")
-        self.scored(held, "new")
-        self.commit("new", step, version, None)
+        self.scored(held[1:] if flaw == "not scored" else held, "new")
+        self.commit("new", step, version, held[1:] if flaw == "left out" else None)
 
     @rule(who=OLD_OR_NEW, step=STEPS, version=st.integers(1, 2), wrong=st.one_of(st.none(), CLAIMS))
     def commit(self, who: str, step: int, version: int, wrong: list[Claim] | None) -> None:
