@@ -118,6 +118,8 @@ def _weights(driver: Driver, steps: int) -> str | None:
 
 def _end(verdict: Verdict, trial: Trial, late: int, equal: bool | None, seconds_lost: float) -> int:
     print(table(trial.strikes))
+    if trial.started_again:
+        print(f"{trial.started_again} times the run lost a worker while it opened, and ended")
     for problem in verdict.problems:
         print(f"WRONG: {problem}")
     print(last_line(trial.strikes, verdict, late, equal, seconds_lost))

@@ -35,6 +35,7 @@ class Driver:
         self._scratch = scratch
         self._root, self._name, self._overrides = root, name, overrides
         self.lines: list[tuple[float, str]] = []  # what it said on stderr, and when (Unix time)
+        self.stepping = False  # whether the process that was started last has begun to train
         self.starts = 0
         self.begun_anew = 0  # how often a driver died before the first checkpoint was whole
         self._process: subprocess.Popen[str] | None = None
@@ -58,6 +59,7 @@ class Driver:
             words = ["configs/shapes.yaml", f"root={self._root}", f"name={self._name}"]
             words += self._overrides
         self.starts += 1
+        self.stepping = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator", "train", *words],
             cwd=ROOT,
@@ -68,7 +70,7 @@ class Driver:
             text=True,
             errors="replace",
         )
-        threading.Thread(target=self._listen, args=[self._process.stderr], daemon=True).start()
+        threading.Thread(target=self._listen, args=[self._process], daemon=True).start()
 
     def ended(self) -> int | None:
         """The exit code; None as long as the process runs."""
@@ -80,10 +82,13 @@ class Driver:
         assert self._process is not None
         return self._process.wait(timeout_s)
 
-    def _listen(self, stream: Sequence[str]) -> None:
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
         with (self._root / f"{self._name}.log").open("a") as log:
-            for line in stream:
+            for line in process.stderr:
                 self.lines.append((time.time(), line.rstrip()))
+                # The lines of its evaluations and steps begin so.
+                self.stepping |= line.startswith("step ") and process is self._process
                 log.write(line)
                 log.flush()
 

@@ -22,6 +22,7 @@ from orchestrator.pipeline.ledger_view import LedgerView
 _TURN_S = 0.2
 _LEDGER_S = 2.0  # between two looks at the ledger
 _RECOVER_S = 400.0  # in which a run must have gone on after a fault
+_RUN_FAILED = 1  # an exit code
 _AIM_S = 30.0  # in which a fault that is aimed at a state waits for it
 _VICTIM_S = 300.0  # in which a process of the role must be there
 # In which the processes of a run must have ended, also after its driver was killed. The agents of a
@@ -57,6 +58,7 @@ class Trial:
     strikes: list[Strike] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0  # of the whole run
+    started_again: int = 0  # how often the run ended by itself while it opened
     _most_steps: int = 0
     _last_view: LedgerView | None = None
     _looked_at: float = 0.0
@@ -71,7 +73,7 @@ class Trial:
             for fault in faults:
                 if not self._wait_for(fault) or not self._strike(fault):
                     break
-            while self.driver.ended() is None and not self._stuck():
+            while not self._over():
                 self._turn()
             self.seconds = time.monotonic() - began
             if (code := self.driver.ended()) != 0:
@@ -87,7 +89,7 @@ class Trial:
         """Return when the fault is due; False if the run ended before."""
         pause_s = fault.at_once_s
         due = None if pause_s is None else time.monotonic() + pause_s
-        while self.driver.ended() is None and not self._stuck():
+        while not self._over():
             recovered = all(strike.recovered_s is not None for strike in self.strikes)
             if due is None and recovered and self.driver.steps_done() >= int(fault.at):
                 due = time.monotonic() + fault.at % 1 * self.step_s
@@ -95,6 +97,20 @@ class Trial:
                 return True
             self._turn(min(_TURN_S, max(0.0, due - time.monotonic())) if due else _TURN_S)
         return False
+
+    def _over(self) -> bool:
+        """Whether the run has ended, or does not go on.
+
+        A run that loses a worker while it opens ends with the cause, so that it does not load a
+        model that fails again and again. It is started again then.
+        """
+        code = self.driver.ended()
+        if code == _RUN_FAILED and not self.driver.stepping and self.strikes:
+            print(f"started again: {self._last_line()}", flush=True)
+            self.started_again += 1
+            self._start_again()
+            return False
+        return code is not None or self._stuck()
 
     def _stuck(self) -> bool:
         waiting = [strike for strike in self.strikes if strike.recovered_s is None]
@@ -116,7 +132,7 @@ class Trial:
             pid = self._aimed_at(fault) if aimed else self._victim(fault)
             if pid is not None:
                 victim = frozen(pid)
-            elif self.driver.ended() is not None or time.monotonic() - began > _VICTIM_S:
+            elif self._over() or time.monotonic() - began > _VICTIM_S:
                 self.problems.append(f"no process of the role was there for fault {fault}")
                 return False
             else:
@@ -185,11 +201,14 @@ class Trial:
         return "idle"
 
     def _kill_driver(self) -> None:
-        now = time.monotonic()
-        self._old |= {process.pid: now for process in descendants()}
         send(self.driver.pid, signal.SIGKILL)
         self.driver.wait_ended(30)
         self.strikes[-1].noticed_s = time.time() - self.strikes[-1].time
+        self._start_again()
+
+    def _start_again(self) -> None:
+        now = time.monotonic()
+        self._old |= {process.pid: now for process in descendants()}
         for pid in self._asleep:  # nobody is left who could end what the harness has stopped
             send(pid, signal.SIGCONT)
         self._asleep.clear()
