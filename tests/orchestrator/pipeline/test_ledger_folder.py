@@ -46,8 +46,8 @@ def kept(folder: Path) -> dict[str, object]:
 
 
 def test_data_that_are_lost_between_two_drivers_are_begun_anew(run: Path) -> None:
-    """The folder's data were deleted after two steps. The next driver goes on from the checkpoint of
-    the second step, says so, and can commit the third step."""
+    """The data were deleted after two steps. The next driver goes on from the checkpoint of the
+    second step, says so, and can commit the third step."""
     with open_ledger(CONFIG, run, print) as first:
         for step in (0, 1):
             commit_step(first, step)
