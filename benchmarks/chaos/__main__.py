@@ -19,6 +19,7 @@ from benchmarks.chaos.trial import Trial
 from orchestrator.pipeline.ledger_folder import read_ledger_folder
 
 _GROUPS = 4
+_CALM_STEPS = 8  # the last ones, so that the run does not end while a fault waits for its moment
 # Small steps, and deadlines so short that a frozen process is soon noticed.
 SMALL = (
     f"prompts_per_step={_GROUPS}",
@@ -58,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _compare(options: argparse.Namespace, out: Path, scratch: Path) -> int:
     """An undisturbed run and one with faults."""
-    steps = max(4, round(options.faults * options.steps_per_fault))
+    struck_steps = round(options.faults * options.steps_per_fault)
+    steps = struck_steps + _CALM_STEPS
     settings = [
         *SMALL,
         f"steps={steps}",
@@ -79,7 +81,7 @@ def _compare(options: argparse.Namespace, out: Path, scratch: Path) -> int:
     if verdict.problems:
         return _end(verdict, calm, late, None, 0.0)
 
-    faults = planned(options.faults, steps, options.seed)
+    faults = planned(options.faults, struck_steps, options.seed)
     print(f"seed {options.seed}; planned:")
     for fault in faults:
         print(f"  fault {fault}", flush=True)

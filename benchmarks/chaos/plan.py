@@ -27,9 +27,9 @@ KINDS: tuple[tuple[Role, How], ...] = (
 # States that last so short that a random moment hardly meets them. Half of the faults are aimed at
 # one of these: they wait for it.
 AIMS: dict[Role, tuple[str, ...]] = {
-    "rollout": ("starting", "sampling", "load"),
-    "reward": ("starting", "scoring"),
-    "learner": ("starting", "learning", "push", "checkpoint"),
+    "rollout": ("sampling", "load"),
+    "reward": ("scoring",),
+    "learner": ("learning", "push", "checkpoint"),
     "redis": ("learning", "push", "checkpoint", "commit"),
     "driver": ("learning", "push", "checkpoint", "commit"),
 }

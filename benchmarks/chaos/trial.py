@@ -23,7 +23,7 @@ _TURN_S = 0.2
 _LEDGER_S = 2.0  # between two looks at the ledger
 _RECOVER_S = 400.0  # in which a run must have gone on after a fault
 _RUN_FAILED = 1  # an exit code
-_AIM_S = 30.0  # in which a fault that is aimed at a state waits for it
+_AIM_S = 10.0  # in which a fault that is aimed at a state waits for it
 _VICTIM_S = 300.0  # in which a process of the role must be there
 # In which the processes of a run must have ended, also after its driver was killed. The agents of a
 # raylet wait a minute for the GCS, which has died too.
