@@ -30,7 +30,7 @@ AIMS: dict[Role, tuple[str, ...]] = {
     "rollout": ("sampling", "load"),
     "reward": ("scoring",),
     "learner": ("learning", "push", "checkpoint"),
-    "redis": ("learning", "push", "checkpoint", "commit"),
+    "redis": ("learning", "push", "checkpoint"),
     "driver": ("learning", "push", "checkpoint", "commit"),
 }
 _AIMED_SHARE = 0.5

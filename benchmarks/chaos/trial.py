@@ -154,7 +154,7 @@ class Trial:
 
     def _aimed_at(self, fault: Fault) -> int | None:
         """The victim, once it is in the state that the fault is aimed at; None after a moment."""
-        there = self._of_this_driver()
+        there = [process for process in self._of_this_driver() if process.pid not in self._asleep]
         until = time.monotonic() + _TURN_S
         while time.monotonic() < until:
             now = [process for p in there if (process := described(p.pid))]
