@@ -22,3 +22,6 @@ class IdleLearner:
 
     def save(self, folder: Path) -> None:
         """Write nothing, because nothing was trained. Such a run cannot be resumed."""
+
+    def close(self) -> None:
+        """Do nothing: it has no processes."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.pipeline.ledger import Ledger, superseded
+from orchestrator.pipeline.ledger import Ledger, LedgerLost, superseded
 from orchestrator.pipeline.ledger_connection import read_ledger, runs_at
 from orchestrator.pipeline.ledger_server import own_server
 from orchestrator.pipeline.ledger_view import LedgerView
@@ -57,6 +57,18 @@ def open_ledger(
             revive,
             memory.taken,
         )
+
+
+def go_on_from(ledger: Ledger, step: int, say: Callable[[str], None]) -> None:
+    """Have the ledger go on after ``step`` steps, those of the checkpoint that a run resumes from.
+
+    A ledger that knows fewer steps has lost its data while no driver lived. It is begun anew.
+    """
+    try:
+        ledger.fall_back(step)
+    except LedgerLost as lost:
+        say(f"{lost}; the ledger is begun anew at step {step}")
+        ledger.rebuild(step)
 
 
 def read_run(folder: Path) -> LedgerView:

@@ -15,7 +15,7 @@ from orchestrator.pipeline.idle_learner import IdleLearner
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.keeping import TrajectoryKeeper
 from orchestrator.pipeline.ledger import Ledger
-from orchestrator.pipeline.ledger_folder import open_ledger
+from orchestrator.pipeline.ledger_folder import go_on_from, open_ledger
 from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.schedule import Layout, Schedule
@@ -80,7 +80,7 @@ def open_run(
             learners = _Learners(config, inputs)
             actors.callback(learners.close)
             learner = learners.form(checkpoint)
-            ledger.fall_back(step)
+            go_on_from(ledger, step, progress.note)
             folder.fall_back(checkpoint)
             publisher: Publisher = (
                 WeightPublisher(config.probe_tolerance)

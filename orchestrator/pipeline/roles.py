@@ -139,6 +139,10 @@ class Learner(Protocol):
         """Write a checkpoint."""
         ...
 
+    def close(self) -> None:
+        """End the processes of the learner; a second call does nothing."""
+        ...
+
 
 class Publisher(Protocol):
     """Puts the learner's weights where rollout workers find them, and checks that they arrived."""

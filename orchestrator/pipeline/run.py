@@ -101,6 +101,8 @@ class Run:
         staleness 0 this gives the same numbers. Raises the failure itself when too many learners
         were lost since a step was done for the first time.
         """
+        # The ranks that are left may still write a checkpoint, which ``rewind`` deletes below.
+        self.learner.close()
         while True:
             self.lost_in_a_row += 1
             if self.lost_in_a_row > self.restarts:
@@ -111,18 +113,18 @@ class Run:
             text = f"{failure}; the run goes on from {where} and repeats {self.step - step} steps"
             log.warning("%s", text)
             self.books.note(text)
-            self.stages.fall_back(step)
-            if isinstance(failure, LedgerLost):
-                self.stages.replace_workers("the ledger was lost")
-                self.ledger.rebuild(step)
-            else:
-                self.ledger.fall_back(step)
-            self.ledger.note_error(str(failure))
-            self.ledger.count("lost/learner")
-            self.books.rewind(checkpoint)
-            self.step = step
-            form = learner_call(partial(self.form_learner, checkpoint), "starting")
             try:
+                self.stages.fall_back(step)
+                if isinstance(failure, LedgerLost):
+                    self.stages.replace_workers("the ledger was lost")
+                    self.ledger.rebuild(step)
+                else:
+                    self.ledger.fall_back(step)
+                self.ledger.note_error(str(failure))
+                self.ledger.count("lost/learner")
+                self.books.rewind(checkpoint)
+                self.step = step
+                form = learner_call(partial(self.form_learner, checkpoint), "starting")
                 self.stages.wait_for(form)
                 self.learner = form.result()
                 return

@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.pipeline.ledger import LedgerLost, Superseded
-from orchestrator.pipeline.ledger_folder import open_ledger, read_ledger_folder, read_run
+from orchestrator.pipeline.ledger import Ledger, LedgerLost, Superseded
+from orchestrator.pipeline.ledger_folder import (
+    go_on_from,
+    open_ledger,
+    read_ledger_folder,
+    read_run,
+)
 from orchestrator.settings.ledger_config import LedgerConfig
 from policy.errors import RunFailed, UserError
 from tests.redis_server import between, redis_server
@@ -38,6 +43,30 @@ def run(tmp_path: Path) -> Path:
 def kept(folder: Path) -> dict[str, object]:
     content: dict[str, object] = json.loads((folder / "ledger.json").read_text())
     return content
+
+
+def test_data_that_are_lost_between_two_drivers_are_begun_anew(run: Path) -> None:
+    """The data were deleted after two steps. The next driver goes on from the checkpoint of the
+    second step, says so, and can commit the third step."""
+    with open_ledger(CONFIG, run, print) as first:
+        for step in (0, 1):
+            commit_step(first, step)
+    shutil.rmtree(run / "ledger")
+    said: list[str] = []
+    with open_ledger(CONFIG, run, print) as second:
+        go_on_from(second, 2, said.append)
+        assert "begun anew at step 2" in said[0]
+        commit_step(second, 2)
+        assert second.committed == 3
+
+
+def commit_step(ledger: Ledger, step: int) -> None:
+    """Commit a step of one group."""
+    ledger.admit(step, 1)
+    claims = ledger.lease(step, [0], "a", 60, draw=0)
+    ledger.sampled(claims, step)
+    ledger.scored(claims)
+    ledger.commit(step, step + 1, claims)
 
 
 def test_a_run_is_known_again(run: Path) -> None:

@@ -1,0 +1,292 @@
+"""A run that is struck by faults, and the watch over how it recovers.
+
+A victim is stopped first and looked at while it stands still, so that its recorded state is the one
+in which the fault hits it. A frozen process is woken once the run has gone on without it.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.chaos.checks import fallen
+from benchmarks.chaos.driver import Driver
+from benchmarks.chaos.plan import Fault, Role
+from benchmarks.chaos.processes import Process, bury, descendants, described, frozen, send
+from orchestrator.pipeline.ledger_view import LedgerView
+
+_TURN_S = 0.2
+_LEDGER_S = 2.0  # between two looks at the ledger
+_RECOVER_S = 400.0  # in which a run must have gone on after a fault
+_RUN_FAILED = 1  # an exit code
+_AIM_S = 10.0  # in which a fault that is aimed at a state waits for it
+_VICTIM_S = 300.0  # in which a process of the role must be there
+# In which the processes of a run must have ended, also after its driver was killed. The agents of a
+# raylet wait a minute for the GCS, which has died too.
+_GONE_S = 100.0
+# What a run says when it has noticed a fault.
+_NOTICED: dict[Role, re.Pattern[str]] = {
+    "rollout": re.compile(r"rollout worker .*(is replaced|goes on from)"),
+    "reward": re.compile(r"reward worker .*is replaced"),
+    "learner": re.compile(r"goes on from"),
+    "redis": re.compile(r"starting it again"),
+}
+
+
+@dataclass
+class Strike:
+    """A fault that has struck."""
+
+    fault: Fault
+    state: str  # what the victim was doing
+    time: float  # Unix time
+    steps_done: int
+    noticed_s: float | None = None  # until the run said so
+    recovered_s: float | None = None  # until a step was done that had not been done before
+
+
+@dataclass
+class Trial:
+    """Strikes one run, and keeps what happened."""
+
+    driver: Driver
+    step_s: float  # duration of a step without faults
+    strikes: list[Strike] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0  # of the whole run
+    started_again: int = 0  # how often the run ended by itself while it opened
+    _most_steps: int = 0
+    _last_view: LedgerView | None = None
+    _looked_at: float = 0.0
+    _asleep: list[int] = field(default_factory=list)  # processes that were frozen
+    _old: dict[int, float] = field(default_factory=dict)  # of dead drivers: since when
+
+    def run(self, faults: Sequence[Fault]) -> None:
+        """Run to the end, with all faults that strike before it."""
+        began = time.monotonic()
+        self.driver.start()
+        try:
+            for fault in faults:
+                if not self._wait_for(fault) or not self._strike(fault):
+                    break
+            while not self._over():
+                self._turn()
+            self.seconds = time.monotonic() - began
+            if (code := self.driver.ended()) != 0:
+                self.problems.append(f"the run ended with exit code {code}: {self._last_line()}")
+            self._note_recoveries()
+            self._check_gone()
+        finally:
+            self._end_everything()
+
+    # Before a fault
+
+    def _wait_for(self, fault: Fault) -> bool:
+        """Return when the fault is due; False if the run ended before."""
+        pause_s = fault.at_once_s
+        due = None if pause_s is None else time.monotonic() + pause_s
+        while not self._over():
+            recovered = all(strike.recovered_s is not None for strike in self.strikes)
+            if due is None and recovered and self.driver.steps_done() >= int(fault.at):
+                due = time.monotonic() + fault.at % 1 * self.step_s
+            if due is not None and time.monotonic() >= due:
+                return True
+            self._turn(min(_TURN_S, max(0.0, due - time.monotonic())) if due else _TURN_S)
+        return False
+
+    def _over(self) -> bool:
+        """Whether the run has ended, or does not go on.
+
+        A run that loses a worker while it opens ends with the cause, so that it does not load a
+        model that fails again and again. It is started again then.
+        """
+        code = self.driver.ended()
+        if code == _RUN_FAILED and not self.driver.stepping and self.strikes:
+            print(f"started again: {self._last_line()}", flush=True)
+            self.started_again += 1
+            self._start_again()
+            return False
+        return code is not None or self._stuck()
+
+    def _stuck(self) -> bool:
+        waiting = [strike for strike in self.strikes if strike.recovered_s is None]
+        if not waiting or time.time() - waiting[-1].time < _RECOVER_S:
+            return False
+        text = f"the run did not go on within {_RECOVER_S:g} s after fault {waiting[-1].fault}"
+        if text not in self.problems:
+            self.problems.append(text)
+        return True
+
+    # The fault
+
+    def _strike(self, fault: Fault) -> bool:
+        """Stop the victim, look at it, and kill it or leave it so; False if there is no victim."""
+        began = time.monotonic()
+        victim = None
+        while victim is None:
+            aimed = fault.aim is not None and time.monotonic() - began < _AIM_S
+            pid = self._aimed_at(fault) if aimed else self._victim(fault)
+            if pid is not None:
+                victim = frozen(pid)
+            elif self._over() or time.monotonic() - began > _VICTIM_S:
+                self.problems.append(f"no process of the role was there for fault {fault}")
+                return False
+            else:
+                self._turn(0.0 if aimed else _TURN_S)
+        state = victim.doing
+        if fault.role in ("redis", "driver"):
+            state = self._phase(self._of_this_driver(), fault.role == "driver")
+        steps = self.driver.steps_done()
+        self._most_steps = max(self._most_steps, steps)
+        self.strikes.append(Strike(fault, state, time.time(), steps))
+        print(f"fault {fault}: ({state}) after step {steps}", flush=True)
+        if fault.role == "driver":
+            self._kill_driver()
+        elif fault.how == "kill":
+            send(victim.pid, signal.SIGKILL)
+        else:
+            self._asleep.append(victim.pid)
+        return True
+
+    def _aimed_at(self, fault: Fault) -> int | None:
+        """The victim, once it is in the state that the fault is aimed at; None after a moment."""
+        there = [process for process in self._of_this_driver() if process.pid not in self._asleep]
+        until = time.monotonic() + _TURN_S
+        while time.monotonic() < until:
+            now = [process for p in there if (process := described(p.pid))]
+            if fault.role in ("redis", "driver"):
+                if self._phase(now, fault.aim == "commit") == fault.aim:
+                    return self._victim(fault)
+            elif found := [p for p in now if p.role == fault.role and p.doing == fault.aim]:
+                return found[0].pid
+        return None
+
+    def _victim(self, fault: Fault) -> int | None:
+        if fault.role == "driver":
+            return self.driver.pid
+        there = [
+            process.pid
+            for process in self._of_this_driver()
+            if process.role == fault.role and process.pid not in self._asleep
+        ]
+        return there[int(fault.which * len(there))] if there else None
+
+    def _of_this_driver(self) -> list[Process]:
+        return [process for process in descendants() if process.pid not in self._old]
+
+    def _phase(self, processes: Sequence[Process], look: bool) -> str:
+        """What the run is doing, as its workers' titles say, and the ledger if it is to be read.
+
+        A step is committed between its update and the push of its weights.
+        """
+        doing: dict[Role | None, set[str]] = defaultdict(set)
+        for process in processes:
+            doing[process.role].add(process.doing)
+        learner = doing["learner"] or {"starting"}
+        for state in ("starting", "learning", "push", "checkpoint"):
+            if state in learner:
+                return state
+        if "load" in doing["rollout"]:
+            return "load"
+        view = self.driver.view() if look else None
+        if view is not None and view.committed > self.driver.steps_done():
+            return "commit"
+        for role, state in (("rollout", "sampling"), ("reward", "scoring")):
+            if state in doing[role]:
+                return state
+        return "idle"
+
+    def _kill_driver(self) -> None:
+        send(self.driver.pid, signal.SIGKILL)
+        self.driver.wait_ended(30)
+        self.strikes[-1].noticed_s = time.time() - self.strikes[-1].time
+        self._start_again()
+
+    def _start_again(self) -> None:
+        now = time.monotonic()
+        self._old |= {process.pid: now for process in descendants()}
+        for pid in self._asleep:  # nobody is left who could end what the harness has stopped
+            send(pid, signal.SIGCONT)
+        self._asleep.clear()
+        before = self.driver.begun_anew
+        self.driver.start()
+        if self.driver.begun_anew > before:
+            self._most_steps, self._last_view = 0, None
+
+    # The watch
+
+    def _turn(self, pause_s: float = _TURN_S) -> None:
+        time.sleep(pause_s)
+        bury(keep=self.driver.pid)
+        self._note_recoveries()
+        if time.monotonic() - self._looked_at > _LEDGER_S:
+            self._looked_at = time.monotonic()
+            self._look_at_ledger()
+        for pid, since in list(self._old.items()):
+            if described(pid) is None:
+                del self._old[pid]
+            elif time.monotonic() - since > _GONE_S:
+                self.problems.append(f"{described(pid)} outlives its driver")
+                send(pid, signal.SIGKILL)
+                del self._old[pid]
+
+    def _look_at_ledger(self) -> None:
+        view = self.driver.view()
+        if view is None:
+            return
+        if self._last_view is not None:
+            self.problems += fallen(self._last_view, view)
+        self._last_view = view
+
+    def _note_recoveries(self) -> None:
+        waiting = [strike for strike in self.strikes if strike.recovered_s is None]
+        unnoticed = [strike for strike in self.strikes if strike.noticed_s is None]
+        done, now = self.driver.steps_done(), time.time()
+        if unnoticed:
+            warnings = self.driver.warnings()
+        for strike in unnoticed:
+            pattern = _NOTICED[strike.fault.role]
+            after = (
+                then for then, text in warnings if then >= strike.time and pattern.search(text)
+            )
+            if (first := next(after, None)) is not None:
+                strike.noticed_s = first - strike.time
+        if done > self._most_steps or self.driver.ended() == 0:
+            for strike in waiting:
+                strike.recovered_s = now - strike.time
+            self._most_steps = max(done, self._most_steps)
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        """The run has gone on: let frozen processes say what they still have to say."""
+        for pid in self._asleep:
+            if (process := described(pid)) is not None and process.state == "T":
+                print(f"{process.title} was still frozen when the run had gone on", flush=True)
+                send(pid, signal.SIGCONT)
+        self._asleep.clear()
+
+    # The end
+
+    def _check_gone(self) -> None:
+        """No process of the run is left."""
+        deadline = time.monotonic() + _GONE_S
+        while left := descendants():
+            bury(keep=self.driver.pid)
+            if time.monotonic() > deadline:
+                self.problems += [f"{process} outlives the run" for process in left]
+                return
+            time.sleep(_TURN_S)
+
+    def _end_everything(self) -> None:
+        while left := descendants():
+            for process in left:
+                send(process.pid, signal.SIGKILL)
+            time.sleep(_TURN_S)
+            bury(keep=self.driver.pid)
+
+    def _last_line(self) -> str:
+        return self.driver.lines[-1][1] if self.driver.lines else "it said nothing"

@@ -1,0 +1,93 @@
+"""The way back to a checkpoint, on learners and ledgers that stand in for the real ones."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from orchestrator.pipeline.background import Background
+from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.learner_calls import LearnerLost
+from orchestrator.pipeline.ledger import LedgerLost
+from orchestrator.pipeline.run import Run
+from orchestrator.record.run_folder import RunFolder
+
+
+class SlowLearner:
+    """It writes file after file of a checkpoint until its processes are ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._closed = threading.Event()
+        (path / "state").mkdir(parents=True)
+        self._thread = threading.Thread(target=self._write, args=[path / "state"], daemon=True)
+        self._thread.start()
+
+    def _write(self, folder: Path) -> None:
+        for number in itertools.count():
+            if self._closed.is_set():
+                return
+            (folder / str(number)).write_bytes(bytes(1000))
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+
+def test_a_checkpoint_that_is_being_written_is_deleted_only_once_nobody_writes(
+    tmp_path: Path,
+) -> None:
+    """One rank has died while it saved, and the other ranks still write. Their processes end before
+    the half-written checkpoint is deleted: files that appear meanwhile would make that fail."""
+    folder = RunFolder(tmp_path / "run")
+    half_written = folder.checkpoints.begin(4)
+    learner: Any = SlowLearner(half_written)
+    run = run_with(learner, folder)
+    run.recover(LearnerLost("learner rank 1 died"))
+    assert not half_written.exists()
+    assert run.learner == "a new learner"
+    assert run.step == 0
+
+
+def test_a_ledger_that_is_lost_together_with_the_learner_is_begun_anew(tmp_path: Path) -> None:
+    """The learner is gone, and so are writes of the ledger, which is noticed on the way back."""
+    rebuilt: list[int] = []
+
+    def lost(step: int) -> int:
+        raise LedgerLost("the ledger is gone")
+
+    run = run_with(SimpleNamespace(close=lambda: None), RunFolder(tmp_path / "run"))
+    ledger: Any = run.ledger
+    ledger.fall_back, ledger.rebuild = lost, rebuilt.append
+    run.recover(LearnerLost("learner rank 0 died"))
+    assert rebuilt == [0]
+    assert run.learner == "a new learner"
+
+
+def run_with(learner: Any, folder: RunFolder) -> Run:
+    """A run after five steps, without a checkpoint that is whole."""
+
+    def wait_for(background: Background[Any]) -> None:
+        background.wait(10)
+
+    parts: dict[str, Any] = {
+        "stages": SimpleNamespace(
+            fall_back=lambda step: None,
+            replace_workers=lambda reason: None,
+            wait_for=wait_for,
+        ),
+        "books": SimpleNamespace(note=lambda text: None, rewind=folder.fall_back),
+        "ledger": SimpleNamespace(
+            fall_back=lambda step: 5, note_error=lambda text: None, count=lambda name: None
+        ),
+        "form_learner": lambda checkpoint: "a new learner",
+    }
+    rest: dict[str, Any] = {
+        "keeper": None,
+        "rollout": None,
+        "publisher": None,
+        "interrupt": Interrupt(),
+    }
+    return Run(step=5, last_step=9, learner=learner, folder=folder, restarts=3, **parts, **rest)
