@@ -27,7 +27,7 @@ KINDS: dict[Kind, str] = {
     "time": "a duration or a moment, which differs between two runs of one seed",
     "other": "a text, a list or a mapping",
 }
-STAGES = ("rollout", "reward", "learn", "sync", "evaluate")
+STAGES = ("rollout", "reward", "save", "learn", "sync", "evaluate")
 # Placeholder -> (regular expression of what may stand in its place, what it is).
 PLACEHOLDERS = {
     "modality": ("cot|image", "cot or image: the kind of token"),
