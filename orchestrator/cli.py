@@ -171,8 +171,8 @@ def _add_replay_flags(replay: argparse.ArgumentParser) -> None:
         "--from",
         dest="start",
         metavar="step-N",
-        help="checkpoint of the run to begin with (default: the one before the first kept step, or"
-        " the run's first model)",
+        help="checkpoint of the run to begin with (default: the run's first model, or the first"
+        " checkpoint from which on every step is kept)",
     )
     replay.set_defaults(command="replay")
 
