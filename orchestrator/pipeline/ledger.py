@@ -12,7 +12,7 @@ import json
 import secrets as tokens
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, cast
 
 from orchestrator.pipeline.ledger_connection import LedgerConnection
@@ -193,7 +193,7 @@ class Ledger:
 
     def note_workers(self, workers: Iterable[WorkerEntry]) -> None:
         """Note the states of all workers. A worker that is not among them leaves the list."""
-        self._write("note_workers", workers=[asdict(worker) for worker in workers])
+        self._write("note_workers", workers=[vars(worker) for worker in workers])
 
     def note_error(self, text: str) -> None:
         """Keep an error, with its secrets masked, as one of the last 20."""
