@@ -155,10 +155,6 @@ class SleepingRewards:
     def calls(self) -> list[int]:
         return list(self._answers)
 
-    @property
-    def states(self) -> dict[str, str]:
-        return {}
-
     def advance(self) -> None:
         while self._free and self._queue:
             self._free -= 1
