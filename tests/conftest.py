@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 
+import hypothesis
 import pytest
 
 from orchestrator.workers.cluster import private_environment
@@ -13,6 +14,9 @@ from policy.runtime import tune_process
 
 tune_process()
 private_environment()
+# A slow machine is no failure.
+hypothesis.settings.register_profile("without deadlines", deadline=None)
+hypothesis.settings.load_profile("without deadlines")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,6 +23,7 @@ def test_all_workers_are_noted_once_a_second(
     schedule = Schedule(Layout(1, 1), 1, first_step=3, last_step=9)
     schedule.publish(3)
     schedule.worker_up("rollout worker 0")
+    schedule.take_orders()
     schedule.worker_loaded("rollout worker 0", 3)
     # The two pools have nothing here but the property that is read.
     rollout: Any = SimpleNamespace(states={"rollout worker 0": "sampling"})
