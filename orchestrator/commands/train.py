@@ -74,7 +74,7 @@ def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, R
 def _way_on(folder: Path) -> str:
     """The last checkpoint of a run that stopped early, and the command that continues the run."""
     last = OwnCheckpoints(folder).last()
-    if last is None:
-        return f"{folder} has no checkpoint yet; start afresh with --new"
     command = f"eg-grpo train {folder / 'config.yaml'} --resume"
+    if last is None:
+        return f"{folder} has no checkpoint yet; begin again with: {command}"
     return f"the last checkpoint is {last}; go on with: {command}"

@@ -23,6 +23,7 @@ from policy.types import JsonDict
 
 LONGEST_NEW = 90  # characters of a name, so that ``-2`` and so on still fit behind it
 LOCK = ".lock"
+_LIST = f"checkpoints/{WRITTEN}"
 _OF_A_START = (
     *(LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger"),
     f"checkpoints/{WRITTEN}",
@@ -44,7 +45,7 @@ class RunFolder:
     """Owns the files of one run. It stays open, and the folder locked, as long as the run lasts.
 
     Raises ``UserError`` when the folder cannot be written, when another process is using it, when
-    a new run finds files in it, or when ``resume`` finds no checkpoint in it. Files that this run
+    a new run finds files in it, or when ``resume`` finds no run in it. Files that this run
     did not write are never deleted or overwritten.
     """
 
@@ -95,10 +96,12 @@ class RunFolder:
                 continue
 
     def _check_resumable(self) -> None:
+        """A run that has no checkpoint yet begins again; a folder without a run is refused."""
         last = self.checkpoints.last()
-        if last is None:
-            raise UserError(f"run folder {self.path} has no checkpoint to resume from; give --new")
-        self.checkpoints.check_room_after(last)
+        if last is not None:
+            self.checkpoints.check_room_after(last)
+        elif not all((self.path / name).is_file() for name in ("config.yaml", _LIST)):
+            raise UserError(f"run folder {self.path} has no run to resume; give --new")
 
     def close(self) -> None:
         """Unlock the folder, so that another process can use it."""

@@ -110,8 +110,8 @@ def test_sigterm_while_starting_ends_at_once(tmp_path: Path, moment: str) -> Non
         _, said = run.communicate(timeout=120)
         assert run.returncode == 130, said
         assert said.splitlines()[-1] == (
-            f"eg-grpo: stopped at once ({tmp_path}/shapes has no checkpoint yet; start afresh with"
-            " --new)"
+            f"eg-grpo: stopped at once ({tmp_path}/shapes has no checkpoint yet; begin again with:"
+            f" eg-grpo train {tmp_path}/shapes/config.yaml --resume)"
         )
         assert "step 1/3" not in said
         assert "Traceback" not in said

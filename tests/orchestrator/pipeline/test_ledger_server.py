@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.pipeline import ledger_server
 from orchestrator.pipeline.ledger_connection import answers
 from orchestrator.pipeline.ledger_server import own_server, server_binary
 from policy.errors import RunFailed, UserError
@@ -104,6 +105,25 @@ def test_it_outlives_the_thread_that_started_it_again(tmp_path: Path) -> None:
 def wait_for_no_answer(url: str) -> None:
     while answers(url):
         time.sleep(0.01)
+
+
+def test_a_frozen_server_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has been silent for a while; one that answers is left alone."""
+    monkeypatch.setattr(ledger_server, "_FROZEN_S", 1.0)
+    said: list[str] = []
+    with own_server(tmp_path, said.append) as server:
+        first = pid_of(tmp_path)
+        server.revive()
+        os.kill(first, signal.SIGSTOP)
+        server.revive()
+        assert said == []
+        deadline = time.monotonic() + 30
+        while not said:
+            server.revive()
+            assert time.monotonic() < deadline
+        assert said[0].endswith("does not answer; starting it again")
+        assert answers(server.url)
+        assert pid_of(tmp_path) != first
 
 
 def test_ctrl_c_does_not_reach_it(tmp_path: Path) -> None:

@@ -53,14 +53,18 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
-    """A folder that holds metrics needs --resume, and --resume needs a checkpoint."""
+    """A folder that holds metrics needs --resume, and --resume needs a run. One that has no
+    checkpoint yet begins again."""
     folder = RunFolder(tmp_path / "run")
     folder.append("metrics.jsonl", {"step": 1})
     folder.close()
     with pytest.raises(UserError, match=r"is not empty \(metrics\.jsonl\); give --new or another"):
         RunFolder(folder.path)
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="has no run to resume; give --new"):
         RunFolder(folder.path, resume=True)
+    (folder.path / "config.yaml").write_text("")
+    RunFolder(folder.path, resume=True).close()
+    (folder.path / "config.yaml").unlink()
     finished_checkpoint(folder, 1)
     with pytest.raises(UserError, match=r"holds a run \(checkpoints/step-1\); give --resume"):
         RunFolder(folder.path)
