@@ -13,7 +13,6 @@ from pathlib import Path
 
 from orchestrator.pipeline.ledger_folder import read_run
 from orchestrator.pipeline.ledger_view import LedgerView
-from orchestrator.record.own_checkpoints import OwnCheckpoints
 from orchestrator.record.run_folder import read_rows
 from policy.errors import UserError
 from policy.types import JsonDict
@@ -37,7 +36,7 @@ class Driver:
         self.lines: list[tuple[float, str]] = []  # what it said on stderr, and when (Unix time)
         self.stepping = False  # whether the process that was started last has begun to train
         self.starts = 0
-        self.begun_anew = 0  # how often a driver died before the first checkpoint was whole
+        self.begun_anew = 0  # how often a driver died before it had written its settings
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -47,12 +46,12 @@ class Driver:
         return self._process.pid
 
     def start(self) -> None:
-        """Begin the run, or go on with it if it has a checkpoint."""
-        if self.starts and OwnCheckpoints(self.folder).last() is not None:
+        """Begin the run, or go on with it."""
+        if self.starts and (self.folder / "config.yaml").is_file():
             words = [str(self.folder / "config.yaml"), "--resume"]
         else:
-            # A run that died before its first checkpoint is begun anew. It may have left rows. As
-            # ``--new`` would do, the new run then gets a folder without them.
+            # A run that died before it had written its settings is begun anew. As ``--new`` would
+            # do, the new run then gets another folder.
             if self.starts:
                 self.begun_anew += 1
                 self.folder.rename(self._root / f"{self._name}-died-{self.begun_anew}")
