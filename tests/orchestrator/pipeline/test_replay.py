@@ -86,7 +86,10 @@ def test_keeping_trajectories_changes_nothing_and_goes_on_with_the_run(original:
     train(root, "two", "steps=2", "trajectories.keep_steps=1")
     assert {name.partition("/")[0] for name in kept(root / "two")} == {"step-000002"}
     run = train(root, "two", "steps=3", "trajectories.keep_steps=1", "--resume")
-    assert untimed(run) == untimed(original)
+    rows_of_two = untimed(run)
+    # The run that was to end with step 2 evaluated it.
+    rows_of_two[1].pop("evaluation/held_out", None)
+    assert rows_of_two == untimed(original)
     assert weights_digest(run, 3) == weights_digest(original, 3)
     last = {name: text for name, text in kept(original).items() if name.startswith("step-000003")}
     assert kept(run) == last
