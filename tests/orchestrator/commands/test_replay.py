@@ -23,9 +23,10 @@ def run_folder(path: Path, kept: range, checkpoints: tuple[int, ...]) -> Path:
         KeptTrajectories(path).begin(step, 0)
         KeptTrajectories(path).finish(KeptStep(step, (), ()))
     for step in checkpoints:
-        folder = OwnCheckpoints(path).begin(step)
-        folder.mkdir()
-        (folder / "manifest.json").write_text("{}")
+        written = OwnCheckpoints(path).begin(step)
+        written.mkdir()
+        (written / "manifest.json").write_text("{}")
+        OwnCheckpoints(path).finish(step, written)
     return path
 
 
