@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from learner.step_checkpoint import verified_manifest
+from orchestrator.pipeline.ledger_folder import read_run
 from orchestrator.record.own_checkpoints import OwnCheckpoints
 from tests.redis_server import redis_server
 from tests.training_records import rows
@@ -122,6 +123,32 @@ def test_sigterm_while_starting_ends_at_once(tmp_path: Path, moment: str) -> Non
         assert "Traceback" not in said
         assert left_over(processes) == []
     assert not (tmp_path / "shapes" / "metrics.jsonl").exists()
+
+
+def test_workers_that_are_killed_while_the_run_opens_are_replaced(tmp_path: Path) -> None:
+    """One of each role, as soon as it is there. The run goes on by itself, and the ledger has
+    counted the three."""
+    with started(tmp_path) as run:
+        for role in ("Rollout", "Reward", "Learner"):
+            worker_of(run, role).kill()
+        _, said = run.communicate(timeout=300)
+        assert run.returncode == 0, said
+    counts = read_run(tmp_path / "shapes").counts
+    assert {name: count for name, count in counts.items() if name.startswith("lost/")} == {
+        "lost/rollout": 1,
+        "lost/reward": 1,
+        "lost/learner": 1,
+    }
+
+
+def worker_of(run: subprocess.Popen[str], role: str) -> psutil.Process:
+    """The first worker of a role, once its process has begun to be one."""
+    while True:
+        assert run.poll() is None
+        for process in processes_of(run):
+            with suppress(psutil.NoSuchProcess):
+                if process.name().startswith(f"ray::{role}"):
+                    return process
 
 
 def test_sigterm_while_a_checkpoint_is_written_leaves_a_whole_one(tmp_path: Path) -> None:
