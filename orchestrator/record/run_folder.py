@@ -120,7 +120,10 @@ class RunFolder:
     def append(self, name: str, row: JsonDict) -> None:
         """Add one JSON object to a ``.jsonl`` file and flush it to the disk."""
         text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-        with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
+        path = self.path / name
+        # A fence is asked before the file is opened and once more after that. A newer driver
+        # replaces the file when it begins, so what is written later goes to a file without a name.
+        with writing(path), path.open("a", encoding="utf-8") as file, writing(path):
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""What keeps a run from going on: one line, exit code 2, and what the run has done stays as it is."""
+"""What keeps a run from going on: one line, exit code 2, and what the run has done stays."""
 
 from __future__ import annotations
 
