@@ -32,7 +32,7 @@ _GONE_S = 100.0
 _NOTICED: dict[Role, re.Pattern[str]] = {
     "rollout": re.compile(r"rollout worker .*(is replaced|goes on from)"),
     "reward": re.compile(r"reward worker .*is replaced"),
-    "learner": re.compile(r"goes on from"),
+    "learner": re.compile(r"goes on from|is formed again"),
     "redis": re.compile(r"starting it again"),
 }
 
@@ -101,8 +101,8 @@ class Trial:
     def _over(self) -> bool:
         """Whether the run has ended, or does not go on.
 
-        A run that loses a worker while it opens ends with the cause, so that it does not load a
-        model that fails again and again. It is started again then.
+        A run that loses a worker twice while it opens ends with the cause, so that it does not load
+        a model that fails again and again. It is started again then.
         """
         code = self.driver.ended()
         if code == _RUN_FAILED and not self.driver.stepping and self.strikes:

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.pipeline.ledger import Superseded
 from orchestrator.pipeline.ledger_connection import answers
 from policy.disk import made_anew, writing
 from policy.errors import RunFailed, UserError
@@ -112,6 +113,12 @@ class LedgerServer:
         self._starter.submit(self._start).result()
         self._was_up = True
 
+    def kill(self) -> None:
+        """End the server at once: it writes nothing any more. All it had acknowledged is synced."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def stop(self) -> None:
         """End the server in order."""
         if self._process is not None:
@@ -181,6 +188,9 @@ def own_server(data: Path, say: Callable[[str], None]) -> Iterator[LedgerServer]
         try:
             server.revive()
             yield server
+        except Superseded:  # these data may be another server's now, on another host
+            server.kill()
+            raise
         finally:
             server.stop()
 

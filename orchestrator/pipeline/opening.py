@@ -34,7 +34,8 @@ from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import wait_answers
+from orchestrator.workers.waiting import WorkerDied, WorkerNotStarted, wait_answers
+from policy.disk import fenced
 from policy.errors import RunFailed, UserError
 
 log = logging.getLogger("eg_grpo")
@@ -59,6 +60,7 @@ def open_run(
         with (
             logged_to(folder.path / "run.log"),
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
+            fenced(folder.path, ledger.check_newest),
             _noted_in(ledger),
             ray_cluster(
                 cluster.address,
@@ -79,7 +81,7 @@ def open_run(
             rewards.wait_ready()
             learners = _Learners(config, inputs)
             actors.callback(learners.close)
-            learner = learners.form(checkpoint)
+            learner = learners.form_first(checkpoint, ledger)
             go_on_from(ledger, step, progress.note)
             folder.fall_back(checkpoint)
             publisher: Publisher = (
@@ -160,6 +162,21 @@ class _Learners:
         if checkpoint is not None:
             self._group.load(checkpoint)
         return self._group
+
+    def form_first(self, checkpoint: Path | None, ledger: Ledger) -> Learner:
+        """Form the group with which the run opens. A group that loses a rank is formed again, once:
+        settings that end each group would end that one too."""
+        try:
+            return self.form(checkpoint)
+        except WorkerNotStarted:
+            raise
+        except WorkerDied as failure:
+            if not self._config.learner.restarts:
+                raise
+            log.warning("%s; the group is formed again", failure)
+            ledger.note_error(str(failure))
+            ledger.count("lost/learner")
+            return self.form(checkpoint)
 
     def close(self) -> None:
         """End the group's processes."""

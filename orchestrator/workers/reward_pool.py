@@ -83,11 +83,16 @@ class RewardPool(WorkerPool):
                 packages=bool(config.runtime_env.pip),
             ),
             start_timeout_s,
+            config.restarts,
         )
         self._duties = [Duty() for _ in self.workers]
         self._rounds: list[Round] = []
         # Groups that were found to be gone, which the caller takes from here.
         self.lost: list[tuple[Round, int]] = []
+
+    def _replaced_while_loading(self, index: int, failure: WorkerFailed) -> None:
+        self.usage.restarts += 1
+        self._failures.append(str(failure))
 
     def begin(self, sizes: Sequence[int], remember: bool = False) -> Round:
         """Begin a round of groups with so many trajectories each. A group is scored when it was

@@ -77,6 +77,7 @@ class RolloutPool(WorkerPool):
             lambda workers: [worker.identity.remote() for worker in workers],
             Resources(self.config.cpus_per_worker, self.config.gpus_per_worker),
             config.cluster.start_timeout_s,
+            config.rollout.restarts,
         )
         self._places = [_Place(name, name) for name in self.names]
         self._events: list[RolloutEvent] = []
@@ -88,6 +89,10 @@ class RolloutPool(WorkerPool):
         for identity, place in zip(self._wait_loaded(), self._places, strict=True):
             log.info("rollout engine: %s", identity)
             self._events.append(WorkerUp(place.worker))
+
+    def _replaced_while_loading(self, index: int, failure: WorkerFailed) -> None:
+        self.restarts += 1
+        self._events.append(WorkerLost(self.names[index], str(failure)))
 
     # Orders
 

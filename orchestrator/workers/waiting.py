@@ -48,6 +48,10 @@ class WorkerDied(WorkerFailed):
     """Ray lost a worker, or could not start it, or lost its answer."""
 
 
+class WorkerNotStarted(WorkerDied):
+    """Ray could not prepare a worker's packages; it could not for a worker in its place either."""
+
+
 class ObjectLost(WorkerDied):
     """An object is gone because its machine is: an answer, or what a call was to work on."""
 
@@ -165,7 +169,9 @@ def failure_of(name: str, error: RayError) -> UserError | WorkerFailed:
     if isinstance(error, RuntimeEnvSetupError):
         # The text holds Ray's traceback and all that pip said. pip's last line is the reason.
         reason = str(error).strip().splitlines()[-1].strip()
-        return WorkerDied(f"{name} was not started: its runtime_env cannot be prepared: {reason}")
+        return WorkerNotStarted(
+            f"{name} was not started: its runtime_env cannot be prepared: {reason}"
+        )
     return WorkerDied(f"the answer of {name} is lost: {_one_line(error)}")
 
 

@@ -5,12 +5,15 @@ workers and returns at once. ``wait_ready`` blocks until they have loaded what t
 ends their processes.
 
 Failure policy: a worker that does not come up raises ``WorkerFailed``. If Ray has started no
-process for it, the message says what the worker asks for and what is free.
+process for it, the message says what the worker asks for and what is free. A rollout or reward
+worker whose process dies while it loads is started again once. A second death, an error that the
+worker raises and a missed deadline end the run: the settings are the likely cause.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +22,16 @@ import ray
 from ray.exceptions import RayError
 
 from orchestrator.workers.last_words import last_words, report_whereabouts
-from orchestrator.workers.waiting import WorkerFailed, WorkerLate, wait_all
+from orchestrator.workers.waiting import (
+    WorkerDied,
+    WorkerFailed,
+    WorkerLate,
+    WorkerNotStarted,
+    take_result,
+    wait_all,
+)
+
+log = logging.getLogger("eg_grpo")
 
 
 @dataclass(frozen=True)
@@ -42,8 +54,11 @@ class WorkerPool:
         load: Callable[[Sequence[Any]], list[ray.ObjectRef]],
         resources: Resources,
         start_timeout_s: float,
+        restarts: int = 0,
     ) -> None:
         """Create the workers and call ``load`` with all of them.
+
+        With ``restarts`` above 0 a worker that dies while it loads is started again, once.
 
         ``load`` makes the first call to each worker. The call returns when the worker can work.
         Constructors of workers must be quick, or Ray's search for a place and slow loading could
@@ -53,12 +68,38 @@ class WorkerPool:
         self.workers = [start_worker() for _ in names]
         self._running = [running(worker) for worker in self.workers]
         self._loaded = load(self.workers)
+        self._start, self._load = start_worker, load
+        self._replaceable = set(range(len(names))) if restarts else set()
         self._resources = resources
         self._start_timeout_s = start_timeout_s
 
     def wait_ready(self) -> None:
         """Block until every worker can work."""
         self._wait_loaded()
+
+    def replace_dead(self) -> bool:
+        """Start workers again that died while they loaded; False if there is none to start."""
+        ended, _ = ray.wait(self._loaded, num_returns=len(self._loaded), timeout=0)
+        replaced = False
+        for index in sorted(self._replaceable):
+            try:
+                if self._loaded[index] in ended:
+                    take_result(self._loaded[index], self.names[index])
+            except WorkerDied as failure:
+                if isinstance(failure, WorkerNotStarted):
+                    continue
+                log.warning("%s; it is replaced", failure)
+                self._replaceable.remove(index)
+                ray.kill(self.workers[index])
+                self.workers[index] = self._start()
+                self._running[index] = running(self.workers[index])
+                (self._loaded[index],) = self._load([self.workers[index]])
+                self._replaced_while_loading(index, failure)
+                replaced = True
+        return replaced
+
+    def _replaced_while_loading(self, index: int, failure: WorkerFailed) -> None:
+        """A hook for pools that count the workers they have lost."""
 
     def close(self) -> None:
         """End the workers' processes; a second call does nothing."""
@@ -112,12 +153,17 @@ def running(worker: Any) -> ray.ObjectRef:
 def wait_loaded(pools: Sequence[WorkerPool], timeout_s: float) -> list[Any]:
     """The answers of all workers to their first call, pool by pool in order, within one deadline.
 
-    The pools load at the same time. Raises what ``wait_all`` raises, whichever pool it is from.
+    The pools load at the same time. When a worker is replaced, the deadline begins anew. Raises
+    what ``wait_all`` raises, whichever pool it is from.
     """
-    answers = [answer for pool in pools for answer in pool._loaded]
-    try:
-        return wait_all(answers, [name for pool in pools for name in pool.names], timeout_s)
-    except WorkerLate:
-        for pool in pools:
-            pool._check_running(timeout_s)
-        raise
+    names = [name for pool in pools for name in pool.names]
+    while True:
+        try:
+            return wait_all([a for pool in pools for a in pool._loaded], names, timeout_s)
+        except WorkerLate:
+            for pool in pools:
+                pool._check_running(timeout_s)
+            raise
+        except WorkerDied:
+            if True not in {pool.replace_dead() for pool in pools}:
+                raise

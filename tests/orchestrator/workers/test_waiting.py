@@ -45,7 +45,7 @@ from policy.errors import UserError
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
 from tests.remote_parts import Worker
-from tests.started_pools import reward, reward_pools, sampled, take_event
+from tests.started_pools import groups_of, reward, reward_pools, sampled, scores_of, take_event
 
 ROOT = Path(__file__).parents[3]
 
@@ -333,6 +333,53 @@ def test_a_crash_loop_ends_with_its_cause_and_a_batch_in_between_breaks_it(
         r" row that were lost without a batch sampled in between$",
     ):
         take_event(rollout, WorkerLost)
+
+
+def test_a_worker_that_dies_while_it_loads_is_replaced_once(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """The pool comes up under the same names, and says which worker it has lost. A second death of
+    a worker ends the start with its cause, and so does the first if nothing is to be replaced."""
+    rollout = start_rollout()
+    ray.kill(rollout.workers[1])
+    rollout.wait_ready()
+    lost, *up = rollout.take_events()
+    assert isinstance(lost, WorkerLost)
+    assert lost.reason.startswith("rollout worker 1 died: ")
+    assert up == [WorkerUp("rollout worker 0"), WorkerUp("rollout worker 1")]
+    assert rollout.restarts == 1
+    sampled(rollout, "rollout worker 1", requests("go"))
+    rollout.close()
+
+    rollout = start_rollout()
+    ray.kill(rollout.workers[1])
+    ray.wait(rollout._loaded[1:], timeout=60)
+    assert rollout.replace_dead()
+    ray.kill(rollout.workers[1])
+    with pytest.raises(WorkerDied, match=r"^rollout worker 1 died: "):
+        rollout.wait_ready()
+    rollout.close()
+
+    rollout = start_rollout("rollout.restarts=0")
+    ray.kill(rollout.workers[0])
+    with pytest.raises(WorkerDied, match=r"^rollout worker 0 died: "):
+        rollout.wait_ready()
+    rollout.close()
+
+
+def test_a_reward_worker_that_dies_while_it_loads_is_counted() -> None:
+    """Its loss is one of the run's, as if it had died later."""
+    pools = reward_pools(reward("Brightness", workers=2))
+    ray.kill(pools.pools["light"].workers[0])
+    try:
+        pools.wait_ready()
+        _, refs = groups_of([[1], [2]])
+        assert [group.totals for group in scores_of(pools, refs)] == [(1.0,), (2.0,)]
+        assert pools.take_usage()["light"].restarts == 1
+        (failure,) = pools.take_failures()
+        assert failure.startswith("reward worker light/0 died: ")
+    finally:
+        pools.close()
 
 
 def test_closed_pools_leave_no_process(rollout: RolloutPool) -> None:
