@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
 from orchestrator.record.own_checkpoints import OwnCheckpoints
@@ -48,9 +47,9 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
             train(opened)
         report = write_report(config.folder)
     except RunFailed as error:
-        raise RunFailed(f"{error} ({_way_on(config.folder)})") from error
+        raise RunFailed(f"{error} ({_way_on(config)})") from error
     except KeyboardInterrupt:
-        raise Stopped(f"stopped at once ({_way_on(config.folder)})") from None
+        raise Stopped(f"stopped at once ({_way_on(config)})") from None
     for line in headlines(config.folder):
         print(line)
     if config.stages == "rollout":
@@ -58,7 +57,7 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     else:
         print(f"checkpoint: {opened.books.last_saved}\nreport: {report}")
     if interrupt.requested and not opened.books.finished:
-        raise Stopped(f"stopped ({_way_on(config.folder)})")
+        raise Stopped(f"stopped ({_way_on(config)})")
 
 
 def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, RunFolder]:
@@ -71,10 +70,13 @@ def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, R
     return config.model_copy(update={"name": folder.path.name}), folder
 
 
-def _way_on(folder: Path) -> str:
+def _way_on(config: RunConfig) -> str:
     """The last checkpoint of a run that stopped early, and the command that continues the run."""
+    folder = config.folder
     last = OwnCheckpoints(folder).last()
     command = f"eg-grpo train {folder / 'config.yaml'} --resume"
+    if config.stages == "rollout":
+        return f"go on with: {command}"
     if last is None:
         return f"{folder} has no checkpoint yet; begin again with: {command}"
     return f"the last checkpoint is {last}; go on with: {command}"

@@ -82,7 +82,7 @@ def test_half_a_row_is_no_row_and_goes_when_the_run_goes_on(folder: RunFolder) -
     filler.unlink()
     folder.close()
     resumed = RunFolder(folder.path, resume=True)
-    resumed.fall_back(path)
+    resumed.fall_back(1)
     resumed.append("metrics.jsonl", {"step": 2})
     assert resumed.rows("metrics.jsonl") == [{"step": 1}, {"step": 2}]
     resumed.close()

@@ -158,7 +158,7 @@ def test_what_the_run_did_not_write_is_neither_resumed_from_nor_deleted(tmp_path
     (folder.path / "checkpoints" / "step-0").write_text("a file")
     resumed = reopened(folder)
     assert resumed.checkpoints.whole() == [resumed.checkpoints.path(step) for step in (2, 4)]
-    resumed.fall_back(resumed.checkpoints.path(4))
+    resumed.fall_back(4)
     finished_checkpoint(resumed, 5)
     (resumed.checkpoints.path(4) / "rng").mkdir()  # of an earlier version, and the run's own
     resumed.checkpoints.keep_only({5})
@@ -191,9 +191,10 @@ def test_resuming_forgets_what_the_surviving_history_never_had(tmp_path: Path) -
     folder.checkpoints.begin(3).mkdir()  # cut off before its manifest
     folder.checkpoints.begin(4)  # cut off before its folder
     resumed = reopened(folder)
-    last = resumed.checkpoints.last()
-    assert last == resumed.checkpoints.path(2)
-    resumed.fall_back(last)
+    for rollout_alone in (False, True):  # a checkpoint is what counts
+        point = resumed.resume_point(rollout_alone)
+        assert point == (2, resumed.checkpoints.path(2))
+    resumed.fall_back(2)
     for name in ("metrics.jsonl", "dropped.jsonl"):
         assert [row["step"] for row in resumed.rows(name)] == [1, 2]
     assert names(folder.path) == ["step-2"]
@@ -205,7 +206,7 @@ def test_a_run_that_goes_back_to_its_start_forgets_all_it_has_done(tmp_path: Pat
     folder.append("evaluations.jsonl", {"step": 0})
     folder.append("metrics.jsonl", {"step": 1})
     folder.checkpoints.begin(1).mkdir()  # cut off before its manifest
-    folder.fall_back(None)
+    folder.fall_back(0)
     assert folder.rows("evaluations.jsonl") == folder.rows("metrics.jsonl") == []
     assert names(folder.path) == []
 
@@ -228,7 +229,7 @@ def test_a_checkpoint_that_was_deleted_in_part_is_none(
     assert names(folder.path) == ["step-1", "step-2"]
     resumed = reopened(folder)
     assert resumed.checkpoints.whole() == [resumed.checkpoints.path(2)]
-    resumed.fall_back(resumed.checkpoints.path(2))
+    resumed.fall_back(2)
     assert names(folder.path) == ["step-2"]
 
 
@@ -241,7 +242,7 @@ def test_a_run_begun_before_there_was_a_list_goes_on(tmp_path: Path) -> None:
     best = '{"step": 1, "set": "held_out", "reward/mean": 0.5}'
     (folder.path / "checkpoints" / "best.json").write_text(best)
     resumed = reopened(folder)
-    resumed.fall_back(resumed.checkpoints.path(3))
+    resumed.fall_back(3)
     finished_checkpoint(resumed, 4)
     resumed.checkpoints.keep_only({4})
     assert names(folder.path) == ["step-1", "step-2", "step-4"]
