@@ -46,9 +46,9 @@ def open_run(
     """Start the actors, and end them again whatever happens; the folder is closed then.
 
     If the folder holds a checkpoint of the run, the run goes on from it. A run of rollout alone
-    goes on after the steps that it has kept. Raises ``UserError`` when
-    the checkpoint is damaged or was written with other settings or input files, before any actor
-    starts, and ``WorkerFailed`` when an actor does not come up.
+    goes on after the steps that it has kept. Raises ``UserError`` when the checkpoint is damaged or
+    was written with other settings or input files, before any actor starts, and ``WorkerFailed``
+    when an actor does not come up.
     """
     with closing(folder):
         step, checkpoint = _resume_point(folder, config)

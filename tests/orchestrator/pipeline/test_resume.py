@@ -6,7 +6,7 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,14 +26,29 @@ TINY = (
 ).split()
 TWO_RANKS = "learner.ranks=2 learner.cpus_per_rank=0.5 learner.zero_stage=2".split()
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+# Two or three starts of a run: minutes on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+
+Begin = Callable[..., Driver]
 
 
 @pytest.fixture
-def scratch() -> Iterator[Path]:
-    """What a killed Ray leaves behind. The path is short, because Ray keeps sockets in it."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Begins the run ``name`` with more settings. Whatever still runs after the test is killed."""
+    drivers: list[Driver] = []
+    # What a killed Ray leaves behind is in a folder with a short path, as Ray keeps sockets in it.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+
+        def begin(name: str, *settings: str) -> Driver:
+            drivers.append(Driver(tmp_path, name, [*TINY, *settings], Path(scratch)))
+            drivers[-1].start()
+            return drivers[-1]
+
+        yield begin
+        for driver in drivers:
+            if driver.ended() is None:
+                kill_tree(psutil.Process(driver.pid))
 
 
 @pytest.mark.parametrize(
@@ -44,14 +59,14 @@ def scratch() -> Iterator[Path]:
     ],
 )
 def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(
-    tmp_path: Path, scratch: Path, settings: list[str]
+    begin: Begin, settings: list[str]
 ) -> None:
     """Every file of the last checkpoint, weights and optimizer state alike, every row of metrics
     but for its times, and every file of the kept trajectories are equal to the bit."""
-    whole = Driver(tmp_path, "whole", [*TINY, *settings], scratch)
-    whole.start()
-    assert whole.wait_ended(300) == 0, whole.lines
-    struck = killed_and_resumed(tmp_path, [*TINY, *settings], scratch)
+    whole = begin("whole", *settings)
+    ends(whole)
+    struck = begin("struck", *settings)
+    is_killed_and_goes_on(struck)
     assert untimed(struck.folder) == untimed(whole.folder)
     assert [row["step"] for row in struck.rows()] == [1, 2, 3, 4, 5]
     ours, theirs = (
@@ -63,10 +78,11 @@ def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(
     assert bool(kept(struck.folder)) == bool(settings)
 
 
-def test_a_stale_run_that_is_killed_keeps_its_bound(tmp_path: Path, scratch: Path) -> None:
+def test_a_stale_run_that_is_killed_keeps_its_bound(begin: Begin) -> None:
     """At staleness 2 no group is older than two versions at any step, also right after the resume,
     by the rows and by the ledger, and each group is trained exactly once."""
-    run = killed_and_resumed(tmp_path, [*TINY, "max_staleness=2"], scratch)
+    run = begin("struck", "max_staleness=2")
+    is_killed_and_goes_on(run)
     rows, view = run.rows(), run.view()
     assert view is not None
     assert judged(Expected(STEPS, 3, 2), view, rows).problems == []
@@ -78,21 +94,23 @@ def test_a_stale_run_that_is_killed_keeps_its_bound(tmp_path: Path, scratch: Pat
         assert row["staleness/mean"] == pytest.approx(sum(ages) / len(ages))
 
 
-def killed_and_resumed(root: Path, settings: list[str], scratch: Path) -> Driver:
-    """A run that is killed after a random step, and then ends by itself."""
-    driver = Driver(root, "struck", settings, scratch)
-    driver.start()
-    step, delay_s = random.randint(1, STEPS - 1), random.uniform(0, 1)
+def is_killed_and_goes_on(run: Driver) -> None:
+    """Kill every process of the run at a random moment, and let it go on to its end."""
+    step, delay_s = random.randint(1, STEPS - 2), random.uniform(0, 1)
     print(f"killed {delay_s:.3f} s after step {step}")  # pytest shows it if the test fails
-    while driver.steps_done() < step:
-        assert driver.ended() is None, driver.lines
+    while run.steps_done() < step:
+        assert run.ended() is None, run.lines
         time.sleep(0.05)
     time.sleep(delay_s)
-    assert driver.ended() is None, driver.lines
-    kill_tree(psutil.Process(driver.pid))
-    driver.start()
-    assert driver.wait_ended(300) == 0, driver.lines
-    return driver
+    kill_tree(psutil.Process(run.pid))
+    run.wait_ended(10)
+    run.start()
+    ends(run)
+
+
+def ends(run: Driver) -> None:
+    """The run ends by itself, without an error."""
+    assert run.wait_ended(600) == 0, run.lines
 
 
 def kill_tree(root: psutil.Process) -> None:
