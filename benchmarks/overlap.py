@@ -6,27 +6,33 @@
 
 ``stand-ins``: step time at staleness 0, 1 and 2 against the longest stage, with pools that sleep.
 ``driver``: CPU seconds of the driver's thread for one step, with pools of many workers that sleep.
-``real``: the same as whole runs of ``configs/shapes.yaml``: step time, stage times and the held-out
-reward after equal steps with its spread over seeds. On a machine with few cores the stages share
-the cores, and overlap can gain little there.
+``real``: whole runs of ``configs/shapes.yaml``. The times are medians in seconds: of a step, and of
+what the driver waits for in it. A stage that overlaps with another one is waited for shortly or not
+at all. The held-out reward after the last step, and its gain over staleness 0 with the same
+seed, are means over seeds ± the half-width of the 95 % interval (Student's t). On a machine
+with few cores the stages share the cores, and overlap can gain little there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
+from benchmarks.ablation import interval
 from benchmarks.stand_ins import Seconds, run_steps, stand_in_stages
+from orchestrator.record.run_folder import read_rows
 from orchestrator.settings.run_config import RunConfig, load_config
+from policy.types import JsonDict
 
 CONFIG = Path("configs/shapes.yaml")
 STALENESS = (0, 1, 2)
+STAGES = ("rollout", "reward", "learn", "sync", "save")
 WARM_UP = 3  # steps that fill the pipeline, and are left out
 
 
@@ -99,37 +105,38 @@ def _driver(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _real(options: argparse.Namespace, overrides: list[str]) -> None:
-    rows: dict[int, list[dict[str, float]]] = {}
-    rewards: dict[int, list[float]] = {}
+    rows: dict[int, list[JsonDict]] = {staleness: [] for staleness in STALENESS}
+    held_out: dict[int, list[float]] = {staleness: [] for staleness in STALENESS}
+    # Other load on the machine comes and goes. The runs of one seed follow each other, so that
+    # every staleness has its share of it.
+    for seed, staleness in product(options.seeds, STALENESS):
+        name = f"staleness-{staleness}-seed-{seed}"
+        command = [
+            *(sys.executable, "-m", "orchestrator", "train", str(CONFIG), f"name={name}"),
+            *(f"root={options.out}", f"seed={seed}", f"max_staleness={staleness}"),
+            *(f"steps={options.steps}", f"evaluation.every={options.steps}", *overrides),
+        ]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        read = read_rows(options.out / name / "metrics.jsonl")
+        rows[staleness] += read[WARM_UP:-1]
+        held_out[staleness].append(read[-1]["evaluation/held_out"])
+    columns = ("staleness", "step", *STAGES, "of staleness 0", "held-out reward", "gain over 0")
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
+    base = _median(rows[0], "step")
     for staleness in STALENESS:
-        for seed in options.seeds:
-            name = f"staleness-{staleness}-seed-{seed}"
-            command = [
-                *(sys.executable, "-m", "orchestrator", "train", str(CONFIG), f"name={name}"),
-                *(f"root={options.out}", f"seed={seed}", f"max_staleness={staleness}"),
-                *(f"steps={options.steps}", f"evaluation.every={options.steps}", *overrides),
-            ]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            metrics = (options.out / name / "metrics.jsonl").read_text(encoding="utf-8")
-            read = [json.loads(line) for line in metrics.splitlines()]
-            rows.setdefault(staleness, []).extend(read[WARM_UP:-1])
-            rewards.setdefault(staleness, []).append(read[-1]["evaluation/held_out"])
-    stages = ("rollout", "reward", "learn", "sync", "save", "step")
-    print(f"| staleness | {' | '.join(stages)} | of staleness 0 | held-out reward |")
-    print("|---" * (len(stages) + 3) + "|")
-    base = statistics.median(row["seconds/step"] for row in rows[0])
-    for staleness, of_staleness in rows.items():
-        taken = {
-            stage: statistics.median(row.get(f"seconds/{stage}") or 0.0 for row in of_staleness)
-            for stage in stages
-        }
-        held_out = rewards[staleness]
-        spread = statistics.stdev(held_out) / len(held_out) ** 0.5 if len(held_out) > 1 else 0.0
-        times = " | ".join(f"{taken[stage]:.2f}" for stage in stages)
+        step = _median(rows[staleness], "step")
+        waits = " | ".join(f"{_median(rows[staleness], stage):.2f}" for stage in STAGES)
+        pairs = zip(held_out[staleness], held_out[0], strict=True)
+        gain = interval([own - other for own, other in pairs]) if staleness else ""
         print(
-            f"| {staleness} | {times} | {taken['step'] / base:.2f} x |"
-            f" {statistics.mean(held_out):.3f} ± {spread:.3f} |"
+            f"| {staleness} | {step:.2f} | {waits} | {step / base:.2f} x |"
+            f" {interval(held_out[staleness])} | {gain} |"
         )
+
+
+def _median(rows: list[JsonDict], stage: str) -> float:
+    return statistics.median(row.get(f"seconds/{stage}", 0.0) for row in rows)
 
 
 def _config(overrides: list[str]) -> RunConfig:

@@ -24,6 +24,7 @@ from learner.collectives import gathered
 from learner.distributed import deepspeed_settings
 from learner.logprob_module import LogprobModule
 from learner.passes import Passes, adamw
+from learner.plain_path import plain_path
 from learner.rank_settings import LearnerSettings
 from learner.universal_state import write_universal
 from policy.encoding import SpecialIds
@@ -137,7 +138,8 @@ class DeepSpeedPasses(Passes):
 
         Verify the files first: unpickling one can run code.
         """
-        path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+        with plain_path(folder) as plain:
+            path, _ = self._engine.load_checkpoint(plain, tag=_TAG, load_module_strict=False)
         if path is None:
             raise RuntimeError(f"DeepSpeed found no state in {folder}")
 

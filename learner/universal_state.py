@@ -9,13 +9,13 @@ ZeRO 0 nothing has to be converted, because every rank has the whole state.
 from __future__ import annotations
 
 import io
-import tempfile
 from argparse import Namespace
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from deepspeed.checkpoint import ds_to_universal
 
+from learner.plain_path import plain_path
 from policy.disk import writing
 
 
@@ -26,19 +26,14 @@ def write_universal(state: Path, folder: Path) -> None:
     the room of the optimizer state. Raises ``NotWritten``, for instance when the disk is full.
     """
     # torch raises RuntimeError when the disk is full.
-    with writing(folder, RuntimeError), tempfile.TemporaryDirectory() as plain:
+    with writing(folder, RuntimeError), plain_path(state) as source, plain_path(folder) as target:
         folder.mkdir(parents=True)
-        # DeepSpeed reads paths as regular expressions, in which a "+" or "(" means something else.
-        # It gets the paths of links instead.
-        source, target = Path(plain, "state"), Path(plain, "universal")
-        source.symlink_to(state.absolute())
-        target.symlink_to(folder.absolute())
         # DeepSpeed prints its stages and draws progress bars.
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             ds_to_universal.main(
                 Namespace(
-                    input_folder=str(source),
-                    output_folder=str(target),
+                    input_folder=source,
+                    output_folder=target,
                     # More than one worker would fork this process, which has threads.
                     num_extract_workers=1,
                     num_merge_workers=1,

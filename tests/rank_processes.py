@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch.multiprocessing
 from learner_settings import learner_settings
+from learner_state import full_state
 from safetensors.torch import load_file, save_file
 
 from learner.micro_batches import TrainingGroup, split_over_ranks
@@ -88,28 +89,3 @@ def _rank_process(
             save_file(weights, folder / f"{scenario.name}.safetensors")
             (folder / f"{scenario.name}.json").write_text(json.dumps(rows))
         rank.close()
-
-
-def full_state(rank: Any) -> dict[str, torch.Tensor]:
-    """Master weights, averages and step of every trained parameter; every rank must call it."""
-    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-    engine = rank._model._engine
-    found = {}
-    for name, parameter in rank._model._policy.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if engine.zero_optimization_stage() == 0:
-            state = engine.optimizer.state[parameter]
-            values = (parameter.detach(), state["exp_avg"], state["exp_avg_sq"])
-        else:
-            values = (
-                safe_get_full_fp32_param(parameter),
-                safe_get_full_optimizer_state(parameter, "exp_avg"),
-                safe_get_full_optimizer_state(parameter, "exp_avg_sq"),
-            )
-        for kind, value in zip(("master", "exp_avg", "exp_avg_sq"), values, strict=True):
-            found[f"{name}/{kind}"] = value.clone()
-    optimizer = engine.optimizer if not engine.zero_optimization() else engine.optimizer.optimizer
-    found["step"] = torch.stack([state["step"] for state in optimizer.state.values()])
-    return found

@@ -39,3 +39,10 @@ def _timed(key: str) -> bool:
 def weights_digest(run: Path, step: int) -> str:
     file = run / "checkpoints" / f"step-{step}" / "model" / "model.safetensors"
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def kept(run: Path) -> dict[str, bytes]:
+    """Every file of the kept trajectories, by its path."""
+    folder = run / "trajectories"
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
 from orchestrator.record.own_checkpoints import OwnCheckpoints
@@ -52,9 +51,9 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     except Superseded:
         raise  # the newer driver goes on with the run
     except RunFailed as error:
-        raise RunFailed(f"{error} ({_way_on(config.folder)})") from error
+        raise RunFailed(f"{error} ({_way_on(config)})") from error
     except KeyboardInterrupt:
-        raise Stopped(f"stopped at once ({_way_on(config.folder)})") from None
+        raise Stopped(f"stopped at once ({_way_on(config)})") from None
     for line in headlines(config.folder):
         print(line)
     if config.stages == "rollout":
@@ -62,7 +61,7 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     else:
         print(f"checkpoint: {opened.books.last_saved}\nreport: {report}")
     if interrupt.requested and not opened.books.finished:
-        raise Stopped(f"stopped ({_way_on(config.folder)})")
+        raise Stopped(f"stopped ({_way_on(config)})")
 
 
 def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, RunFolder]:
@@ -78,10 +77,13 @@ def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, R
     return config.model_copy(update={"name": folder.path.name}), folder
 
 
-def _way_on(folder: Path) -> str:
+def _way_on(config: RunConfig) -> str:
     """The last checkpoint of a run that stopped early, and the command that continues the run."""
+    folder = config.folder
     last = OwnCheckpoints(folder).last()
     command = f"eg-grpo train {folder / 'config.yaml'} --resume"
+    if config.stages == "rollout":
+        return f"go on with: {command}"
     if last is None:
         return f"{folder} has no checkpoint yet; begin again with: {command}"
     return f"the last checkpoint is {last}; go on with: {command}"

@@ -150,12 +150,12 @@ class Bookkeeper:
         checkpoints.keep_only({saving.step})
         checkpoints.note_best(self._config.evaluation.during, saving.step, saving.reward)
 
-    def rewind(self, checkpoint: Path | None) -> None:
-        """Go on after ``checkpoint``: rows and checkpoints of later steps are deleted."""
+    def rewind(self, step: int) -> None:
+        """Go on after ``step``: rows and checkpoints of later steps are deleted."""
         self._saving = None
         self._alarms = Alarms()
-        self._folder.fall_back(checkpoint)
-        self.last_saved = checkpoint
+        self._folder.fall_back(step)
+        self.last_saved = self._folder.checkpoints.last()
 
     def _stop_if_stuck(self, step: int, learner: Learner) -> None:
         if skipped_in_a_row(self._folder) < self._config.learner.max_skipped_updates:

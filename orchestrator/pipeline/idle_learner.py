@@ -21,7 +21,7 @@ class IdleLearner:
         return {"weight_version": 0}
 
     def save(self, folder: Path) -> None:
-        """Write nothing, because nothing was trained. Such a run cannot be resumed."""
+        """Write nothing, because nothing was trained: the run goes on from what it has kept."""
 
     def close(self) -> None:
         """Do nothing: it has no processes."""

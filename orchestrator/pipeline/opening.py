@@ -20,7 +20,6 @@ from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
-from orchestrator.record.own_checkpoints import checkpoint_step
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
@@ -47,13 +46,13 @@ def open_run(
 ) -> Iterator[Run]:
     """Start the actors, and end them again whatever happens; the folder is closed then.
 
-    If the folder holds a checkpoint of the run, the run goes on from it. Raises ``UserError`` when
-    the checkpoint is damaged or was written with other settings or input files, before any actor
-    starts, and ``WorkerFailed`` when an actor does not come up.
+    If the folder holds a checkpoint of the run, the run goes on from it. A run of rollout alone
+    goes on after the steps that it has kept. Raises ``UserError`` when the checkpoint is damaged or
+    was written with other settings or input files, before any actor starts, and ``WorkerFailed``
+    when an actor does not come up.
     """
     with closing(folder):
-        checkpoint = _checkpoint_of(folder, config)
-        step = 0 if checkpoint is None else checkpoint_step(checkpoint)
+        step, checkpoint = _resume_point(folder, config)
         save_settings(config, folder.path)
         interrupt.stop_within_s = config.checkpoint.stop_within_s
         progress, cluster = Progress(config.steps), config.cluster
@@ -83,7 +82,7 @@ def open_run(
             actors.callback(learners.close)
             learner = learners.form_first(checkpoint, ledger)
             go_on_from(ledger, step, progress.note)
-            folder.fall_back(checkpoint)
+            folder.fall_back(step)
             publisher: Publisher = (
                 WeightPublisher(config.probe_tolerance)
                 if config.stages == "all"
@@ -129,6 +128,7 @@ def open_run(
                 interrupt=interrupt,
                 ledger=ledger,
                 folder=folder,
+                rollout_alone=config.stages == "rollout",
                 form_learner=learners.form,
                 restarts=config.learner.restarts,
             )
@@ -184,13 +184,14 @@ class _Learners:
             self._group.close()
 
 
-def _checkpoint_of(folder: RunFolder, config: RunConfig) -> Path | None:
-    """The checkpoint to go on from, with every file proved whole; None in a new run."""
-    checkpoint = folder.checkpoints.last()
+def _resume_point(folder: RunFolder, config: RunConfig) -> tuple[int, Path | None]:
+    """The steps that are done, and the checkpoint to go on from, with every file proved whole."""
+    step, checkpoint = folder.resume_point(config.stages == "rollout")
     if checkpoint is not None:
         verified_manifest(checkpoint)
+    if step:
         check_unchanged(config, folder.path)
-    return checkpoint
+    return step, checkpoint
 
 
 def _announce(progress: Progress, config: RunConfig, inputs: Inputs) -> None:

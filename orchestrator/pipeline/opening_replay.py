@@ -42,7 +42,7 @@ def open_replay(
     with closing(folder):
         if folder.goes_on:
             check_unchanged(config, folder.path)
-        folder.fall_back(checkpoint)
+        folder.fall_back(steps[0] - 1)
         write_whole(folder.path / "config.yaml", dump_config(config))
         progress, cluster = Progress(steps[-1]), config.cluster
         begin = "the model that it began with" if checkpoint is None else f"checkpoint {checkpoint}"

@@ -19,7 +19,6 @@ from orchestrator.pipeline.ledger import Ledger, LedgerLost
 from orchestrator.pipeline.roles import Learner, Publisher, Rollout
 from orchestrator.pipeline.stages import Stages
 from orchestrator.pipeline.step_batch import StepBatch
-from orchestrator.record.own_checkpoints import checkpoint_step
 from orchestrator.record.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ class Run:
     interrupt: Interrupt
     ledger: Ledger
     folder: RunFolder
+    rollout_alone: bool
     # Ends the learner group and forms a new one, from a checkpoint or from the start.
     form_learner: Callable[[Path | None], Learner]
     # Learner groups in a row that may be lost before the run stops.
@@ -107,9 +107,8 @@ class Run:
             self.lost_in_a_row += 1
             if self.lost_in_a_row > self.restarts:
                 raise failure
-            checkpoint = self.folder.checkpoints.last()
-            step = 0 if checkpoint is None else checkpoint_step(checkpoint)
-            where = "the start" if checkpoint is None else checkpoint.name
+            step, checkpoint = self.folder.resume_point(self.rollout_alone)
+            where = f"step-{step}" if step else "the start"
             text = f"{failure}; the run goes on from {where} and repeats {self.step - step} steps"
             log.warning("%s", text)
             self.books.note(text)
@@ -122,7 +121,7 @@ class Run:
                     self.ledger.fall_back(step)
                 self.ledger.note_error(str(failure))
                 self.ledger.count("lost/learner")
-                self.books.rewind(checkpoint)
+                self.books.rewind(step)
                 self.step = step
                 form = learner_call(partial(self.form_learner, checkpoint), "starting")
                 self.stages.wait_for(form)

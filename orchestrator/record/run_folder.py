@@ -132,17 +132,32 @@ class RunFolder:
         """All rows of a ``.jsonl`` file of this folder; see ``read_rows``."""
         return read_rows(self.path / name)
 
-    def fall_back(self, checkpoint: Path | None) -> None:
-        """Delete what is of steps after ``checkpoint``, because they are run again.
+    def resume_point(self, rollout_alone: bool) -> tuple[int, Path | None]:
+        """How many steps are done for good, and the checkpoint to go on from, if there is one.
 
-        These are rows, checkpoints and kept trajectories. Without a checkpoint the run begins anew,
-        and all of them go.
+        A run of rollout alone trains nothing and writes no checkpoint. Its steps are done when
+        their rows and their trajectories are there.
         """
-        step = -1 if checkpoint is None else checkpoint_step(checkpoint)
-        self.checkpoints.fall_back(step)
-        self.trajectories.delete_after(step)
+        checkpoint = self.checkpoints.last()
+        if checkpoint is not None:
+            return checkpoint_step(checkpoint), checkpoint
+        if not rollout_alone:
+            return 0, None
+        kept = set(self.trajectories.steps())
+        done = [row["step"] for row in self.rows("metrics.jsonl") if row["step"] in kept]
+        return max(done, default=0), None
+
+    def fall_back(self, step: int) -> None:
+        """Delete what is of steps after ``step``, because they are run again.
+
+        These are rows, checkpoints and kept trajectories. At step 0 the run begins anew, and all of
+        them go.
+        """
+        last = step or -1  # the evaluation before the first step is made again
+        self.checkpoints.fall_back(last)
+        self.trajectories.delete_after(last)
         for name in _ROWS:
-            self._replace(name, [row for row in self.rows(name) if row["step"] <= step])
+            self._replace(name, [row for row in self.rows(name) if row["step"] <= last])
 
     def _replace(self, name: str, rows: Iterable[JsonDict]) -> None:
         file = self.path / name

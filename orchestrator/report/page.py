@@ -61,7 +61,11 @@ _CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ),
     ("KL to the reference", _meaning("kl/mean"), {"kl/mean": "KL"}),
     ("Gradient norm", _meaning("grad_norm"), {"grad_norm": "gradient norm"}),
-    ("Clipped ratios", _meaning("ratio/clipped"), {"ratio/clipped": "clipped"}),
+    (
+        "Off-policy ratios",
+        "share of tokens whose ratio was clipped, and whose ratio is below 0.9 or above 1.1",
+        {"ratio/clipped": "clipped", "ratio/outside": "outside 0.9 to 1.1"},
+    ),
     (
         "Token partition",
         "share of tokens of low and of high entropy",

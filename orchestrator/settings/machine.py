@@ -24,12 +24,13 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
 
     On an existing cluster only the port is checked, because actors may run on other machines.
     """
-    if port := config.learner.rendezvous_port:
+    if config.learner_ranks and (port := config.learner.rendezvous_port):
         check_port(port, "learner.rendezvous_port")
     if cluster_address(config.cluster.address) is not None:
         return
     check_device(config.rollout.device, "rollout.device")
-    check_device(config.learner.device, "learner.device")
+    if config.learner_ranks:
+        check_device(config.learner.device, "learner.device")
     asked, there = logical_gpus(config), torch.cuda.device_count()
     if asked > there:
         raise UserError(
@@ -73,7 +74,7 @@ def logical_cpus(config: RunConfig) -> float:
     """The CPUs to declare to Ray: the sum that all actors ask for, or all cores if that is more."""
     asked = (
         config.rollout.workers * config.rollout.cpus_per_worker
-        + config.learner.ranks * config.learner.cpus_per_rank
+        + config.learner_ranks * config.learner.cpus_per_rank
         + sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
     )
     return max(asked, float(os.cpu_count() or 1))
@@ -83,6 +84,6 @@ def logical_gpus(config: RunConfig) -> float:
     """The GPUs that all actors together ask Ray for."""
     return (
         config.rollout.workers * config.rollout.gpus_per_worker
-        + config.learner.ranks * config.learner.gpus_per_rank
+        + config.learner_ranks * config.learner.gpus_per_rank
         + sum(reward.workers * reward.gpus_per_worker for reward in config.rewards)
     )

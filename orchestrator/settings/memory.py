@@ -311,8 +311,9 @@ def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
     if config.data.evaluation:
         evaluation = config.evaluation.prompts * config.evaluation.samples_per_prompt
         samples = samples + evaluation if config.max_staleness else max(samples, evaluation)
-    versions = WEIGHT_VERSIONS * size.trained * _BYTES[config.model.dtype]
-    return versions + samples * (3 * size.image_size**2 + OBJECT_BYTES)
+    versions = WEIGHT_VERSIONS if config.learner_ranks else 0
+    weights = versions * size.trained * _BYTES[config.model.dtype]
+    return weights + samples * (3 * size.image_size**2 + OBJECT_BYTES)
 
 
 def _phases(size: ModelSize, lengths: Lengths, guided: bool) -> list[int]:

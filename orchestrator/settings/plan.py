@@ -172,9 +172,14 @@ def table(plan: Plan, machine: Machine) -> str:
 def batch_text(config: RunConfig) -> str:
     """The batch of a step, and the number of micro-batches in a learner rank's share, as text."""
     micro_batches = math.ceil(config.trajectories_per_rank / config.learner.micro_batch_size)
-    return (
+    batch = (
         f"{config.prompts_per_step} prompts x {config.rollout.group_size} ="
-        f" {config.trajectories_per_step} trajectories a step, over {config.learner.ranks} ranks in"
+        f" {config.trajectories_per_step} trajectories a step"
+    )
+    if not config.learner_ranks:
+        return batch
+    return (
+        f"{batch}, over {config.learner_ranks} ranks in"
         f" up to {micro_batches} micro-batches of {config.largest_micro_batch}"
     )
 
@@ -219,7 +224,7 @@ def _actors(config: RunConfig) -> Iterator[Actor]:
         for index in range(reward.workers):
             name = f"reward {reward.name} {index}"
             yield Actor(name, "reward", device, reward.gpus_per_worker)
-    for index in range(learner.ranks):
+    for index in range(config.learner_ranks):
         yield Actor(f"learner rank {index}", "learner", learner.device, learner.gpus_per_rank)
 
 

@@ -210,6 +210,16 @@ class RunConfig(Settings):
             )
         return self
 
+    def ignored(self) -> Iterator[Ignored]:
+        """The corrections of stale rollouts, in a run that trains on fresh ones alone.
+
+        A replay of rollout alone trains on stale ones, whatever ``max_staleness`` says.
+        """
+        if self.max_staleness == 0 and self.stages == "all":
+            for key in ("behaviour_logprob", "clip_low", "clip_high", "dual_clip"):
+                text = "has no effect with max_staleness 0, where no rollout is stale"
+                yield Ignored(f"algorithm.{key}", text, ("max_staleness", "stages"))
+
     @field_validator("rewards")
     @classmethod
     def _check_names(cls, rewards: tuple[RewardConfig, ...]) -> tuple[RewardConfig, ...]:
@@ -228,6 +238,11 @@ class RunConfig(Settings):
         """The sampling of rollouts, at each guidance scale of fixed evaluation."""
         scales = self.evaluation.guidance_scales or (self.rollout.guidance_scale,)
         return tuple(replace(self.rollout.sampling, guidance_scale=scale) for scale in scales)
+
+    @property
+    def learner_ranks(self) -> int:
+        """The number of learner ranks that the run starts: none in a run of rollout alone."""
+        return self.learner.ranks if self.stages == "all" else 0
 
     @property
     def trajectories_per_rank(self) -> int:

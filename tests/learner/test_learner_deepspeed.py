@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from learner_state import optimizer_and_masters
 
 from learner.micro_batches import split_over_ranks
 from policy.checkpoint.loading import load_policy
@@ -20,15 +21,6 @@ STAGES = [
     *(dict(zero_stage=stage) for stage in (0, 1, 2, 3)),
     *(dict(zero_stage=stage, dtype="bfloat16") for stage in (1, 2, 3)),
 ]
-
-
-def optimizer_and_masters(rank):
-    """torch's AdamW, and the weights that it updates."""
-    engine = rank._model._engine
-    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    masters = [p for group in optimizer.param_groups for p in group["params"]]
-    masters += getattr(engine.optimizer, "fp32_partitioned_groups_flat", [])  # ZeRO 3's
-    return optimizer, masters
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rank_processes import Scenario, full_state, run_ranks
+from learner_state import full_state
+from rank_processes import Scenario, run_ranks
 from safetensors.torch import load_file
 
 from learner import deepspeed_passes
@@ -74,15 +75,15 @@ def converted(rank, checkpoint, folder):
 )
 def test_conversion_loses_no_bit(make_rank, batch, tmp_path, kind):
     """By way of the universal format, one rank resumes bitwise what it saved, and its next updates
-    are bitwise those of the uninterrupted run. The folder's name is no regular expression."""
+    are bitwise those of the uninterrupted run. No character of a path is part of a pattern."""
     rank = make_rank(**LEARNER, **kind)
     for _ in range(2):
         update(rank, batch)
-    saved = tmp_path / "c++ (1)"
+    saved = tmp_path / "c++ (1) [2]"
     rank.save(saved)
     expected = full_state(rank)
     rows = [update(rank, batch) for _ in range(2)]
-    resumed = converted(make_rank(**LEARNER, **kind), saved, tmp_path / "universal")
+    resumed = converted(make_rank(**LEARNER, **kind), saved, tmp_path / "universal [2]")
     assert_same_state(full_state(resumed), expected)
     assert [update(resumed, batch) for _ in range(2)] == rows
     assert resumed.publish()[0] == rank.publish()[0]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from learner_state import optimizer_and_masters
 from rank_processes import Scenario, run_ranks
 
 from learner.micro_batches import TrainingGroup, split_over_ranks
@@ -50,10 +51,7 @@ def spoilt(batch):
 
 def held(rank):
     """Every tensor that an update changes: live and master weights, and AdamW's state."""
-    engine = rank._model._engine
-    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    masters = [p for group in optimizer.param_groups for p in group["params"]]
-    masters += getattr(engine.optimizer, "fp32_partitioned_groups_flat", [])  # ZeRO 3's
+    optimizer, masters = optimizer_and_masters(rank)
     states = [value for state in optimizer.state.values() for value in state.values()]
     tensors = [*masters, *dict(unpack(rank.publish()[1])).values(), *states]
     return [tensor.detach().clone() for tensor in tensors]

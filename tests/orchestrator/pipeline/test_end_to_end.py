@@ -18,9 +18,9 @@ from policy.types import Prompt
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import load_transformers_engine
+from tests.command_line import ROOT, command, train
 from tests.training_records import rows, untimed, weights_digest
 
-ROOT = Path(__file__).parents[3]
 SMALL = (
     "steps=4 prompts_per_step=4 rollout.group_size=4 rollout.batch_size=8"
     " learner.micro_batch_size=6"
@@ -53,22 +53,6 @@ sys.exit(main(sys.argv[1:]))
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 
-def command(root: Path, name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml",
-            f"root={root}", f"name={name}", *SMALL, *arguments]  # fmt: skip
-
-
-def train(root: Path, name: str, *arguments: str) -> Path:
-    """Run to the end; returns the run folder."""
-    done = subprocess.run(
-        command(root, name, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"report: {root / name / 'report.html'}" in done.stdout
-    return root / name
-
-
 def seen_means(run: Path, step: int) -> list[float]:
     """Mean rewards of the seen prompts at guidance 1."""
     (row,) = (
@@ -81,7 +65,7 @@ def seen_means(run: Path, step: int) -> list[float]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("runs"), "one")
+    return train(tmp_path_factory.mktemp("runs"), "one", *SMALL)
 
 
 def test_a_run_leaves_everything_that_users_hold_on_to(finished: Path) -> None:
@@ -110,11 +94,9 @@ def test_a_run_leaves_everything_that_users_hold_on_to(finished: Path) -> None:
 
 def test_generate_draws_from_a_trained_checkpoint(finished: Path, tmp_path: Path) -> None:
     """A step folder is a model; template and sampling come with it."""
-    subprocess.run(
-        [sys.executable, "-m", "orchestrator", "generate", "--n", "3",
-         "--model", str(finished / "checkpoints" / "step-4"),
-         "--prompt", "a photo of a red circle", "--output", str(tmp_path / "out")],
-        cwd=ROOT, check=True, capture_output=True, timeout=120,
+    command(
+        "generate", "--n", "3", "--model", finished / "checkpoints" / "step-4",
+        "--prompt", "a photo of a red circle", "--output", tmp_path / "out",
     )  # fmt: skip
     files = sorted(file.name for file in (tmp_path / "out").iterdir())
     assert files == ["0.png", "1.png", "2.png", "cots.jsonl", "sheet.png"]
@@ -145,7 +127,7 @@ def test_transformers_alone_draws_what_our_engine_draws(finished: Path, tmp_path
 
 def test_the_same_seed_gives_the_same_run(finished: Path) -> None:
     """Two runs of one layout: equal metrics, times aside, and equal weights to the last bit."""
-    again = train(finished.parent, "two")
+    again = train(finished.parent, "two", *SMALL)
     assert untimed(again) == untimed(finished)
     assert weights_digest(again, 4) == weights_digest(finished, 4)
 
@@ -154,16 +136,15 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished:
     """Stopped by SIGINT in a step and resumed, a run ends where the uninterrupted one ended."""
     root = finished.parent
     run = root / "three"
-    _, _, _, *arguments = command(root, "three")
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED_IN_STEP_2, *arguments], cwd=ROOT, capture_output=True,
-        text=True, timeout=300, check=False,
+        [sys.executable, "-c", STOPPED_IN_STEP_2, "train", "configs/shapes.yaml", f"root={root}",
+         "name=three", *SMALL], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 130, done.stderr[-3000:]
     assert "stopping after this step; press Ctrl-C again" in done.stderr
     assert [row["step"] for row in rows(run)] == [1, 2]
     assert f"checkpoint: {run / 'checkpoints' / 'step-2'}" in done.stdout
-    train(root, "three", "--resume")
+    train(root, "three", *SMALL, "--resume")
     assert untimed(run) == untimed(finished)
     assert weights_digest(run, 4) == weights_digest(finished, 4)
 
@@ -171,7 +152,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished:
 def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) -> None:
     """From a checkpoint of another run, at guidance 2; evaluation looks at guidance 1 as well."""
     run = train(
-        tmp_path, "guided", "steps=2", "rollout.guidance_scale=2.0",
+        tmp_path, "guided", *SMALL, "steps=2", "rollout.guidance_scale=2.0",
         "evaluation.guidance_scales=[2.0, 1.0]", "base=configs/presets/as-paper.yaml",
         f"model.path={finished / 'checkpoints' / 'step-4'}",
     )  # fmt: skip

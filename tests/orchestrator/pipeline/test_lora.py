@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import peft
@@ -12,9 +10,9 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from policy.checkpoint.loading import load_policy
+from tests.command_line import ROOT, command, train
 from tests.training_records import rows
 
-ROOT = Path(__file__).parents[3]
 BASE = ROOT / "shapes" / "checkpoint"
 SMALL = (
     "steps=3 prompts_per_step=2 rollout.workers=1 rollout.group_size=4 rollout.batch_size=8"
@@ -27,21 +25,11 @@ SMALL = (
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 
-def command(*arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def test_lora_trains_publishes_and_exports(tmp_path: Path) -> None:
     """Every push passes the proof of arrival, rollouts stay on the policy, the KL to the base
     grows; both exports load without this project, and the adapter on the base is the merged model.
     """
-    command("train", "configs/shapes.yaml", f"root={tmp_path}", "name=lora", *SMALL)
-    run = tmp_path / "lora"
+    run = train(tmp_path, "lora", *SMALL)
     metrics = rows(run)
     assert len(metrics) == 3
     assert all(row["probe/gap"] < 1e-5 for row in metrics)

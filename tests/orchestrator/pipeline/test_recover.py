@@ -90,4 +90,7 @@ def run_with(learner: Any, folder: RunFolder) -> Run:
         "publisher": None,
         "interrupt": Interrupt(),
     }
-    return Run(step=5, last_step=9, learner=learner, folder=folder, restarts=3, **parts, **rest)
+    return Run(
+        step=5, last_step=9, learner=learner, folder=folder, rollout_alone=False, restarts=3,
+        **parts, **rest,
+    )  # fmt: skip

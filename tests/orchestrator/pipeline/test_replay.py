@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from policy.types import JsonDict
-from tests.training_records import rows, untimed, weights_digest
+from tests.command_line import command, train
+from tests.training_records import kept, rows, untimed, weights_digest
 
-ROOT = Path(__file__).parents[3]
 TINY = (
     "prompts_per_step=2 rollout.group_size=3 rollout.workers=1 rollout.batch_size=8"
     " learner.micro_batch_size=4 learner.learning_rate=1e-3 learner.warmup_steps=0"
@@ -22,27 +20,6 @@ TINY = (
 OF_WORKERS = ("probe/gap", "scoring/", "evaluation/")
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
-
-
-def command(*arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def train(root: Path, name: str, *arguments: str) -> Path:
-    command("train", "configs/shapes.yaml", f"root={root}", f"name={name}", *TINY, *arguments)
-    return root / name
-
-
-def kept(run: Path) -> dict[str, bytes]:
-    """Every file of the kept trajectories, by its path."""
-    folder = run / "trajectories"
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
 def of_the_learner(rows: list[JsonDict]) -> list[JsonDict]:
@@ -63,7 +40,9 @@ def of_the_learner(rows: list[JsonDict]) -> list[JsonDict]:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three steps by two learner ranks, all kept."""
-    return train(tmp_path_factory.mktemp("runs"), "one", "steps=3", "trajectories.keep_steps=3")
+    return train(
+        tmp_path_factory.mktemp("runs"), "one", *TINY, "steps=3", "trajectories.keep_steps=3"
+    )
 
 
 def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
@@ -93,18 +72,13 @@ def test_a_replay_goes_on_where_it_was_stopped(original: Path) -> None:
     assert command(*arguments, schedule).startswith(f"{run} has replayed all kept steps; its last")
 
 
-def test_keeping_trajectories_changes_nothing_and_goes_on_with_the_run(original: Path) -> None:
-    """A run that keeps one step, stops after two and goes on ends with the weights of the run that
-    kept all and did not stop. What it keeps is the last step, the same file for file, and the
-    checkpoint before it, from which a replay makes that step again."""
+def test_how_many_steps_are_kept_changes_nothing(original: Path) -> None:
+    """A run that keeps one step ends with the weights of the run that kept all. What it keeps is
+    the last step, the same file for file, and the checkpoint before it, from which a replay makes
+    that step again."""
     root = original.parent
-    train(root, "two", "steps=2", "trajectories.keep_steps=1")
-    assert {name.partition("/")[0] for name in kept(root / "two")} == {"step-000002"}
-    run = train(root, "two", "steps=3", "trajectories.keep_steps=1", "--resume")
-    rows_of_two = untimed(run)
-    # The run that was to end with step 2 evaluated it.
-    rows_of_two[1].pop("evaluation/held_out", None)
-    assert rows_of_two == untimed(original)
+    run = train(root, "two", *TINY, "steps=3", "trajectories.keep_steps=1")
+    assert untimed(run) == untimed(original)
     assert weights_digest(run, 3) == weights_digest(original, 3)
     last = {name: text for name, text in kept(original).items() if name.startswith("step-000003")}
     assert kept(run) == last
@@ -120,10 +94,15 @@ def test_keeping_trajectories_changes_nothing_and_goes_on_with_the_run(original:
 
 def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None:
     """Without a learner the first step is that of the run, and every later one is sampled from the
-    same weights. The rows have nothing of an update, and no checkpoint is written. A replay with
-    other settings trains on them, and says how stale they are."""
+    same weights. The rows have nothing of an update, and no checkpoint is written. A run that goes
+    on keeps what it has sampled. A replay with other settings trains on them, and says how stale
+    they are."""
     root = original.parent
-    run = train(root, "alone", "steps=2", "trajectories.keep_steps=2", "stages=rollout")
+    settings = [*TINY, "trajectories.keep_steps=2", "stages=rollout"]
+    run = train(root, "alone", *settings, "steps=1")
+    sampled = {file: file.stat() for file in (run / "trajectories" / "step-000001").iterdir()}
+    train(root, "alone", *settings, "steps=2", "--resume")
+    assert {file: file.stat() for file in sampled} == sampled
     assert not list((run / "checkpoints").glob("step-*"))
     first, second = rows(run)
     assert first["reward/mean"] == rows(original)[0]["reward/mean"]

@@ -74,7 +74,7 @@ def test_half_a_row_is_no_row_and_goes_when_the_run_goes_on(folder: RunFolder) -
     written = folder.checkpoints.begin(1)
     written.mkdir()
     (written / "manifest.json").write_text("{}")
-    path = folder.checkpoints.finish(1, written)
+    folder.checkpoints.finish(1, written)
     filler = fill(folder.path.parent)
     with filler.open("ab") as stream:
         stream.truncate(filler.stat().st_size - 4096)
@@ -84,7 +84,7 @@ def test_half_a_row_is_no_row_and_goes_when_the_run_goes_on(folder: RunFolder) -
     filler.unlink()
     folder.close()
     resumed = RunFolder(folder.path, resume=True)
-    resumed.fall_back(path)
+    resumed.fall_back(1)
     resumed.append("metrics.jsonl", {"step": 2})
     assert resumed.rows("metrics.jsonl") == [{"step": 1}, {"step": 2}]
     resumed.close()

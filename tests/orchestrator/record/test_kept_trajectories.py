@@ -89,13 +89,13 @@ def test_steps_are_deleted_by_number_and_files_of_the_user_stay(tmp_path: Path) 
 def test_a_run_that_goes_on_deletes_the_steps_that_it_makes_again(tmp_path: Path) -> None:
     """Those after its checkpoint, and all without one; a folder without any is no error."""
     folder = RunFolder(tmp_path / "run")
-    path = finished_checkpoint(folder, 2)
-    folder.fall_back(path)
+    finished_checkpoint(folder, 2)
+    folder.fall_back(2)
     for step in (1, 2, 3):
         keep(folder.trajectories, step)
-    folder.fall_back(path)
+    folder.fall_back(2)
     assert folder.trajectories.steps() == [1, 2]
-    folder.fall_back(None)
+    folder.fall_back(0)
     assert folder.trajectories.steps() == []
     folder.close()
 
@@ -146,4 +146,19 @@ def test_the_checkpoint_before_the_kept_steps_is_kept_too(tmp_path: Path) -> Non
         7: ("step-4", ["step-4", "step-6"]),
         8: ("step-6", ["step-6", "step-8"]),
     }
+    folder.close()
+
+
+def test_rollout_alone_goes_on_after_what_it_has_kept(tmp_path: Path) -> None:
+    """It has no checkpoint. Its last step is the last one with both a row and trajectories, of
+    which the oldest are deleted in time. A run that trains begins again."""
+    folder = RunFolder(tmp_path / "run")
+    assert folder.resume_point(rollout_alone=True) == (0, None)
+    for step in (2, 3, 4):
+        keep(folder.trajectories, step)
+    assert folder.resume_point(rollout_alone=True) == (0, None)
+    for step in (1, 2, 3):  # the run was killed before step 4 had its row
+        folder.append("metrics.jsonl", {"step": step})
+    assert folder.resume_point(rollout_alone=True) == (3, None)
+    assert folder.resume_point(rollout_alone=False) == (0, None)
     folder.close()

@@ -176,7 +176,7 @@ def test_what_the_run_did_not_write_is_neither_resumed_from_nor_deleted(tmp_path
     (folder.path / "checkpoints" / "step-0").write_text("a file")
     resumed = reopened(folder)
     assert resumed.checkpoints.whole() == [resumed.checkpoints.path(step) for step in (2, 4)]
-    resumed.fall_back(resumed.checkpoints.path(4))
+    resumed.fall_back(4)
     finished_checkpoint(resumed, 5)
     (resumed.checkpoints.path(4) / "rng").mkdir()  # of an earlier version, and the run's own
     resumed.checkpoints.keep_only({5})
@@ -209,9 +209,10 @@ def test_resuming_forgets_what_the_surviving_history_never_had(tmp_path: Path) -
     (folder.checkpoints.begin(3) / "model").mkdir(parents=True)  # cut off before it was whole
     (folder.path / "checkpoints" / "written.json").write_text("[2, 4]")  # and before its name
     resumed = reopened(folder)
-    last = resumed.checkpoints.last()
-    assert last == resumed.checkpoints.path(2)
-    resumed.fall_back(last)
+    for rollout_alone in (False, True):  # a checkpoint is what counts
+        point = resumed.resume_point(rollout_alone)
+        assert point == (2, resumed.checkpoints.path(2))
+    resumed.fall_back(2)
     for name in ("metrics.jsonl", "dropped.jsonl"):
         assert [row["step"] for row in resumed.rows(name)] == [1, 2]
     assert left_in(folder) == ["step-2", "written.json"]
@@ -223,7 +224,7 @@ def test_a_run_that_goes_back_to_its_start_forgets_all_it_has_done(tmp_path: Pat
     folder.append("evaluations.jsonl", {"step": 0})
     folder.append("metrics.jsonl", {"step": 1})
     folder.checkpoints.begin(1).mkdir()  # cut off before it was whole
-    folder.fall_back(None)
+    folder.fall_back(0)
     assert folder.rows("evaluations.jsonl") == folder.rows("metrics.jsonl") == []
     assert left_in(folder) == ["written.json"]
 
@@ -246,7 +247,7 @@ def test_a_checkpoint_that_was_deleted_in_part_is_none(
     assert names(folder.path) == ["step-1", "step-2"]
     resumed = reopened(folder)
     assert resumed.checkpoints.whole() == [resumed.checkpoints.path(2)]
-    resumed.fall_back(resumed.checkpoints.path(2))
+    resumed.fall_back(2)
     assert names(folder.path) == ["step-2"]
 
 
@@ -259,7 +260,7 @@ def test_a_run_begun_before_there_was_a_list_goes_on(tmp_path: Path) -> None:
     best = '{"step": 1, "set": "held_out", "reward/mean": 0.5}'
     (folder.path / "checkpoints" / "best.json").write_text(best)
     resumed = reopened(folder)
-    resumed.fall_back(resumed.checkpoints.path(3))
+    resumed.fall_back(3)
     finished_checkpoint(resumed, 4)
     resumed.checkpoints.keep_only({4})
     assert names(folder.path) == ["step-1", "step-2", "step-4"]
@@ -389,7 +390,7 @@ def test_two_drivers_that_save_the_same_step_never_write_to_one_folder(tmp_path:
         lambda: folder.checkpoints.note_best("held_out", 2, 0.5),
         lambda: folder.trajectories.begin(1, 1),
         lambda: save_png(np.zeros((1, 1, 3), np.uint8), folder.path / "samples" / "a.png"),
-        lambda: folder.fall_back(None),
+        lambda: folder.fall_back(0),
         lambda: logging.getLogger("eg_grpo").warning("a line"),
     ]
     with logged_to(folder.path / "run.log"), fenced(folder.path, superseded):
@@ -400,6 +401,6 @@ def test_two_drivers_that_save_the_same_step_never_write_to_one_folder(tmp_path:
     assert not (folder.path / "metrics.jsonl").exists()
     assert (folder.path / "run.log").read_text() == ""
     folder.append("metrics.jsonl", {"step": 1})
-    folder.fall_back(whole)
+    folder.fall_back(2)
     assert left_in(folder) == ["step-2", "written.json"]
     folder.close()

@@ -10,8 +10,15 @@ import pytest
 from original_janus import JANUS_PRO_1B, JANUS_PRO_7B
 
 from orchestrator.cli import main
-from orchestrator.settings.memory import Lengths, Memory, ModelSize, rollout_memory
-from orchestrator.settings.plan import Gpu, Process, batch_text, make_plan, this_machine
+from orchestrator.settings.machine import logical_gpus
+from orchestrator.settings.memory import (
+    Lengths,
+    Memory,
+    ModelSize,
+    object_store_bytes,
+    rollout_memory,
+)
+from orchestrator.settings.plan import Gpu, Machine, Process, batch_text, make_plan, this_machine
 from orchestrator.settings.plan_inputs import planned_lengths
 from orchestrator.settings.run_config import load_config
 from policy.checkpoint.loading import janus_config
@@ -38,6 +45,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folders[name] = tmp_path_factory.mktemp(name)
         (folders[name] / "config.json").write_text(json.dumps(config))
     return folders
+
+
+def test_rollout_alone_needs_nothing_for_a_learner(folders: dict[str, Path]) -> None:
+    """Neither memory nor CPUs and GPUs, and no room for weights that travel."""
+    path = CONFIGS / "janus-pro-1b.yaml"
+    both = load_config(path, ["learner.ranks=8"])
+    alone = load_config(path, ["learner.ranks=8", "stages=rollout", "trajectories.keep_steps=1"])
+    rollout = alone.rollout.workers * alone.rollout.gpus_per_worker
+    rewards = sum(reward.workers * reward.gpus_per_worker for reward in alone.rewards)
+    assert logical_gpus(alone) == rollout + rewards
+    assert logical_gpus(both) == rollout + rewards + 8 * both.learner.gpus_per_rank
+    size = ModelSize.of(janus_config(folders["1b"]))
+    travelling = object_store_bytes(size, both) - object_store_bytes(size, alone)
+    assert travelling == 3 * 2 * size.trained
+    plan = make_plan(alone, size, Lengths(1, 1, 1), Machine(8, 80 * 2**30, None))
+    assert {process.role for process in plan.processes} == {"rollout", "reward"}
+    assert batch_text(alone).endswith(" trajectories a step")
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -98,6 +98,12 @@ def test_constant_aggregation_wants_its_divisor(constant: list[str]) -> None:
         (["algorithm.modalities=none", "algorithm.bonus=budget"], "algorithm.bonus"),
         (["algorithm.aggregation_constant=88"], "algorithm.aggregation_constant"),
         (["algorithm.kl_beta=0", "algorithm.kl_estimator=k2"], "algorithm.kl_estimator"),
+        *(([f"algorithm.{key}=0.3"], f"algorithm.{key}") for key in ("clip_low", "clip_high")),
+        (["algorithm.dual_clip=3"], "algorithm.dual_clip"),
+        (
+            ["algorithm.importance_cap=2", "algorithm.behaviour_logprob=learner"],
+            "algorithm.behaviour_logprob",
+        ),
         (["rollout.vllm.memory_share=0.5"], "rollout.vllm"),
         (["rollout.engine=vllm", "rollout.vllm.memory_share=0.5"], "rollout.vllm.memory_share"),
         (["cache.kind=none", "cache.entries=5"], "cache.entries"),

@@ -1,0 +1,133 @@
+"""A run whose every process is killed at a random moment, and that goes on with ``--resume``."""
+
+from __future__ import annotations
+
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.chaos.checks import Expected, judged
+from benchmarks.chaos.driver import Driver
+from learner.step_checkpoint import verified_manifest
+from tests.training_records import kept, untimed
+
+STEPS = 5
+TINY = (
+    f"steps={STEPS} prompts_per_step=3 rollout.group_size=3 rollout.workers=1 rollout.batch_size=6"
+    " learner.micro_batch_size=4 learner.learning_rate=1e-3 learner.warmup_steps=0"
+    " data.evaluation={} checkpoint.every=2 cluster.object_store_mb=128"
+).split()
+TWO_RANKS = "learner.ranks=2 learner.cpus_per_rank=0.5 learner.zero_stage=2".split()
+
+# Two or three starts of a run: minutes on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+
+Begin = Callable[..., Driver]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Begins the run ``name`` with more settings. Whatever still runs after the test is killed."""
+    drivers: list[Driver] = []
+    # What a killed Ray leaves behind is in a folder with a short path, as Ray keeps sockets in it.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+
+        def begin(name: str, *settings: str) -> Driver:
+            drivers.append(Driver(tmp_path, name, [*TINY, *settings], Path(scratch)))
+            drivers[-1].start()
+            return drivers[-1]
+
+        yield begin
+        for driver in drivers:
+            if driver.ended() is None:
+                kill_tree(psutil.Process(driver.pid))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param([], id="one rank"),
+        pytest.param([*TWO_RANKS, f"trajectories.keep_steps={STEPS}"], id="two ranks, kept"),
+    ],
+)
+def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(
+    begin: Begin, settings: list[str]
+) -> None:
+    """Every file of the last checkpoint, weights and optimizer state alike, every row of metrics
+    but for its times, and every file of the kept trajectories are equal to the bit."""
+    whole = begin("whole", *settings)
+    ends(whole)
+    struck = begin("struck", *settings)
+    is_killed_and_goes_on(struck)
+    assert untimed(struck.folder) == untimed(whole.folder)
+    assert [row["step"] for row in struck.rows()] == [1, 2, 3, 4, 5]
+    ours, theirs = (
+        verified_manifest(run.folder / "checkpoints" / f"step-{STEPS}") for run in (struck, whole)
+    )
+    assert any(name.startswith("state/") for name in ours.files)
+    assert ours == theirs
+    assert kept(struck.folder) == kept(whole.folder)
+    assert bool(kept(struck.folder)) == bool(settings)
+
+
+def test_a_stale_run_that_is_killed_keeps_its_bound(begin: Begin) -> None:
+    """At staleness 2 no group is older than two versions at any step, also right after the resume,
+    by the rows and by the ledger, and each group is trained exactly once."""
+    run = begin("struck", "max_staleness=2")
+    is_killed_and_goes_on(run)
+    rows, view = run.rows(), run.view()
+    assert view is not None
+    assert judged(Expected(STEPS, 3, 2), view, rows).problems == []
+    for row in rows:
+        step = row["step"] - 1
+        ages = [step - group.weight_version for group in view.groups if group.step == step]
+        assert max(ages) <= 2
+        assert row["staleness/max"] == max(ages)
+        assert row["staleness/mean"] == pytest.approx(sum(ages) / len(ages))
+
+
+def is_killed_and_goes_on(run: Driver) -> None:
+    """Kill every process of the run at a random moment, and let it go on to its end."""
+    step, delay_s = random.randint(1, STEPS - 2), random.uniform(0, 1)
+    print(f"killed {delay_s:.3f} s after step {step}")  # pytest shows it if the test fails
+    while run.steps_done() < step:
+        assert run.ended() is None, run.lines
+        time.sleep(0.05)
+    time.sleep(delay_s)
+    kill_tree(psutil.Process(run.pid))
+    run.wait_ended(10)
+    run.start()
+    ends(run)
+
+
+def ends(run: Driver) -> None:
+    """The run ends by itself, without an error."""
+    assert run.wait_ended(600) == 0, run.lines
+
+
+def kill_tree(root: psutil.Process) -> None:
+    """SIGKILL a process and all that it has started.
+
+    All are frozen first. So none can start another one or see another one die, and their order does
+    not matter.
+    """
+    frozen: list[psutil.Process] = []
+    while new := [p for p in (root, *root.children(recursive=True)) if p not in frozen]:
+        for process in new:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGSTOP)
+        frozen += new
+    assert {"raylet", "gcs_server"} <= {process.name() for process in frozen}
+    for process in frozen:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    _, alive = psutil.wait_procs(frozen, timeout=60)
+    assert alive == []
