@@ -87,6 +87,14 @@ class Painter:
 
 
 @ray.remote(num_cpus=0)
+class Owner:
+    """Owns an object, which Ray loses with it."""
+
+    def owned(self) -> list[ray.ObjectRef]:
+        return [ray.put(bytes(10**6))]
+
+
+@ray.remote(num_cpus=0)
 def late_group(folder: str, files: int, group: Group) -> Group:
     """A group that is there when the folder holds so many files."""
     wait_for_files(folder, files)

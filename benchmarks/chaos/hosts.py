@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -81,7 +80,7 @@ class Hosts:
         self.address: str = self._cluster.address
         self._started = 1  # hosts, with the head
         self._nodes: list[tuple[Any, int]] = []
-        self._starting: Thread | None = None
+        self._to_come: list[tuple[float, int]] = []  # when (monotonic time), with how many CPUs
         for number in range(count - 1):
             self._add(_CPUS[number % len(_CPUS)])
 
@@ -97,23 +96,20 @@ class Hosts:
         self._nodes.remove((node, cpus))
         # What else belongs to the host, such as its log monitor, is lost with it.
         self._cluster.remove_node(node, allow_graceful=False)
+        self._to_come.append((time.monotonic() + pause_s, cpus))
 
-        def come() -> None:
-            time.sleep(pause_s)
-            self._add(cpus)
-
-        self._starting = Thread(target=come, name="a new host starts", daemon=True)
-        self._starting.start()
+    def start_due(self) -> None:
+        """Start a host if it is time to; this takes some seconds."""
+        if self._to_come and time.monotonic() >= self._to_come[0][0]:
+            self._add(self._to_come.pop(0)[1])
 
     @property
     def whole(self) -> bool:
-        """Whether no host is missing or starting."""
-        return self._starting is None or not self._starting.is_alive()
+        """Whether no host is missing."""
+        return not self._to_come
 
     def end(self) -> None:
         """End all hosts and their processes."""
-        if self._starting is not None:
-            self._starting.join()
         self._cluster.shutdown()
 
     def _add(self, cpus: int) -> None:
@@ -198,6 +194,7 @@ class Trial:
 
     def _turn(self) -> None:
         time.sleep(_TURN_S)
+        self._hosts.start_due()
         self._note_recoveries()
 
     def _note_recoveries(self) -> None:

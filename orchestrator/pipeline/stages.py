@@ -367,7 +367,13 @@ class Stages:
     def _group_lost(self, name: Work, draw: int, index: int) -> None:
         """The machine that held a group is gone: its batch is sampled and scored again."""
         work = self._works[name]
-        places = self.schedule.lost(name, [work.scorings[draw][index]])
+        place = work.scorings[draw][index]
+        places = self.schedule.lost(name, [place])
+        if places:
+            prompt, count = work.prompts[place], len(places)
+            log.warning(
+                "the group of prompt %s is lost; its batch of %d is repeated", prompt.id, count
+            )
         self._rewards.forget((name, draw), [work.scorings[draw].index(p) for p in places])
         claims = [work.claims.pop(place) for place in places if place in work.claims]
         if claims:
