@@ -4,9 +4,9 @@ Failure policy. A call has a deadline. A worker that dies, raises or misses a de
 reported as lost, and a new process takes its place after a pause that doubles with every loss in a
 row. Answers of a killed worker are never read. When ``rollout.restarts`` workers were lost in a row
 and none has sampled a batch in between, the run stops with the last cause (``WorkerFailed``). Bad
-input that a worker finds (``UserError``) stops it at once. The machine that held the
-published weights may be gone. A worker that was to load them is well: it is not replaced, and
-``WeightsLost`` is reported.
+input that a worker finds (``UserError``) stops it at once. The machine that held the published
+weights may be gone. A worker that was to load them is well: it is not replaced, and ``WeightsLost``
+is reported.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class RolloutPool(WorkerPool):
     @property
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
-        times = [time for place in self._places for time in (place.deadline, place.start_at)]
+        times = [at for place in self._places for at in (place.deadline, place.start_at)]
         return min([*times, *self._warn_at.values()])
 
     def advance(self) -> None:
