@@ -17,6 +17,7 @@ import psutil
 import pytest
 import ray
 from ray.exceptions import (
+    ActorUnavailableError,
     ActorUnschedulableError,
     ObjectLostError,
     OutOfMemoryError,
@@ -159,6 +160,10 @@ def test_a_failure_is_raised_when_nobody_has_died_within_the_grace(
             ActorUnschedulableError("no node"),
             "the answer of hps/1 is lost: ActorUnschedulableError: The actor is not schedulable:"
             " no node",
+        ),
+        (
+            ActorUnavailableError("RpcError: RPC error:\nSocket closed rpc_code: 14", b"0" * 16),
+            "hps/1 died: the connection to its process is lost",
         ),
         (
             OutOfMemoryError("node of\n8 GiB"),
