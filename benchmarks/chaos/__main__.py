@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from benchmarks.chaos import hosts
 from benchmarks.chaos.checks import Expected, Verdict, judged, other_numbers, undisturbed
 from benchmarks.chaos.driver import Driver
 from benchmarks.chaos.plan import planned
@@ -48,12 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
     add("--ranks", type=int, default=1, help="learner ranks (default: 1)")
     add("--checkpoint-every", type=int, default=2, help="steps between checkpoints (default: 2)")
     add("--steps-per-fault", type=float, default=3.0, help="(default: 3)")
+    add("--hosts", type=int, help="lose hosts instead, of so many raylets with that of the head")
     add("--out", type=Path, help="folder that keeps the runs and the table of faults")
     options = parser.parse_args(arguments)
     become_subreaper()
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as scratch:
         out = Path(scratch) / "runs" if options.out is None else options.out.absolute()
         out.mkdir(parents=True, exist_ok=True)
+        if options.hosts is not None:
+            return hosts.compare(options.hosts, options.faults, options.seed, out, Path(scratch))
         return _compare(options, out, Path(scratch))
 
 

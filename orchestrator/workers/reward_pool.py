@@ -29,7 +29,7 @@ from orchestrator.workers.waiting import (
     WorkerLate,
     take_result,
 )
-from orchestrator.workers.worker_pool import Resources, WorkerPool, running
+from orchestrator.workers.worker_pool import Resources, WorkerPool
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
 from rewards.worker import Reply, start_reward_worker
@@ -72,10 +72,9 @@ class RewardPool(WorkerPool):
         self.config = config
         self.usage = Usage()
         self._failures: list[str] = []
-        self._start_worker = partial(start_reward_worker, config, cache, deterministic)
         super().__init__(
             [f"reward worker {config.name}/{index}" for index in range(config.workers)],
-            self._start_worker,
+            partial(start_reward_worker, config, cache, deterministic),
             lambda workers: [worker.ready.remote() for worker in workers],
             Resources(
                 config.cpus_per_worker,
@@ -109,6 +108,7 @@ class RewardPool(WorkerPool):
 
     def advance(self) -> None:
         """Replace workers that are late, and hand out batches to idle ones. Never blocks."""
+        self._warn_if_due()
         now = time.monotonic()
         for round in self._rounds:
             round.advance(now)
@@ -141,7 +141,8 @@ class RewardPool(WorkerPool):
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
         rounds = [round.wake_at for round in self._rounds]
-        return min([*rounds, *(duty.deadline for duty in self._duties)])
+        deadlines = [duty.deadline for duty in self._duties]
+        return min([*rounds, *deadlines, *self._warn_at.values()])
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
@@ -185,7 +186,7 @@ class RewardPool(WorkerPool):
         of_batch = batch.members if batch is not None else ()
         refs = batch.refs if batch is not None else ()
         gone = [
-            place
+            (place, group)
             for (place, _), group in zip(of_batch, refs, strict=True)
             if group.ref.hex() == lost.object_hex
         ]
@@ -193,7 +194,8 @@ class RewardPool(WorkerPool):
             self._replace(index, lost, "its answer was lost")
             return
         duty.call, duty.batch, duty.deadline = None, None, math.inf
-        self.lost += [(batch.round, place) for place in gone]
+        round = batch.round
+        self.lost += [(round, place) for place, group in gone if round.holds(place, group)]
         # The other groups of the batch wait in it for the lost ones.
 
     def _record(self, batch: Batch, reply: Reply) -> None:
@@ -222,9 +224,7 @@ class RewardPool(WorkerPool):
         self._failures.append(str(failure))
         duty.restarts += 1
         batch, duty.batch = duty.batch, None
-        self.workers[index] = self._start_worker()
-        self._running[index] = running(self.workers[index])
-        duty.call = self.workers[index].ready.remote()
+        duty.call = self._start_again(index).ready.remote()
         duty.deadline = time.monotonic() + self._start_timeout_s
         if batch is not None and batch.round in self._rounds:
             self.usage.retries += batch.round.lose(batch, reason)

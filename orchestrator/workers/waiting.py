@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import (
+    ActorUnavailableError,
     GetTimeoutError,
     ObjectLostError,
     RayActorError,
@@ -197,6 +198,8 @@ def _here(refs: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
 
 def _cause_of_death(error: RayActorError) -> str:
     """What Ray says of a dead actor, without its internal names and its list of common causes."""
+    if isinstance(error, ActorUnavailableError):  # the machine may be gone, which Ray finds later
+        return "the connection to its process is lost"
     text = " ".join(str(error).split()).partition(" Some common causes include")[0]
     found = re.search(r"\bpid: (\d+) .*?\bip: (\S+) (?:The actor is dead because )?(.*)", text)
     return f"process {found[1]} on {found[2]}: {found[3]}" if found else text

@@ -5,21 +5,22 @@ workers and returns at once. ``wait_ready`` blocks until they have loaded what t
 ends their processes.
 
 Failure policy: a worker that does not come up raises ``WorkerFailed``. If Ray has started no
-process for it, the message says what the worker asks for and what is free. A rollout or reward
-worker whose process dies while it loads is started again once. A second death, an error that the
-worker raises and a missed deadline end the run: the settings are the likely cause.
+process for it, the message says what the worker asks for and what is free. A warning says the same
+after 20 s: the cluster may be full, and a machine that comes back would have room. A rollout or
+reward worker whose process dies while it loads is started again once. A second death, an error that
+the worker raises and a missed deadline end the run: the settings are the likely cause.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from orchestrator.workers.last_words import last_words, report_whereabouts
 from orchestrator.workers.waiting import (
@@ -32,6 +33,8 @@ from orchestrator.workers.waiting import (
 )
 
 log = logging.getLogger("eg_grpo")
+
+NO_PROCESS_S = 20.0  # after which a worker without a process is told of
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class WorkerPool:
         not be told apart.
         """
         self.names = names
+        self._start_worker = start_worker
+        self._warn_at: dict[int, float] = {}  # monotonic times, by the worker's place
         self.workers = [start_worker() for _ in names]
         self._running = [running(worker) for worker in self.workers]
         self._loaded = load(self.workers)
@@ -112,12 +117,36 @@ class WorkerPool:
         seen = []
         for name in late.names:
             answer = self._running[self.names.index(name)]
-            with contextlib.suppress(RayError):
+            try:
                 seen.append(last_words(ray.get(answer, timeout=0)))
+            except GetTimeoutError:
+                seen.append(f"it {self._not_running(late.timeout_s)}")
+            except RayError:
+                continue
         return WorkerLate(late.names, late.timeout_s, seen)
 
     def _wait_loaded(self) -> list[Any]:
         return wait_loaded([self], self._start_timeout_s)
+
+    def _start_again(self, index: int) -> Any:
+        """Start a new worker in place of one that was killed; returns it."""
+        self.workers[index] = worker = self._start_worker()
+        self._running[index] = running(worker)
+        self._warn_at[index] = time.monotonic() + NO_PROCESS_S
+        return worker
+
+    def _warn_if_due(self) -> None:
+        """Warn of workers that were started again 20 s ago and have no process."""
+        now = time.monotonic()
+        for index, due in list(self._warn_at.items()):
+            if now >= due:
+                del self._warn_at[index]
+                self._warn_if_not_running(index)
+
+    def _warn_if_not_running(self, index: int) -> None:
+        if not ray.wait([self._running[index]], timeout=0)[0]:
+            text, limit_s = self._not_running(NO_PROCESS_S), self._start_timeout_s
+            log.warning("%s %s; it is given up after %g s", self.names[index], text, limit_s)
 
     def _check_running(self, timeout_s: float) -> None:
         """Raise ``WorkerFailed`` for a worker that has no process at the end of the deadline."""
@@ -158,12 +187,31 @@ def wait_loaded(pools: Sequence[WorkerPool], timeout_s: float) -> list[Any]:
     """
     names = [name for pool in pools for name in pool.names]
     while True:
+        answers = [answer for pool in pools for answer in pool._loaded]
         try:
-            return wait_all([a for pool in pools for a in pool._loaded], names, timeout_s)
-        except WorkerLate:
+            return _wait_and_warn(pools, answers, names, timeout_s)
+        except WorkerLate as late:
             for pool in pools:
                 pool._check_running(timeout_s)
-            raise
+            raise WorkerLate(late.names, timeout_s) from None
         except WorkerDied:
             if True not in {pool.replace_dead() for pool in pools}:
                 raise
+
+
+def _wait_and_warn(
+    pools: Sequence[WorkerPool],
+    answers: Sequence[ray.ObjectRef],
+    names: Sequence[str],
+    timeout_s: float,
+) -> list[Any]:
+    """``wait_all`` that warns after ``NO_PROCESS_S`` of workers that have no process yet."""
+    deadline = time.monotonic() + timeout_s
+    if timeout_s > NO_PROCESS_S:
+        try:
+            return wait_all(answers, names, NO_PROCESS_S)
+        except WorkerLate:
+            for pool in pools:
+                for index in range(len(pool.names)):
+                    pool._warn_if_not_running(index)
+    return wait_all(answers, names, deadline - time.monotonic())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import psutil
 import pytest
 import ray
 from ray.exceptions import (
+    ActorUnavailableError,
     ActorUnschedulableError,
     ObjectLostError,
     OutOfMemoryError,
@@ -28,7 +30,7 @@ from orchestrator.pipeline.learner_calls import learner_call
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers import rollout_pool as pools_module
-from orchestrator.workers import waiting
+from orchestrator.workers import waiting, worker_pool
 from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import (
@@ -158,6 +160,10 @@ def test_a_failure_is_raised_when_nobody_has_died_within_the_grace(
             ActorUnschedulableError("no node"),
             "the answer of hps/1 is lost: ActorUnschedulableError: The actor is not schedulable:"
             " no node",
+        ),
+        (
+            ActorUnavailableError("RpcError: RPC error:\nSocket closed rpc_code: 14", b"0" * 16),
+            "hps/1 died: the connection to its process is lost",
         ),
         (
             OutOfMemoryError("node of\n8 GiB"),
@@ -380,6 +386,28 @@ def test_a_reward_worker_that_dies_while_it_loads_is_counted() -> None:
         assert failure.startswith("reward worker light/0 died: ")
     finally:
         pools.close()
+
+
+def test_a_worker_for_which_there_is_no_room_is_told_of_before_its_deadline(
+    start_rollout: Callable[..., RolloutPool],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The machine of a worker is gone, and no other has room. A warning says what is missing; at
+    the deadline the worker is given up with the same words, and the next one is tried."""
+    monkeypatch.setattr(worker_pool, "NO_PROCESS_S", 0.5)
+    rollout = start_rollout("rollout.cpus_per_worker=1000", "cluster.start_timeout_s=2")
+    rollout._start_worker = lambda: Worker.options(num_cpus=1000).remote()
+    with caplog.at_level(logging.WARNING, "eg_grpo"):
+        rollout.sample("rollout worker 0", requests("die"))
+        take_event(rollout, WorkerLost)
+        lost = take_event(rollout, WorkerLost)
+    asks = r"it asks for 1000 CPUs and 0 GPUs, of which [\d.]+ and [\d.]+ are free"
+    place = r"was given no place by Ray within"
+    warning = rf"^rollout worker 0 {place} 0\.5 s: {asks}; it is given up after 2 s$"
+    assert any(re.match(warning, message) for message in caplog.messages), caplog.messages
+    given_up = rf"^rollout worker 0 did not answer within 2 s: it {place} 2 s: {asks}$"
+    assert re.match(given_up, lost.reason), lost.reason
 
 
 def test_closed_pools_leave_no_process(rollout: RolloutPool) -> None:
