@@ -20,7 +20,7 @@ from benchmarks.chaos.trial import Trial
 from orchestrator.pipeline.ledger_folder import read_ledger_folder
 
 _GROUPS = 4
-_CALM_STEPS = 8  # the last ones, so that the run does not end while a fault waits for its moment
+_CALM_STEPS = 10  # the last ones, so that the run does not end while a fault waits for its moment
 # Small steps, and deadlines so short that a frozen process is soon noticed.
 SMALL = (
     f"prompts_per_step={_GROUPS}",
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--staleness", type=int, default=0, help="max_staleness of the run (default: 0)")
     add("--ranks", type=int, default=1, help="learner ranks (default: 1)")
     add("--checkpoint-every", type=int, default=2, help="steps between checkpoints (default: 2)")
-    add("--steps-per-fault", type=float, default=1.5, help="(default: 1.5)")
+    add("--steps-per-fault", type=float, default=2.0, help="(default: 2)")
     add("--out", type=Path, help="folder that keeps the runs and the table of faults")
     options = parser.parse_args(arguments)
     become_subreaper()

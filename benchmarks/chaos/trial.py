@@ -1,7 +1,7 @@
 """A run that is struck by faults, and the watch over how it recovers.
 
 A victim is stopped first and looked at while it stands still, so that its recorded state is the one
-in which the fault hits it. A frozen process is woken once the run has gone on without it.
+in which the fault hits it. A frozen process stays so until the run has gone on and has noticed it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _LEDGER_S = 2.0  # between two looks at the ledger
 _POLL_S = 0.002  # between two looks at the titles while a fault waits for a state
 _RECOVER_S = 400.0  # in which a run must have gone on after a fault
 _RUN_FAILED = 1  # an exit code
-_AIM_S = 20.0  # in which a fault that is aimed at a state waits for it
+# A fault that is aimed at a state waits for it, at most for so long and for so many steps.
+_AIM_S, _AIM_STEPS = 20.0, 4
+_ASLEEP_S = 40.0  # after which a frozen process is woken although the run has not noticed it
 _VICTIM_S = 300.0  # in which a process of the role must be there
 # In which the processes of a run must have ended, also after its driver was killed. The agents of a
 # raylet wait a minute for the GCS, which has died too.
@@ -72,7 +74,7 @@ class Trial:
     _most_steps: int = 0
     _last_view: LedgerView | None = None
     _looked_at: float = 0.0
-    _asleep: list[int] = field(default_factory=list)  # processes that were frozen
+    _asleep: dict[int, Strike] = field(default_factory=dict)  # processes that were frozen
     _old: dict[int, float] = field(default_factory=dict)  # of dead drivers: since when
     _state: RunState = field(default_factory=RunState)
     _ports: dict[str, str] = field(default_factory=dict)  # that the run has listened on
@@ -137,11 +139,13 @@ class Trial:
 
     def _strike(self, fault: Fault) -> bool:
         """Stop the victim, look at it, and kill it or leave it so; False if there is no victim."""
-        began = aim_from = time.monotonic()
+        began = time.monotonic()
+        aim_until, last_step = began + _AIM_S, self.driver.steps_done() + _AIM_STEPS
         while True:
-            if not self.driver.stepping:
-                aim_from = time.monotonic()
-            aimed = fault.aim is not None and time.monotonic() - aim_from < _AIM_S
+            if not self.driver.stepping:  # its states begin later
+                aim_until = time.monotonic() + _AIM_S
+            in_time = time.monotonic() < aim_until and self.driver.steps_done() < last_step
+            aimed = fault.aim is not None and in_time
             pid = self._aimed_at(fault) if aimed else self._victim(fault)
             if pid is None:
                 if self._over() or time.monotonic() - began > _VICTIM_S:
@@ -163,7 +167,7 @@ class Trial:
         elif fault.how == "kill":
             send(victim.pid, signal.SIGKILL)
         else:
-            self._asleep.append(victim.pid)
+            self._asleep[victim.pid] = self.strikes[-1]
         return True
 
     def _aimed_at(self, fault: Fault) -> int | None:
@@ -263,15 +267,19 @@ class Trial:
             for strike in waiting:
                 strike.recovered_s = now - strike.time
             self._most_steps = max(done, self._most_steps)
-            self._wake_up()
+        self._wake_up()
 
     def _wake_up(self) -> None:
-        """The run has gone on: let frozen processes say what they still have to say."""
-        for pid in self._asleep:
-            if (process := described(pid)) is not None and process.state == "T":
-                print(f"{process.title} was still frozen when the run had gone on", flush=True)
+        """Let processes that the run has done without say what they still have to say."""
+        for pid, strike in list(self._asleep.items()):
+            process = described(pid)
+            noticed = strike.noticed_s is not None or time.time() > strike.time + _ASLEEP_S
+            if process is None or process.state != "T":
+                del self._asleep[pid]
+            elif self.driver.ended() is not None or (strike.recovered_s is not None and noticed):
+                print(f"{process.title} is woken; the run has gone on without it", flush=True)
                 send(pid, signal.SIGCONT)
-        self._asleep.clear()
+                del self._asleep[pid]
 
     # The end
 
