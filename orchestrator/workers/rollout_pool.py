@@ -31,7 +31,13 @@ from orchestrator.workers.rollout_events import (
     WorkerLost,
     WorkerUp,
 )
-from orchestrator.workers.waiting import WorkerFailed, WorkerLate, take_result, wait_all
+from orchestrator.workers.waiting import (
+    WorkerFailed,
+    WorkerLate,
+    is_here,
+    take_result,
+    wait_all,
+)
 from orchestrator.workers.worker_pool import Resources, WorkerPool, running
 from policy.sampling import Sampling
 from policy.types import Group
@@ -144,7 +150,8 @@ class RolloutPool(WorkerPool):
         """Give up workers that are late, and start those that are due. Never blocks."""
         now = time.monotonic()
         for index, place in enumerate(self._places):
-            if now >= place.deadline:
+            # This process may itself have waited past the deadline, such as for Redis.
+            if now >= place.deadline and not is_here(place.call):
                 late = WorkerLate([place.name], self._timeout_of(place.doing))
                 self._lose(index, self._explained(late))
             if now >= place.start_at:
