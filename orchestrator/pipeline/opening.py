@@ -72,14 +72,19 @@ def open_run(
             _announce(progress, config, inputs)
             rollout = RolloutPool(config, inputs)
             actors.callback(rollout.close)
-            rollout.wait_ready()
-            # The other roles start only now. While vLLM starts, it measures the free memory of its
-            # GPU, which they may share.
+            # All roles start at the same time. But while vLLM starts, it measures the free memory
+            # of its GPU, which the other roles may share. They start after it.
+            alone = config.rollout.engine == "vllm"
+            if alone:
+                rollout.wait_ready()
             rewards = RewardPools(config)
             actors.callback(rewards.close)
-            rewards.wait_ready()
             learners = _Learners(config, inputs)
             actors.callback(learners.close)
+            learners.start()
+            if not alone:
+                rollout.wait_ready()
+            rewards.wait_ready()
             learner = learners.form_first(checkpoint, ledger)
             go_on_from(ledger, step, progress.note)
             folder.fall_back(step)
@@ -129,7 +134,7 @@ def open_run(
                 ledger=ledger,
                 folder=folder,
                 rollout_alone=config.stages == "rollout",
-                form_learner=learners.form,
+                form_learner=learners.form_anew,
                 restarts=config.learner.restarts,
             )
 
@@ -152,12 +157,16 @@ class _Learners:
         self._config, self._inputs = config, inputs
         self._group: LearnerGroup | None = None
 
-    def form(self, checkpoint: Path | None) -> Learner:
-        """End the group there is, and form one that has loaded the checkpoint."""
-        if self._config.stages == "rollout":
-            return IdleLearner()
+    def start(self) -> None:
+        """End the group there is, and start the ranks of a new one; returns at once."""
         self.close()
-        self._group = LearnerGroup(self._config, self._inputs)
+        if self._config.stages != "rollout":
+            self._group = LearnerGroup(self._config, self._inputs)
+
+    def formed(self, checkpoint: Path | None) -> Learner:
+        """The group that was started, once it has loaded the checkpoint."""
+        if self._group is None:
+            return IdleLearner()
         self._group.wait_ready()
         if checkpoint is not None:
             self._group.load(checkpoint)
@@ -167,7 +176,7 @@ class _Learners:
         """Form the group with which the run opens. A group that loses a rank is formed again, once:
         settings that end each group would end that one too."""
         try:
-            return self.form(checkpoint)
+            return self.formed(checkpoint)
         except WorkerNotStarted:
             raise
         except WorkerDied as failure:
@@ -176,7 +185,12 @@ class _Learners:
             log.warning("%s; the group is formed again", failure)
             ledger.note_error(str(failure))
             ledger.count("lost/learner")
-            return self.form(checkpoint)
+            return self.form_anew(checkpoint)
+
+    def form_anew(self, checkpoint: Path | None) -> Learner:
+        """Start another group and return it once it has loaded the checkpoint."""
+        self.start()
+        return self.formed(checkpoint)
 
     def close(self) -> None:
         """End the group's processes."""

@@ -27,6 +27,7 @@ from orchestrator.workers.waiting import (
     WorkerDied,
     WorkerFailed,
     WorkerLate,
+    is_here,
     take_result,
 )
 from orchestrator.workers.worker_pool import Resources, WorkerPool
@@ -113,7 +114,8 @@ class RewardPool(WorkerPool):
         for round in self._rounds:
             round.advance(now)
         for index, duty in enumerate(self._duties):
-            if now >= duty.deadline:
+            # This process may itself have waited past the deadline, such as for Redis.
+            if now >= duty.deadline and not is_here(duty.call):
                 self._give_up(index)
         for index, duty in enumerate(self._duties):
             if duty.call is None and (batch := self._next_for(index, now)) is not None:

@@ -138,6 +138,11 @@ def wait_answers(calls: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.O
     return wait_any((), calls, timeout_s)[1]
 
 
+def is_here(answer: ray.ObjectRef | None) -> bool:
+    """Whether the answer to a call lies on this machine; False without a call."""
+    return answer is not None and bool(_here([answer]))
+
+
 def take_result(answer: ray.ObjectRef, name: str) -> Any:
     """The result of a call to the worker ``name``, whose answer lies on this machine.
 

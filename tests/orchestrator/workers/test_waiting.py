@@ -31,7 +31,7 @@ from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers import rollout_pool as pools_module
 from orchestrator.workers import waiting, worker_pool
-from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
+from orchestrator.workers.rollout_events import BatchSampled, WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import (
     ObjectLost,
@@ -315,6 +315,19 @@ def test_a_silent_worker_is_replaced_and_what_it_says_later_is_not_heard(
     assert gone([pid])
     assert take_event(rollout, WorkerUp) == WorkerUp("rollout worker 1 (process 2)")
     assert (rollout.calls, rollout.take_events()) == ([], [])
+
+
+def test_an_answer_that_is_read_late_came_in_time(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """This process reads the answer after the deadline, because it waited for something else."""
+    rollout = start_rollout("rollout.timeout_s=0.5")
+    rollout.sample("rollout worker 0", requests("go"))
+    ray.wait(rollout.calls, timeout=60)
+    time.sleep(0.6)
+    rollout.advance()
+    take_event(rollout, BatchSampled)
+    assert rollout.restarts == 0
 
 
 def test_a_crash_loop_ends_with_its_cause_and_a_batch_in_between_breaks_it(
