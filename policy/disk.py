@@ -6,6 +6,7 @@ be fenced: this process then asks before each write whether it may still write t
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -71,6 +72,19 @@ def write_whole(file: Path, content: str | bytes) -> None:
             fresh.replace(file)
         finally:
             fresh.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some shared file systems cannot sync folders.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF)):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def is_in_part(name: str) -> bool:

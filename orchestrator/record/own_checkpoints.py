@@ -15,7 +15,6 @@ which still write, never write to a folder of the newer one.
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.record.kept_trajectories import KeptTrajectories
-from policy.disk import is_in_part, write_whole, writing
+from policy.disk import is_in_part, sync, write_whole, writing
 from policy.errors import UserError
 from policy.text_files import read_json
 from policy.types import JsonDict
@@ -69,11 +68,7 @@ class OwnCheckpoints:
         self._note(self._written() | {step})
         with writing(path):
             written.rename(path)
-            descriptor = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(self.folder)
         return path
 
     def whole(self) -> list[Path]:

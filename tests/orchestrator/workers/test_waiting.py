@@ -388,12 +388,12 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_once(
 
 def test_a_reward_worker_that_dies_while_it_loads_is_counted() -> None:
     """Its loss is one of the run's, as if it had died later."""
-    pools = reward_pools(reward("Brightness", workers=2))
+    pools = reward_pools(reward("Square", workers=2))
     ray.kill(pools.pools["light"].workers[0])
     try:
         pools.wait_ready()
         _, refs = groups_of([[1], [2]])
-        assert [group.totals for group in scores_of(pools, refs)] == [(1.0,), (2.0,)]
+        assert [group.totals for group in scores_of(pools, refs)] == [(1.0,), (4.0,)]
         assert pools.take_usage()["light"].restarts == 1
         (failure,) = pools.take_failures()
         assert failure.startswith("reward worker light/0 died: ")
