@@ -165,6 +165,7 @@ def test_a_reference_is_written_as_it_is_and_must_be_set(
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_the_worker_has_the_secret_and_its_failures_do_not(
     start: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from tests.started_pools import (
     take_turns,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def details(scored: Sequence[ScoredGroup], part: str) -> list[float]:

@@ -49,7 +49,7 @@ from tests.started_pools import reward, reward_pools, sampled, take_event
 
 ROOT = Path(__file__).parents[3]
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture
