@@ -59,6 +59,14 @@ class Strike:
     steps_done: int
     noticed_s: float | None = None  # until the run said so
     recovered_s: float | None = None  # until a step was done that had not been done before
+    pid: int = 0  # of the victim
+
+    def named_in(self, text: str) -> bool:
+        """Whether a warning is about this fault. That of a pool names the process, which tells the
+        loss of one worker from that of another."""
+        role = self.fault.role
+        named = role not in ("rollout", "reward") or f"process {self.pid} " in text
+        return named and _NOTICED[role].search(text) is not None
 
 
 @dataclass
@@ -160,7 +168,7 @@ class Trial:
         state = fault.aim if fault.aim in states else states[0]
         steps = self.driver.steps_done()
         self._most_steps = max(self._most_steps, steps)
-        self.strikes.append(Strike(fault, state, time.time(), steps))
+        self.strikes.append(Strike(fault, state, time.time(), steps, pid=victim.pid))
         print(f"fault {fault}: ({state}) after step {steps}", flush=True)
         if fault.role == "driver":
             self._kill_driver()
@@ -257,9 +265,8 @@ class Trial:
         if unnoticed:
             warnings = self.driver.warnings()
         for strike in unnoticed:
-            pattern = _NOTICED[strike.fault.role]
             after = (
-                then for then, text in warnings if then >= strike.time and pattern.search(text)
+                then for then, text in warnings if then >= strike.time and strike.named_in(text)
             )
             if (first := next(after, None)) is not None:
                 strike.noticed_s = first - strike.time

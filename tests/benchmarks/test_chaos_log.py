@@ -100,6 +100,16 @@ def test_the_table_has_a_line_for_each_kind_and_one_for_all() -> None:
     )
 
 
+def test_a_warning_is_about_the_worker_whose_process_it_names() -> None:
+    """Of two rollout workers that are replaced, each is noticed for itself."""
+    strike = Strike(fault("rollout", "freeze"), "sampling", 0.0, 1, pid=7)
+    text = (
+        "rollout worker 0 did not answer within 12 s: process {} on host is stopped; it is replaced"
+    )
+    assert strike.named_in(text.format(7))
+    assert not strike.named_in(text.format(77))
+
+
 def title(words: str) -> Process:
     """A worker with this title."""
     return Process(1, 1, "S", f"ray::{words}")
