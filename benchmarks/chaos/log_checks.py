@@ -14,7 +14,9 @@ _SERVED = re.compile(r" INFO (.+) serves weight version (\d+): checksum (\S+)$")
 _COUNTED = {
     "lost/rollout": re.compile(r" WARNING rollout worker .*; it is replaced$"),
     "lost/reward": re.compile(r" WARNING reward worker .*; it is replaced$"),
-    "lost/learner": re.compile(r" WARNING .*; the run goes on from .* and repeats \d+ steps$"),
+    "lost/learner": re.compile(
+        r" WARNING .*; (the run goes on from .* and repeats \d+ steps|the group is formed again)$"
+    ),
 }
 
 
