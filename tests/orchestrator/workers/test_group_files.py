@@ -1,4 +1,4 @@
-"""Groups on their way between the object store and files, by tasks of a real Ray cluster."""
+"""Groups on their way between the object store and files, by an actor of a real Ray cluster."""
 
 from __future__ import annotations
 
