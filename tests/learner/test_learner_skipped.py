@@ -9,6 +9,7 @@ import pytest
 import torch
 from rank_processes import Scenario, run_ranks
 
+from benchmarks.published import published_weights
 from learner.micro_batches import TrainingGroup, split_over_ranks
 from policy.types import Group
 from policy.weights import unpack
@@ -55,7 +56,7 @@ def held(rank):
     masters = [p for group in optimizer.param_groups for p in group["params"]]
     masters += getattr(engine.optimizer, "fp32_partitioned_groups_flat", [])  # ZeRO 3's
     states = [value for state in optimizer.state.values() for value in state.values()]
-    tensors = [*masters, *dict(unpack(rank.publish()[1])).values(), *states]
+    tensors = [*masters, *dict(unpack(published_weights(rank)[1])).values(), *states]
     return [tensor.detach().clone() for tensor in tensors]
 
 
