@@ -113,12 +113,12 @@ class RolloutPool(WorkerPool):
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
         """Have a worker load weights when it has done what it does; then ``WeightsLoaded``."""
-        if weights.buckets is None:
+        if weights.weights is None:
             self._events.append(WeightsLoaded(worker, weights.receipt))
             return
         index = self._index(worker)
         call = self.workers[index].load_weights.remote(
-            weights.buckets, weights.receipt.weight_version
+            weights.receipt.weight_version, *weights.weights
         )
         self._called(index, "loading", call, self.config.load_timeout_s)
         self._places[index].weights = weights
