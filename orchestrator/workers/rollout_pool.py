@@ -265,9 +265,9 @@ class RolloutPool(WorkerPool):
     def _weights_are_lost(self, place: _Place, failure: WorkerFailed) -> bool:
         """Whether the worker failed only because the weights that it was to load are gone."""
         weights = place.weights
-        if weights is None or weights.buckets is None or not isinstance(failure, ObjectLost):
+        if weights is None or weights.weights is None or not isinstance(failure, ObjectLost):
             return False
-        if failure.object_hex != weights.buckets.hex():
+        if failure.object_hex not in {ref.hex() for ref in weights.weights}:
             return False
         version = weights.receipt.weight_version
         self._events.append(WeightsLost(place.worker, version, str(failure)))
