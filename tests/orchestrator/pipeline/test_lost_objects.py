@@ -155,7 +155,7 @@ def test_lost_weights_cost_the_learner_and_no_rollout_worker(
         buckets = lost_object()
         receipt = WeightReceipt(0, "0", np.zeros(1, dtype=np.float32))
         with pytest.raises(LearnerLost, match=r"^weight version 0 is lost: .*rollout worker "):
-            parts.stages.serve(PublishedWeights(receipt, buckets, ()), evaluate=False)
+            parts.stages.serve(PublishedWeights(receipt, (buckets,), ()), evaluate=False)
         parts.stages.fall_back(0)
         assert len(step_of(parts)[0].groups) == 4
         assert ray.get([worker.pid.remote() for worker in parts.rollout.workers]) == pids
