@@ -101,6 +101,7 @@ class _Numbered(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = _mapped(_numbered, (args, kwargs or {}))
+        kwargs.pop("pin_memory", None)  # only CUDA can pin
         # These read or write memory themselves, where they know the tensor's class.
         if func is Tensor.tolist:
             return args[0].cpu().tolist()
