@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from policy.encoding import special_ids
 from policy.errors import UserError
 from policy.probe import WeightReceipt
 from policy.types import FloatArray
-from policy.weights import WeightBuckets, checksum, pack, tensors_digest
+from policy.weights import Bucket, OutgoingWeights, TensorSlot, tensors_digest
 
 
 class LearnerRank:
@@ -58,17 +58,19 @@ class LearnerRank:
 
     # Weights
 
-    def publish(self) -> tuple[WeightReceipt, WeightBuckets | None]:
-        """The trained weights for the rollout workers, and the receipt that each must answer with.
+    def publish(self) -> Generator[Bucket, None, tuple[WeightReceipt, tuple[TensorSlot, ...]]]:
+        """Yield the buckets of the trained weights; return the receipt and what is in the buckets.
 
-        Every rank must call it. Only rank 0 returns weights.
+        Each rollout worker must answer with this receipt. A bucket is valid until the next one is
+        asked for. Every rank must call it and read it to the end. Only rank 0 yields any.
         """
         probe = self.probe()
         if self._place.rank > 0:
             deque(self._model.trained_tensors(), maxlen=0)
-            return WeightReceipt(self.weight_version, "", probe), None
-        buckets = pack(self._model.trained_tensors())
-        return WeightReceipt(self.weight_version, checksum(buckets), probe), buckets
+            return WeightReceipt(self.weight_version, "", probe), ()
+        outgoing = OutgoingWeights(self._model.trained_tensors())
+        yield from outgoing
+        return WeightReceipt(self.weight_version, outgoing.checksum, probe), outgoing.slots
 
     def probe(self) -> FloatArray:
         """Log-probs of the fixed probe under the present weights; every rank must call it."""

@@ -14,7 +14,6 @@ deletes older checkpoints only after that, so that a power failure always leaves
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterable
@@ -27,6 +26,7 @@ from transformers import JanusForConditionalGeneration
 
 from learner.config import LoraConfig
 from policy.digest import sha256
+from policy.disk import sync
 from policy.errors import UserError
 from policy.inner_path import stays_inside
 from policy.text_files import read_json
@@ -60,7 +60,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         if file.is_file() and file != folder / MANIFEST
     }
     for path in (*entries, folder, folder.parent):
-        _sync(path)
+        sync(path)
     sealed = manifest.model_copy(update={"files": files})
     temporary = folder / f".{MANIFEST}"
     with temporary.open("w") as stream:
@@ -68,7 +68,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(folder / MANIFEST)
-    _sync(folder)
+    sync(folder)
 
 
 def verified_manifest(folder: Path, others: Literal["refuse", "leave"] = "refuse") -> Manifest:
@@ -165,19 +165,6 @@ def export_model(
             and not (folder / file.name).exists()
         ):
             shutil.copyfile(file, folder / file.name)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some shared file systems cannot sync folders.
-        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF)):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _shown(value: object) -> str:

@@ -7,7 +7,7 @@ its collective. ``orchestrator.workers.learner_group`` decides what follows.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from learner.micro_batches import GroupSlice
 from learner.rank_settings import LearnerSettings, Place
 from policy.probe import WeightReceipt
 from policy.runtime import release_cached_memory, tune_process
-from policy.weights import WeightBuckets
+from policy.weights import Bucket, TensorSlot
 
 if TYPE_CHECKING:  # it imports DeepSpeed, which only the rank's process needs
     from learner.rank import LearnerRank
@@ -77,10 +77,15 @@ class LearnerWorker:
         release_cached_memory()
         return row
 
-    @ray.method(num_returns=2)
-    def publish(self) -> tuple[WeightReceipt, WeightBuckets | None]:
-        """Returns two objects, so that the receipt can be read without moving the weights."""
-        return self._joined.publish()
+    @ray.method(num_returns="streaming")
+    def publish(self) -> Iterator[Bucket | tuple[TensorSlot, ...] | WeightReceipt]:
+        """Yield the buckets, then what is in them, then the receipt, each as an object of its own.
+
+        Ray copies a bucket into the object store before it asks for the next one.
+        """
+        receipt, slots = yield from self._joined.publish()
+        yield slots
+        yield receipt
 
     def save(self, folder: Path) -> None:
         self._joined.save(folder)

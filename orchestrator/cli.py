@@ -147,7 +147,9 @@ def _add_train_flags(train: argparse.ArgumentParser) -> None:
     _add_config(train)
     group = train.add_mutually_exclusive_group()
     group.add_argument(
-        "--resume", action="store_true", help="continue the run from its last checkpoint"
+        "--resume",
+        action="store_true",
+        help="continue the run from its last checkpoint, or begin it if there is none",
     )
     group.add_argument(
         "--new",
@@ -173,6 +175,11 @@ def _add_replay_flags(replay: argparse.ArgumentParser) -> None:
         metavar="step-N",
         help="checkpoint of the run to begin with (default: the run's first model, or the first"
         " checkpoint from which on every step is kept)",
+    )
+    replay.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the replay from its last checkpoint, or begin it if there is none",
     )
     replay.set_defaults(command="replay")
 

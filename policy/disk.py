@@ -1,17 +1,21 @@
 """Writes files so that a reader never finds half of one, and makes new empty folders.
 
-A write that fails, for instance on a full disk, becomes one line that names the file.
+A write that fails, for instance on a full disk, becomes one line that names the file. A folder can
+be fenced: this process then asks before each write whether it may still write there.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 from policy.errors import RunFailed, UserError
+
+_fences: list[tuple[Path, Callable[[], None]]] = []
 
 
 class NotWritten(RunFailed):
@@ -19,12 +23,30 @@ class NotWritten(RunFailed):
 
 
 @contextmanager
+def fenced(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Call ``check`` before each write of this process below ``folder``, until the block ends.
+
+    ``check`` raises when this process may not write there any more. Then nothing is written.
+    """
+    fence = folder.absolute(), check
+    _fences.append(fence)
+    try:
+        yield
+    finally:
+        _fences.remove(fence)
+
+
+@contextmanager
 def writing(path: Path, *also: type[Exception]) -> Iterator[None]:
     """Turn an ``OSError`` of the block, or one of the errors ``also``, into ``NotWritten``.
 
-    The block writes ``path``. The message always gives the free space, because many libraries
-    replace the system's reason ("no space left") by an error of their own.
+    The block writes ``path``, and does not begin if a fence refuses it. The message always gives
+    the free space, because many libraries replace the system's reason ("no space left") by an error
+    of their own.
     """
+    for folder, check in _fences:
+        if path.absolute().is_relative_to(folder):
+            check()
     kinds: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
@@ -50,6 +72,19 @@ def write_whole(file: Path, content: str | bytes) -> None:
             fresh.replace(file)
         finally:
             fresh.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some shared file systems cannot sync folders.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF)):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def is_in_part(name: str) -> bool:

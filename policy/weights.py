@@ -1,22 +1,35 @@
-"""Weights as they are sent from the learner to the workers: tensors packed into flat buckets.
+"""Weights as they are sent from the learner to the workers: tensors in flat buckets.
 
-Only trained tensors are sent. The buckets are NumPy arrays, because those cross Ray's object store
-without copies. NumPy has no bfloat16, so such weights are sent as int16 with the same bits.
+Only trained tensors are sent. The buckets are NumPy arrays, because workers read those in Ray's
+object store without a copy. NumPy has no bfloat16, so such weights are sent as int16 with the same
+bits.
+
+A push copies a large tensor twice: into the object store, and from there into the parameters of
+each worker. Threads compute the digests of the buckets during these copies.
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-BUCKET_BYTES = 128 * 2**20
+Bucket = NDArray[np.generic]
+
+# A tensor of this size or more is a bucket of its own. Smaller ones share buckets of this size,
+# because each object costs Ray about a millisecond.
+BUCKET_BYTES = 32 * 2**20
+# One thread digests about as fast as one thread copies. The second one is for a machine whose
+# copies use several threads.
+_DIGEST_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -36,31 +49,82 @@ class WeightBuckets:
     """The trained tensors of one weight version."""
 
     slots: tuple[TensorSlot, ...]
-    buckets: tuple[NDArray[np.generic], ...]
+    buckets: Sequence[Bucket]
 
 
-def pack(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES) -> WeightBuckets:
-    """Copy named tensors into flat buckets. A bucket has one dtype and at most ``bucket_bytes``.
+class OutgoingWeights:
+    """The buckets of named tensors, one after the other, to be read once.
 
-    A tensor that is larger than ``bucket_bytes`` gets a bucket of its own. An empty tensor raises
-    ``ValueError``, because it is a sharded parameter that was not gathered from the learner ranks.
+    A bucket may be a view of a tensor: it is valid until the next one is asked for. ``slots`` and
+    ``checksum`` are complete when all buckets have been read.
     """
-    slots: list[TensorSlot] = []
-    parts: list[list[NDArray[np.generic]]] = []
-    filled: dict[str, tuple[int, int]] = {}  # dtype -> (open bucket, elements in it)
+
+    def __init__(
+        self, tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
+        """A bucket has one dtype. Tensors smaller than ``bucket_bytes`` share buckets."""
+        self.slots: tuple[TensorSlot, ...] = ()
+        self.checksum = ""
+        self._tensors = tensors
+        self._bucket_bytes = bucket_bytes
+
+    def __iter__(self) -> Iterator[Bucket]:
+        """Raises ``ValueError`` for an empty tensor: one that was not gathered from its shards."""
+        slots: list[TensorSlot] = []
+        digests: list[bytes] = []
+        with ThreadPoolExecutor(1) as digester:
+            for inside, bucket in _filled(self._tensors, self._bucket_bytes):
+                slots += [replace(slot, bucket=len(digests)) for slot in inside]
+                digest = digester.submit(_digest, bucket)
+                yield bucket
+                digests.append(digest.result())
+        self.slots = tuple(slots)
+        self.checksum = _combined(self.slots, digests)
+
+
+@dataclass
+class _Shared:
+    """A bucket that still has room: ``filled`` elements of ``data`` are in use."""
+
+    data: Bucket
+    filled: int = 0
+    slots: list[TensorSlot] = field(default_factory=list)
+
+    def add(self, slot: TensorSlot, flat: Bucket) -> None:
+        self.slots.append(replace(slot, offset=self.filled))
+        self.data[self.filled : self.filled + flat.size] = flat
+        self.filled += flat.size
+
+
+def _filled(
+    tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int
+) -> Iterator[tuple[list[TensorSlot], Bucket]]:
+    """Each full bucket with its slots, which do not know the bucket's number yet."""
+    shared: dict[str, _Shared] = {}  # by dtype
     for name, tensor in tensors:
         if tensor.numel() == 0:
             raise ValueError(f"weight {name} is empty: it was not gathered from its shards")
-        flat = _to_numpy(tensor)
-        dtype = _dtype_name(tensor)
-        bucket, offset = filled.get(dtype, (-1, 0))
-        if bucket < 0 or (offset + flat.size) * flat.itemsize > bucket_bytes:
-            parts.append([])
-            bucket, offset = len(parts) - 1, 0
-        parts[bucket].append(flat)
-        filled[dtype] = (bucket, offset + flat.size)
-        slots.append(TensorSlot(name, tuple(tensor.shape), dtype, bucket, offset, flat.size))
-    return WeightBuckets(tuple(slots), tuple(np.concatenate(part) for part in parts))
+        flat, dtype = _to_numpy(tensor), _dtype_name(tensor)
+        slot = TensorSlot(name, tuple(tensor.shape), dtype, 0, 0, flat.size)
+        if flat.nbytes >= bucket_bytes:
+            yield [slot], flat
+            continue
+        bucket = shared.get(dtype)
+        if bucket is not None and bucket.filled + flat.size > bucket.data.size:
+            yield bucket.slots, bucket.data[: bucket.filled]
+            bucket = None
+        if bucket is None:
+            bucket = shared[dtype] = _Shared(np.empty(bucket_bytes // flat.itemsize, flat.dtype))
+        bucket.add(slot, flat)
+    for bucket in shared.values():
+        yield bucket.slots, bucket.data[: bucket.filled]
+
+
+def pack(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES) -> WeightBuckets:
+    """Copies of all buckets of the tensors; see ``OutgoingWeights``."""
+    outgoing = OutgoingWeights(tensors, bucket_bytes)
+    buckets = tuple(bucket.copy() for bucket in outgoing)
+    return WeightBuckets(outgoing.slots, buckets)
 
 
 def unpack(weights: WeightBuckets) -> Iterator[tuple[str, Tensor]]:
@@ -71,21 +135,28 @@ def unpack(weights: WeightBuckets) -> Iterator[tuple[str, Tensor]]:
 
 
 def checksum(weights: WeightBuckets) -> str:
-    """A digest of names, shapes, dtypes and all bytes, as a hex string of 32 digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    for slot in weights.slots:
-        digest.update(f"{slot.name}{slot.shape}{slot.dtype}".encode())
-    for bucket in weights.buckets:
-        digest.update(np.ascontiguousarray(bucket).view(np.uint8).data)
-    return digest.hexdigest()
+    """A digest of names, shapes, dtypes and all bytes, as a hex string of 32 digits.
+
+    It protects against corruption and mistakes, not against an attacker: XXH3 reads memory about as
+    fast as a copy does, and a cryptographic hash takes ten times as long.
+    """
+    with ThreadPoolExecutor(_DIGEST_THREADS) as digester:
+        return _combined(weights.slots, digester.map(_digest, weights.buckets))
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A digest of named tensors as a hex string of 32 digits. It copies one tensor at a time."""
-    digest = hashlib.blake2b(digest_size=16)
-    for item in tensors:
-        digest.update(checksum(pack([item])).encode())
-    return digest.hexdigest()
+    """The checksum that ``tensors`` would have in buckets. It copies one bucket at a time."""
+    outgoing = OutgoingWeights(tensors)
+    deque(outgoing, maxlen=0)
+    return outgoing.checksum
+
+
+def _digest(bucket: Bucket) -> bytes:
+    return xxhash.xxh3_128_digest(np.ascontiguousarray(bucket).view(np.uint8).data)
+
+
+def _combined(slots: Sequence[TensorSlot], digests: Iterable[bytes]) -> str:
+    return xxhash.xxh3_128_hexdigest(repr(slots).encode() + b"".join(digests))
 
 
 def check_fit(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
@@ -106,27 +177,40 @@ def check_fit(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) 
 
 
 @torch.no_grad()
-def load_into(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
+def load_into(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> str:
     """Copy the buckets into the parameters of the same names, shapes and dtypes.
 
     ``check_fit`` checks all of them before the first copy, so that a wrong push changes nothing.
+    Returns the weights' checksum, which is computed during the copies.
     """
     targets = dict(parameters)
     check_fit(targets.items(), weights)
-    for name, source in unpack(weights):
-        targets[name].copy_(source)
+    with ThreadPoolExecutor(_DIGEST_THREADS) as digester:
+        digests = digester.map(_digest, weights.buckets)
+        for name, source in unpack(weights):
+            targets[name].copy_(source)
+        return _combined(weights.slots, digests)
 
 
 def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:
-    flat = tensor.detach().cpu().contiguous().view(-1)
+def _to_numpy(tensor: Tensor) -> Bucket:
+    """A flat view of a tensor in host memory, or a copy of one on a GPU."""
+    flat = _on_host(tensor.detach()).contiguous().view(-1)
     return (flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()
 
 
-def _to_torch(flat: NDArray[np.generic], dtype: str) -> Tensor:
+def _on_host(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    # A GPU writes several times faster into pinned memory. torch keeps what is freed for the next
+    # tensor, because pinning takes longer than the copy.
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
+
+
+def _to_torch(flat: Bucket, dtype: str) -> Tensor:
     with warnings.catch_warnings():
         # torch warns that arrays of the object store are read-only. This view is only read.
         warnings.simplefilter("ignore", UserWarning)

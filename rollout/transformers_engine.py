@@ -17,7 +17,7 @@ from policy.janus import JanusPolicy
 from policy.probe import WeightReceipt, probe_logprobs
 from policy.sampling import Sampling
 from policy.types import Group, Prompt, Trajectory
-from policy.weights import WeightBuckets, checksum, load_into
+from policy.weights import WeightBuckets, load_into
 from rollout.config import RolloutConfig
 from rollout.cot import sample_cots
 from rollout.engine import EngineIdentity, GenerationRequest
@@ -69,13 +69,10 @@ class TransformersEngine:
 
     def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
         """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot."""
-        load_into(self._policy.trained_parameters(), weights)
+        checksum = load_into(self._policy.trained_parameters(), weights)
         self._weight_version = weight_version
-        return WeightReceipt(
-            weight_version,
-            checksum(weights),
-            probe_logprobs(self._policy, self._encoder.special),
-        )
+        probe = probe_logprobs(self._policy, self._encoder.special)
+        return WeightReceipt(weight_version, checksum, probe)
 
     def sleep(self) -> None:
         """Move the policy to host memory; on a CPU it is there already."""

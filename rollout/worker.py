@@ -26,7 +26,7 @@ from rollout.vllm.installation import prepare_vllm_process
 
 if TYPE_CHECKING:  # these import torch, which must not be imported before tune_process
     from policy.probe import WeightReceipt
-    from policy.weights import WeightBuckets
+    from policy.weights import Bucket, TensorSlot
 
 
 class RolloutWorker:
@@ -66,8 +66,14 @@ class RolloutWorker:
         groups = self.generate(requests, sampling)
         return (*groups, len(groups))
 
-    def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
-        return self._serving().load_weights(weights, weight_version)
+    def load_weights(
+        self, weight_version: int, slots: tuple[TensorSlot, ...], *buckets: Bucket
+    ) -> WeightReceipt:
+        """Ray brings the buckets to this machine before the call starts, while others still run."""
+        engine = self._serving()
+        from policy.weights import WeightBuckets
+
+        return engine.load_weights(WeightBuckets(slots, buckets), weight_version)
 
     def sleep(self) -> None:
         self._serving().sleep()

@@ -62,6 +62,7 @@ def _rank_process(
 ) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     tune_process()
+    from benchmarks.published import published_weights
     from learner.collectives import exchange
     from learner.rank import LearnerRank
 
@@ -76,14 +77,14 @@ def _rank_process(
             if index == 0:
                 save_file(loaded, folder / f"{scenario.name}-loaded.safetensors")
         rows = [rank.update(split_over_ranks(batch, ranks)[index]) for batch in scenario.batches]
-        receipt, buckets = rank.publish()
+        receipt, buckets = published_weights(rank)
         # Every rank computes with what rank 0 publishes, to the last bit.
         for probe in exchange(receipt.probe_logprobs):
             assert np.array_equal(probe, receipt.probe_logprobs)
         rows[-1]["probe"] = float(receipt.probe_logprobs.mean())
         rank.save(folder / f"{scenario.name}-checkpoint")
         state = full_state(rank)
-        if buckets is not None:
+        if index == 0:
             save_file(state, folder / f"{scenario.name}-state.safetensors")
             weights = {name: tensor.clone() for name, tensor in unpack(buckets)}
             save_file(weights, folder / f"{scenario.name}.safetensors")

@@ -13,6 +13,9 @@ import ray
 
 from policy.types import Group
 from tests.faulty_rewards import wait_for_files
+from tests.image_groups import image_group
+
+SIZE = 256  # of an image's edge: Ray keeps groups of more than 100 KB in the object store
 
 
 @ray.remote(num_cpus=0.1)
@@ -59,6 +62,36 @@ class Worker:
 
     def notes(self) -> list[str]:
         return self._notes
+
+
+@ray.remote(num_cpus=0.1)
+class Painter:
+    """In place of a rollout worker: an image's brightness depends on its seed and on how many
+    groups are sampled together, as the numbers of a real worker do."""
+
+    def identity(self) -> None:
+        """The first call that a pool makes."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def generate_groups(self, requests: list[Any], sampling: Any) -> tuple[Any, ...]:
+        groups = [
+            image_group(r.prompt, [(seed + 50 * len(requests)) % 199 for seed in r.seeds], SIZE)
+            for r in requests
+        ]
+        return (*groups, len(groups))
+
+    def load_weights(self, weight_version: int, *weights: Any) -> None:
+        raise AssertionError("the weights are lost, so nobody can be called with them")
+
+
+@ray.remote(num_cpus=0)
+class Owner:
+    """Owns an object, which Ray loses with it."""
+
+    def owned(self) -> list[ray.ObjectRef]:
+        return [ray.put(bytes(10**6))]
 
 
 @ray.remote(num_cpus=0)

@@ -10,26 +10,30 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from benchmarks.chaos import hosts
 from benchmarks.chaos.checks import Expected, Verdict, judged, other_numbers, undisturbed
 from benchmarks.chaos.driver import Driver
+from benchmarks.chaos.log_checks import checksums, wrongly_counted, wrongly_served
 from benchmarks.chaos.plan import planned
 from benchmarks.chaos.processes import become_subreaper
-from benchmarks.chaos.report import last_line, table
+from benchmarks.chaos.report import duration, last_line, table
 from benchmarks.chaos.trial import Trial
 from orchestrator.pipeline.ledger_folder import read_ledger_folder
 
 _GROUPS = 4
-_CALM_STEPS = 8  # the last ones, so that the run does not end while a fault waits for its moment
+_CALM_STEPS = 10  # the last ones, so that the run does not end while a fault waits for its moment
 # Small steps, and deadlines so short that a frozen process is soon noticed.
 SMALL = (
     f"prompts_per_step={_GROUPS}",
     "rollout.group_size=4",
     "rollout.batch_size=8",
-    "rollout.timeout_s=20",
-    "rollout.load_timeout_s=20",
+    "cluster.start_timeout_s=60",
+    "rollout.timeout_s=12",
+    "rollout.load_timeout_s=12",
     'rewards=[{name: attributes, factory: "shapes.rewards:Attributes", workers: 2,'
-    " cpus_per_worker: 0.5, timeout_s: 20, retry_delay_s: 0.2, restarts: 8}]",
-    "learner.timeout_s=20",
+    " cpus_per_worker: 0.5, timeout_s: 12, retry_delay_s: 0.2, restarts: 8}]",
+    "learner.start_timeout_s=60",
+    "learner.timeout_s=12",
     "learner.restarts=8",
     "learner.micro_batch_size=8",
     "evaluation.every=10",
@@ -47,13 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
     add("--staleness", type=int, default=0, help="max_staleness of the run (default: 0)")
     add("--ranks", type=int, default=1, help="learner ranks (default: 1)")
     add("--checkpoint-every", type=int, default=2, help="steps between checkpoints (default: 2)")
-    add("--steps-per-fault", type=float, default=3.0, help="(default: 3)")
+    add("--steps-per-fault", type=float, default=2.0, help="(default: 2)")
+    add("--hosts", type=int, help="lose hosts instead, of so many raylets with that of the head")
     add("--out", type=Path, help="folder that keeps the runs and the table of faults")
     options = parser.parse_args(arguments)
     become_subreaper()
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as scratch:
         out = Path(scratch) / "runs" if options.out is None else options.out.absolute()
         out.mkdir(parents=True, exist_ok=True)
+        if options.hosts is not None:
+            return hosts.compare(options.hosts, options.faults, options.seed, out, Path(scratch))
         return _compare(options, out, Path(scratch))
 
 
@@ -97,8 +104,15 @@ def _compare(options: argparse.Namespace, out: Path, scratch: Path) -> int:
         if not equal:
             verdict.problems.append(f"the final weights are {ours}, not {theirs}")
         verdict.problems += other_numbers(struck.driver.rows(), calm.driver.rows())
+        made, wanted = (checksums(trial.driver.log()) for trial in (struck, calm))
+        for version in sorted(made.keys() & wanted.keys()):
+            if made[version] != wanted[version]:
+                verdict.problems.append(f"weight version {version} is not the undisturbed run's")
+    times = duration(len(struck.strikes), struck.seconds, calm.seconds)
+    print(times)
     if options.out is not None:
-        (out / "faults.md").write_text(table(struck.strikes), encoding="utf-8")
+        text = f"{table(struck.strikes)}\n{times}"
+        (out / "faults.md").write_text(text, encoding="utf-8")
     return _end(verdict, struck, late, equal, struck.seconds - calm.seconds)
 
 
@@ -108,9 +122,11 @@ def _verdict(trial: Trial, expected: Expected) -> tuple[Verdict, int]:
         return Verdict(problems=list(trial.problems)), 0
     view = read_ledger_folder(trial.driver.folder)
     verdict = judged(expected, view, trial.driver.rows())
-    return replace(verdict, problems=trial.problems + verdict.problems), view.counts.get(
-        "late_refused", 0
-    )
+    problems = trial.problems + verdict.problems
+    log, deaths = trial.driver.log(), trial.driver.starts - 1
+    problems += wrongly_served(log, expected.max_staleness)
+    problems += wrongly_counted(log, view.counts, deaths)
+    return replace(verdict, problems=problems), view.counts.get("late_refused", 0)
 
 
 def _weights(driver: Driver, steps: int) -> str | None:

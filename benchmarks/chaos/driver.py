@@ -62,7 +62,9 @@ class Driver:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator", "train", *words],
             cwd=ROOT,
-            env=os.environ | {"TMPDIR": str(self._scratch)},
+            # Ray gives its workers a low priority. Any other program on the machine would then take
+            # the time that is measured.
+            env=os.environ | {"TMPDIR": str(self._scratch), "RAY_worker_niceness": "0"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -109,12 +111,15 @@ class Driver:
         except UserError:
             return None
 
+    def log(self) -> list[str]:
+        """The lines of run.log."""
+        file = self.folder / "run.log"
+        return file.read_text(errors="replace").splitlines() if file.is_file() else []
+
     def warnings(self) -> list[tuple[float, str]]:
         """The warnings of run.log and what the driver said on stderr, with their Unix times."""
-        file = self.folder / "run.log"
-        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
         found = list(self.lines)
-        for line in lines:
+        for line in self.log():
             day, _, rest = line.partition(" ")
             moment, _, text = rest.partition(" ")
             if text.startswith(("WARNING", "ERROR")):

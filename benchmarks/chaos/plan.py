@@ -12,8 +12,7 @@ import numpy as np
 Role = Literal["rollout", "reward", "learner", "redis", "driver"]
 How = Literal["kill", "freeze"]
 
-# Rollout workers, reward workers and learner ranks are killed and frozen. The run can only be
-# expected to start a Redis again that ended, and a frozen driver is nothing but a pause.
+# A frozen driver is not among them, because it is nothing but a pause.
 KINDS: tuple[tuple[Role, How], ...] = (
     ("rollout", "kill"),
     ("reward", "kill"),
@@ -23,17 +22,19 @@ KINDS: tuple[tuple[Role, How], ...] = (
     ("rollout", "freeze"),
     ("reward", "freeze"),
     ("learner", "freeze"),
+    ("redis", "freeze"),
 )
-# States that last so short that a random moment hardly meets them. Half of the faults are aimed at
-# one of these: they wait for it.
+# States that last so short that a random moment hardly meets them. Most faults are aimed at one of
+# these: they wait for it.
+_OF_A_STEP = ("learning", "commit", "push", "load", "checkpoint")
 AIMS: dict[Role, tuple[str, ...]] = {
     "rollout": ("sampling", "load"),
     "reward": ("scoring",),
     "learner": ("learning", "push", "checkpoint"),
-    "redis": ("learning", "push", "checkpoint"),
-    "driver": ("learning", "push", "checkpoint", "commit"),
+    "redis": _OF_A_STEP,
+    "driver": _OF_A_STEP,
 }
-_AIMED_SHARE = 0.5
+_AIMED_SHARE = 0.7
 # This share of the faults does not wait until the run has recovered from the one before.
 _SHARE_AT_ONCE = 0.2
 _AT_ONCE_S = 6.0  # the mean pause before such a fault

@@ -10,7 +10,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ _STATES = {
     "save": "checkpoint",
 }
 _PR_SET_CHILD_SUBREAPER = 36
+_LISTEN = "0A"  # a state in /proc/net/tcp
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,31 @@ def send(pid: int, number: signal.Signals) -> None:
     """Send a signal; does nothing if the process has ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def listening_sockets() -> dict[str, str]:
+    """The TCP sockets that some process of this machine listens on: inode -> address and port, in
+    the hexadecimal form of /proc/net/tcp."""
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTEN:
+                found[fields[9]] = fields[1]
+    return found
+
+
+def listened_on(processes: Sequence[Process]) -> dict[str, str]:
+    """Those of ``listening_sockets`` that one of the processes holds."""
+    listening = listening_sockets()
+    held = set()
+    for process in processes:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for entry in os.scandir(f"/proc/{process.pid}/fd"):
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    target = os.readlink(entry.path)  # such as socket:[12345]
+                    held.add(target.removeprefix("socket:[").removesuffix("]"))
+    return {inode: address for inode, address in listening.items() if inode in held}
 
 
 def bury(keep: int | None) -> None:

@@ -5,31 +5,47 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from statistics import median
+from statistics import mean, median
 
 from benchmarks.chaos.checks import Verdict
 from benchmarks.chaos.trial import Strike
 
 
 def table(strikes: Sequence[Strike]) -> str:
-    """Faults by kind in Markdown: how many, in which states, seconds to notice and to recover."""
+    """Faults by kind in Markdown: how many, in which states, seconds to notice and to recover.
+
+    The last column is what one fault after each minute of work would cost: mean time to recover,
+    over that time and a minute.
+    """
     lines = [
         "| fault | number | states | noticed after, s: median (longest) |"
         " recovered after, s: median (longest) | time lost at one fault a minute |",
         "|---|---|---|---|---|---|",
     ]
-    for kind in sorted({(strike.fault.role, strike.fault.how) for strike in strikes}):
-        of_kind = [s for s in strikes if (s.fault.role, s.fault.how) == kind]
-        states = Counter(strike.state for strike in of_kind)
-        recovered = [s.recovered_s for s in of_kind if s.recovered_s is not None]
-        share = f"{median(recovered) / (60 + median(recovered)):.0%}" if recovered else "-"
-        lines.append(
-            f"| {kind[1]} {kind[0]} | {len(of_kind)}"
-            f" | {', '.join(f'{state} {count}' for state, count in sorted(states.items()))}"
-            f" | {_times([s.noticed_s for s in of_kind])}"
-            f" | {_times([s.recovered_s for s in of_kind])} | {share} |"
-        )
-    return "\n".join(lines) + "\n"
+    for role, how in sorted({(strike.fault.role, strike.fault.how) for strike in strikes}):
+        of_kind = [s for s in strikes if (s.fault.role, s.fault.how) == (role, how)]
+        lines.append(_line(f"{how} {role}", of_kind))
+    return "\n".join([*lines, _line("all", strikes)]) + "\n"
+
+
+def _line(name: str, strikes: Sequence[Strike]) -> str:
+    states = Counter(strike.state for strike in strikes)
+    recovered = [s.recovered_s for s in strikes if s.recovered_s is not None]
+    share = f"{mean(recovered) / (60 + mean(recovered)):.0%}" if recovered else "-"
+    return (
+        f"| {name} | {len(strikes)}"
+        f" | {', '.join(f'{state} {count}' for state, count in sorted(states.items()))}"
+        f" | {_times([s.noticed_s for s in strikes])}"
+        f" | {_times([s.recovered_s for s in strikes])} | {share} |"
+    )
+
+
+def duration(faults: int, struck_s: float, calm_s: float) -> str:
+    """A sentence about the whole run with faults, and the run of as many steps without."""
+    return (
+        f"{faults} faults in {struck_s:.0f} s, one in {struck_s / max(1, faults):.0f} s. The same"
+        f" steps without faults: {calm_s:.0f} s. Time lost: {1 - calm_s / struck_s:.0%}.\n"
+    )
 
 
 def last_line(

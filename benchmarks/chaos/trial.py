@@ -1,7 +1,7 @@
 """A run that is struck by faults, and the watch over how it recovers.
 
 A victim is stopped first and looked at while it stands still, so that its recorded state is the one
-in which the fault hits it. A frozen process is woken once the run has gone on without it.
+in which the fault hits it. A frozen process stays so until the run has gone on and has noticed it.
 """
 
 from __future__ import annotations
@@ -9,21 +9,33 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.chaos.checks import fallen
 from benchmarks.chaos.driver import Driver
 from benchmarks.chaos.plan import Fault, Role
-from benchmarks.chaos.processes import Process, bury, descendants, described, frozen, send
+from benchmarks.chaos.processes import (
+    Process,
+    bury,
+    descendants,
+    described,
+    frozen,
+    listened_on,
+    listening_sockets,
+    send,
+)
+from benchmarks.chaos.run_state import RunState
 from orchestrator.pipeline.ledger_view import LedgerView
 
 _TURN_S = 0.2
 _LEDGER_S = 2.0  # between two looks at the ledger
+_POLL_S = 0.002  # between two looks at the titles while a fault waits for a state
 _RECOVER_S = 400.0  # in which a run must have gone on after a fault
 _RUN_FAILED = 1  # an exit code
-_AIM_S = 10.0  # in which a fault that is aimed at a state waits for it
+# A fault that is aimed at a state waits for it, at most for so long and for so many steps.
+_AIM_S, _AIM_STEPS = 20.0, 4
+_ASLEEP_S = 40.0  # after which a frozen process is woken although the run has not noticed it
 _VICTIM_S = 300.0  # in which a process of the role must be there
 # In which the processes of a run must have ended, also after its driver was killed. The agents of a
 # raylet wait a minute for the GCS, which has died too.
@@ -32,7 +44,7 @@ _GONE_S = 100.0
 _NOTICED: dict[Role, re.Pattern[str]] = {
     "rollout": re.compile(r"rollout worker .*(is replaced|goes on from)"),
     "reward": re.compile(r"reward worker .*is replaced"),
-    "learner": re.compile(r"goes on from"),
+    "learner": re.compile(r"goes on from|is formed again"),
     "redis": re.compile(r"starting it again"),
 }
 
@@ -47,6 +59,14 @@ class Strike:
     steps_done: int
     noticed_s: float | None = None  # until the run said so
     recovered_s: float | None = None  # until a step was done that had not been done before
+    pid: int = 0  # of the victim
+
+    def named_in(self, text: str) -> bool:
+        """Whether a warning is about this fault. That of a pool names the process, which tells the
+        loss of one worker from that of another."""
+        role = self.fault.role
+        named = role not in ("rollout", "reward") or f"process {self.pid} " in text
+        return named and _NOTICED[role].search(text) is not None
 
 
 @dataclass
@@ -62,8 +82,10 @@ class Trial:
     _most_steps: int = 0
     _last_view: LedgerView | None = None
     _looked_at: float = 0.0
-    _asleep: list[int] = field(default_factory=list)  # processes that were frozen
+    _asleep: dict[int, Strike] = field(default_factory=dict)  # processes that were frozen
     _old: dict[int, float] = field(default_factory=dict)  # of dead drivers: since when
+    _state: RunState = field(default_factory=RunState)
+    _ports: dict[str, str] = field(default_factory=dict)  # that the run has listened on
 
     def run(self, faults: Sequence[Fault]) -> None:
         """Run to the end, with all faults that strike before it."""
@@ -101,8 +123,8 @@ class Trial:
     def _over(self) -> bool:
         """Whether the run has ended, or does not go on.
 
-        A run that loses a worker while it opens ends with the cause, so that it does not load a
-        model that fails again and again. It is started again then.
+        A run that loses a worker twice while it opens ends with the cause, so that it does not load
+        a model that fails again and again. It is started again then.
         """
         code = self.driver.ended()
         if code == _RUN_FAILED and not self.driver.stepping and self.strikes:
@@ -126,43 +148,48 @@ class Trial:
     def _strike(self, fault: Fault) -> bool:
         """Stop the victim, look at it, and kill it or leave it so; False if there is no victim."""
         began = time.monotonic()
-        victim = None
-        while victim is None:
-            aimed = fault.aim is not None and time.monotonic() - began < _AIM_S
+        aim_until, last_step = began + _AIM_S, self.driver.steps_done() + _AIM_STEPS
+        while True:
+            if not self.driver.stepping:  # its states begin later
+                aim_until = time.monotonic() + _AIM_S
+            in_time = time.monotonic() < aim_until and self.driver.steps_done() < last_step
+            aimed = fault.aim is not None and in_time
             pid = self._aimed_at(fault) if aimed else self._victim(fault)
-            if pid is not None:
-                victim = frozen(pid)
-            elif self._over() or time.monotonic() - began > _VICTIM_S:
-                self.problems.append(f"no process of the role was there for fault {fault}")
-                return False
-            else:
+            if pid is None:
+                if self._over() or time.monotonic() - began > _VICTIM_S:
+                    self.problems.append(f"no process of the role was there for fault {fault}")
+                    return False
                 self._turn(0.0 if aimed else _TURN_S)
-        state = victim.doing
-        if fault.role in ("redis", "driver"):
-            state = self._phase(self._of_this_driver(), fault.role == "driver")
+            elif victim := frozen(pid):
+                states = self._states(fault.role, victim, time.monotonic())
+                if not aimed or fault.aim in states:
+                    break
+                send(pid, signal.SIGCONT)  # the state was over before the process stood still
+        state = fault.aim if fault.aim in states else states[0]
         steps = self.driver.steps_done()
         self._most_steps = max(self._most_steps, steps)
-        self.strikes.append(Strike(fault, state, time.time(), steps))
+        self.strikes.append(Strike(fault, state, time.time(), steps, pid=victim.pid))
         print(f"fault {fault}: ({state}) after step {steps}", flush=True)
         if fault.role == "driver":
             self._kill_driver()
         elif fault.how == "kill":
             send(victim.pid, signal.SIGKILL)
         else:
-            self._asleep.append(victim.pid)
+            self._asleep[victim.pid] = self.strikes[-1]
         return True
 
     def _aimed_at(self, fault: Fault) -> int | None:
         """The victim, once it is in the state that the fault is aimed at; None after a moment."""
-        there = [process for process in self._of_this_driver() if process.pid not in self._asleep]
+        there = [p for p in self._of_this_driver() if p.role and p.pid not in self._asleep]
         until = time.monotonic() + _TURN_S
         while time.monotonic() < until:
             now = [process for p in there if (process := described(p.pid))]
             if fault.role in ("redis", "driver"):
-                if self._phase(now, fault.aim == "commit") == fault.aim:
+                if fault.aim in self._state.look(now, time.monotonic()):
                     return self._victim(fault)
             elif found := [p for p in now if p.role == fault.role and p.doing == fault.aim]:
-                return found[0].pid
+                return found[int(fault.which * len(found))].pid
+            time.sleep(_POLL_S)
         return None
 
     def _victim(self, fault: Fault) -> int | None:
@@ -178,27 +205,12 @@ class Trial:
     def _of_this_driver(self) -> list[Process]:
         return [process for process in descendants() if process.pid not in self._old]
 
-    def _phase(self, processes: Sequence[Process], look: bool) -> str:
-        """What the run is doing, as its workers' titles say, and the ledger if it is to be read.
-
-        A step is committed between its update and the push of its weights.
-        """
-        doing: dict[Role | None, set[str]] = defaultdict(set)
-        for process in processes:
-            doing[process.role].add(process.doing)
-        learner = doing["learner"] or {"starting"}
-        for state in ("starting", "learning", "push", "checkpoint"):
-            if state in learner:
-                return state
-        if "load" in doing["rollout"]:
-            return "load"
-        view = self.driver.view() if look else None
-        if view is not None and view.committed > self.driver.steps_done():
-            return "commit"
-        for role, state in (("rollout", "sampling"), ("reward", "scoring")):
-            if state in doing[role]:
-                return state
-        return "idle"
+    def _states(self, role: Role, victim: Process, now: float) -> list[str]:
+        """What the victim is doing, which stands still since ``now``; for Redis and the driver,
+        what the run is doing."""
+        if role in ("redis", "driver"):
+            return self._state.look(self._of_this_driver(), now)
+        return [victim.doing]
 
     def _kill_driver(self) -> None:
         send(self.driver.pid, signal.SIGKILL)
@@ -235,6 +247,10 @@ class Trial:
                 del self._old[pid]
 
     def _look_at_ledger(self) -> None:
+        self._ports |= listened_on(descendants())
+        waiting = [strike for strike in self.strikes if strike.recovered_s is None]
+        if any(strike.fault.role in ("redis", "driver") for strike in waiting):
+            return  # nobody answers
         view = self.driver.view()
         if view is None:
             return
@@ -249,9 +265,8 @@ class Trial:
         if unnoticed:
             warnings = self.driver.warnings()
         for strike in unnoticed:
-            pattern = _NOTICED[strike.fault.role]
             after = (
-                then for then, text in warnings if then >= strike.time and pattern.search(text)
+                then for then, text in warnings if then >= strike.time and strike.named_in(text)
             )
             if (first := next(after, None)) is not None:
                 strike.noticed_s = first - strike.time
@@ -259,27 +274,33 @@ class Trial:
             for strike in waiting:
                 strike.recovered_s = now - strike.time
             self._most_steps = max(done, self._most_steps)
-            self._wake_up()
+        self._wake_up()
 
     def _wake_up(self) -> None:
-        """The run has gone on: let frozen processes say what they still have to say."""
-        for pid in self._asleep:
-            if (process := described(pid)) is not None and process.state == "T":
-                print(f"{process.title} was still frozen when the run had gone on", flush=True)
+        """Let processes that the run has done without say what they still have to say."""
+        for pid, strike in list(self._asleep.items()):
+            process = described(pid)
+            noticed = strike.noticed_s is not None or time.time() > strike.time + _ASLEEP_S
+            if process is None or process.state != "T":
+                del self._asleep[pid]
+            elif self.driver.ended() is not None or (strike.recovered_s is not None and noticed):
+                print(f"{process.title} is woken; the run has gone on without it", flush=True)
                 send(pid, signal.SIGCONT)
-        self._asleep.clear()
+                del self._asleep[pid]
 
     # The end
 
     def _check_gone(self) -> None:
-        """No process of the run is left."""
+        """No process of the run is left, and nobody listens on its ports."""
         deadline = time.monotonic() + _GONE_S
         while left := descendants():
             bury(keep=self.driver.pid)
             if time.monotonic() > deadline:
                 self.problems += [f"{process} outlives the run" for process in left]
-                return
+                break
             time.sleep(_TURN_S)
+        for inode in self._ports.keys() & listening_sockets().keys():
+            self.problems.append(f"the run still listens on {self._ports[inode]}")
 
     def _end_everything(self) -> None:
         while left := descendants():

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.gpu_check.measuring import seconds_of
 from benchmarks.gpu_check.task import Measure, Task
+from benchmarks.published import published_weights
 from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import random_groups
 from learner.config import AlgorithmConfig, LearnerConfig, LoraConfig
@@ -100,8 +101,7 @@ def _rank(
 
 
 def _weights(rank: LearnerRank) -> torch.Tensor:
-    _, buckets = rank.publish()
-    assert buckets is not None
+    _, buckets = published_weights(rank)
     return torch.cat([tensor.flatten().float() for _, tensor in unpack(buckets)])
 
 

@@ -1,7 +1,11 @@
-"""A weight version from the learner's device into buffers, and from these onto a rollout's."""
+"""A weight version from the learner's device into host memory, and from there onto a rollout's.
+
+The copy into the object store, which lies between them, needs Ray: ``benchmarks.weight_push``.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -9,7 +13,7 @@ import torch
 from benchmarks.gpu_check.measuring import GB, seconds_of, size_in_bytes
 from benchmarks.gpu_check.models import janus
 from benchmarks.gpu_check.task import Measure, Task
-from policy.weights import WeightBuckets, checksum, load_into, pack
+from policy.weights import OutgoingWeights, load_into, pack
 
 
 def measures(task: Task) -> Iterator[Measure]:
@@ -17,18 +21,17 @@ def measures(task: Task) -> Iterator[Measure]:
     named = dict(policy.trained_parameters())
     kept = {name: tensor.detach().clone() for name, tensor in named.items()}
     size = size_in_bytes(named.values())
-    packed: list[WeightBuckets] = []
 
-    def pack_them() -> None:
-        packed[:] = [pack(named.items())]
+    def send() -> None:
+        deque(OutgoingWeights(named.items()), maxlen=0)
 
-    pack_them()  # the host's memory is taken
-    taken = {"pack": seconds_of(pack_them), "checksum": seconds_of(lambda: checksum(packed[0]))}
+    packed = pack(named.items())  # it pins the host's memory for ``send`` as well
+    taken = {"to the host, with digests": seconds_of(send)}
     with torch.no_grad():
         for tensor in named.values():
             tensor.zero_()
-    taken["load"] = seconds_of(lambda: load_into(named.items(), packed[0]))
-    taken["all three"] = sum(taken.values())
+    taken["load, with digests"] = seconds_of(lambda: load_into(named.items(), packed))
+    taken["both"] = sum(taken.values())
     shape = f"{size / GB:.3g} GB in {len(named)} tensors"
     for step, seconds in taken.items():
         yield Measure(step, size / seconds / GB, "GB/s", shape)

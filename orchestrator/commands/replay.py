@@ -17,9 +17,10 @@ from policy.errors import Stopped, UserError
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Train a new run, ``NAME-replay``, on the kept steps of the run NAME; write its report.
+    """Train a run, ``NAME-replay``, on the kept steps of the run NAME; write its report.
 
-    The run that is replayed is only read.
+    The run that is replayed is only read. With ``--resume`` the replay goes on from its own last
+    checkpoint, and begins if there is none. Otherwise it is a new run.
     """
     with graceful_interrupt() as interrupt:
         try:
@@ -31,7 +32,11 @@ def run(parsed: argparse.Namespace) -> None:
 def _replay(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     source: Path = parsed.folder
     config = _learner_alone(source, parsed.overrides)
-    checkpoint, steps = _beginning(source, parsed.start, config.steps)
+    own = OwnCheckpoints(config.folder).last() if parsed.resume else None
+    checkpoint, steps = _beginning(source, parsed.start, config.steps, own)
+    if not steps:
+        print(f"{config.folder} has replayed all kept steps; its last checkpoint is {own}")
+        return
     # These import torch and transformers, which takes seconds. A mistake is said first.
     from learner.step_checkpoint import verified_manifest
     from orchestrator.settings.inputs import learner_inputs
@@ -48,14 +53,17 @@ def _replay(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     from orchestrator.pipeline.replay import replay
     from orchestrator.report.page import write_report
 
-    folder = RunFolder.fresh(config.root, config.name)
-    config = config.model_copy(update={"name": folder.path.name})
+    if parsed.resume:
+        folder = RunFolder(config.folder, resume=True)
+    else:
+        folder = RunFolder.fresh(config.root, config.name)
+        config = config.model_copy(update={"name": folder.path.name})
     with open_replay(config, inputs, source, steps, checkpoint, folder, interrupt) as opened:
         replay(opened)
     report = write_report(config.folder)
     print(f"checkpoint: {opened.last_saved}\nreport: {report}")
     if interrupt.requested:
-        raise Stopped("stopped")
+        raise Stopped(f"stopped (the command goes on with name={config.name} --resume)")
 
 
 def _learner_alone(source: Path, overrides: list[str]) -> RunConfig:
@@ -82,12 +90,15 @@ def _check_learners_machine(config: RunConfig, model_path: Path) -> None:
     check_machine(config.model_copy(update={"rollout": no_rollout, "rewards": ()}), model_path)
 
 
-def _beginning(source: Path, start: str | None, last: int) -> tuple[Path | None, range]:
+def _beginning(
+    source: Path, start: str | None, last: int, own: Path | None = None
+) -> tuple[Path | None, range]:
     """The checkpoint to begin with, and the steps to train on, up to ``last``.
 
-    ``start`` names the checkpoint. By default it is None, the run's first model, if the kept steps
-    begin with step 1, and else the first checkpoint from which on every step is kept. Raises
-    ``UserError`` when there is none, and for a step that is missing.
+    ``own`` is the checkpoint of a replay that goes on, and comes before all others. No steps are
+    left if that replay is done. ``start`` names the checkpoint. By default it is None, the run's
+    first model, if the kept steps begin with step 1, and else the first checkpoint from which on
+    every step is kept. Raises ``UserError`` when there is none, and for a step that is missing.
     """
     kept, checkpoints = KeptTrajectories(source).steps(), OwnCheckpoints(source)
     if not kept:
@@ -95,7 +106,7 @@ def _beginning(source: Path, start: str | None, last: int) -> tuple[Path | None,
     whole = {path.name: path for path in checkpoints.whole()}
     if start is not None and start not in whole:
         raise UserError(f"--from: {source} has no checkpoint {start}, only {_listed(whole)}")
-    checkpoint = checkpoints.before_kept() if start is None else whole[start]
+    checkpoint = own or (checkpoints.before_kept() if start is None else whole[start])
     if checkpoint is None and kept[0] > 1:
         raise UserError(
             f"{source} keeps steps {kept[0]} to {kept[-1]}, but no checkpoint to begin with: it"
@@ -103,7 +114,7 @@ def _beginning(source: Path, start: str | None, last: int) -> tuple[Path | None,
         )
     begin = 0 if checkpoint is None else checkpoint_step(checkpoint)
     steps = range(begin + 1, min(kept[-1], last) + 1)
-    if not steps:
+    if not steps and own is None:
         raise UserError(f"{source} keeps no trajectories of a step from {begin + 1} to {last}")
     for step in steps:
         if step not in kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
 from orchestrator.record.own_checkpoints import OwnCheckpoints
@@ -37,6 +38,7 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     if cluster_address(config.cluster.address) is None:
         private_environment()
     # These modules import Ray, which reads the environment only once.
+    from orchestrator.pipeline.ledger import Superseded
     from orchestrator.pipeline.opening import open_run
     from orchestrator.pipeline.training import train
     from orchestrator.report.page import headlines, write_report
@@ -46,6 +48,8 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
         with open_run(config, inputs, folder, interrupt) as opened:
             train(opened)
         report = write_report(config.folder)
+    except Superseded:
+        raise  # the newer driver goes on with the run
     except RunFailed as error:
         raise RunFailed(f"{error} ({_way_on(config)})") from error
     except KeyboardInterrupt:
@@ -63,7 +67,10 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
 def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, RunFolder]:
     """Make or open the run folder. The configuration that is returned has the folder's name."""
     if not parsed.new:
-        return config, RunFolder(config.folder, parsed.resume)
+        folder = RunFolder(config.folder, parsed.resume)
+        if parsed.resume and not folder.goes_on:
+            print(f"{folder.path} has no run yet: it begins", file=sys.stderr)
+        return config, folder
     if len(config.name) > LONGEST_NEW:
         raise UserError(f"name: --new may add a number to it: at most {LONGEST_NEW} characters")
     folder = RunFolder.fresh(config.root, config.name)

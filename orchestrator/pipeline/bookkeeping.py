@@ -40,7 +40,7 @@ class _Saving:
     """A checkpoint that is being written."""
 
     step: int
-    path: Path
+    folder: Path  # that it is written to
     reward: float | None  # of the fixed set that decides which checkpoint is the best
     writing: Background[None]
 
@@ -122,15 +122,15 @@ class Bookkeeper:
 
     def save(self, step: int, learner: Learner, reward: float | None = None) -> None:
         """Begin to write the checkpoint of ``step``, unless it is written or being written."""
-        path = self._folder.checkpoints.path(step)
-        if path in (self.last_saved, self._saving and self._saving.path):
+        written = self.last_saved == self._folder.checkpoints.path(step)
+        if written or (self._saving is not None and self._saving.step == step):
             return
         self.finish_saving()
         self._ledger.check()
-        path = self._folder.checkpoints.begin(step)
-        writing = learner_call(partial(learner.save, path), "saving")
+        folder = self._folder.checkpoints.begin(step)
+        writing = learner_call(partial(learner.save, folder), "saving")
         self._stages.workers.watch(writing)
-        self._saving = _Saving(step, path, reward, writing)
+        self._saving = _Saving(step, folder, reward, writing)
 
     def finish_saving(self) -> None:
         """Wait for the checkpoint that is being written, if there is one.
@@ -142,9 +142,11 @@ class Bookkeeper:
         saving, self._saving = self._saving, None
         self._stages.wait_for(saving.writing)
         saving.writing.result()
-        self._ledger.checkpointed(saving.step)
-        self.last_saved = saving.path
+        # Learner ranks do not ask the ledger. Their work counts only if this driver has the run.
+        self._ledger.check()
         checkpoints = self._folder.checkpoints
+        self.last_saved = checkpoints.finish(saving.step, saving.folder)
+        self._ledger.checkpointed(saving.step)
         checkpoints.keep_only({saving.step})
         checkpoints.note_best(self._config.evaluation.during, saving.step, saving.reward)
 

@@ -7,7 +7,6 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from evaluation.summary import summarise
 from orchestrator.pipeline.order import derived_seed
@@ -17,12 +16,9 @@ from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.sheets import Tile, contact_sheet, save_png
 from orchestrator.settings.run_config import RunConfig
 from policy.sampling import Sampling
-from policy.types import JsonDict, Prompt, Score, Trajectory
+from policy.types import Group, JsonDict, Prompt, Score, Trajectory
 from rewards.scored_group import ScoredGroup
 from rollout.engine import GenerationRequest
-
-if TYPE_CHECKING:
-    from orchestrator.workers.rollout_events import GroupRef
 
 # The pictures that are kept of each set: of so many prompts, so many samples each.
 SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2
@@ -65,15 +61,19 @@ class FixedEvaluation:
 
         No reference to the groups is left when it returns, so Ray frees the object store.
         """
-        groups, scored = self.stages.evaluate(self._requests(name), sampling)
+        shown = SHOWN_PROMPTS if sampling is self.samplings[0] else 0
+        fetched: list[Group] | None = None
+        while fetched is None:  # groups that are lost with their machine are sampled again
+            groups, scored = self.stages.evaluate(self._requests(name), sampling)
+            fetched = self.rollout.fetch(groups[:shown])
         row: JsonDict = {
             "step": step,
             "set": name,
             "guidance_scale": sampling.guidance_scale,
         } | summarise(scored)
         self.folder.append("evaluations.jsonl", row)
-        if sampling is self.samplings[0]:
-            self._keep_samples(step, name, groups, scored)
+        if shown:
+            self._keep_samples(step, name, fetched, scored)
         mean: float | None = row["reward/mean"]
         return mean
 
@@ -92,13 +92,10 @@ class FixedEvaluation:
         ]
 
     def _keep_samples(
-        self, step: int, name: str, groups: Sequence[GroupRef], scored: Sequence[ScoredGroup]
+        self, step: int, name: str, groups: Sequence[Group], scored: Sequence[ScoredGroup]
     ) -> None:
-        shown = groups[:SHOWN_PROMPTS]
         tiles = []
-        for place, (group, scores) in enumerate(
-            zip(self.rollout.fetch(shown), scored, strict=False)
-        ):
+        for place, (group, scores) in enumerate(zip(groups, scored, strict=False)):
             for trajectory in group.trajectories[:SHOWN_SAMPLES]:
                 image = f"step-{step:06d}/{name}-{place}-{trajectory.index_in_group}.png"
                 tile = _tile(trajectory, scores)

@@ -2,8 +2,8 @@
 
 Failure policy: a learner rank that dies, raises or is late makes the whole group unusable, because
 the other ranks wait for it in a collective. The call then raises ``LearnerLost``, and
-``Run.recover`` forms a new group. Bad input (``UserError``) and a file that cannot be written
-(``NotWritten``), such as on a full disk, stop the run.
+``Run.recover`` forms a new group. Bad input (``UserError``), a file that cannot be written
+(``NotWritten``), such as on a full disk, and a newer driver (``Superseded``) stop the run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from orchestrator.pipeline.background import Background
+from orchestrator.pipeline.ledger import Superseded
 from policy.disk import NotWritten
 from policy.errors import RunFailed
 
@@ -28,7 +29,7 @@ def learner_call(call: Callable[[], Result], name: str) -> Background[Result]:
     def guarded() -> Result:
         try:
             return call()
-        except NotWritten:
+        except (NotWritten, Superseded):
             raise
         except RunFailed as failure:
             raise LearnerLost(str(failure)) from failure

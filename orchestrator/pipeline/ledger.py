@@ -53,13 +53,18 @@ class Ledger:
     """
 
     def __init__(
-        self, connection: LedgerConnection, run: str, remember: Callable[[int, int], None]
+        self,
+        connection: LedgerConnection,
+        run: str,
+        remember: Callable[[int, int], None],
+        newest: Callable[[], int],
     ) -> None:
         """``Ledger.take`` makes a ledger that can be used."""
         self.run = run
         self.epoch = 0
         self.committed = 0  # the next step to commit
-        self._connection, self._remember = connection, remember
+        self._connection, self._remember, self._newest = connection, remember, newest
+        self._asked = 0  # this driver's epoch, or the one that it is asking for
         self._number = 0  # of the last acknowledged write of this epoch
         self._highest_attempt = 0
         self._lock = threading.RLock()
@@ -75,17 +80,20 @@ class Ledger:
         remember: Callable[[int, int], None] = lambda asked, taken: None,
         revive: Callable[[], None] | None = None,
         taken_epoch: int = 0,
+        newest: Callable[[], int] = lambda: 0,
     ) -> Ledger:
         """Take over the run with an epoch above ``known_epoch`` and above all that Redis knows.
 
         A ledger that does not exist is made, with no step committed. So is one whose epoch is below
         ``taken_epoch``, the last one that Redis has acknowledged: that ledger is older than the
         run. ``remember(asked, taken)`` stores both epochs outside Redis. It is called before Redis
-        is asked for an epoch and after Redis has acknowledged it. ``waiting`` gets lines for the
-        user. ``revive`` is called when Redis does not answer, and may start the server again.
-        Raises ``UserError`` when the ledger is of another run or of another version.
+        is asked for an epoch and after Redis has acknowledged it. ``newest`` returns the last epoch
+        that any driver has stored there. ``waiting`` gets lines for the user. ``revive`` is called
+        when Redis does not answer, and may start the server again. Raises ``UserError`` when the
+        ledger is of another run or of another version.
         """
-        ledger = cls(LedgerConnection(url, run_id, waiting, timeout_s, revive), run_id, remember)
+        connection = LedgerConnection(url, run_id, waiting, timeout_s, revive)
+        ledger = cls(connection, run_id, remember, newest)
         ledger.epoch = taken_epoch
         while True:
             there = ledger._epoch_there()
@@ -205,9 +213,15 @@ class Ledger:
 
     # Reading
 
+    def check_newest(self) -> None:
+        """Raise ``Superseded`` if another driver has stored a newer epoch. Does not ask Redis."""
+        if (there := self._newest()) > self._asked:
+            raise superseded(self.run, there, self.epoch)
+
     def check(self) -> None:
         """Raise ``Superseded`` or ``LedgerLost`` if a write would. Changes nothing."""
         with self._lock:
+            self.check_newest()
             run, epoch, number = self._connection.head("run", "epoch", "number")
             there = 0 if run != self.run else int(epoch or 0)
             if there > self.epoch:
@@ -230,6 +244,8 @@ class Ledger:
     def _write(self, operation: str, **given: Any) -> Any:
         """Make one write and return the script's answer to it."""
         with self._lock:
+            # A driver on another host may have started a server of its own on the same data.
+            self.check_newest()
             status, number, text = self._ask(operation, self.epoch, given)
             if status == "superseded":
                 raise superseded(self.run, number, self.epoch)
@@ -241,16 +257,20 @@ class Ledger:
     def _begin(self, epoch: int, operation: str, given: dict[str, Any]) -> bool:
         """Take ``epoch``; False if a driver has it already, or a later one."""
         with self._lock:
-            self._remember(epoch, self.epoch)
-            status, _, text = self._ask(operation, epoch, given)
-            if status == "another":
-                raise UserError(f"ledger: {self._connection.address}: of another run, {text}")
-            if status == "format":
-                raise UserError(f"ledger: {self._connection.address}: another version wrote it")
-            if status == "ok":
-                self.epoch, self._number, self.committed = epoch, 0, int(text)
-                self._remember(epoch, epoch)
-            return status == "ok"
+            self._asked = epoch  # while it is asked for, nobody newer has stored it
+            try:
+                self._remember(epoch, self.epoch)
+                status, _, text = self._ask(operation, epoch, given)
+                if status == "another":
+                    raise UserError(f"ledger: {self._connection.address}: of another run, {text}")
+                if status == "format":
+                    raise UserError(f"ledger: {self._connection.address}: another version wrote it")
+                if status == "ok":
+                    self.epoch, self._number, self.committed = epoch, 0, int(text)
+                    self._remember(epoch, epoch)
+                return status == "ok"
+            finally:
+                self._asked = self.epoch
 
     def _ask(self, operation: str, epoch: int, given: dict[str, Any]) -> tuple[str, int, str]:
         # Each write has a number and a random id. By them the script knows a request that is sent

@@ -56,6 +56,7 @@ def open_ledger(
             memory.remember,
             revive,
             memory.taken,
+            memory.newest,
         )
 
 
@@ -160,6 +161,11 @@ class _Memory:
             folder=self._folder,
         )
         write_whole(self._folder / _FILE, fresh.model_dump_json(indent=1) + "\n")
+
+    def newest(self) -> int:
+        """The last epoch that a driver has asked for."""
+        saved = _Saved.read(self._folder)
+        return 0 if saved is None else saved.epoch
 
     def _check_data(self, others: set[str]) -> None:
         if others:

@@ -21,13 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.pipeline.ledger import Superseded
 from orchestrator.pipeline.ledger_connection import answers
 from policy.disk import made_anew, writing
 from policy.errors import RunFailed, UserError
 
 _START_S = 60.0  # to wait for the server before it, to load the data, and to answer
 _STOP_S = 10.0
-_FROZEN_S = 5.0  # after the first request that was not answered in time
+_FROZEN_S = 5.0  # in which a server that runs must answer when a request has failed
 _LONGEST_SOCKET_PATH = 107  # bytes, of a unix socket on Linux
 _UNREADABLE = ("Bad file format", "corrupt")  # what the server logs about damaged data
 # Runs between fork and the server, in a Python of its own. A function that runs in the forked copy
@@ -84,33 +85,36 @@ class LedgerServer:
             self._listen = ["--port", str(port), "--bind", "127.0.0.1"]
         self._process: subprocess.Popen[bytes] | None = None
         self._was_up = False
-        self._silent_since: float | None = None
         # The server ends with the thread that starts it. This one lasts until ``stop``.
         self._starter = ThreadPoolExecutor(1)
 
     def revive(self) -> None:
         """Start the server unless it runs. Raises ``RunFailed`` when it does not come up.
 
-        A server that runs and has not answered for some seconds, because it is frozen, is killed
-        and started again. What it had acknowledged is on the disk.
+        A server that runs and does not answer for some seconds, because it is frozen, is killed and
+        started again. What it had acknowledged is on the disk.
         """
         what = "ended"
         if self._process is not None and self._process.poll() is None:
-            if answers(self.url):
-                self._silent_since = None
-                return
-            self._silent_since = self._silent_since or time.monotonic()
-            if time.monotonic() < self._silent_since + _FROZEN_S:
-                return
+            until = time.monotonic() + _FROZEN_S
+            while time.monotonic() < until:
+                if answers(self.url):
+                    return
+                time.sleep(0.1)
             self._process.kill()
             self._process.wait()
             what = "does not answer"
-        self._silent_since = None
         if self._was_up:
             self._say(f"the ledger's {self.binary.name} {what}; starting it again")
         self._was_up = False
         self._starter.submit(self._start).result()
         self._was_up = True
+
+    def kill(self) -> None:
+        """End the server at once: it writes nothing any more. All it had acknowledged is synced."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def stop(self) -> None:
         """End the server in order."""
@@ -181,6 +185,9 @@ def own_server(data: Path, say: Callable[[str], None]) -> Iterator[LedgerServer]
         try:
             server.revive()
             yield server
+        except Superseded:  # these data may be another server's now, on another host
+            server.kill()
+            raise
         finally:
             server.stop()
 

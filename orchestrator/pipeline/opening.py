@@ -33,7 +33,8 @@ from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import wait_answers
+from orchestrator.workers.waiting import WorkerDied, WorkerNotStarted, wait_answers
+from policy.disk import fenced
 from policy.errors import RunFailed, UserError
 
 log = logging.getLogger("eg_grpo")
@@ -58,6 +59,7 @@ def open_run(
         with (
             logged_to(folder.path / "run.log"),
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
+            fenced(folder.path, ledger.check_newest),
             _noted_in(ledger),
             ray_cluster(
                 cluster.address,
@@ -70,15 +72,20 @@ def open_run(
             _announce(progress, config, inputs)
             rollout = RolloutPool(config, inputs)
             actors.callback(rollout.close)
-            rollout.wait_ready()
-            # The other roles start only now. While vLLM starts, it measures the free memory of its
-            # GPU, which they may share.
+            # All roles start at the same time. But while vLLM starts, it measures the free memory
+            # of its GPU, which the other roles may share. They start after it.
+            alone = config.rollout.engine == "vllm"
+            if alone:
+                rollout.wait_ready()
             rewards = RewardPools(config)
             actors.callback(rewards.close)
-            rewards.wait_ready()
             learners = _Learners(config, inputs)
             actors.callback(learners.close)
-            learner = learners.form(checkpoint)
+            learners.start()
+            if not alone:
+                rollout.wait_ready()
+            rewards.wait_ready()
+            learner = learners.form_first(checkpoint, ledger)
             go_on_from(ledger, step, progress.note)
             folder.fall_back(step)
             publisher: Publisher = (
@@ -127,7 +134,7 @@ def open_run(
                 ledger=ledger,
                 folder=folder,
                 rollout_alone=config.stages == "rollout",
-                form_learner=learners.form,
+                form_learner=learners.form_anew,
                 restarts=config.learner.restarts,
             )
 
@@ -150,16 +157,40 @@ class _Learners:
         self._config, self._inputs = config, inputs
         self._group: LearnerGroup | None = None
 
-    def form(self, checkpoint: Path | None) -> Learner:
-        """End the group there is, and form one that has loaded the checkpoint."""
-        if self._config.stages == "rollout":
-            return IdleLearner()
+    def start(self) -> None:
+        """End the group there is, and start the ranks of a new one; returns at once."""
         self.close()
-        self._group = LearnerGroup(self._config, self._inputs)
+        if self._config.stages != "rollout":
+            self._group = LearnerGroup(self._config, self._inputs)
+
+    def formed(self, checkpoint: Path | None) -> Learner:
+        """The group that was started, once it has loaded the checkpoint."""
+        if self._group is None:
+            return IdleLearner()
         self._group.wait_ready()
         if checkpoint is not None:
             self._group.load(checkpoint)
         return self._group
+
+    def form_first(self, checkpoint: Path | None, ledger: Ledger) -> Learner:
+        """Form the group with which the run opens. A group that loses a rank is formed again, once:
+        settings that end each group would end that one too."""
+        try:
+            return self.formed(checkpoint)
+        except WorkerNotStarted:
+            raise
+        except WorkerDied as failure:
+            if not self._config.learner.restarts:
+                raise
+            log.warning("%s; the group is formed again", failure)
+            ledger.note_error(str(failure))
+            ledger.count("lost/learner")
+            return self.form_anew(checkpoint)
+
+    def form_anew(self, checkpoint: Path | None) -> Learner:
+        """Start another group and return it once it has loaded the checkpoint."""
+        self.start()
+        return self.formed(checkpoint)
 
     def close(self) -> None:
         """End the group's processes."""

@@ -15,6 +15,7 @@ from orchestrator.record.run_log import logged_to
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.run_config import RunConfig, dump_config
+from orchestrator.settings.unchanged import check_unchanged
 from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.learner_group import LearnerGroup
@@ -34,10 +35,14 @@ def open_replay(
     """Start the learner group, and end it again whatever happens; the folder is closed then.
 
     ``source`` is the run folder whose ``steps`` are trained on, and ``checkpoint`` the one to begin
-    with: None begins with the model of the configuration. Raises ``WorkerFailed`` when a learner
-    rank does not come up.
+    with: None begins with the model of the configuration. Rows and checkpoints of later steps are
+    deleted from the folder. Raises ``UserError`` when the replay goes on and its settings have
+    changed, and ``WorkerFailed`` when a learner rank does not come up.
     """
     with closing(folder):
+        if folder.goes_on:
+            check_unchanged(config, folder.path)
+        folder.fall_back(steps[0] - 1)
         write_whole(folder.path / "config.yaml", dump_config(config))
         progress, cluster = Progress(steps[-1]), config.cluster
         begin = "the model that it began with" if checkpoint is None else f"checkpoint {checkpoint}"

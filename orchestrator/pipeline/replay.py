@@ -80,7 +80,7 @@ def save(run: Replay, step: int) -> None:
     checkpoints = run.folder.checkpoints
     if run.last_saved == checkpoints.path(step):
         return
-    path = checkpoints.begin(step)
-    run.learner.save(path)
-    run.last_saved = path
+    written = checkpoints.begin(step)
+    run.learner.save(written)
+    run.last_saved = checkpoints.finish(step, written)
     checkpoints.keep_only({step})

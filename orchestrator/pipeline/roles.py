@@ -80,8 +80,8 @@ class Rollout(Pool, Protocol):
         """Replace a worker that may not be used any more."""
         ...
 
-    def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
-        """The groups themselves, with their images."""
+    def fetch(self, groups: Sequence[GroupRef]) -> list[Group] | None:
+        """The groups themselves, with their images; None if one is lost with its machine."""
         ...
 
     def asleep(self) -> AbstractContextManager[None]:

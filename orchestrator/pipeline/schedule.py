@@ -181,6 +181,18 @@ class Schedule:
             return  # it was lost, or a fall back has undone the version
         state.version, state.loading = version, None
 
+    def weights_lost(self, worker: str, version: int) -> bool:
+        """The worker cannot load ``version``, because the machine that held it is gone.
+
+        It serves what it served before. Returns whether ``version`` is still the published one, so
+        that no worker can go on without it.
+        """
+        self._changed = True
+        state = self._workers.get(worker)
+        if state is not None and state.loading == version:
+            state.loading = None
+        return self.published == version
+
     def sampled(self, worker: str) -> Batch | None:
         """The worker has finished its batch; returns the batch, or None if nobody wants it."""
         self._changed = True
@@ -218,15 +230,17 @@ class Schedule:
         """Sampled groups are gone, because the machine that held them is.
 
         The batches they were sampled in are repeated whole, or their numbers would differ. Returns
-        the places of all groups in these batches: what was known of their scores is void.
+        the places of all groups in these batches: what was known of their scores is void. A group
+        of an earlier draw is left out: other groups of its batch have been drawn again since.
         """
         self._changed = True
         work = self._works.get(name)
         if work is None:
             return []
-        batches = {work.groups[place].batch for place in places} - {None}
+        sampled_in = [work.groups[place].batch for place in places]
+        batches = {batch for batch in sampled_in if batch is not None and batch.draw == work.draw}
         repeated: list[int] = []
-        for batch in sorted(filter(None, batches), key=lambda batch: batch.places):
+        for batch in sorted(batches, key=lambda batch: batch.places):
             for place in batch.places:
                 work.groups[place] = _Group()
             repeated += batch.places

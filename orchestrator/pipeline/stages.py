@@ -17,6 +17,7 @@ from learner.algorithm.advantages import default_minimum_survivors
 from orchestrator.pipeline.background import Background
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.drops import Drops
+from orchestrator.pipeline.learner_calls import LearnerLost
 from orchestrator.pipeline.ledger import Claim, Ledger
 from orchestrator.pipeline.ledger_notes import LedgerNotes
 from orchestrator.pipeline.order import step_prompts, training_request
@@ -29,6 +30,7 @@ from orchestrator.workers.rollout_events import (
     BatchSampled,
     GroupRef,
     WeightsLoaded,
+    WeightsLost,
     WorkerLost,
     WorkerUp,
 )
@@ -58,7 +60,8 @@ class _Sampling:
     sampling: Sampling | None = None
     groups: dict[int, GroupRef] = field(default_factory=dict)
     scored: dict[int, ScoredGroup] = field(default_factory=dict)
-    dropped: list[ScoredGroup] = field(default_factory=list)
+    # By place and draw: a group that is lost after it was dropped is sampled and dropped again.
+    dropped: dict[tuple[int, int], ScoredGroup] = field(default_factory=dict)
     claims: dict[int, Claim] = field(default_factory=dict)
     # Groups that are scored together, by draw: each has its places in order.
     scorings: dict[int, list[int]] = field(default_factory=dict)
@@ -127,7 +130,7 @@ class Stages:
         return step_batch(
             [work.groups[place] for place in places],
             [work.scored[place] for place in places],
-            work.dropped,
+            list(work.dropped.values()),
             self._rewards.take_usage(),
             self._config.rewards,
             self._minimum,
@@ -286,6 +289,8 @@ class Stages:
             elif isinstance(event, WeightsLoaded):
                 self._gap = max(self._gap, self._publisher.check(event.worker, event.receipt))
                 self.schedule.worker_loaded(event.worker, event.receipt.weight_version)
+            elif isinstance(event, WeightsLost):
+                self._weights_lost(event)
             elif isinstance(event, BatchSampled):
                 self._sampled(event)
             else:
@@ -299,6 +304,12 @@ class Stages:
         for key, index, group in self._rewards.take_scored():
             name, draw = cast(tuple[Work, int], key)
             self._scored(name, draw, index, group)
+
+    def _weights_lost(self, event: WeightsLost) -> None:
+        """The machine that held weights is gone, and with it the learner rank that made them."""
+        if self.schedule.weights_lost(event.worker, event.weight_version):
+            version = event.weight_version
+            raise LearnerLost(f"weight version {version} is lost: {event.reason}")
 
     def _sampled(self, event: BatchSampled) -> None:
         _, claims = self._busy.pop(event.worker)
@@ -347,7 +358,7 @@ class Stages:
             work.scored[place] = group
             self._notes.scored(claim)
         else:
-            work.dropped.append(group)
+            work.dropped[place, draw] = group
             del work.groups[place]
             reason = self._drops.too_few(name, draw, group, self._minimum)
             self._notes.now().release([claim], reason)
@@ -356,7 +367,13 @@ class Stages:
     def _group_lost(self, name: Work, draw: int, index: int) -> None:
         """The machine that held a group is gone: its batch is sampled and scored again."""
         work = self._works[name]
-        places = self.schedule.lost(name, [work.scorings[draw][index]])
+        place = work.scorings[draw][index]
+        places = self.schedule.lost(name, [place])
+        if places:
+            prompt, count = work.prompts[place], len(places)
+            log.warning(
+                "the group of prompt %s is lost; its batch of %d is repeated", prompt.id, count
+            )
         self._rewards.forget((name, draw), [work.scorings[draw].index(p) for p in places])
         claims = [work.claims.pop(place) for place in places if place in work.claims]
         if claims:

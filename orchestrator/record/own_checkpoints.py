@@ -3,21 +3,26 @@
 These are the last one, the best one, and the one from which the kept trajectories can be replayed.
 
 ``checkpoints/written.json`` lists the steps of these checkpoints. A step enters the list before its
-folder is made and leaves the list after its folder is deleted. A folder that a crash leaves behind
+folder is there and leaves the list after its folder is deleted. A folder that a crash leaves behind
 is therefore always listed. A ``step-N`` folder that is not listed belongs to somebody else: the run
 never resumes from it, overwrites it or deletes it.
+
+A checkpoint is written to a hidden folder, ``.step-N.NUMBER``, and gets its name when it is whole.
+The number is drawn at random. So learner ranks whose driver has lost the run to a newer driver, and
+which still write, never write to a folder of the newer one.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
 from orchestrator.record.kept_trajectories import KeptTrajectories
-from policy.disk import write_whole, writing
+from policy.disk import is_in_part, sync, write_whole, writing
 from policy.errors import UserError
 from policy.text_files import read_json
 from policy.types import JsonDict
@@ -46,15 +51,24 @@ class OwnCheckpoints:
         self._note(set())
 
     def begin(self, step: int) -> Path:
-        """List ``step`` and return the folder to write its checkpoint to.
+        """A folder of its own to write the checkpoint of ``step`` to; it does not exist yet.
 
-        From now on the run may delete that folder. Raises ``UserError`` when the folder exists and
-        the run did not write it.
+        Raises ``UserError`` when ``step-N`` exists and the run did not write it.
         """
-        path, written = self.path(step), self._written()
-        if step not in written and path.exists():
-            raise UserError(f"{path} was not written by this run; move it away, then --resume")
-        self._note(written | {step})
+        path = self._free(step)
+        return path.with_name(f".{path.name}.{secrets.randbelow(10**9)}")
+
+    def finish(self, step: int, written: Path) -> Path:
+        """Name the whole checkpoint ``step-N``: it counts from now on. Returns the new path.
+
+        ``written`` is the folder that ``begin`` returned. The new name is on the disk at the
+        return. Raises ``UserError`` as ``begin`` does.
+        """
+        path = self._free(step)
+        self._note(self._written() | {step})
+        with writing(path):
+            written.rename(path)
+            sync(self.folder)
         return path
 
     def whole(self) -> list[Path]:
@@ -90,6 +104,10 @@ class OwnCheckpoints:
 
     def fall_back(self, step: int) -> None:
         """Delete the run's checkpoints that are newer than ``step`` or not whole."""
+        for path in self.folder.glob(".step-*"):
+            if is_in_part(path.name):
+                with writing(path):  # ranks of an older driver may still write there
+                    shutil.rmtree(path, ignore_errors=True)
         written = self._written()
         self._note(written)  # runs of older versions have no list
         whole = {checkpoint_step(path) for path in self.whole()}
@@ -136,6 +154,13 @@ class OwnCheckpoints:
         best: JsonDict = _read(self.folder / _BEST) or {"step": None}
         return {step for step in (last, best["step"]) if step is not None}
 
+    def _free(self, step: int) -> Path:
+        """The path of ``step``, which is free, or else holds a checkpoint that the run wrote."""
+        path = self.path(step)
+        if step not in self._written() and path.exists():
+            raise UserError(f"{path} was not written by this run; move it away, then --resume")
+        return path
+
     def _named_so(self) -> list[Path]:
         """All files and folders named like a checkpoint; step-40-backup is not."""
         return [path for path in self.folder.glob("step-*") if _STEP.fullmatch(path.name)]
@@ -156,7 +181,7 @@ class OwnCheckpoints:
                     if not any(path.iterdir()):  # files that the run did not write stay
                         path.rmdir()
         if steps:
-            self._note(self._written() - {step for step in steps if not self.path(step).exists()})
+            self._note(self._written() - steps)
 
 
 def checkpoint_step(folder: Path) -> int:

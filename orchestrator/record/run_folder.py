@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Self
@@ -44,18 +45,17 @@ class FolderInUse(UserError):
 class RunFolder:
     """Owns the files of one run. It stays open, and the folder locked, as long as the run lasts.
 
-    Raises ``UserError`` when the folder cannot be written, when another process is using it, when
-    a new run finds files in it, or when ``resume`` finds no run in it. Files that this run
-    did not write are never deleted or overwritten.
+    With ``resume`` it goes on with the run in the folder, and begins one if there is none: the same
+    command can be given for the first time and after any death. Raises ``UserError`` when the
+    folder cannot be written, when another process is using it, or when a new run finds files in it.
+    Files that this run did not write are never deleted or overwritten.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
         self.checkpoints = OwnCheckpoints(path)
         self.trajectories = KeptTrajectories(path)
-        if resume and not path.is_dir():
-            raise UserError(f"run folder {path} does not exist: nothing to resume")
-        if not resume:
+        if not (resume and self._has_run()):
             _check_unused(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -65,15 +65,26 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read() or "another process"
             self.close()
-            raise FolderInUse(f"run folder {path} is in use by another process") from None
+            raise FolderInUse(
+                f"run folder {path} is in use by {holder}; wait until it ends, or end it there (by"
+                " kill -9 if it is frozen)"
+            ) from None
         try:
-            if resume:
-                self._check_resumable()
+            with writing(path / LOCK):
+                self._lock.truncate(0)
+                self._lock.write(f"process {os.getpid()} on host {socket.gethostname()}")
+                self._lock.flush()
+            # Asked again, now that nobody else can begin a run here.
+            self.goes_on = resume and self._has_run()
+            if self.goes_on and (last := self.checkpoints.last()) is not None:
+                self.checkpoints.check_room_after(last)
             for name in ("samples", "checkpoints"):
                 with writing(path / name):
                     (path / name).mkdir(exist_ok=True)
-            if not resume:
+            if not self.goes_on:
                 self.checkpoints.start()
         except BaseException:
             self.close()
@@ -95,13 +106,10 @@ class RunFolder:
             except FolderInUse:  # a run that was given this name was faster
                 continue
 
-    def _check_resumable(self) -> None:
-        """A run that has no checkpoint yet begins again; a folder without a run is refused."""
-        last = self.checkpoints.last()
-        if last is not None:
-            self.checkpoints.check_room_after(last)
-        elif not all((self.path / name).is_file() for name in ("config.yaml", _LIST)):
-            raise UserError(f"run folder {self.path} has no run to resume; give --new")
+    def _has_run(self) -> bool:
+        """Whether a run has begun here. It may have no checkpoint yet."""
+        begun = all((self.path / name).is_file() for name in ("config.yaml", _LIST))
+        return begun or self.checkpoints.last() is not None
 
     def close(self) -> None:
         """Unlock the folder, so that another process can use it."""
@@ -112,7 +120,10 @@ class RunFolder:
     def append(self, name: str, row: JsonDict) -> None:
         """Add one JSON object to a ``.jsonl`` file and flush it to the disk."""
         text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-        with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
+        path = self.path / name
+        # A fence is asked before the file is opened and once more after that. A newer driver
+        # replaces the file when it begins, so what is written later goes to a file without a name.
+        with writing(path), path.open("a", encoding="utf-8") as file, writing(path):
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

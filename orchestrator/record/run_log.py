@@ -37,6 +37,9 @@ def logged_to(file: Path) -> Iterator[None]:
 class RunLog(logging.FileHandler):
     """Raises when a line cannot be written. logging itself would drop the line and go on."""
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
         with writing(Path(self.baseFilename)):
-            raise  # the exception that logging has just caught
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # the exception that logging has just caught

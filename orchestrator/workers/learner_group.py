@@ -28,13 +28,13 @@ from policy.probe import WeightReceipt
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One weight version. The caller owns ``buckets``, which outlive the learner."""
+    """One weight version. The caller owns its objects, which outlive the learner."""
 
     # The receipt that every rollout worker must answer with.
     receipt: WeightReceipt
-    # Refers to a WeightBuckets. It is None if nothing is trained: each rollout worker then serves
-    # the checkpoint that it started from.
-    buckets: ray.ObjectRef | None
+    # The slots of a WeightBuckets and then each of its buckets. It is None if nothing is trained:
+    # each rollout worker then serves the checkpoint that it started from.
+    weights: tuple[ray.ObjectRef, ...] | None
     # The receipts of ranks 1, 2, ... They have no checksum.
     other_ranks: tuple[WeightReceipt, ...]
 
@@ -84,9 +84,12 @@ class LearnerGroup(WorkerPool):
 
     def publish(self) -> PublishedWeights:
         """Put the trained weights into the object store. They never pass through the caller."""
-        refs = [worker.publish.remote() for worker in self.workers]
-        receipts = self._wait([receipt for receipt, _ in refs])
-        return PublishedWeights(receipts[0], refs[0][1], tuple(receipts[1:]))
+        streams = [worker.publish.remote() for worker in self.workers]
+        self._wait([stream.completed() for stream in streams])
+        objects = [list(stream) for stream in streams]
+        receipts = self._wait([refs[-1] for refs in objects])
+        *buckets, slots, _ = objects[0]
+        return PublishedWeights(receipts[0], (slots, *buckets), tuple(receipts[1:]))
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint. It is complete only when this returns."""

@@ -6,6 +6,7 @@ that samples from old weights would only look like slow learning, and could go u
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from orchestrator.workers.arrival import Arrival
 from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
 from orchestrator.workers.waiting import WorkerFailed
 from policy.probe import WeightReceipt
+
+log = logging.getLogger("eg_grpo")
 
 
 class WeightPublisher:
@@ -40,6 +43,7 @@ class WeightPublisher:
         for name, receipt in zip(learner.names[1:], published.other_ranks, strict=True):
             # No weights were sent to this rank, so its receipt has no checksum to compare.
             self._check(name, replace(receipt, checksum=expected.checksum), published)
+        log.info("weight version %d: checksum %s", weight_version, expected.checksum)
         self._kept = [*self._kept[-1:], published]
         return published
 
@@ -53,7 +57,9 @@ class WeightPublisher:
         published = next(
             (kept for kept in self._kept if kept.receipt.weight_version == version), self._kept[-1]
         )
-        return self._check(worker, receipt, published)
+        gap = self._check(worker, receipt, published)
+        log.info("%s serves weight version %d: checksum %s", worker, version, receipt.checksum)
+        return gap
 
     def _check(self, name: str, receipt: WeightReceipt, published: PublishedWeights) -> float:
         arrival = self._arrivals.setdefault(name, Arrival(name, self._tolerance))
@@ -66,7 +72,7 @@ class IdlePublisher:
     def publish(self, learner: object, weight_version: int) -> PublishedWeights:
         """No weights, under the version by which the schedule counts the steps."""
         receipt = WeightReceipt(weight_version, "", np.zeros(0, dtype=np.float32))
-        return PublishedWeights(receipt, buckets=None, other_ranks=())
+        return PublishedWeights(receipt, weights=None, other_ranks=())
 
     def check(self, worker: str, receipt: WeightReceipt) -> float:
         """There is no learner from which the worker could differ."""

@@ -27,9 +27,10 @@ from orchestrator.workers.waiting import (
     WorkerDied,
     WorkerFailed,
     WorkerLate,
+    is_here,
     take_result,
 )
-from orchestrator.workers.worker_pool import Resources, WorkerPool, running
+from orchestrator.workers.worker_pool import Resources, WorkerPool
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
 from rewards.worker import Reply, start_reward_worker
@@ -72,10 +73,9 @@ class RewardPool(WorkerPool):
         self.config = config
         self.usage = Usage()
         self._failures: list[str] = []
-        self._start_worker = partial(start_reward_worker, config, cache, deterministic)
         super().__init__(
             [f"reward worker {config.name}/{index}" for index in range(config.workers)],
-            self._start_worker,
+            partial(start_reward_worker, config, cache, deterministic),
             lambda workers: [worker.ready.remote() for worker in workers],
             Resources(
                 config.cpus_per_worker,
@@ -83,11 +83,16 @@ class RewardPool(WorkerPool):
                 packages=bool(config.runtime_env.pip),
             ),
             start_timeout_s,
+            config.restarts,
         )
         self._duties = [Duty() for _ in self.workers]
         self._rounds: list[Round] = []
         # Groups that were found to be gone, which the caller takes from here.
         self.lost: list[tuple[Round, int]] = []
+
+    def _replaced_while_loading(self, index: int, failure: WorkerFailed) -> None:
+        self.usage.restarts += 1
+        self._failures.append(str(failure))
 
     def begin(self, sizes: Sequence[int], remember: bool = False) -> Round:
         """Begin a round of groups with so many trajectories each. A group is scored when it was
@@ -104,11 +109,13 @@ class RewardPool(WorkerPool):
 
     def advance(self) -> None:
         """Replace workers that are late, and hand out batches to idle ones. Never blocks."""
+        self._warn_if_due()
         now = time.monotonic()
         for round in self._rounds:
             round.advance(now)
         for index, duty in enumerate(self._duties):
-            if now >= duty.deadline:
+            # This process may itself have waited past the deadline, such as for Redis.
+            if now >= duty.deadline and not is_here(duty.call):
                 self._give_up(index)
         for index, duty in enumerate(self._duties):
             if duty.call is None and (batch := self._next_for(index, now)) is not None:
@@ -136,7 +143,8 @@ class RewardPool(WorkerPool):
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
         rounds = [round.wake_at for round in self._rounds]
-        return min([*rounds, *(duty.deadline for duty in self._duties)])
+        deadlines = [duty.deadline for duty in self._duties]
+        return min([*rounds, *deadlines, *self._warn_at.values()])
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
@@ -180,7 +188,7 @@ class RewardPool(WorkerPool):
         of_batch = batch.members if batch is not None else ()
         refs = batch.refs if batch is not None else ()
         gone = [
-            place
+            (place, group)
             for (place, _), group in zip(of_batch, refs, strict=True)
             if group.ref.hex() == lost.object_hex
         ]
@@ -188,7 +196,8 @@ class RewardPool(WorkerPool):
             self._replace(index, lost, "its answer was lost")
             return
         duty.call, duty.batch, duty.deadline = None, None, math.inf
-        self.lost += [(batch.round, place) for place in gone]
+        round = batch.round
+        self.lost += [(round, place) for place, group in gone if round.holds(place, group)]
         # The other groups of the batch wait in it for the lost ones.
 
     def _record(self, batch: Batch, reply: Reply) -> None:
@@ -217,9 +226,7 @@ class RewardPool(WorkerPool):
         self._failures.append(str(failure))
         duty.restarts += 1
         batch, duty.batch = duty.batch, None
-        self.workers[index] = self._start_worker()
-        self._running[index] = running(self.workers[index])
-        duty.call = self.workers[index].ready.remote()
+        duty.call = self._start_again(index).ready.remote()
         duty.deadline = time.monotonic() + self._start_timeout_s
         if batch is not None and batch.round in self._rounds:
             self.usage.retries += batch.round.lose(batch, reason)

@@ -83,6 +83,10 @@ class Round:
             batch for batch in self._queue if not {p for p, _ in batch.members} & set(places)
         ]
 
+    def holds(self, place: int, group: GroupRef) -> bool:
+        """Whether this group is still the one at ``place``, and no other was sampled instead."""
+        return self._refs[place] is group
+
     def advance(self, now: float) -> None:
         """Note that batches which are due by now were offered to the workers."""
         self._advanced_at = now
@@ -100,7 +104,7 @@ class Round:
         again = []
         refs = []
         for (place, indices), ref, of_group in zip(batch.members, batch.refs, results, strict=True):
-            if self._refs[place] is not ref:
+            if not self.holds(place, ref):
                 continue  # the group was lost meanwhile
             transient = []
             for index, result in zip(indices, of_group, strict=True):
@@ -124,7 +128,7 @@ class Round:
         failure = RewardFailure(reason, transient=True)
         for (place, indices), ref in zip(batch.members, batch.refs, strict=True):
             for index in indices:
-                if self._refs[place] is ref:
+                if self.holds(place, ref):
                     self._results[place][index] = failure
         return False
 

@@ -40,6 +40,15 @@ class WeightsLoaded:
 
 
 @dataclass(frozen=True)
+class WeightsLost:
+    """The machine that held the published weights is gone. The worker is well and waits."""
+
+    worker: str
+    weight_version: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class BatchSampled:
     """The groups that the worker was asked for, in the order of the requests."""
 
@@ -55,4 +64,4 @@ class WorkerLost:
     reason: str
 
 
-RolloutEvent = WorkerUp | WeightsLoaded | BatchSampled | WorkerLost
+RolloutEvent = WorkerUp | WeightsLoaded | WeightsLost | BatchSampled | WorkerLost

@@ -4,7 +4,9 @@ Failure policy. A call has a deadline. A worker that dies, raises or misses a de
 reported as lost, and a new process takes its place after a pause that doubles with every loss in a
 row. Answers of a killed worker are never read. When ``rollout.restarts`` workers were lost in a row
 and none has sampled a batch in between, the run stops with the last cause (``WorkerFailed``). Bad
-input that a worker finds (``UserError``) stops it at once.
+input that a worker finds (``UserError``) stops it at once. The machine that held the published
+weights may be gone. A worker that was to load them is well: it is not replaced, and ``WeightsLost``
+is reported.
 """
 
 from __future__ import annotations
@@ -28,11 +30,19 @@ from orchestrator.workers.rollout_events import (
     GroupRef,
     RolloutEvent,
     WeightsLoaded,
+    WeightsLost,
     WorkerLost,
     WorkerUp,
 )
-from orchestrator.workers.waiting import WorkerFailed, WorkerLate, take_result, wait_all
-from orchestrator.workers.worker_pool import Resources, WorkerPool, running
+from orchestrator.workers.waiting import (
+    ObjectLost,
+    WorkerFailed,
+    WorkerLate,
+    is_here,
+    take_result,
+    wait_all,
+)
+from orchestrator.workers.worker_pool import Resources, WorkerPool
 from policy.sampling import Sampling
 from policy.types import Group
 from rollout.engine import GenerationRequest
@@ -53,8 +63,14 @@ class _Place:
     doing: str = ""  # starting, loading or sampling; nothing when the worker is idle
     call: ray.ObjectRef | None = None
     groups: list[GroupRef] = field(default_factory=list)  # that are being sampled
+    weights: PublishedWeights | None = None  # that are being loaded
     deadline: float = math.inf
     start_at: float = math.inf  # when the next process is started
+
+    def end_call(self) -> None:
+        """The worker is idle, or nobody listens to it any more."""
+        self.doing, self.call, self.groups, self.weights = "", None, [], None
+        self.deadline = math.inf
 
 
 class RolloutPool(WorkerPool):
@@ -62,21 +78,21 @@ class RolloutPool(WorkerPool):
 
     def __init__(self, config: RunConfig, inputs: Inputs) -> None:
         self.config = config.rollout
-        self._start_worker = partial(
-            start_rollout_worker,
-            config.rollout,
-            str(inputs.model_path),
-            config.model.template,
-            inputs.instruction,
-            config.model.dtype,
-            config.deterministic,
-        )
         super().__init__(
             [f"rollout worker {index}" for index in range(self.config.workers)],
-            self._start_worker,
+            partial(
+                start_rollout_worker,
+                config.rollout,
+                str(inputs.model_path),
+                config.model.template,
+                inputs.instruction,
+                config.model.dtype,
+                config.deterministic,
+            ),
             lambda workers: [worker.identity.remote() for worker in workers],
             Resources(self.config.cpus_per_worker, self.config.gpus_per_worker),
             config.cluster.start_timeout_s,
+            config.rollout.restarts,
         )
         self._places = [_Place(name, name) for name in self.names]
         self._events: list[RolloutEvent] = []
@@ -89,18 +105,23 @@ class RolloutPool(WorkerPool):
             log.info("rollout engine: %s", identity)
             self._events.append(WorkerUp(place.worker))
 
+    def _replaced_while_loading(self, index: int, failure: WorkerFailed) -> None:
+        self.restarts += 1
+        self._events.append(WorkerLost(self.names[index], str(failure)))
+
     # Orders
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
         """Have a worker load weights when it has done what it does; then ``WeightsLoaded``."""
-        if weights.buckets is None:
+        if weights.weights is None:
             self._events.append(WeightsLoaded(worker, weights.receipt))
             return
         index = self._index(worker)
         call = self.workers[index].load_weights.remote(
-            weights.buckets, weights.receipt.weight_version
+            weights.receipt.weight_version, *weights.weights
         )
         self._called(index, "loading", call, self.config.load_timeout_s)
+        self._places[index].weights = weights
 
     def sample(
         self, worker: str, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
@@ -138,22 +159,23 @@ class RolloutPool(WorkerPool):
     @property
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
-        return min(min(place.deadline, place.start_at) for place in self._places)
+        times = [at for place in self._places for at in (place.deadline, place.start_at)]
+        return min([*times, *self._warn_at.values()])
 
     def advance(self) -> None:
         """Give up workers that are late, and start those that are due. Never blocks."""
+        self._warn_if_due()
         now = time.monotonic()
         for index, place in enumerate(self._places):
-            if now >= place.deadline:
+            # This process may itself have waited past the deadline, such as for Redis.
+            if now >= place.deadline and not is_here(place.call):
                 late = WorkerLate([place.name], self._timeout_of(place.doing))
                 self._lose(index, self._explained(late))
             if now >= place.start_at:
                 place.start_at = math.inf
                 place.processes += 1
                 place.worker = f"{place.name} (process {place.processes})"
-                self.workers[index] = self._start_worker()
-                self._running[index] = running(self.workers[index])
-                call = self.workers[index].identity.remote()
+                call = self._start_again(index).identity.remote()
                 self._called(index, "starting", call, self._start_timeout_s)
 
     def receive(self, call: ray.ObjectRef) -> None:
@@ -165,10 +187,11 @@ class RolloutPool(WorkerPool):
         except GetTimeoutError:
             return  # the answer has left this machine's memory; it still has until the deadline
         except WorkerFailed as failure:
-            self._lose(index, failure)
+            if not self._weights_are_lost(place, failure):
+                self._lose(index, failure)
             return
         doing, groups = place.doing, place.groups
-        place.doing, place.call, place.groups, place.deadline = "", None, [], math.inf
+        place.end_call()
         if doing == "starting":
             log.info("rollout engine: %s", answer)
             self._events.append(WorkerUp(place.worker))
@@ -189,9 +212,16 @@ class RolloutPool(WorkerPool):
             if place.worker == worker and place.start_at == math.inf:
                 self._lose(index, WorkerFailed(reason))
 
-    def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
-        """See ``fetch_groups``."""
-        return fetch_groups(groups, self.config.timeout_s)
+    def fetch(self, groups: Sequence[GroupRef]) -> list[Group] | None:
+        """The groups themselves, with their images; None if one is lost with its machine.
+
+        Raises ``WorkerFailed`` that names the prompt of a group which does not come in time.
+        """
+        try:
+            return fetch_groups(groups, self.config.timeout_s)
+        except ObjectLost as lost:
+            log.warning("%s", lost)
+            return None
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
@@ -222,7 +252,8 @@ class RolloutPool(WorkerPool):
 
     def _called(self, index: int, doing: str, call: ray.ObjectRef, timeout_s: float) -> None:
         place = self._places[index]
-        place.doing, place.call, place.groups = doing, call, []
+        place.end_call()
+        place.doing, place.call = doing, call
         place.deadline = time.monotonic() + timeout_s
 
     def _timeout_of(self, doing: str) -> float:
@@ -230,6 +261,18 @@ class RolloutPool(WorkerPool):
             "starting": self._start_timeout_s,
             "loading": self.config.load_timeout_s,
         }.get(doing, self.config.timeout_s)
+
+    def _weights_are_lost(self, place: _Place, failure: WorkerFailed) -> bool:
+        """Whether the worker failed only because the weights that it was to load are gone."""
+        weights = place.weights
+        if weights is None or weights.weights is None or not isinstance(failure, ObjectLost):
+            return False
+        if failure.object_hex not in {ref.hex() for ref in weights.weights}:
+            return False
+        version = weights.receipt.weight_version
+        self._events.append(WeightsLost(place.worker, version, str(failure)))
+        place.end_call()
+        return True
 
     def _index(self, worker: str) -> int:
         return next(i for i, place in enumerate(self._places) if place.worker == worker)
@@ -248,7 +291,7 @@ class RolloutPool(WorkerPool):
         self.restarts += 1
         self._events.append(WorkerLost(place.worker, str(failure)))
         pause_s = min(2.0 ** (self._lost_in_a_row - 2), _LONGEST_PAUSE_S)
-        place.doing, place.call, place.groups, place.deadline = "", None, [], math.inf
+        place.end_call()
         place.start_at = time.monotonic() + (pause_s if self._lost_in_a_row > 1 else 0.0)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import (
+    ActorUnavailableError,
     GetTimeoutError,
     ObjectLostError,
     RayActorError,
@@ -46,6 +47,10 @@ class WorkerFailed(RunFailed):
 
 class WorkerDied(WorkerFailed):
     """Ray lost a worker, or could not start it, or lost its answer."""
+
+
+class WorkerNotStarted(WorkerDied):
+    """Ray could not prepare a worker's packages; it could not for a worker in its place either."""
 
 
 class ObjectLost(WorkerDied):
@@ -133,6 +138,11 @@ def wait_answers(calls: Sequence[ray.ObjectRef], timeout_s: float) -> list[ray.O
     return wait_any((), calls, timeout_s)[1]
 
 
+def is_here(answer: ray.ObjectRef | None) -> bool:
+    """Whether the answer to a call lies on this machine; False without a call."""
+    return answer is not None and bool(_here([answer]))
+
+
 def take_result(answer: ray.ObjectRef, name: str) -> Any:
     """The result of a call to the worker ``name``, whose answer lies on this machine.
 
@@ -165,7 +175,9 @@ def failure_of(name: str, error: RayError) -> UserError | WorkerFailed:
     if isinstance(error, RuntimeEnvSetupError):
         # The text holds Ray's traceback and all that pip said. pip's last line is the reason.
         reason = str(error).strip().splitlines()[-1].strip()
-        return WorkerDied(f"{name} was not started: its runtime_env cannot be prepared: {reason}")
+        return WorkerNotStarted(
+            f"{name} was not started: its runtime_env cannot be prepared: {reason}"
+        )
     return WorkerDied(f"the answer of {name} is lost: {_one_line(error)}")
 
 
@@ -191,6 +203,8 @@ def _here(refs: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
 
 def _cause_of_death(error: RayActorError) -> str:
     """What Ray says of a dead actor, without its internal names and its list of common causes."""
+    if isinstance(error, ActorUnavailableError):  # the machine may be gone, which Ray finds later
+        return "the connection to its process is lost"
     text = " ".join(str(error).split()).partition(" Some common causes include")[0]
     found = re.search(r"\bpid: (\d+) .*?\bip: (\S+) (?:The actor is dead because )?(.*)", text)
     return f"process {found[1]} on {found[2]}: {found[3]}" if found else text

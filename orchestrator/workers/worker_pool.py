@@ -5,21 +5,36 @@ workers and returns at once. ``wait_ready`` blocks until they have loaded what t
 ends their processes.
 
 Failure policy: a worker that does not come up raises ``WorkerFailed``. If Ray has started no
-process for it, the message says what the worker asks for and what is free.
+process for it, the message says what the worker asks for and what is free. A warning says the same
+after 20 s: the cluster may be full, and a machine that comes back would have room. A rollout or
+reward worker whose process dies while it loads is started again once. A second death, an error that
+the worker raises and a missed deadline end the run: the settings are the likely cause.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from orchestrator.workers.last_words import last_words, report_whereabouts
-from orchestrator.workers.waiting import WorkerFailed, WorkerLate, wait_all
+from orchestrator.workers.waiting import (
+    WorkerDied,
+    WorkerFailed,
+    WorkerLate,
+    WorkerNotStarted,
+    take_result,
+    wait_all,
+)
+
+log = logging.getLogger("eg_grpo")
+
+NO_PROCESS_S = 20.0  # after which a worker without a process is told of
 
 
 @dataclass(frozen=True)
@@ -42,23 +57,54 @@ class WorkerPool:
         load: Callable[[Sequence[Any]], list[ray.ObjectRef]],
         resources: Resources,
         start_timeout_s: float,
+        restarts: int = 0,
     ) -> None:
         """Create the workers and call ``load`` with all of them.
+
+        With ``restarts`` above 0 a worker that dies while it loads is started again, once.
 
         ``load`` makes the first call to each worker. The call returns when the worker can work.
         Constructors of workers must be quick, or Ray's search for a place and slow loading could
         not be told apart.
         """
         self.names = names
+        self._start_worker = start_worker
+        self._warn_at: dict[int, float] = {}  # monotonic times, by the worker's place
         self.workers = [start_worker() for _ in names]
         self._running = [running(worker) for worker in self.workers]
         self._loaded = load(self.workers)
+        self._start, self._load = start_worker, load
+        self._replaceable = set(range(len(names))) if restarts else set()
         self._resources = resources
         self._start_timeout_s = start_timeout_s
 
     def wait_ready(self) -> None:
         """Block until every worker can work."""
         self._wait_loaded()
+
+    def replace_dead(self) -> bool:
+        """Start workers again that died while they loaded; False if there is none to start."""
+        ended, _ = ray.wait(self._loaded, num_returns=len(self._loaded), timeout=0)
+        replaced = False
+        for index in sorted(self._replaceable):
+            try:
+                if self._loaded[index] in ended:
+                    take_result(self._loaded[index], self.names[index])
+            except WorkerDied as failure:
+                if isinstance(failure, WorkerNotStarted):
+                    continue
+                log.warning("%s; it is replaced", failure)
+                self._replaceable.remove(index)
+                ray.kill(self.workers[index])
+                self.workers[index] = self._start()
+                self._running[index] = running(self.workers[index])
+                (self._loaded[index],) = self._load([self.workers[index]])
+                self._replaced_while_loading(index, failure)
+                replaced = True
+        return replaced
+
+    def _replaced_while_loading(self, index: int, failure: WorkerFailed) -> None:
+        """A hook for pools that count the workers they have lost."""
 
     def close(self) -> None:
         """End the workers' processes; a second call does nothing."""
@@ -71,12 +117,36 @@ class WorkerPool:
         seen = []
         for name in late.names:
             answer = self._running[self.names.index(name)]
-            with contextlib.suppress(RayError):
+            try:
                 seen.append(last_words(ray.get(answer, timeout=0)))
+            except GetTimeoutError:
+                seen.append(f"it {self._not_running(late.timeout_s)}")
+            except RayError:
+                continue
         return WorkerLate(late.names, late.timeout_s, seen)
 
     def _wait_loaded(self) -> list[Any]:
         return wait_loaded([self], self._start_timeout_s)
+
+    def _start_again(self, index: int) -> Any:
+        """Start a new worker in place of one that was killed; returns it."""
+        self.workers[index] = worker = self._start_worker()
+        self._running[index] = running(worker)
+        self._warn_at[index] = time.monotonic() + NO_PROCESS_S
+        return worker
+
+    def _warn_if_due(self) -> None:
+        """Warn of workers that were started again 20 s ago and have no process."""
+        now = time.monotonic()
+        for index, due in list(self._warn_at.items()):
+            if now >= due:
+                del self._warn_at[index]
+                self._warn_if_not_running(index)
+
+    def _warn_if_not_running(self, index: int) -> None:
+        if not ray.wait([self._running[index]], timeout=0)[0]:
+            text, limit_s = self._not_running(NO_PROCESS_S), self._start_timeout_s
+            log.warning("%s %s; it is given up after %g s", self.names[index], text, limit_s)
 
     def _check_running(self, timeout_s: float) -> None:
         """Raise ``WorkerFailed`` for a worker that has no process at the end of the deadline."""
@@ -112,12 +182,36 @@ def running(worker: Any) -> ray.ObjectRef:
 def wait_loaded(pools: Sequence[WorkerPool], timeout_s: float) -> list[Any]:
     """The answers of all workers to their first call, pool by pool in order, within one deadline.
 
-    The pools load at the same time. Raises what ``wait_all`` raises, whichever pool it is from.
+    The pools load at the same time. When a worker is replaced, the deadline begins anew. Raises
+    what ``wait_all`` raises, whichever pool it is from.
     """
-    answers = [answer for pool in pools for answer in pool._loaded]
-    try:
-        return wait_all(answers, [name for pool in pools for name in pool.names], timeout_s)
-    except WorkerLate:
-        for pool in pools:
-            pool._check_running(timeout_s)
-        raise
+    names = [name for pool in pools for name in pool.names]
+    while True:
+        answers = [answer for pool in pools for answer in pool._loaded]
+        try:
+            return _wait_and_warn(pools, answers, names, timeout_s)
+        except WorkerLate as late:
+            for pool in pools:
+                pool._check_running(timeout_s)
+            raise WorkerLate(late.names, timeout_s) from None
+        except WorkerDied:
+            if True not in {pool.replace_dead() for pool in pools}:
+                raise
+
+
+def _wait_and_warn(
+    pools: Sequence[WorkerPool],
+    answers: Sequence[ray.ObjectRef],
+    names: Sequence[str],
+    timeout_s: float,
+) -> list[Any]:
+    """``wait_all`` that warns after ``NO_PROCESS_S`` of workers that have no process yet."""
+    deadline = time.monotonic() + timeout_s
+    if timeout_s > NO_PROCESS_S:
+        try:
+            return wait_all(answers, names, NO_PROCESS_S)
+        except WorkerLate:
+            for pool in pools:
+                for index in range(len(pool.names)):
+                    pool._warn_if_not_running(index)
+    return wait_all(answers, names, deadline - time.monotonic())

@@ -95,11 +95,15 @@ class VllmServer:
         """Raise ``ValueError`` when a tensor is missing, unknown or misshapen."""
         check_fit(self._model.trained_parameters(), weights)
 
-    def load_weights(self, weights: WeightBuckets) -> None:
-        """Replace the trained part, and drop keys and values that the old one computed."""
-        load_into(self._model.trained_parameters(), weights)
+    def load_weights(self, weights: WeightBuckets) -> str:
+        """Replace the trained part, and drop keys and values that the old one computed.
+
+        Returns the checksum of the weights.
+        """
+        checksum = load_into(self._model.trained_parameters(), weights)
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache: requests are still running")
+        return checksum
 
     def run(
         self,

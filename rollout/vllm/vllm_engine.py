@@ -24,7 +24,7 @@ from policy.janus import JanusPolicy
 from policy.probe import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, IntArray, Prompt, Trajectory
-from policy.weights import WeightBuckets, checksum, load_into
+from policy.weights import WeightBuckets, load_into
 from rollout.config import RolloutConfig
 from rollout.drawing import Phase
 from rollout.engine import EngineIdentity, GenerationRequest
@@ -120,7 +120,7 @@ class VllmEngine:
         self._serving.check_weights(weights)
         streams = self._serving.streams
         try:
-            self._serving.load_weights(weights)
+            checksum = self._serving.load_weights(weights)
             if self._pushed is None:
                 policy = self._load()
                 load_into(policy.trained_parameters(), weights)
@@ -131,7 +131,7 @@ class VllmEngine:
             self._build(streams)
             raise
         self._pushed, self._weight_version = weights, weight_version
-        return WeightReceipt(weight_version, checksum(weights), probe)
+        return WeightReceipt(weight_version, checksum, probe)
 
     def sleep(self) -> None:
         """Free the GPU: weights move to the host, the KV cache is dropped. No-op on a CPU."""

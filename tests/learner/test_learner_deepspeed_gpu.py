@@ -16,6 +16,7 @@ from learner_settings import learner_settings
 from pretend_gpu import GPU, pretend_gpu
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.published import published_weights
 from learner import rank as rank_module
 from learner.config import LearnerConfig
 from learner.distributed import join
@@ -36,7 +37,7 @@ def trained(
     torch.manual_seed(0)
     rank = rank_module.LearnerRank(settings, Place(0, 1, "127.0.0.1", port))
     first, second = rank.update(share), rank.update(share)
-    receipt, buckets = rank.publish()
+    receipt, buckets = published_weights(rank)
     parameters = list(rank._model._policy.parameters())
     rank.close()
     assert {parameter.device.type for parameter in parameters} == {device}

@@ -11,6 +11,7 @@ import torch
 from original_janus import name_tiny_parts, save_original
 from transformers import JanusForConditionalGeneration
 
+from benchmarks.published import published_weights
 from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import TINY_SPECIAL
 from learner.adapter import Adapter, merge
@@ -49,7 +50,7 @@ def at(batch, version):
 
 
 def published(rank):
-    return dict(unpack(rank.publish()[1]))
+    return dict(unpack(published_weights(rank)[1]))
 
 
 def base_weights(checkpoint, dtype=torch.float32):
@@ -96,7 +97,7 @@ def test_workers_get_merged_weights_and_answer_the_probe_alike(
         rank.update(at(batch, version))
     model = rank._model
     before = {n: p.detach().clone() for n, p in model._policy.model.named_parameters()}
-    receipt, buckets = rank.publish()
+    receipt, buckets = published_weights(rank)
     after = dict(model._policy.model.named_parameters())
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -192,7 +193,7 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(make_rank, batch, tmp
     resumed = make_rank(lora=LORA, **settings)
     resumed.load(tmp_path)
     assert resumed.update(at(batch, 2)) == row
-    assert resumed.publish()[0] == rank.publish()[0]
+    assert published_weights(resumed)[0] == published_weights(rank)[0]
 
 
 def test_a_checkpoint_of_other_lora_settings_is_refused(make_rank, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.published import published_weights
 from learner.config import LearnerConfig
 from learner.distributed import deepspeed_settings
 from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
@@ -30,7 +31,7 @@ def at(batch, version):
 
 
 def weights(rank):
-    return {name: tensor.clone() for name, tensor in unpack(rank.publish()[1])}
+    return {name: tensor.clone() for name, tensor in unpack(published_weights(rank)[1])}
 
 
 def first_layer(rank):
@@ -121,7 +122,7 @@ def test_resumed_training_with_offload_is_bitwise_the_uninterrupted_one(make_ran
     resumed = make_rank(**settings)
     resumed.load(tmp_path)
     assert resumed.update(at(batch, 1)) == row
-    assert resumed.publish()[0] == rank.publish()[0]
+    assert published_weights(resumed)[0] == published_weights(rank)[0]
 
 
 def test_what_deepspeed_is_told_on_a_gpu():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.published import published_weights
 from benchmarks.trajectories import AS_PAPER, TINY_SPECIAL, random_groups
 from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
 from policy.checkpoint.loading import load_policy
@@ -33,7 +34,7 @@ def whole(batch):
 
 
 def weights(rank):
-    return dict(unpack(rank.publish()[1]))
+    return dict(unpack(published_weights(rank)[1]))
 
 
 def initial(checkpoint):
@@ -139,7 +140,7 @@ def test_same_inputs_give_bitwise_equal_weights(make_rank, batch):
     for _ in range(2):
         rank = make_rank(micro_batch_size=3)
         rows = [rank.update(whole(at_version(batch, version))) for version in range(3)]
-        results.append((rows, rank.publish()[0]))
+        results.append((rows, published_weights(rank)[0]))
     assert results[0] == results[1]
 
 
@@ -257,7 +258,7 @@ def test_published_weights_are_the_live_ones(make_rank, checkpoint, batch, setti
     """Bit for bit, and a fresh policy that loads them answers the probe as the learner does."""
     rank = make_rank(**settings)
     rank.update(whole(batch))
-    receipt, buckets = rank.publish()
+    receipt, buckets = published_weights(rank)
     live = dict(rank._model._policy.trained_parameters())
     published = dict(unpack(buckets))
     assert published.keys() == live.keys()

@@ -12,6 +12,7 @@ from learner_state import full_state
 from rank_processes import Scenario, run_ranks
 from safetensors.torch import load_file
 
+from benchmarks.published import published_weights
 from learner import deepspeed_passes
 from learner.micro_batches import TrainingGroup, split_over_ranks
 from policy.disk import NotWritten
@@ -86,7 +87,7 @@ def test_conversion_loses_no_bit(make_rank, batch, tmp_path, kind):
     resumed = converted(make_rank(**LEARNER, **kind), saved, tmp_path / "universal [2]")
     assert_same_state(full_state(resumed), expected)
     assert [update(resumed, batch) for _ in range(2)] == rows
-    assert resumed.publish()[0] == rank.publish()[0]
+    assert published_weights(resumed)[0] == published_weights(rank)[0]
 
 
 @pytest.mark.slow
@@ -160,7 +161,7 @@ def test_a_run_goes_on_with_more_ranks_and_with_fewer(make_rank, checkpoint, bat
         results = []
         for _ in range(2):
             row = update(rank, batch)
-            weights = {n: tensor.clone() for n, tensor in unpack(rank.publish()[1])}
+            weights = {n: tensor.clone() for n, tensor in unpack(published_weights(rank)[1])}
             results.append((weights, row))
         uninterrupted[name] = results
 
@@ -191,7 +192,7 @@ def test_a_run_goes_on_with_more_ranks_and_with_fewer(make_rank, checkpoint, bat
         rank.load(tmp_path / f"2-{name}-checkpoint")
         assert_same_state(full_state(rank), two[name])
         row = update(rank, batch)
-        assert_close((dict(unpack(rank.publish()[1])), row), uninterrupted[name][1], kind)
+        assert_close((dict(unpack(published_weights(rank)[1])), row), uninterrupted[name][1], kind)
 
 
 def test_what_a_killed_load_left_is_removed(make_rank, batch, tmp_path):

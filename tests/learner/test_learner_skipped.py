@@ -10,6 +10,7 @@ import torch
 from learner_state import optimizer_and_masters
 from rank_processes import Scenario, run_ranks
 
+from benchmarks.published import published_weights
 from learner.micro_batches import TrainingGroup, split_over_ranks
 from policy.types import Group
 from policy.weights import unpack
@@ -53,7 +54,7 @@ def held(rank):
     """Every tensor that an update changes: live and master weights, and AdamW's state."""
     optimizer, masters = optimizer_and_masters(rank)
     states = [value for state in optimizer.state.values() for value in state.values()]
-    tensors = [*masters, *dict(unpack(rank.publish()[1])).values(), *states]
+    tensors = [*masters, *dict(unpack(published_weights(rank)[1])).values(), *states]
     return [tensor.detach().clone() for tensor in tensors]
 
 

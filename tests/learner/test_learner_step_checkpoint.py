@@ -12,6 +12,7 @@ import pytest
 import torch
 from learner_settings import learner_settings
 
+from benchmarks.published import published_weights
 from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.step_checkpoint import Manifest, check_resumable, verified_manifest, write_manifest
 from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults
@@ -67,7 +68,7 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(make_rank, batch, tmp
     resumed.load(folder)
     assert resumed.weight_version == 2
     assert [resumed.update(whole(batch, version)) for version in (2, 3)] == rows
-    assert resumed.publish()[0] == rank.publish()[0]
+    assert published_weights(resumed)[0] == published_weights(rank)[0]
 
 
 def test_the_model_folder_is_a_checkpoint_of_its_own(make_rank, batch, saved):
@@ -76,7 +77,7 @@ def test_the_model_folder_is_a_checkpoint_of_its_own(make_rank, batch, saved):
     exported = load_policy(saved / "model")
     resumed = make_rank()
     resumed.load(saved)
-    trained = dict(unpack(resumed.publish()[1]))
+    trained = dict(unpack(published_weights(resumed)[1]))
     for name, tensor in exported.model.named_parameters():
         if name in trained:
             assert torch.equal(tensor, trained[name]), name

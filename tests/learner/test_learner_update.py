@@ -10,6 +10,7 @@ import pytest
 import torch
 from learner_settings import learner_settings
 
+from benchmarks.published import published_weights
 from benchmarks.torch_model import TorchModel
 from benchmarks.trajectories import TINY_SPECIAL
 from learner.algorithm.loss_metrics import add_metrics, finish_metrics
@@ -38,7 +39,7 @@ def test_torch_alone_updates_as_deepspeed_does(make_rank, checkpoint: Path, batc
     learner = {"learning_rate": 1e-2, "micro_batch_size": 4, **learner}
     rank = make_rank(**learner)
     expected_row = rank.update(share)
-    expected = dict(unpack(rank.publish()[1]))
+    expected = dict(unpack(published_weights(rank)[1]))
 
     settings = learner_settings(checkpoint, **learner)
     policy = load_policy(checkpoint, getattr(torch, settings.dtype))

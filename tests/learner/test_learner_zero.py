@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rank_processes import Scenario, run_ranks
 
+from benchmarks.published import published_weights
 from benchmarks.trajectories import AS_PAPER
 from learner.micro_batches import TrainingGroup, split_over_ranks
 from policy.checkpoint.loading import load_policy
@@ -40,7 +41,7 @@ def stale_and_fresh(batch, version):
 def alone(make_rank, batches, learner, algorithm):
     rank = make_rank(algorithm, **{**learner, "micro_batch_size": 8, "zero_stage": 0})
     rows = [rank.update(split_over_ranks(batch, 1)[0]) for batch in batches]
-    receipt, buckets = rank.publish()
+    receipt, buckets = published_weights(rank)
     rows[-1]["probe"] = float(receipt.probe_logprobs.mean())
     return dict(unpack(buckets)), rows
 

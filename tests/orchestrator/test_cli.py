@@ -172,7 +172,7 @@ def test_an_unwritable_run_folder_is_named(
 def test_a_run_folder_in_use_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Another run holds the lock."""
     folder = RunFolder(tmp_path / "shapes")
-    assert "is in use by another process" in refused(capsys, tmp_path)
+    assert f"is in use by process {os.getpid()} on host " in refused(capsys, tmp_path)
     folder.close()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.small_models.random_janus import tiny_policy
-from policy.weights import WeightBuckets, checksum, load_into, pack, unpack
+from policy.weights import OutgoingWeights, WeightBuckets, checksum, load_into, pack, unpack
 
 
 def tensors(dtype: torch.dtype = torch.float32) -> list[tuple[str, Tensor]]:
@@ -34,14 +34,14 @@ def read_only(weights: WeightBuckets) -> WeightBuckets:
     ),
 )
 def test_pack_and_unpack_are_inverse(bucket_bytes: int, dtypes: list[torch.dtype]) -> None:
-    """For any bucket size and any mix of dtypes: names, order, shapes, dtypes and every bit."""
+    """For any bucket size and any mix of dtypes: names, shapes, dtypes and every bit."""
     named = [(name, tensor.to(d)) for (name, tensor), d in zip(tensors(), dtypes, strict=True)]
     weights = read_only(pack(named, bucket_bytes))
-    found = list(unpack(weights))
-    assert [name for name, _ in found] == [name for name, _ in named]
-    for (name, ours), (_, theirs) in zip(found, named, strict=True):
-        assert ours.dtype == theirs.dtype
-        assert torch.equal(ours, theirs), name
+    found = dict(unpack(weights))
+    assert found.keys() == dict(named).keys()
+    for name, tensor in named:
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
     sent = sum(bucket.nbytes for bucket in weights.buckets)
     assert sent == sum(t.numel() * t.element_size() for _, t in named)
 
@@ -62,6 +62,27 @@ def test_load_into_gives_every_bit(dtype: torch.dtype) -> None:
         target.trained_parameters(), source.trained_parameters(), strict=True
     ):
         assert torch.equal(ours, theirs), name
+
+
+def test_a_large_tensor_is_sent_without_a_copy() -> None:
+    """Its bucket is the tensor's own memory; tensors below the size of a bucket are copied."""
+    large, small = torch.arange(10.0), torch.arange(9.0)
+    buckets = list(OutgoingWeights([("small", small), ("large", large)], bucket_bytes=40))
+    large += 1
+    small += 1
+    assert [bucket.tolist() for bucket in buckets] == [
+        [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0],
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+    ]
+
+
+def test_every_way_gives_the_same_checksum() -> None:
+    """While sent, while loaded, and of the whole."""
+    outgoing = OutgoingWeights(tensors(), bucket_bytes=40)
+    list(outgoing)
+    weights = pack(tensors(), bucket_bytes=40)
+    loaded = load_into([(name, torch.zeros_like(t)) for name, t in tensors()], weights)
+    assert outgoing.checksum == checksum(weights) == loaded
 
 
 def test_later_changes_of_the_source_do_not_travel() -> None:

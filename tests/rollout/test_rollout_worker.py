@@ -66,13 +66,13 @@ def test_it_proves_that_weights_arrived(worker: Any, checkpoint: Path) -> None:
     for name, parameter in learner.trained_parameters():
         parameter.data.copy_(other[name])
     weights = pack(learner.trained_parameters())
-    receipt = ray.get(worker.load_weights.remote(ray.put(weights), 3))
+    receipt = ray.get(worker.load_weights.remote(3, weights.slots, *weights.buckets))
     assert receipt.checksum == checksum(weights)
     expected = probe_logprobs(learner, special)
     np.testing.assert_allclose(receipt.probe_logprobs, expected, rtol=0, atol=1e-5)
     broken = replace(weights, slots=weights.slots[1:])
     with pytest.raises(ValueError, match="is missing"):
-        ray.get(worker.load_weights.remote(ray.put(broken), 4))
+        ray.get(worker.load_weights.remote(4, broken.slots, *broken.buckets))
     assert ray.get(worker.identity.remote()).weight_version == 3
 
 

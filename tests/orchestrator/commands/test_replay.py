@@ -23,9 +23,10 @@ def run_folder(path: Path, kept: range, checkpoints: tuple[int, ...]) -> Path:
         KeptTrajectories(path).begin(step, 0)
         KeptTrajectories(path).finish(KeptStep(step, (), ()))
     for step in checkpoints:
-        folder = OwnCheckpoints(path).begin(step)
-        folder.mkdir()
-        (folder / "manifest.json").write_text("{}")
+        written = OwnCheckpoints(path).begin(step)
+        written.mkdir()
+        (written / "manifest.json").write_text("{}")
+        OwnCheckpoints(path).finish(step, written)
     return path
 
 
@@ -48,6 +49,24 @@ def test_where_a_replay_begins(
     run = run_folder(tmp_path / "run", kept, (2, 4))
     found, found_steps = _beginning(run, start, last)
     assert (found and found.name, found_steps) == (checkpoint, steps)
+
+
+@pytest.mark.parametrize(
+    ("own", "checkpoint", "steps"),
+    [
+        (None, "run/checkpoints/step-2", range(3, 7)),
+        (5, "run-replay/checkpoints/step-5", range(6, 7)),
+        (6, "run-replay/checkpoints/step-6", range(7, 7)),
+    ],
+)
+def test_a_replay_goes_on_from_its_own_checkpoint(
+    tmp_path: Path, own: int | None, checkpoint: str, steps: range
+) -> None:
+    """If it has one. With all steps done there is none left."""
+    run = run_folder(tmp_path / "run", range(3, 7), (2, 4))
+    of_replay = run_folder(tmp_path / "run-replay", range(0), (own,) if own else ())
+    last = OwnCheckpoints(of_replay).last()
+    assert _beginning(run, None, 80, last) == (tmp_path / checkpoint, steps)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,25 @@
-"""Signals as Slurm and Kubernetes send them, to a run in its own processes."""
+"""Signals to a run in its own processes: of Slurm and Kubernetes, and of a machine that freezes."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from learner.step_checkpoint import verified_manifest
+from orchestrator.pipeline.ledger_folder import read_run
+from orchestrator.record.own_checkpoints import OwnCheckpoints
+from tests.redis_server import redis_server
 from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]
@@ -117,6 +123,118 @@ def test_sigterm_while_starting_ends_at_once(tmp_path: Path, moment: str) -> Non
         assert "Traceback" not in said
         assert left_over(processes) == []
     assert not (tmp_path / "shapes" / "metrics.jsonl").exists()
+
+
+def test_workers_that_are_killed_while_the_run_opens_are_replaced(tmp_path: Path) -> None:
+    """One of each role, as soon as it is there. The run goes on by itself, and the ledger has
+    counted the three."""
+    with started(tmp_path) as run:
+        for role in ("Rollout", "Reward", "Learner"):
+            worker_of(run, role).kill()
+        _, said = run.communicate(timeout=300)
+        assert run.returncode == 0, said
+    counts = read_run(tmp_path / "shapes").counts
+    assert {name: count for name, count in counts.items() if name.startswith("lost/")} == {
+        "lost/rollout": 1,
+        "lost/reward": 1,
+        "lost/learner": 1,
+    }
+
+
+def worker_of(run: subprocess.Popen[str], role: str) -> psutil.Process:
+    """The first worker of a role, once its process has begun to be one."""
+    while True:
+        assert run.poll() is None
+        for process in processes_of(run):
+            with suppress(psutil.NoSuchProcess):
+                if process.name().startswith(f"ray::{role}"):
+                    return process
+
+
+def test_sigterm_while_a_checkpoint_is_written_leaves_a_whole_one(tmp_path: Path) -> None:
+    """The signal comes when files of the first checkpoint are there and it has no name yet. The run
+    ends after a step, and its last checkpoint is whole; nothing half-written is left."""
+    checkpoints = tmp_path / "shapes" / "checkpoints"
+    with started(tmp_path, "checkpoint.every=1") as run:
+        wait_for(run, "run folder ")
+        while not any(checkpoints.glob(".step-*/*")):
+            assert run.poll() is None
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=300)
+        assert run.returncode == 130, said
+        last = OwnCheckpoints(tmp_path / "shapes").last()
+        assert f"eg-grpo: stopped (the last checkpoint is {last}; go on with: " in said
+    assert last is not None
+    verified_manifest(last)
+    assert sorted(checkpoints.iterdir()) == [last, checkpoints / "written.json"]
+
+
+def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
+    """A learner rank is frozen while it learns, and SIGTERM comes. After the stated time the run
+    ends without the step. The checkpoint before is whole, and no process is left."""
+    every = ("checkpoint.every=1", "checkpoint.stop_within_s=3")
+    with started(tmp_path, *every) as run:
+        wait_for(run, "step 1/3")
+        processes = processes_of(run)
+        (learner,) = (p for p in processes if p.name().startswith("ray::Learner"))
+        while OwnCheckpoints(tmp_path / "shapes").last() is None:
+            assert run.poll() is None
+        learner.suspend()
+        run.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        _, said = run.communicate(timeout=120)
+        assert 3 < time.monotonic() - began < 60
+        assert run.returncode == 130, said
+        assert "was not done 3 s after the signal (checkpoint.stop_within_s); it is abandon" in said
+        last = OwnCheckpoints(tmp_path / "shapes").last()
+        assert f"eg-grpo: stopped at once (the last checkpoint is {last}; go on with: " in said
+        assert left_over(processes) == []
+    assert last is not None
+    verified_manifest(last)
+
+
+@pytest.mark.parametrize("redis", ["one for both drivers", "one of each driver"])
+def test_a_driver_that_was_frozen_and_replaced_changes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis: str
+) -> None:
+    """The older driver is frozen in a step, and its workers are not. A newer driver on a host that
+    does not see the locks goes on with the run and ends it. Then the older one wakes up: it ends
+    with one line and exit code 1, and every file of the folder is as the newer one left it.
+
+    A host that does not see the locks is one for which they are not there. If each driver starts a
+    Redis of its own, both servers have the same data.
+    """
+    every = ("checkpoint.every=1", "trajectories.keep_steps=2")
+    folder = tmp_path / "shapes"
+    with ExitStack() as stack:
+        if redis == "one for both drivers":
+            (tmp_path / "redis").mkdir()
+            monkeypatch.setenv("REDIS_URL", stack.enter_context(redis_server(tmp_path / "redis")))
+        older = stack.enter_context(started(tmp_path, *every))
+        wait_for(older, "step 1/3")
+        older.send_signal(signal.SIGSTOP)
+        for lock in (folder / ".lock", folder / "ledger" / ".lock"):
+            lock.unlink(missing_ok=True)
+        newer = stack.enter_context(started(tmp_path, "--resume", *every))
+        _, said = newer.communicate(timeout=300)
+        assert newer.returncode == 0, said
+        assert [row["step"] for row in rows(folder)] == [1, 2, 3]
+        before = content(folder)
+        older.send_signal(signal.SIGCONT)
+        _, said = older.communicate(timeout=120)
+        assert older.returncode == 1, said
+        assert re.fullmatch(
+            r"eg-grpo: driver epoch 2 took over run [0-9a-f]+; this process \(epoch 1\) may write"
+            r" nothing any more",
+            said.splitlines()[-1],
+        ), said
+        assert "Traceback" not in said
+        assert content(folder) == before
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    """Every file below the folder."""
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def ray_is_starting(run: subprocess.Popen[str]) -> None:

@@ -57,6 +57,21 @@ def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
     assert "seconds/rollout" not in rows(run)[2]
 
 
+def test_a_replay_goes_on_where_it_was_stopped(original: Path) -> None:
+    """Begun with --resume, ended after two steps and given again: the third step alone is trained,
+    and the weights are those of the run. Given once more, nothing is left to do. Other settings
+    are refused."""
+    arguments = ("replay", original, "name=in-parts", "--resume")
+    schedule = "learner.schedule=constant"
+    run = original.parent / "in-parts"
+    command(*arguments, schedule, "steps=2")
+    assert [row["step"] for row in rows(run)] == [1, 2]
+    command(*arguments, schedule)
+    assert [row["step"] for row in rows(run)] == [1, 2, 3]
+    assert weights_digest(run, 3) == weights_digest(original, 3)
+    assert command(*arguments, schedule).startswith(f"{run} has replayed all kept steps; its last")
+
+
 def test_how_many_steps_are_kept_changes_nothing(original: Path) -> None:
     """A run that keeps one step ends with the weights of the run that kept all. What it keeps is
     the last step, the same file for file, and the checkpoint before it, from which a replay makes

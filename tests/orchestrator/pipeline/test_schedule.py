@@ -234,6 +234,28 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             self.schedule.scored(*group, enough)
             self.follow()
 
+    @rule(pick=st.randoms(use_true_random=False))
+    def a_group_is_lost(self, pick: random.Random) -> None:
+        if not self.unscored:
+            return
+        step, place = pick.choice(self.unscored)
+        repeated = self.schedule.lost(step, [place])
+        assert place in repeated
+        self.unscored = [g for g in self.unscored if g[0] != step or g[1] not in repeated]
+        assert self.schedule.lost(step, [place]) == []  # another reward finds it lost too
+        self.follow()
+
+    @rule(pick=st.randoms(use_true_random=False))
+    def weights_are_lost(self, pick: random.Random) -> None:
+        loads = [(w, o) for w, o in sorted(self.asked.items()) if isinstance(o, Load)]
+        if not loads:
+            return
+        worker, order = pick.choice(loads)
+        del self.asked[worker]
+        if self.schedule.weights_lost(worker, order.version):
+            self.the_learner_is_lost(1)
+        self.follow()
+
     @precondition(lambda self: self.published and self.version < self.last)
     @rule()
     def train(self) -> None:
@@ -307,6 +329,18 @@ TestAnyOrderOfEvents.settings = settings(
     max_examples=120, stateful_step_count=40, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
+
+
+def test_a_worker_goes_on_with_newer_weights_when_those_it_loads_are_lost() -> None:
+    """The run needs another learner only if the lost version is the published one."""
+    schedule = Schedule(Layout(1, 1), 1, 0, 2, max_staleness=1)
+    schedule.worker_up("a")
+    schedule.publish(0)
+    assert schedule.take_orders() == [Load("a", 0)]
+    schedule.publish(1)
+    assert not schedule.weights_lost("a", 0)
+    assert schedule.take_orders() == [Load("a", 1)]
+    assert schedule.weights_lost("a", 1)
 
 
 def test_a_step_without_work_is_not_trained() -> None:

@@ -35,6 +35,14 @@ def keep(kept: KeptTrajectories, step: int) -> KeptStep:
     return whole
 
 
+def finished_checkpoint(folder: RunFolder, step: int) -> Path:
+    """A checkpoint without content, as far as the folder looks into it."""
+    written = folder.checkpoints.begin(step)
+    written.mkdir()
+    (written / "manifest.json").write_text("{}")
+    return folder.checkpoints.finish(step, written)
+
+
 def names(kept: KeptTrajectories) -> list[str]:
     return sorted(path.name for path in kept.folder.iterdir())
 
@@ -81,9 +89,7 @@ def test_steps_are_deleted_by_number_and_files_of_the_user_stay(tmp_path: Path) 
 def test_a_run_that_goes_on_deletes_the_steps_that_it_makes_again(tmp_path: Path) -> None:
     """Those after its checkpoint, and all without one; a folder without any is no error."""
     folder = RunFolder(tmp_path / "run")
-    path = folder.checkpoints.begin(2)
-    path.mkdir()
-    (path / "manifest.json").write_text("{}")
+    finished_checkpoint(folder, 2)
     folder.fall_back(2)
     for step in (1, 2, 3):
         keep(folder.trajectories, step)
@@ -126,9 +132,7 @@ def test_the_checkpoint_before_the_kept_steps_is_kept_too(tmp_path: Path) -> Non
         keep(folder.trajectories, step)
         folder.trajectories.delete_until(step - 3)
         if step % 2 == 0:
-            path = folder.checkpoints.begin(step)
-            path.mkdir()
-            (path / "manifest.json").write_text("{}")
+            finished_checkpoint(folder, step)
             folder.checkpoints.keep_only({step})
         before = folder.checkpoints.before_kept()
         spared[step] = (before and before.name, [p.name for p in folder.checkpoints.whole()])

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orchestrator.record.own_checkpoints import OwnCheckpoints
 from orchestrator.record.run_folder import RunFolder, read_rows
-from policy.errors import UserError
+from orchestrator.record.run_log import logged_to
+from orchestrator.record.sheets import save_png
+from policy.disk import fenced
+from policy.errors import RunFailed, UserError
 
 
 def finished_checkpoint(folder: RunFolder, step: int) -> Path:
     """As the run writes one."""
-    return foreign_checkpoint(folder.checkpoints.begin(step))
+    written = foreign_checkpoint(folder.checkpoints.begin(step))
+    return folder.checkpoints.finish(step, written)
 
 
 def foreign_checkpoint(path: Path) -> Path:
@@ -30,6 +39,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("checkpoints/step-*"))
 
 
+def left_in(folder: RunFolder) -> list[str]:
+    """Everything in ``checkpoints/``, hidden or not."""
+    return sorted(path.name for path in (folder.path / "checkpoints").iterdir())
+
+
 def reopened(folder: RunFolder) -> RunFolder:
     """The run folder as ``--resume`` finds it."""
     folder.close()
@@ -37,7 +51,8 @@ def reopened(folder: RunFolder) -> RunFolder:
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    """While one process holds the folder another one cannot; after its end it can."""
+    """While one process holds the folder another one cannot, and is told who it is; after its end
+    it can."""
     code = (
         "import sys; from pathlib import Path\n"
         "from orchestrator.record.run_folder import RunFolder\n"
@@ -47,23 +62,26 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     held = subprocess.run(
         [sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=False
     )
-    assert "is in use by another process" in held.stderr
+    host = socket.gethostname()
+    assert f"is in use by process {os.getpid()} on host {host}; wait until it ends" in held.stderr
     folder.close()
     RunFolder(tmp_path / "run").close()
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
-    """A folder that holds metrics needs --resume, and --resume needs a run. One that has no
-    checkpoint yet begins again."""
+    """A folder that holds metrics needs --resume, and then it must hold a run. One that has no
+    checkpoint yet goes on from its start."""
     folder = RunFolder(tmp_path / "run")
     folder.append("metrics.jsonl", {"step": 1})
     folder.close()
     with pytest.raises(UserError, match=r"is not empty \(metrics\.jsonl\); give --new or another"):
         RunFolder(folder.path)
-    with pytest.raises(UserError, match="has no run to resume; give --new"):
+    with pytest.raises(UserError, match=r"is not empty \(metrics\.jsonl\); give --new or another"):
         RunFolder(folder.path, resume=True)
     (folder.path / "config.yaml").write_text("")
-    RunFolder(folder.path, resume=True).close()
+    resumed = RunFolder(folder.path, resume=True)
+    assert resumed.goes_on
+    resumed.close()
     (folder.path / "config.yaml").unlink()
     finished_checkpoint(folder, 1)
     with pytest.raises(UserError, match=r"holds a run \(checkpoints/step-1\); give --resume"):
@@ -188,8 +206,8 @@ def test_resuming_forgets_what_the_surviving_history_never_had(tmp_path: Path) -
         folder.append("metrics.jsonl", {"step": step})
         folder.append("dropped.jsonl", {"step": step})
     finished_checkpoint(folder, 2)
-    folder.checkpoints.begin(3).mkdir()  # cut off before its manifest
-    folder.checkpoints.begin(4)  # cut off before its folder
+    (folder.checkpoints.begin(3) / "model").mkdir(parents=True)  # cut off before it was whole
+    (folder.path / "checkpoints" / "written.json").write_text("[2, 4]")  # and before its name
     resumed = reopened(folder)
     for rollout_alone in (False, True):  # a checkpoint is what counts
         point = resumed.resume_point(rollout_alone)
@@ -197,7 +215,7 @@ def test_resuming_forgets_what_the_surviving_history_never_had(tmp_path: Path) -
     resumed.fall_back(2)
     for name in ("metrics.jsonl", "dropped.jsonl"):
         assert [row["step"] for row in resumed.rows(name)] == [1, 2]
-    assert names(folder.path) == ["step-2"]
+    assert left_in(folder) == ["step-2", "written.json"]
 
 
 def test_a_run_that_goes_back_to_its_start_forgets_all_it_has_done(tmp_path: Path) -> None:
@@ -205,10 +223,10 @@ def test_a_run_that_goes_back_to_its_start_forgets_all_it_has_done(tmp_path: Pat
     folder = RunFolder(tmp_path / "run")
     folder.append("evaluations.jsonl", {"step": 0})
     folder.append("metrics.jsonl", {"step": 1})
-    folder.checkpoints.begin(1).mkdir()  # cut off before its manifest
+    folder.checkpoints.begin(1).mkdir()  # cut off before it was whole
     folder.fall_back(0)
     assert folder.rows("evaluations.jsonl") == folder.rows("metrics.jsonl") == []
-    assert names(folder.path) == []
+    assert left_in(folder) == ["written.json"]
 
 
 def test_a_checkpoint_that_was_deleted_in_part_is_none(
@@ -330,8 +348,59 @@ def test_two_runs_that_begin_at_once_take_different_folders(tmp_path: Path) -> N
     assert exact not in fresh
 
 
-def test_resume_of_a_run_that_never_was_makes_no_folder(tmp_path: Path) -> None:
-    """A misspelt name leaves nothing behind."""
-    with pytest.raises(UserError, match="does not exist"):
-        RunFolder(tmp_path / "mispelt", resume=True)
-    assert not list(tmp_path.iterdir())
+def test_resume_begins_a_run_that_never_was(tmp_path: Path) -> None:
+    """So one command can be given for the first time and again after any death. A folder of files
+    that no run wrote is refused all the same, and not made a run's own by that."""
+    first = RunFolder(tmp_path / "run", resume=True)
+    assert (first.goes_on, first.checkpoints.last()) == (False, None)
+    (first.path / "config.yaml").write_text("")
+    again = reopened(first)
+    assert again.goes_on
+    again.close()
+
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"is not empty \(notes\.txt\); give --new or another"):
+            RunFolder(foreign, resume=True)
+    assert [file.name for file in foreign.iterdir()] == ["notes.txt"]
+
+
+def test_two_drivers_that_save_the_same_step_never_write_to_one_folder(tmp_path: Path) -> None:
+    """Learner ranks of an older driver write on while a newer one has the run. What they write is
+    not the newer one's checkpoint, not even when the older driver gives it its name: that is
+    refused by the fence, and the next resume deletes it."""
+    folder = RunFolder(tmp_path / "run")
+    older = folder.checkpoints.begin(2)
+    newer = folder.checkpoints.begin(2)
+    assert older != newer
+    whole = folder.checkpoints.finish(2, foreign_checkpoint(newer))
+    foreign_checkpoint(older)
+    assert folder.checkpoints.whole() == [whole]
+
+    def superseded() -> None:
+        raise RunFailed("a newer driver has the run")
+
+    before = left_in(folder)
+    writes: list[Callable[[], object]] = [
+        lambda: folder.append("metrics.jsonl", {"step": 1}),
+        lambda: folder.checkpoints.finish(3, older),
+        lambda: folder.checkpoints.keep_only(set()),
+        lambda: folder.checkpoints.note_best("held_out", 2, 0.5),
+        lambda: folder.trajectories.begin(1, 1),
+        lambda: save_png(np.zeros((1, 1, 3), np.uint8), folder.path / "samples" / "a.png"),
+        lambda: folder.fall_back(0),
+        lambda: logging.getLogger("eg_grpo").warning("a line"),
+    ]
+    with logged_to(folder.path / "run.log"), fenced(folder.path, superseded):
+        for write in writes:
+            with pytest.raises(RunFailed, match="a newer driver has the run"):
+                write()
+    assert left_in(folder) == before
+    assert not (folder.path / "metrics.jsonl").exists()
+    assert (folder.path / "run.log").read_text() == ""
+    folder.append("metrics.jsonl", {"step": 1})
+    folder.fall_back(2)
+    assert left_in(folder) == ["step-2", "written.json"]
+    folder.close()

@@ -98,11 +98,11 @@ def test_weights_corrupted_on_the_way_stop_the_run(config: RunConfig) -> None:
     with pytest.raises(WorkerFailed, match="the learner holds weight version 0, not 1"):
         publisher.publish(learner, weight_version=1)
 
-    sound = ray.get(weights.buckets)
-    first = sound.buckets[0].copy()
-    first[0] += 1
-    broken = replace(sound, buckets=(first, *sound.buckets[1:]))
-    corrupted = replace(weights, buckets=ray.put(broken))
+    assert weights.weights is not None
+    slots, first, *others = weights.weights
+    broken = ray.get(first).copy()
+    broken[0] += 1
+    corrupted = replace(weights, weights=(slots, ray.put(broken), *others))
     with pytest.raises(WorkerFailed, match="rollout worker 0 received other weights"):
         loaded(rollout, "rollout worker 0", corrupted, publisher)
     learner.close()

@@ -24,7 +24,7 @@ from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate
 from policy.checkpoint.loading import load_policy
 from policy.errors import UserError
 from policy.probe import probe_logprobs
-from policy.weights import checksum, load_into
+from policy.weights import WeightBuckets, load_into
 
 SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
 ADVANTAGES = ((1.0, -0.5, None, 0.3), (0.8, -1.2, 0.0, 0.4))
@@ -106,10 +106,10 @@ def test_a_group_trains_publishes_resumes_and_fails_by_name(
     finally:
         group.close()
 
-    buckets = ray.get(published.buckets, timeout=10)
-    assert checksum(buckets) == published.receipt.checksum
+    slots, *buckets = ray.get(list(published.weights), timeout=10)
     fresh = load_policy(checkpoint)
-    load_into(fresh.trained_parameters(), buckets)
+    digest = load_into(fresh.trained_parameters(), WeightBuckets(slots, buckets))
+    assert digest == published.receipt.checksum
     probe = probe_logprobs(fresh, TINY_SPECIAL)
     assert np.array_equal(published.receipt.probe_logprobs, probe)
 

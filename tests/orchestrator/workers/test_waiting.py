@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import psutil
 import pytest
 import ray
 from ray.exceptions import (
+    ActorUnavailableError,
     ActorUnschedulableError,
     ObjectLostError,
     OutOfMemoryError,
@@ -28,8 +30,8 @@ from orchestrator.pipeline.learner_calls import learner_call
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers import rollout_pool as pools_module
-from orchestrator.workers import waiting
-from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
+from orchestrator.workers import waiting, worker_pool
+from orchestrator.workers.rollout_events import BatchSampled, WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import (
     ObjectLost,
@@ -45,7 +47,7 @@ from policy.errors import UserError
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
 from tests.remote_parts import Worker
-from tests.started_pools import reward, reward_pools, sampled, take_event
+from tests.started_pools import groups_of, reward, reward_pools, sampled, scores_of, take_event
 
 ROOT = Path(__file__).parents[3]
 
@@ -158,6 +160,10 @@ def test_a_failure_is_raised_when_nobody_has_died_within_the_grace(
             ActorUnschedulableError("no node"),
             "the answer of hps/1 is lost: ActorUnschedulableError: The actor is not schedulable:"
             " no node",
+        ),
+        (
+            ActorUnavailableError("RpcError: RPC error:\nSocket closed rpc_code: 14", b"0" * 16),
+            "hps/1 died: the connection to its process is lost",
         ),
         (
             OutOfMemoryError("node of\n8 GiB"),
@@ -311,6 +317,19 @@ def test_a_silent_worker_is_replaced_and_what_it_says_later_is_not_heard(
     assert (rollout.calls, rollout.take_events()) == ([], [])
 
 
+def test_an_answer_that_is_read_late_came_in_time(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """This process reads the answer after the deadline, because it waited for something else."""
+    rollout = start_rollout("rollout.timeout_s=0.5")
+    rollout.sample("rollout worker 0", requests("go"))
+    ray.wait(rollout.calls, timeout=60)
+    time.sleep(0.6)
+    rollout.advance()
+    take_event(rollout, BatchSampled)
+    assert rollout.restarts == 0
+
+
 def test_a_crash_loop_ends_with_its_cause_and_a_batch_in_between_breaks_it(
     start_rollout: Callable[..., RolloutPool],
 ) -> None:
@@ -333,6 +352,75 @@ def test_a_crash_loop_ends_with_its_cause_and_a_batch_in_between_breaks_it(
         r" row that were lost without a batch sampled in between$",
     ):
         take_event(rollout, WorkerLost)
+
+
+def test_a_worker_that_dies_while_it_loads_is_replaced_once(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """The pool comes up under the same names, and says which worker it has lost. A second death of
+    a worker ends the start with its cause, and so does the first if nothing is to be replaced."""
+    rollout = start_rollout()
+    ray.kill(rollout.workers[1])
+    rollout.wait_ready()
+    lost, *up = rollout.take_events()
+    assert isinstance(lost, WorkerLost)
+    assert lost.reason.startswith("rollout worker 1 died: ")
+    assert up == [WorkerUp("rollout worker 0"), WorkerUp("rollout worker 1")]
+    assert rollout.restarts == 1
+    sampled(rollout, "rollout worker 1", requests("go"))
+    rollout.close()
+
+    rollout = start_rollout()
+    ray.kill(rollout.workers[1])
+    ray.wait(rollout._loaded[1:], timeout=60)
+    assert rollout.replace_dead()
+    ray.kill(rollout.workers[1])
+    with pytest.raises(WorkerDied, match=r"^rollout worker 1 died: "):
+        rollout.wait_ready()
+    rollout.close()
+
+    rollout = start_rollout("rollout.restarts=0")
+    ray.kill(rollout.workers[0])
+    with pytest.raises(WorkerDied, match=r"^rollout worker 0 died: "):
+        rollout.wait_ready()
+    rollout.close()
+
+
+def test_a_reward_worker_that_dies_while_it_loads_is_counted() -> None:
+    """Its loss is one of the run's, as if it had died later."""
+    pools = reward_pools(reward("Square", workers=2))
+    ray.kill(pools.pools["light"].workers[0])
+    try:
+        pools.wait_ready()
+        _, refs = groups_of([[1], [2]])
+        assert [group.totals for group in scores_of(pools, refs)] == [(1.0,), (4.0,)]
+        assert pools.take_usage()["light"].restarts == 1
+        (failure,) = pools.take_failures()
+        assert failure.startswith("reward worker light/0 died: ")
+    finally:
+        pools.close()
+
+
+def test_a_worker_for_which_there_is_no_room_is_told_of_before_its_deadline(
+    start_rollout: Callable[..., RolloutPool],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The machine of a worker is gone, and no other has room. A warning says what is missing; at
+    the deadline the worker is given up with the same words, and the next one is tried."""
+    monkeypatch.setattr(worker_pool, "NO_PROCESS_S", 0.5)
+    rollout = start_rollout("rollout.cpus_per_worker=1000", "cluster.start_timeout_s=2")
+    rollout._start_worker = lambda: Worker.options(num_cpus=1000).remote()
+    with caplog.at_level(logging.WARNING, "eg_grpo"):
+        rollout.sample("rollout worker 0", requests("die"))
+        take_event(rollout, WorkerLost)
+        lost = take_event(rollout, WorkerLost)
+    asks = r"it asks for 1000 CPUs and 0 GPUs, of which [\d.]+ and [\d.]+ are free"
+    place = r"was given no place by Ray within"
+    warning = rf"^rollout worker 0 {place} 0\.5 s: {asks}; it is given up after 2 s$"
+    assert any(re.match(warning, message) for message in caplog.messages), caplog.messages
+    given_up = rf"^rollout worker 0 did not answer within 2 s: it {place} 2 s: {asks}$"
+    assert re.match(given_up, lost.reason), lost.reason
 
 
 def test_closed_pools_leave_no_process(rollout: RolloutPool) -> None:

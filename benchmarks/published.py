@@ -1,0 +1,19 @@
+"""What a learner rank publishes, collected in this process as the object store collects it."""
+
+from __future__ import annotations
+
+from learner.rank import LearnerRank
+from policy.probe import WeightReceipt
+from policy.weights import Bucket, WeightBuckets
+
+
+def published_weights(rank: LearnerRank) -> tuple[WeightReceipt, WeightBuckets]:
+    """The receipt and copies of the buckets; no buckets from ranks other than 0."""
+    stream = rank.publish()
+    buckets: list[Bucket] = []
+    while True:
+        try:
+            buckets.append(next(stream).copy())
+        except StopIteration as end:
+            receipt, slots = end.value
+            return receipt, WeightBuckets(slots, tuple(buckets))

@@ -1,0 +1,166 @@
+"""How fast a push of weights is, beside a plain copy of as many bytes in the same run.
+
+    python -m benchmarks.weight_push [--gigabytes 1 2 4] [--workers 1 2 4] [--turns 3]
+
+One process sends tensors with the shapes of a 7B language model in bfloat16 through Ray's object
+store, as learner rank 0 does, and 1, 2 or 4 processes load them, as rollout workers do, with the
+code that a run uses. Each figure is the median of the turns, in GB/s of the weights' size:
+
+- ``copy``: one thread copies the bytes between two arrays of one process;
+- ``digest``: the sender walks over its buckets and computes their digests, and sends nothing;
+- ``publish``: until all buckets are in the object store;
+- ``load``: the slowest worker's stall: from buckets in the store to live parameters and checksum;
+- ``push``: from the call of the sender to the answer of the last worker, and its share of ``copy``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+import ray
+import torch
+from torch import Tensor
+
+from orchestrator.workers.cluster import ray_cluster
+from policy.weights import Bucket, OutgoingWeights, TensorSlot, WeightBuckets, load_into
+
+GB = 10**9
+HIDDEN, FEED_FORWARD = 4096, 11008
+DEADLINE_S = 600.0
+
+
+def layers(size: int, fill: float) -> dict[str, Tensor]:
+    """Tensors of whole layers of a 7B model, of at most ``size`` bytes and at least one layer."""
+    shapes = {
+        **{f"{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"},
+        **{f"{name}_proj": (FEED_FORWARD, HIDDEN) for name in ("gate", "up")},
+        "down_proj": (HIDDEN, FEED_FORWARD),
+        "input_norm": (HIDDEN,),
+        "output_norm": (HIDDEN,),
+    }
+    layer = 2 * sum(int(np.prod(shape)) for shape in shapes.values())
+    return {
+        f"{index}.{name}": torch.full(shape, fill, dtype=torch.bfloat16)
+        for index in range(max(1, size // layer))
+        for name, shape in shapes.items()
+    }
+
+
+class Sender:
+    """Publishes as ``learner.worker.LearnerWorker`` does."""
+
+    def __init__(self, size: int) -> None:
+        self._tensors = layers(size, fill=1.0)
+
+    def size(self) -> int:
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def digest(self) -> float:
+        start = time.perf_counter()
+        deque(OutgoingWeights(self._tensors.items()), maxlen=0)
+        return time.perf_counter() - start
+
+    @ray.method(num_returns="streaming")
+    def publish(self) -> Iterator[Bucket | tuple[TensorSlot, ...] | str]:
+        outgoing = OutgoingWeights(self._tensors.items())
+        yield from outgoing
+        yield outgoing.slots
+        yield outgoing.checksum
+
+
+class Receiver:
+    """Loads as ``rollout.worker.RolloutWorker`` does, without an engine."""
+
+    def __init__(self, size: int) -> None:
+        self._tensors = layers(size, fill=0.0)
+
+    def load(self, slots: tuple[TensorSlot, ...], *buckets: Bucket) -> tuple[str, float]:
+        start = time.perf_counter()
+        checksum = load_into(self._tensors.items(), WeightBuckets(slots, buckets))
+        return checksum, time.perf_counter() - start
+
+
+def plain_copy(size: int) -> float:
+    """Seconds of one thread for a copy whose memory is in use already."""
+    source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
+    start = time.perf_counter()
+    np.copyto(target, source)
+    return time.perf_counter() - start
+
+
+def one_push(sender: Any, receivers: list[Any]) -> dict[str, float]:
+    """Seconds of the parts of one push; raises if other bytes arrived than were sent."""
+    start = time.perf_counter()
+    stream = sender.publish.remote()
+    ray.get(stream.completed(), timeout=DEADLINE_S)
+    *buckets, slots, checksum = list(stream)
+    published = time.perf_counter()
+    answers = ray.get(
+        [receiver.load.remote(slots, *buckets) for receiver in receivers], timeout=DEADLINE_S
+    )
+    pushed = time.perf_counter()
+    sums = {found for found, _ in answers} | {ray.get(checksum, timeout=DEADLINE_S)}
+    if len(sums) != 1:
+        raise RuntimeError("a worker received other weights than the sender sent")
+    return {
+        "publish": published - start,
+        "load": max(seconds for _, seconds in answers),
+        "push": pushed - start,
+    }
+
+
+def measure(size: int, workers: int, turns: int) -> dict[str, float]:
+    """Median seconds of each part, and the weights' size in bytes under ``size``."""
+    with ray_cluster(num_cpus=workers + 1, object_store_mb=int(size * 1.2 / 2**20) + 128):
+        start = ray.remote(num_cpus=1)
+        sender = start(Sender).remote(size)
+        receivers = [start(Receiver).remote(size) for _ in range(workers)]
+        real_size = ray.get(sender.size.remote(), timeout=DEADLINE_S)
+        one_push(sender, receivers)  # memory of the store is taken
+        rows = []
+        for _ in range(turns):
+            row = {"copy": plain_copy(real_size)}
+            row["digest"] = ray.get(sender.digest.remote(), timeout=DEADLINE_S)
+            rows.append(row | one_push(sender, receivers))
+    medians = {part: statistics.median(row[part] for row in rows) for part in rows[0]}
+    return {"size": float(real_size), **medians}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.weight_push",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--turns", type=int, default=3)
+    options = parser.parse_args()
+    memory = psutil.virtual_memory().available
+    print(f"{os.cpu_count()} cores, {memory / GB:.0f} GB of memory free; GB/s")
+    print("| GB | workers | copy | digest | publish | load | push | of copy |")
+    print("|---|---|---|---|---|---|---|---|")
+    for gigabytes in options.gigabytes:
+        for workers in options.workers:
+            size = int(gigabytes * GB)
+            # The sender, the store, each worker; while the plain copy runs, two arrays more.
+            if (need := size * (4 + workers) * 1.1) > memory:
+                print(f"| {gigabytes:g} | {workers} | needs {need / GB:.0f} GB |  |  |  |  |  |")
+                continue
+            row = measure(size, workers, options.turns)
+            rates = {part: row["size"] / row[part] / GB for part in row if part != "size"}
+            figures = " | ".join(f"{rate:.2f}" for rate in rates.values())
+            share = rates["push"] / rates["copy"]
+            print(f"| {row['size'] / GB:.2f} | {workers} | {figures} | {share:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
