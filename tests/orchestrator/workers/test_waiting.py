@@ -38,6 +38,7 @@ from orchestrator.workers.waiting import (
     WorkerDied,
     WorkerFailed,
     WorkerLate,
+    WorkerNotStarted,
     WorkerNotWritten,
     failure_of,
     wait_all,
@@ -178,9 +179,11 @@ def test_a_failure_is_raised_when_nobody_has_died_within_the_grace(
 )
 def test_whatever_ray_loses_is_said_in_one_line_with_the_name(error: RayError, said: str) -> None:
     """Neither a worker's own exception nor its death, and no traceback for the user either. A lost
-    object has a type of its own, because the worker may be well."""
+    object has a type of its own, because the worker may be well, and so has a worker whose packages
+    cannot be prepared, because the next one would fail as well."""
+    own_types = {ObjectLostError: ObjectLost, RuntimeEnvSetupError: WorkerNotStarted}
     failure = failure_of("hps/1", error)
-    assert type(failure) is (ObjectLost if isinstance(error, ObjectLostError) else WorkerDied)
+    assert type(failure) is own_types.get(type(error), WorkerDied)
     assert str(failure).startswith(said)
     assert "\n" not in str(failure)
 
