@@ -152,13 +152,15 @@ def worker_of(run: subprocess.Popen[str], role: str) -> psutil.Process:
 
 
 def test_sigterm_while_a_checkpoint_is_written_leaves_a_whole_one(tmp_path: Path) -> None:
-    """The signal comes when files of the first checkpoint are there and it has no name yet. The run
-    ends after a step, and its last checkpoint is whole; nothing half-written is left."""
+    """The signal comes when files of a checkpoint are there and it has no name yet. The run ends
+    after a step, and its last checkpoint is whole; nothing half-written is left."""
     checkpoints = tmp_path / "shapes" / "checkpoints"
-    with started(tmp_path, "checkpoint.every=1") as run:
-        wait_for(run, "run folder ")
+    # The moment is short: with many steps, one that is missed is no harm.
+    with started(tmp_path, "checkpoint.every=1", "steps=9") as run:
+        wait_for(run, "step 1/9")
         while not any(checkpoints.glob(".step-*/*")):
             assert run.poll() is None
+            time.sleep(0.002)
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=300)
         assert run.returncode == 130, said
@@ -166,7 +168,7 @@ def test_sigterm_while_a_checkpoint_is_written_leaves_a_whole_one(tmp_path: Path
         assert f"eg-grpo: stopped (the last checkpoint is {last}; go on with: " in said
     assert last is not None
     verified_manifest(last)
-    assert sorted(checkpoints.iterdir()) == [last, checkpoints / "written.json"]
+    assert [path for path in checkpoints.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
