@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from learner.rank import LearnerRank
+from typing import TYPE_CHECKING
+
 from policy.probe import WeightReceipt
 from policy.weights import Bucket, WeightBuckets
+
+if TYPE_CHECKING:  # it imports DeepSpeed, which some machines with a GPU lack
+    from learner.rank import LearnerRank
 
 
 def published_weights(rank: LearnerRank) -> tuple[WeightReceipt, WeightBuckets]:

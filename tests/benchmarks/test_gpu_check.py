@@ -33,7 +33,7 @@ FIGURES = {
     "same_seed": {"update", "rollout"},
     "deterministic": {"update", "rollout"},
     "deepspeed_rank": {"deepspeed"},
-    "weight_push": {"pack", "checksum", "load", "arrived bit for bit"},
+    "weight_push": {"to the host, with digests", "load, with digests", "arrived bit for bit"},
     "sleep_wake": {"reserved asleep", "the same tokens after waking"},
     "reward_models": {"hps", "git", "grounding_dino", "orm", "clip_score"},
     "image_decoder": {"few at once", "many at once"},
