@@ -145,7 +145,10 @@ class Bookkeeper:
         # Learner ranks do not ask the ledger. Their work counts only if this driver has the run.
         self._ledger.check()
         checkpoints = self._folder.checkpoints
-        self.last_saved = checkpoints.finish(saving.step, saving.folder)
+        if self._config.stages == "rollout":  # no rank has written anything
+            self.last_saved = checkpoints.path(saving.step)
+        else:
+            self.last_saved = checkpoints.finish(saving.step, saving.folder)
         self._ledger.checkpointed(saving.step)
         checkpoints.keep_only({saving.step})
         checkpoints.note_best(self._config.evaluation.during, saving.step, saving.reward)
