@@ -41,7 +41,7 @@ from tests.started_pools import Started, prompt, reward
 ROOT = Path(__file__).parents[3]
 REWARDS = (reward("Remainder"), reward("Square", "square"))
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def lost_object() -> ray.ObjectRef:

@@ -17,7 +17,7 @@ from policy.types import Prompt
 
 PROMPTS = [Prompt(id=f"p:{index}", text="a prompt", task_type="color") for index in range(3)]
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
 def references() -> list[GroupRef]:

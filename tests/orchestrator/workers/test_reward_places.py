@@ -25,7 +25,7 @@ from tests.started_pools import Started, groups_of, reward, scores_of
 
 ROOT = Path(__file__).parents[3]
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def free_gpus(expected: float) -> float:
@@ -98,7 +98,6 @@ def test_each_pool_has_variables_of_its_own(start: Started) -> None:
     assert scored.totals == (3.0,)
 
 
-@pytest.mark.slow
 def test_an_answer_that_cannot_be_fetched_holds_back_no_other_reward(tmp_path: Path) -> None:
     """On a real node that is frozen with an answer in its memory: the other reward scores all its
     groups meanwhile, and the answer counts once it comes."""
@@ -122,7 +121,6 @@ def light_environment(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-@pytest.mark.slow
 def test_a_pool_has_packages_of_its_own_and_what_cannot_be_installed_is_one_line(
     tmp_path: Path,
 ) -> None:
