@@ -34,7 +34,7 @@ class PublishedWeights:
     receipt: WeightReceipt
     # The slots of a WeightBuckets and then each of its buckets. It is None if nothing is trained:
     # each rollout worker then serves the checkpoint that it started from.
-    weights: tuple[ray.ObjectRef, ...] | None
+    refs: tuple[ray.ObjectRef, ...] | None
     # The receipts of ranks 1, 2, ... They have no checksum.
     other_ranks: tuple[WeightReceipt, ...]
 

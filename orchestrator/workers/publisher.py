@@ -72,7 +72,7 @@ class IdlePublisher:
     def publish(self, learner: object, weight_version: int) -> PublishedWeights:
         """No weights, under the version by which the schedule counts the steps."""
         receipt = WeightReceipt(weight_version, "", np.zeros(0, dtype=np.float32))
-        return PublishedWeights(receipt, weights=None, other_ranks=())
+        return PublishedWeights(receipt, refs=None, other_ranks=())
 
     def check(self, worker: str, receipt: WeightReceipt) -> float:
         """There is no learner from which the worker could differ."""

@@ -113,12 +113,12 @@ class RolloutPool(WorkerPool):
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
         """Have a worker load weights when it has done what it does; then ``WeightsLoaded``."""
-        if weights.weights is None:
+        if weights.refs is None:
             self._events.append(WeightsLoaded(worker, weights.receipt))
             return
         index = self._index(worker)
         call = self.workers[index].load_weights.remote(
-            weights.receipt.weight_version, *weights.weights
+            weights.receipt.weight_version, *weights.refs
         )
         self._called(index, "loading", call, self.config.load_timeout_s)
         self._places[index].weights = weights
@@ -265,9 +265,9 @@ class RolloutPool(WorkerPool):
     def _weights_are_lost(self, place: _Place, failure: WorkerFailed) -> bool:
         """Whether the worker failed only because the weights that it was to load are gone."""
         weights = place.weights
-        if weights is None or weights.weights is None or not isinstance(failure, ObjectLost):
+        if weights is None or weights.refs is None or not isinstance(failure, ObjectLost):
             return False
-        if failure.object_hex not in {ref.hex() for ref in weights.weights}:
+        if failure.object_hex not in {ref.hex() for ref in weights.refs}:
             return False
         version = weights.receipt.weight_version
         self._events.append(WeightsLost(place.worker, version, str(failure)))

@@ -98,11 +98,11 @@ def test_weights_corrupted_on_the_way_stop_the_run(config: RunConfig) -> None:
     with pytest.raises(WorkerFailed, match="the learner holds weight version 0, not 1"):
         publisher.publish(learner, weight_version=1)
 
-    assert weights.weights is not None
-    slots, first, *others = weights.weights
+    assert weights.refs is not None
+    slots, first, *others = weights.refs
     broken = ray.get(first).copy()
     broken[0] += 1
-    corrupted = replace(weights, weights=(slots, ray.put(broken), *others))
+    corrupted = replace(weights, refs=(slots, ray.put(broken), *others))
     with pytest.raises(WorkerFailed, match="rollout worker 0 received other weights"):
         loaded(rollout, "rollout worker 0", corrupted, publisher)
     learner.close()

@@ -106,7 +106,7 @@ def test_a_group_trains_publishes_resumes_and_fails_by_name(
     finally:
         group.close()
 
-    slots, *buckets = ray.get(list(published.weights), timeout=10)
+    slots, *buckets = ray.get(list(published.refs), timeout=10)
     fresh = load_policy(checkpoint)
     digest = load_into(fresh.trained_parameters(), WeightBuckets(slots, buckets))
     assert digest == published.receipt.checksum

@@ -106,7 +106,7 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
 
     def publish(self: LearnerGroup) -> PublishedWeights:
         published = real_publish(self)
-        versions.append(sum(map(size_of, published.weights or ())))
+        versions.append(sum(map(size_of, published.refs or ())))
         store.check(sum(versions[-3:]))
         return published
 
