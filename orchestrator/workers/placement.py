@@ -131,9 +131,10 @@ def reserved(config: RunConfig, wanted: Sequence[Role]) -> Iterator[Places]:
 
 
 def claims(wanted: Sequence[Role], learner_placement: str) -> list[Claim]:
-    """What is reserved for the roles, in the order in which it is placed: the largest first.
+    """What is reserved for the roles, in the order in which it is placed.
 
-    Workers that ask for nothing need no reservation.
+    Workers that can only be on some hosts come first, because others might take their room. Then
+    come the largest. Workers that ask for nothing need no reservation.
     """
     learner = [
         Claim(role.names, role.each, _STRATEGIES[learner_placement])
@@ -146,8 +147,12 @@ def claims(wanted: Sequence[Role], learner_placement: str) -> list[Claim]:
         if role.key != "learner"
         for name in role.names
     ]
-    others.sort(key=lambda claim: (claim.each.gpus, claim.each.cpus), reverse=True)
-    return [claim for claim in [*learner, *others] if claim.each.for_ray]
+    wanted = [claim for claim in [*learner, *others] if claim.each.for_ray]
+    return sorted(
+        wanted,
+        key=lambda claim: (bool(claim.each.custom), claim.each.gpus, len(claim.names)),
+        reverse=True,
+    )
 
 
 def no_room(each: Resources, count: int = 1) -> str | None:
@@ -205,7 +210,7 @@ def refusal(missing: Sequence[Claim], wanted: Sequence[Claim], found: Sequence[H
 def _places(wanted: Sequence[Claim], wait_s: float) -> Places:
     """Take all places at once; tries again until the time is over."""
     deadline = time.monotonic() + wait_s
-    told = False
+    tried_again = told = False
     while True:
         with _turn():
             groups = [_group(claim) for claim in wanted]
@@ -224,11 +229,14 @@ def _places(wanted: Sequence[Claim], wait_s: float) -> Places:
                 )
             text = refusal(missing, wanted, _with_given_back(hosts(), groups))
             _remove(groups)
-        if time.monotonic() >= deadline:
+        # Ray places the groups one by one. An early one may be where a later one had to be.
+        wanted = [*missing, *(claim for claim in wanted if claim not in missing)]
+        if tried_again and time.monotonic() >= deadline:
             raise RunFailed(text)
-        if not told:
+        if tried_again and not told:
             log.warning("%s; the run waits for up to %g s", text, wait_s)
             told = True
+        tried_again = True
         time.sleep(_PAUSE_S)
 
 
