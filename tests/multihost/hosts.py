@@ -15,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,10 @@ ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 _NETWORK = "10.77.0"
+_HOSTS = (("head", 1), ("one", 2), ("two", 3))  # names, and the last part of addresses
 _SHARED_MEMORY = 256 * 2**20
 _OBJECT_STORE = 128 * 2**20
-_START_S = 120.0
+_START_S, _ATTEMPTS = 120.0, 3
 # Without these, a raylet waits 15 s for its agents to choose their ports, and then gives up. On a
 # busy machine that is too short.
 _AGENTS = ("--dashboard-agent-grpc-port", "52366", "--dashboard-agent-listen-port", "52365",
@@ -107,20 +109,35 @@ class Host:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | self.variables
+        """That of this process, without its own Ray, and with the commands of the environment."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return inherited | {"PATH": path} | self.variables
 
     def start_ray(self, *words: str) -> None:
-        """Start a raylet with token authentication; returns when it is up."""
-        started = self.run(
-            RAY, "start", "--node-ip-address", self.address, "--disable-usage-stats",
-            "--object-store-memory", str(_OBJECT_STORE), *_AGENTS, *words,
-        )  # fmt: skip
-        assert started.returncode == 0, started.stdout + started.stderr
+        """Start a raylet with token authentication; returns when it is up.
 
-    def join(self, head: Host, cpus: float, gpus: int = 0) -> None:
-        """Start a raylet that belongs to the cluster of ``head``. GPUs are only counted."""
-        self.start_ray("--address", f"{head.address}:{GCS_PORT}", "--num-cpus", str(cpus),
-                       "--num-gpus", str(gpus))  # fmt: skip
+        Ray gives a raylet 15 s to start its agents. On a busy machine a second attempt helps.
+        """
+        for attempt in range(_ATTEMPTS):
+            started = self.run(
+                RAY, "start", "--node-ip-address", self.address, "--disable-usage-stats",
+                "--object-store-memory", str(_OBJECT_STORE), *_AGENTS, *words,
+            )  # fmt: skip
+            if started.returncode == 0:
+                return
+            self.end_processes()
+        raise AssertionError(started.stdout + started.stderr)
+
+    def end_processes(self) -> None:
+        """Kill all that runs on the host: raylet, workers and all others. The host stays."""
+        self.run("sh", "-c", "kill -9 -1")
+
+    def roles(self) -> Counter[str]:
+        """How many actors of each class run on the host, by the titles that Ray gives them."""
+        titles = self.run("ps", "-eo", "args").stdout.splitlines()
+        actors = [title.removeprefix("ray::") for title in titles if title.startswith("ray::")]
+        return Counter(actor.split(".")[0].split()[0] for actor in actors)
 
     def die(self) -> None:
         """End all processes of the host at once, as a power failure would."""
@@ -143,7 +160,6 @@ class Network:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_TMPDIR": str(self._disk),
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
         self._switch = self._made("switch")
         self._at_switch("ip", "link", "add", "br0", "type", "bridge")
@@ -205,19 +221,51 @@ def network(folder: Path) -> Iterator[Network]:
         yield Network(folder, ends)
 
 
-def submit(head: Host, words: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    """Run ``ray job submit --working-dir . -- WORDS`` on the head until the job has ended."""
-    return head.run(*submission(head), "--", *words, timeout_s=timeout_s)
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster of three hosts. The head has no CPUs, so that all workers are on the others."""
+
+    network: Network
+    head: Host
+    one: Host
+    two: Host
+
+    @property
+    def address(self) -> str:
+        return f"{self.head.address}:{GCS_PORT}"
+
+    def join(self, host: Host) -> None:
+        """Start the raylet of ``one`` or ``two``. Custom resources say which roles it may have."""
+        roles = {"rank_of_each_host": 1.0} | (
+            {"rollout_host": 1.0} if host is self.one else {"learner_host": 1.0, "reward_host": 1.0}
+        )
+        host.start_ray("--address", self.address, "--num-cpus", "8", "--resources",
+                       json.dumps(roles))  # fmt: skip
+
+    def start_job(self, *words: str) -> subprocess.Popen[str]:
+        """Start ``ray job submit --working-dir . -- WORDS`` on the head."""
+        address = f"http://{self.head.address}:{DASHBOARD_PORT}"
+        return self.head.start(RAY, "job", "submit", "--address", address, "--working-dir", ".",
+                               "--", *words)  # fmt: skip
 
 
-def submission(head: Host) -> list[str]:
-    """The words of ``ray job submit`` before the command."""
-    address = f"http://{head.address}:{DASHBOARD_PORT}"
-    return [RAY, "job", "submit", "--address", address, "--working-dir", "."]
+@contextmanager
+def started_cluster(folder: Path) -> Iterator[Cluster]:
+    """Make three hosts with Ray, whose own files are in ``folder``; at the end they die."""
+    with network(folder) as joined:
+        cluster = Cluster(joined, *(joined.add(*host) for host in _HOSTS))
+        cluster.head.start_ray(
+            "--head", "--port", str(GCS_PORT), "--num-cpus", "0", "--dashboard-host",
+            cluster.head.address, "--dashboard-port", str(DASHBOARD_PORT),
+        )  # fmt: skip
+        for host in (cluster.one, cluster.two):
+            cluster.join(host)
+        yield cluster
 
 
-def wait_for(what: str, happened: object, timeout_s: float) -> None:
+def wait_for(what: str, happened: Callable[[], object], timeout_s: float) -> None:
+    """Wait until ``happened`` is true; fails after the deadline."""
     deadline = time.monotonic() + timeout_s
-    while not happened():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s:g} s"
-        time.sleep(0.1)
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.2)
