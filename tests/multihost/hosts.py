@@ -119,7 +119,7 @@ class Host:
 
         Ray gives a raylet 15 s to start its agents. On a busy machine a second attempt helps.
         """
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             started = self.run(
                 RAY, "start", "--node-ip-address", self.address, "--disable-usage-stats",
                 "--object-store-memory", str(_OBJECT_STORE), *_AGENTS, *words,
@@ -156,7 +156,10 @@ class Network:
         token = folder / "token"
         token.write_text("a-token-of-the-tests-of-several-hosts-0123456789")
         token.chmod(0o600)
+        # After a cut of 30 s, TCP sends again 51 s after its beginning. By then Ray's default of 5
+        # failed checks is reached, and the host counts as dead. docs/running.md
         self._variables = {
+            "RAY_health_check_failure_threshold": "10",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_TMPDIR": str(self._disk),
