@@ -25,8 +25,8 @@ class PeerLost(Exception):
 def peers_watched() -> Iterator[None]:
     """Turn the error of a collective in the block into ``PeerLost``.
 
-    Collectives raise ``RuntimeError``, and so does torch when it cannot write a file. Whoever has to
-    tell the two apart needs this.
+    Collectives raise ``RuntimeError``, and so does torch when it cannot write a file. This tells
+    the two apart.
     """
     try:
         yield
