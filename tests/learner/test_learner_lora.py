@@ -68,9 +68,7 @@ def storages_shaped_like(tensor):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_before_the_first_update_workers_serve_the_base(
-    make_rank, checkpoint, settings
-):
+def test_before_the_first_update_workers_serve_the_base(make_rank, checkpoint, settings):
     """B = 0: what is sent changes no bit of the checkpoint's weights."""
     rank = make_rank(lora=LORA, **settings)
     dtype = rank._model._policy.dtype
