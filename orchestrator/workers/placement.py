@@ -145,9 +145,8 @@ def claims(wanted: Sequence[Role], learner_placement: str) -> list[Claim]:
         if role.key != "learner"
         for name in role.names
     ]
-    wanted = [claim for claim in [*learner, *others] if claim.each.for_ray]
     return sorted(
-        wanted,
+        (claim for claim in [*learner, *others] if claim.each.for_ray),
         key=lambda claim: (bool(claim.each.custom), claim.each.gpus, len(claim.names)),
         reverse=True,
     )
