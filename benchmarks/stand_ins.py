@@ -23,6 +23,7 @@ from orchestrator.pipeline.background import Background
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.ledger_folder import open_ledger
+from orchestrator.pipeline.roles import Scalable
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
 from orchestrator.record.run_folder import RunFolder
@@ -77,7 +78,27 @@ class Sleepers:
         return done
 
 
-class SleepingRollout:
+class FixedNumber:
+    """Plays ``roles.Scalable``; the number of workers never changes."""
+
+    settled = True
+    idle = queued = 0
+    states: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        return len(self.states)
+
+    joined = size
+
+    def resize(self, size: int) -> None:
+        raise AssertionError("nobody scales stand-ins")
+
+    def take_failed_starts(self) -> list[str]:
+        return []
+
+
+class SleepingRollout(FixedNumber):
     """Plays ``roles.Rollout``."""
 
     wake_at = float("inf")
@@ -86,15 +107,11 @@ class SleepingRollout:
         self._sleepers, self._seconds = sleepers, seconds
         self._events: list[RolloutEvent] = [WorkerUp(f"worker {n}") for n in range(workers)]
         self._answers: dict[int, RolloutEvent] = {}
-        self.states = {event.worker: "idle" for event in self._events}
+        self.states = {f"worker {n}": "idle" for n in range(workers)}
 
     @property
     def calls(self) -> list[int]:
         return list(self._answers)
-
-    @property
-    def states(self) -> dict[str, str]:
-        return {}
 
     def advance(self) -> None:
         pass
@@ -122,6 +139,9 @@ class SleepingRollout:
         self._answers[call] = BatchSampled(worker, groups)
         self.states[worker] = "sampling"
 
+    def end(self, worker: str) -> None:
+        raise AssertionError("a stand-in never leaves")
+
     def discard(self, worker: str, reason: str) -> None:
         raise AssertionError("a stand-in never fails")
 
@@ -145,6 +165,7 @@ class SleepingRewards:
         self._queue: deque[tuple[Hashable, int, GroupRef]] = deque()
         self._answers: dict[int, tuple[Hashable, int, GroupRef]] = {}
         self._scored: list[tuple[Hashable, int, ScoredGroup]] = []
+        self.pools: dict[str, Scalable] = {}
 
     @property
     def states(self) -> dict[str, str]:
@@ -236,6 +257,7 @@ def stand_in_stages(config: RunConfig, folder: Path, seconds: Seconds) -> Iterat
             ledger,
             Drops(run_folder, config.replacements),
             sleepers.wait,
+            lambda cpus, gpus: None,
         )
     run_folder.close()
 

@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_status_flags(
         command("status", "show where a run is: groups, workers, errors and the time left")
     )
+    _add_scale_flags(
+        command("scale", "change the numbers of rollout and reward workers of a run that goes on")
+    )
     _add_simulate_flags(
         command(
             "simulate", "show what staleness and more rollout workers are worth, without training"
@@ -256,6 +259,23 @@ def _add_status_flags(status: argparse.ArgumentParser) -> None:
     status.add_argument("--groups", action="store_true", help="list every group of the run")
     status.add_argument("--json", action="store_true", help="print one JSON object")
     status.set_defaults(command="status")
+
+
+def _add_scale_flags(scale: argparse.ArgumentParser) -> None:
+    scale.add_argument("folder", type=Path, metavar="RUN", help="run folder: runs/NAME")
+    scale.add_argument(
+        "counts",
+        nargs="+",
+        metavar="ROLE=N",
+        help="rollout=N for rollout workers, NAME=N for the workers of the reward NAME",
+    )
+    scale.add_argument(
+        "--wait",
+        type=float,
+        default=600.0,
+        help="seconds to wait for the driver's answer (default 600)",
+    )
+    scale.set_defaults(command="scale")
 
 
 def _add_simulate_flags(simulate: argparse.ArgumentParser) -> None:

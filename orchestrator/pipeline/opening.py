@@ -34,6 +34,7 @@ from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import WorkerDied, WorkerNotStarted, wait_answers
+from orchestrator.workers.worker_pool import no_room
 from policy.disk import fenced
 from policy.errors import RunFailed, UserError
 
@@ -98,7 +99,7 @@ def open_run(
                 inputs.prompts,
                 Schedule(
                     Layout(
-                        config.rollout.workers,
+                        config.rollout.most_workers,
                         groups_per_batch(config, config.rollout.group_size),
                     ),
                     config.prompts_per_step,
@@ -113,7 +114,9 @@ def open_run(
                 ledger,
                 Drops(folder, config.replacements),
                 wait_answers,
+                no_room,
             )
+            stages.scaling.go_on(ledger.view().scaling)
             evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, stages, folder)
             yield Run(
                 step=step,
