@@ -34,6 +34,8 @@ from orchestrator.workers.publisher import IdlePublisher
 from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import wait_answers
+from orchestrator.workers.worker_pool import no_room
+from orchestrator.workers.worker_pool import no_room
 from policy.probe import WeightReceipt
 from tests.remote_parts import Owner, Painter
 from tests.started_pools import Started, prompt, reward
@@ -101,7 +103,7 @@ def parts_of(
         with open_ledger(config.ledger, folder.path, print) as ledger:
             stages = Stages(
                 config, prompts, Schedule(Layout(2, 2), 4, 0, 1), rollout, start(*REWARDS),
-                IdlePublisher(), ledger, Drops(folder, config.replacements), wait_answers,
+                IdlePublisher(), ledger, Drops(folder, config.replacements), wait_answers, no_room,
             )  # fmt: skip
             yield Parts(stages, rollout, folder)
     finally:
