@@ -27,6 +27,7 @@ from orchestrator.pipeline.roles import Scalable
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
 from orchestrator.record.run_folder import RunFolder
+from orchestrator.settings.resources import Resources
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.rollout_events import (
@@ -81,6 +82,7 @@ class Sleepers:
 class FixedNumber:
     """Plays ``roles.Scalable``; the number of workers never changes."""
 
+    resources = Resources(1, 0)
     settled = True
     idle = queued = 0
     states: dict[str, str]
@@ -257,7 +259,7 @@ def stand_in_stages(config: RunConfig, folder: Path, seconds: Seconds) -> Iterat
             ledger,
             Drops(run_folder, config.replacements),
             sleepers.wait,
-            lambda cpus, gpus: None,
+            lambda each, count: None,
         )
     run_folder.close()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from learner.micro_batches import TrainingGroup
+from orchestrator.settings.resources import Resources
 from orchestrator.workers.rollout_events import GroupRef, RolloutEvent
 from policy.probe import WeightReceipt
 from policy.sampling import Sampling
@@ -61,6 +62,11 @@ class Waiting(Protocol):
 
 class Scalable(Protocol):
     """Workers of one role, whose number may change."""
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker asks of Ray."""
+        ...
 
     @property
     def size(self) -> int:

@@ -16,6 +16,7 @@ from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.ledger_view import DONE, ScalingEntry
 from orchestrator.pipeline.roles import Rewards, Rollout, Scalable
 from orchestrator.pipeline.schedule import Schedule
+from orchestrator.settings.resources import Resources
 from orchestrator.settings.run_config import RunConfig
 from rewards.config import RewardConfig
 from rollout.config import RolloutConfig
@@ -23,8 +24,8 @@ from rollout.config import RolloutConfig
 log = logging.getLogger("eg_grpo")
 
 ROLLOUT = "rollout"  # the role of rollout workers; that of reward workers is the reward's name
-# What the cluster lacks for so many CPUs and GPUs; None if there is room.
-NoRoom = Callable[[float, float], str | None]
+# Why the cluster has no room for so many more workers; None if it has.
+NoRoom = Callable[[Resources, int], str | None]
 
 
 class Scaling:
@@ -93,9 +94,11 @@ class Scaling:
             self._pools[role].resize(count)
 
     def _refusal(self, wanted: Mapping[str, int]) -> str | None:
-        """Why the wish cannot be granted; None if it can."""
-        cpus = gpus = 0.0
-        more: list[str] = []
+        """Why the wish cannot be granted; None if it can.
+
+        Room is looked for role by role. If all roles together do not fit, workers do not start,
+        and that is the answer.
+        """
         for role, count in wanted.items():
             if role not in self._pools:
                 return f"unknown role {role!r}; there are {', '.join(self._pools)}"
@@ -104,12 +107,11 @@ class Scaling:
                 return f"{role}={count} is below its min_workers, {settings.min_workers}"
             if settings.max_workers is not None and count > settings.max_workers:
                 return f"{role}={count} is above its max_workers, {settings.max_workers}"
-            if (added := count - self._pools[role].size) > 0:
-                more.append(f"{added} more {role} worker{'s' if added > 1 else ''}")
-                cpus += added * settings.cpus_per_worker
-                gpus += added * settings.gpus_per_worker
-        lacks = self._no_room(cpus, gpus) if more else None
-        return None if lacks is None else f"no room for {' and '.join(more)}: {lacks}"
+            pool = self._pools[role]
+            more = count - pool.size
+            if more > 0 and (lacks := self._no_room(pool.resources, more)) is not None:
+                return f"{role}={count}: {lacks}"
+        return None
 
     def _finish(self) -> None:
         for pool in self._pools.values():

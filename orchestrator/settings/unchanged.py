@@ -33,6 +33,8 @@ FREE = (
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
     # bounds of the number of workers; max_workers decides how batches are cut
     *("rollout.min_workers", "rollout.autoscale", "rewards.*.min_workers", "rewards.*.autoscale"),
+    # hosts on which workers may run
+    *("rollout.resources", "learner.resources", "learner.placement", "rewards.*.resources"),
     # timeouts, and numbers of retries before the run stops
     *("rollout.timeout_s", "rollout.load_timeout_s", "rollout.restarts", "rollout.attempts"),
     *(

@@ -13,6 +13,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from orchestrator.workers.placement import Places
 from orchestrator.workers.waiting import WorkerFailed
 from orchestrator.workers.worker_pool import WorkerPool
 
@@ -42,6 +43,7 @@ SlotOf = TypeVar("SlotOf", bound=Slot)
 class ScalablePool(WorkerPool, Generic[SlotOf]):
     """See the module. ``_slots[i]`` is what the pool knows of ``workers[i]``."""
 
+    _places: Places
     _slots: list[SlotOf]
     _numbered: int  # workers that had a name so far; a name is never used again
     _failed_starts: list[str]
@@ -102,8 +104,10 @@ class ScalablePool(WorkerPool, Generic[SlotOf]):
     def _end(self, slot: SlotOf) -> None:
         """End the worker's process; nobody takes its place."""
         index = self._slots.index(slot)
-        log.info("%s has left", self.names[index])
+        name = self.names[index]
+        log.info("%s has left", name)
         self._remove(index)
+        self._places.give_back(name)
         del self._slots[index]
 
     def _ends_with_loss(self, slot: SlotOf, failure: WorkerFailed) -> bool:

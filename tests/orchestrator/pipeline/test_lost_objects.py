@@ -30,12 +30,11 @@ from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers import rollout_pool as pool_module
 from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.placement import no_room
 from orchestrator.workers.publisher import IdlePublisher
 from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import wait_answers
-from orchestrator.workers.worker_pool import no_room
-from orchestrator.workers.worker_pool import no_room
 from policy.probe import WeightReceipt
 from tests.remote_parts import Owner, Painter
 from tests.started_pools import Started, prompt, reward

@@ -13,6 +13,7 @@ from orchestrator.pipeline.ledger_folder import open_ledger
 from orchestrator.pipeline.scaling import Scaling
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.settings.ledger_config import LedgerConfig
+from orchestrator.settings.resources import Resources
 from orchestrator.settings.run_config import load_config
 
 ROOT = Path(__file__).parents[3]
@@ -22,6 +23,7 @@ class PretendPool:
     """Plays ``roles.Scalable``; the test says when its workers have joined."""
 
     def __init__(self, size: int) -> None:
+        self.resources = Resources(cpus=1, gpus=0)
         self.size = self.joined = size
         self.queued = self.idle = 0
         self.failed: list[str] = []
@@ -40,11 +42,10 @@ class PretendPool:
 
 
 class Scaled:
-    """A run of rollout workers and workers of the reward hps, on a cluster with four free CPUs."""
+    """A run of rollout workers and workers of the reward hps, on a cluster with two free CPUs."""
 
     def __init__(self, ledger: Ledger, *overrides: str) -> None:
-        cpus = ("rollout.cpus_per_worker=1", "rewards.0.cpus_per_worker=1")
-        config = load_config(ROOT / "configs" / "shapes.yaml", [*cpus, *overrides])
+        config = load_config(ROOT / "configs" / "shapes.yaml", list(overrides))
         self.rollout, self.hps = PretendPool(1), PretendPool(1)
         rewards: Any = PretendPool(0)
         rewards.pools = {"hps": self.hps}
@@ -59,7 +60,7 @@ class Scaled:
             rollout,
             rewards,
             ledger,
-            lambda cpus, gpus: None if cpus <= 4 else f"they need {cpus:g} CPUs; free: 4",
+            lambda each, count: None if count * each.cpus <= 2 else "there is room for 2",
         )
 
     def turn(self) -> None:
@@ -110,8 +111,7 @@ def test_a_wish_that_cannot_be_granted_is_refused_whole(ledger: Ledger) -> None:
     assert run.answers(rollout=3)[-1] == ""
     assert run.answers(rollout=5, hps=4)[-2:] == [
         "",
-        "refused: no room for 2 more rollout workers and 3 more hps workers: they need 5 CPUs;"
-        " free: 4",
+        "refused: hps=4: there is room for 2",
     ]
     assert run.rollout.size == 3
     run.rollout.joined = 3
@@ -122,7 +122,7 @@ def test_a_wish_that_cannot_be_granted_is_refused_whole(ledger: Ledger) -> None:
 def test_a_later_wish_supersedes_the_one_that_is_carried_out(ledger: Ledger) -> None:
     """Both are answered."""
     run = Scaled(ledger)
-    run.answers(rollout=4)
+    run.answers(rollout=3)
     assert run.answers(rollout=2) == ["superseded by a wish of ada", ""]
     run.rollout.joined = 2
     run.turn()
@@ -146,13 +146,13 @@ def test_a_resumed_run_wishes_for_the_numbers_that_were_granted_last(ledger: Led
     run.answers(rollout=3, hps=2)
     run.rollout.joined, run.hps.joined = 3, 2
     run.answers(rollout=5)
-    run.ledger.wish("ada", {"hps": 4})
+    run.ledger.wish("ada", {"hps": 1})
     resumed = Scaled(ledger, "rollout.max_workers=4")
     resumed.scaling.go_on(ledger.view().scaling)
     last = ledger.view().scaling[-1]
-    assert (last.asked_by, last.wanted) == ("the resumed run", {"rollout": 3, "hps": 4})
+    assert (last.asked_by, last.wanted) == ("the resumed run", {"rollout": 3})
     resumed.turn()
-    assert (resumed.rollout.size, resumed.hps.size) == (3, 4)
+    assert (resumed.rollout.size, resumed.hps.size) == (3, 1)
 
 
 def test_the_autoscaler_asks_as_anybody_does(ledger: Ledger) -> None:

@@ -23,6 +23,7 @@ from orchestrator.pipeline.step_row import reward_metrics
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.placement import no_room
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_events import (
     BatchSampled,
@@ -33,7 +34,6 @@ from orchestrator.workers.rollout_events import (
 )
 from orchestrator.workers.rollout_pool import fetch_groups
 from orchestrator.workers.waiting import WorkerLate, wait_answers
-from orchestrator.workers.worker_pool import no_room
 from policy.probe import WeightReceipt
 from policy.types import Group, Prompt, RewardResult, Score
 from rollout.engine import GenerationRequest
