@@ -93,7 +93,7 @@ def parts_of(
     config: RunConfig, start: Started, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Parts]:
     """Two rollout workers, each of which samples two groups in one call, and two rewards."""
-    monkeypatch.setattr(pool_module, "start_rollout_worker", lambda *_: Painter.remote())
+    monkeypatch.setattr(pool_module, "start_rollout_worker", lambda *_, **__: Painter.remote())
     inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
     folder, prompts = RunFolder(path), [prompt(number) for number in range(4)]
     rollout = Losing(config, inputs)

@@ -63,7 +63,7 @@ def worker() -> Iterator[Callable[[], Any]]:
     """Starts workers that end with the test."""
     started: list[Any] = []
 
-    def start(*_: Any) -> Any:
+    def start(*_: Any, **__: Any) -> Any:
         started.append(Worker.remote())
         return started[-1]
 
