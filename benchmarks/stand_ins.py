@@ -11,7 +11,7 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,25 +55,30 @@ class Seconds:
 
 
 class Sleepers:
-    """Calls that are answered after some seconds."""
+    """Calls that are answered after some seconds, of real time or of a clock of the caller's."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._now, self._sleep = now, sleep
         self._due: list[tuple[float, int]] = []
         self._numbers = itertools.count()
 
     def call(self, seconds: float) -> int:
         """A call that is answered so many seconds from now."""
         number = next(self._numbers)
-        heapq.heappush(self._due, (time.monotonic() + seconds, number))
+        heapq.heappush(self._due, (self._now() + seconds, number))
         return number
 
     def wait(self, calls: Sequence[int], timeout_s: float) -> list[int]:
         """The calls that are answered, once there is one; none after the timeout."""
-        now = time.monotonic()
+        now = self._now()
         first = self._due[0][0] if self._due else now + timeout_s
-        time.sleep(max(0.0, min(first - now, timeout_s)))
+        self._sleep(max(0.0, min(first - now, timeout_s)))
         done = []
-        now = time.monotonic()
+        now = self._now()
         while self._due and self._due[0][0] <= now:
             done.append(heapq.heappop(self._due)[1])
         return done
@@ -232,9 +237,11 @@ class SleepingPublisher:
 
 
 @contextmanager
-def stand_in_stages(config: RunConfig, folder: Path, seconds: Seconds) -> Iterator[Stages]:
+def stand_in_stages(
+    config: RunConfig, folder: Path, seconds: Seconds, sleepers: Sleepers | None = None
+) -> Iterator[Stages]:
     """The stages of a run whose pools sleep; the ledger is real."""
-    sleepers = Sleepers()
+    sleepers = sleepers or Sleepers()
     prompts = [Prompt(id=f"{n}", text="a prompt", task_type="none") for n in range(64)]
     run_folder = RunFolder(folder)
     with open_ledger(config.ledger, folder, print) as ledger:

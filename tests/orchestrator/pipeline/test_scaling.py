@@ -13,8 +13,8 @@ from tests.command_line import ROOT, train
 from tests.training_records import rows, untimed, weights_digest
 
 SMALL = (
-    "steps=5 prompts_per_step=6 rollout.group_size=4 rollout.batch_size=8 rollout.max_workers=3"
-    " rewards.0.max_workers=2 learner.micro_batch_size=6 checkpoint.every=5"
+    "steps=5 prompts_per_step=6 rollout.group_size=4 rollout.batch_size=8 rollout.workers=1"
+    " rollout.max_workers=3 rewards.0.max_workers=2 learner.micro_batch_size=6 checkpoint.every=5"
     " evaluation.prompts=2 evaluation.samples_per_prompt=2 evaluation.every=5"
     " cluster.object_store_mb=128"
 ).split()
