@@ -6,7 +6,7 @@ The run is ``configs/shapes.yaml`` with six batches a step. Everything in it is 
 the learner, the weights and their proofs, the ledger, and ``eg-grpo scale`` in a process of its
 own. One thing is added: a rollout worker sleeps for some seconds with each batch that it samples.
 The sleep stands for the time of a GPU of its own, because the workers of this run share the cores
-of one machine, where more workers would bring little. ``--draw`` draws a run that is in DIR already.
+of one machine, where more workers would bring little. ``--draw`` draws a run that is there already.
 """
 
 from __future__ import annotations
