@@ -11,7 +11,7 @@ from learner.algorithm.bonus import CAP_FACTOR, Aggregation
 from learner.algorithm.kl import KlEstimator
 from learner.algorithm.objective import ObjectiveSettings
 from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
-from policy.base_settings import Deadline, Ignored, Settings, Share, refuse
+from policy.base_settings import CustomResources, Deadline, Ignored, Settings, Share, refuse
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -234,6 +234,16 @@ class LearnerConfig(Settings):
     threads: int = Field(1, ge=1, description="compute threads of a rank")
     cpus_per_rank: Share = Field(1.0, description="CPUs that Ray sets aside for a rank")
     gpus_per_rank: Share = Field(0.0, description="GPUs that Ray sets aside for a rank")
+    resources: CustomResources = Field(
+        default_factory=dict,
+        description="custom resources of Ray that a rank needs, such as {learner_host: 0.001}; it "
+        "runs only on hosts that have them",
+    )
+    placement: Literal["pack", "together", "spread"] = Field(
+        "pack",
+        description="hosts of the ranks on an existing cluster. pack: as few as possible; "
+        "together: one; spread: as many as possible",
+    )
     rendezvous_port: int = Field(
         0, ge=0, le=65535, description="where ranks find each other; 0 takes a free port"
     )
@@ -254,3 +264,8 @@ class LearnerConfig(Settings):
                 f" 0.5, not {self.gpus_per_rank:g}"
             )
         return self
+
+    def ignored(self) -> Iterator[Ignored]:
+        """Where ranks are placed, if there is one alone."""
+        if self.ranks == 1:
+            yield Ignored("placement", "has no effect with one rank", ("ranks",))

@@ -102,8 +102,11 @@ class LearnerWorker:
         return self._rank
 
 
-def start_learner_worker(settings: LearnerSettings) -> Any:
-    """An actor handle on a ``LearnerWorker``; returns before the worker is ready."""
+def start_learner_worker(settings: LearnerSettings, place: Any = None) -> Any:
+    """An actor handle on a ``LearnerWorker``; returns before the worker is ready.
+
+    ``place`` is a scheduling strategy of Ray. Without one, Ray chooses the host.
+    """
     config = settings.learner
     threads = str(config.threads)
     # Libraries read these variables while they are imported.
@@ -116,6 +119,8 @@ def start_learner_worker(settings: LearnerSettings) -> Any:
     actor = ray.remote(LearnerWorker).options(
         num_cpus=config.cpus_per_rank,
         num_gpus=config.gpus_per_rank,
+        resources=config.resources,
+        scheduling_strategy=place,
         max_restarts=0,
         runtime_env={"env_vars": variables},
     )

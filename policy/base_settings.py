@@ -36,6 +36,19 @@ Deadline = Annotated[float, Field(gt=0, le=10_000_000)]
 Share = Annotated[float, Field(ge=0, le=1_000_000)]
 
 
+def _check_custom(resources: dict[str, float]) -> dict[str, float]:
+    counted = {"CPU", "GPU", "memory", "object_store_memory"}
+    if known := counted & resources.keys():
+        raise ValueError(f"{known.pop()} is counted by Ray itself and is no custom resource")
+    return resources
+
+
+# Custom resources of Ray: how much of each a worker needs, by name.
+CustomResources = Annotated[
+    dict[str, Annotated[float, Field(gt=0, le=1_000_000)]], AfterValidator(_check_custom)
+]
+
+
 def _check_redis_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss", "unix"):

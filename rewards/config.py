@@ -8,7 +8,15 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from policy import secrets
-from policy.base_settings import Deadline, Ignored, Name, RedisUrl, Settings, Share
+from policy.base_settings import (
+    CustomResources,
+    Deadline,
+    Ignored,
+    Name,
+    RedisUrl,
+    Settings,
+    Share,
+)
 
 
 class RuntimeEnvironment(Settings):
@@ -51,6 +59,11 @@ class RewardConfig(Settings):
     batch_size: int = Field(64, ge=1, description="Images passed to one score() call.")
     cpus_per_worker: Share = Field(1, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: Share = Field(0, description="GPUs that Ray reserves for a worker.")
+    resources: CustomResources = Field(
+        default_factory=dict,
+        description="Custom resources of Ray that a worker needs, such as {reward_host: 0.001}. "
+        "It runs only on hosts that have them.",
+    )
     runtime_env: RuntimeEnvironment = Field(
         default_factory=RuntimeEnvironment,
         description="Packages and variables for this reward's workers only.",

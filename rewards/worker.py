@@ -92,14 +92,22 @@ class RewardWorker:
 
 
 def start_reward_worker(
-    config: RewardConfig, cache: CacheConfig = NO_CACHE, deterministic: bool = False
+    config: RewardConfig,
+    cache: CacheConfig = NO_CACHE,
+    deterministic: bool = False,
+    place: Any = None,
 ) -> Any:
-    """An actor handle on a ``RewardWorker``; returns before the worker is ready."""
+    """An actor handle on a ``RewardWorker``; returns before the worker is ready.
+
+    ``place`` is a scheduling strategy of Ray. Without one, Ray chooses the host.
+    """
     environment = config.runtime_env.resolved()
     secrets.hide(environment.env_vars.values())
     actor = ray.remote(RewardWorker).options(
         num_cpus=config.cpus_per_worker,
         num_gpus=config.gpus_per_worker,
+        resources=config.resources,
+        scheduling_strategy=place,
         max_restarts=0,
         runtime_env=environment.for_ray(),
     )

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from policy.base_settings import Deadline, Ignored, Settings, Share
+from policy.base_settings import CustomResources, Deadline, Ignored, Settings, Share
 from policy.sampling import Sampling
 
 
@@ -60,6 +60,11 @@ class RolloutConfig(Settings):
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of a worker's policy.")
     cpus_per_worker: Share = Field(1, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: Share = Field(0, description="GPUs that Ray reserves for a worker.")
+    resources: CustomResources = Field(
+        default_factory=dict,
+        description="Custom resources of Ray that a worker needs, such as {rollout_host: 0.001}. "
+        "It runs only on hosts that have them.",
+    )
     sleep_while_learning: bool = Field(
         False,
         description="Free the workers' GPU memory during the update, for roles that share a GPU.",

@@ -117,9 +117,17 @@ def start_rollout_worker(
     instruction: str | None = None,
     dtype: str = "float32",
     deterministic: bool = False,
+    place: Any = None,
 ) -> Any:
-    """An actor handle on a ``RolloutWorker``; returns before the worker is ready."""
+    """An actor handle on a ``RolloutWorker``; returns before the worker is ready.
+
+    ``place`` is a scheduling strategy of Ray. Without one, Ray chooses the host.
+    """
     actor = ray.remote(RolloutWorker).options(
-        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=0
+        num_cpus=config.cpus_per_worker,
+        num_gpus=config.gpus_per_worker,
+        resources=config.resources,
+        scheduling_strategy=place,
+        max_restarts=0,
     )
     return actor.remote(config, checkpoint, template, instruction, dtype, deterministic)

@@ -25,11 +25,13 @@ from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
+from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.unchanged import check_unchanged, save_settings
 from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.placement import Places, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
@@ -67,19 +69,20 @@ def open_run(
                 cluster.object_store_mb,
                 cluster.start_timeout_s,
             ),
+            reserved(config, roles(config)) as places,
             ExitStack() as actors,  # the cluster may outlive the run, and its actors must not
         ):
             _announce(progress, config, inputs)
-            rollout = RolloutPool(config, inputs)
+            rollout = RolloutPool(config, inputs, places)
             actors.callback(rollout.close)
             # All roles start at the same time. But while vLLM starts, it measures the free memory
             # of its GPU, which the other roles may share. They start after it.
             alone = config.rollout.engine == "vllm"
             if alone:
                 rollout.wait_ready()
-            rewards = RewardPools(config)
+            rewards = RewardPools(config, places)
             actors.callback(rewards.close)
-            learners = _Learners(config, inputs)
+            learners = _Learners(config, inputs, places)
             actors.callback(learners.close)
             learners.start()
             if not alone:
@@ -153,15 +156,15 @@ def _noted_in(ledger: Ledger) -> Iterator[None]:
 class _Learners:
     """Forms learner groups, one after another."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
-        self._config, self._inputs = config, inputs
+    def __init__(self, config: RunConfig, inputs: Inputs, places: Places) -> None:
+        self._config, self._inputs, self._places = config, inputs, places
         self._group: LearnerGroup | None = None
 
     def start(self) -> None:
         """End the group there is, and start the ranks of a new one; returns at once."""
         self.close()
         if self._config.stages != "rollout":
-            self._group = LearnerGroup(self._config, self._inputs)
+            self._group = LearnerGroup(self._config, self._inputs, self._places)
 
     def formed(self, checkpoint: Path | None) -> Learner:
         """The group that was started, once it has loaded the checkpoint."""

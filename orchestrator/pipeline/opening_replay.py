@@ -14,11 +14,13 @@ from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
+from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig, dump_config
 from orchestrator.settings.unchanged import check_unchanged
 from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.placement import reserved
 from policy.disk import write_whole
 
 
@@ -56,7 +58,8 @@ def open_replay(
                 cluster.object_store_mb,
                 cluster.start_timeout_s,
             ),
-            closing(LearnerGroup(config, inputs)) as learner,
+            reserved(config, [role for role in roles(config) if role.key == "learner"]) as places,
+            closing(LearnerGroup(config, inputs, places)) as learner,
         ):
             learner.wait_ready()
             if checkpoint is not None:

@@ -12,6 +12,7 @@ import torch
 
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
+from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.loading import read_config
 from policy.errors import UserError
@@ -28,6 +29,12 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
         check_port(port, "learner.rendezvous_port")
     if cluster_address(config.cluster.address) is not None:
         return
+    for role in roles(config):
+        if role.each.custom:
+            raise UserError(
+                f"{role.key}.resources: a private cluster has no {', '.join(role.each.custom)};"
+                " give the cluster.address of one that has"
+            )
     check_device(config.rollout.device, "rollout.device")
     if config.learner_ranks:
         check_device(config.learner.device, "learner.device")

@@ -134,11 +134,21 @@ class ClusterConfig(Settings):
     start_timeout_s: Deadline = Field(
         default=300, description="seconds in which rollout and reward workers must have started"
     )
+    wait_for_room_s: float = Field(
+        default=0,
+        ge=0,
+        le=10_000_000,
+        description="seconds that a run waits until an existing cluster has room for all of its"
+        " workers; 0 refuses at once. A cluster that starts hosts on demand needs minutes",
+    )
 
     def ignored(self) -> Iterator[Ignored]:
         if self.address not in (None, "local"):
             text = "has no effect with cluster.address: it is of a private cluster"
             yield Ignored("object_store_mb", text, ("address",))
+        if self.address == "local":
+            text = "has no effect with cluster.address local: a private cluster has room"
+            yield Ignored("wait_for_room_s", text, ("address",))
 
 
 class RunConfig(Settings):

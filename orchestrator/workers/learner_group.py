@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,11 @@ from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import LearnerSettings
 from learner.worker import start_learner_worker
 from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.resources import learner_resources
 from orchestrator.settings.run_config import RunConfig
+from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.waiting import WorkerLate, wait_all
-from orchestrator.workers.worker_pool import Resources, WorkerPool
+from orchestrator.workers.worker_pool import WorkerPool
 from policy.probe import WeightReceipt
 
 
@@ -42,7 +43,7 @@ class PublishedWeights:
 class LearnerGroup(WorkerPool):
     """``learner.ranks`` learner ranks that train one policy together."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+    def __init__(self, config: RunConfig, inputs: Inputs, places: Places = ANYWHERE) -> None:
         self.config = config.learner
         self.weight_version = 0
         settings = LearnerSettings(
@@ -59,9 +60,9 @@ class LearnerGroup(WorkerPool):
         )
         super().__init__(
             [f"learner rank {rank}" for rank in range(self.config.ranks)],
-            partial(start_learner_worker, settings),
+            lambda name: start_learner_worker(settings, places.of(name)),
             _join,
-            Resources(self.config.cpus_per_rank, self.config.gpus_per_rank),
+            learner_resources(config),
             self.config.start_timeout_s,
         )
 

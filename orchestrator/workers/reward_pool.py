@@ -16,11 +16,12 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import ray
 from ray.exceptions import GetTimeoutError
 
+from orchestrator.settings.resources import reward_resources
+from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.reward_round import Batch, Round
 from orchestrator.workers.waiting import (
     ObjectLost,
@@ -30,7 +31,7 @@ from orchestrator.workers.waiting import (
     is_here,
     take_result,
 )
-from orchestrator.workers.worker_pool import Resources, WorkerPool
+from orchestrator.workers.worker_pool import WorkerPool
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
 from rewards.worker import Reply, start_reward_worker
@@ -69,19 +70,16 @@ class RewardPool(WorkerPool):
         cache: CacheConfig,
         start_timeout_s: float,
         deterministic: bool = False,
+        places: Places = ANYWHERE,
     ) -> None:
         self.config = config
         self.usage = Usage()
         self._failures: list[str] = []
         super().__init__(
             [f"reward worker {config.name}/{index}" for index in range(config.workers)],
-            partial(start_reward_worker, config, cache, deterministic),
+            lambda name: start_reward_worker(config, cache, deterministic, places.of(name)),
             lambda workers: [worker.ready.remote() for worker in workers],
-            Resources(
-                config.cpus_per_worker,
-                config.gpus_per_worker,
-                packages=bool(config.runtime_env.pip),
-            ),
+            reward_resources(config),
             start_timeout_s,
             config.restarts,
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import ray
 
 from orchestrator.settings.run_config import RunConfig
+from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.reward_pool import RewardPool, Usage
 from orchestrator.workers.reward_round import Round
 from orchestrator.workers.rollout_events import GroupRef
@@ -33,13 +34,15 @@ class _Scoring:
 class RewardPools:
     """One ``RewardPool`` for each reward; together they start and end as one pool does."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, places: Places = ANYWHERE) -> None:
         self.weights = {reward.name: reward.weight for reward in config.rewards}
         self._start_timeout_s = config.cluster.start_timeout_s
         cache = resolve_cache(config.cache)
         # All are created before any is waited for, so that they load at the same time.
         self.pools = {
-            reward.name: RewardPool(reward, cache, self._start_timeout_s, config.deterministic)
+            reward.name: RewardPool(
+                reward, cache, self._start_timeout_s, config.deterministic, places
+            )
             for reward in config.rewards
         }
         self._scorings: dict[Hashable, _Scoring] = {}

@@ -23,8 +23,10 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.resources import rollout_resources
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.rollout_events import (
     BatchSampled,
     GroupRef,
@@ -42,7 +44,7 @@ from orchestrator.workers.waiting import (
     take_result,
     wait_all,
 )
-from orchestrator.workers.worker_pool import Resources, WorkerPool
+from orchestrator.workers.worker_pool import WorkerPool
 from policy.sampling import Sampling
 from policy.types import Group
 from rollout.engine import GenerationRequest
@@ -76,21 +78,22 @@ class _Place:
 class RolloutPool(WorkerPool):
     """Rollout workers, each of which follows one order at a time."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+    def __init__(self, config: RunConfig, inputs: Inputs, places: Places = ANYWHERE) -> None:
         self.config = config.rollout
+        start = partial(
+            start_rollout_worker,
+            config.rollout,
+            str(inputs.model_path),
+            config.model.template,
+            inputs.instruction,
+            config.model.dtype,
+            config.deterministic,
+        )
         super().__init__(
             [f"rollout worker {index}" for index in range(self.config.workers)],
-            partial(
-                start_rollout_worker,
-                config.rollout,
-                str(inputs.model_path),
-                config.model.template,
-                inputs.instruction,
-                config.model.dtype,
-                config.deterministic,
-            ),
+            lambda name: start(place=places.of(name)),
             lambda workers: [worker.identity.remote() for worker in workers],
-            Resources(self.config.cpus_per_worker, self.config.gpus_per_worker),
+            rollout_resources(config),
             config.cluster.start_timeout_s,
             config.rollout.restarts,
         )

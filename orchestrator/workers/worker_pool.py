@@ -16,12 +16,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from orchestrator.settings.resources import Resources
 from orchestrator.workers.last_words import last_words, report_whereabouts
 from orchestrator.workers.waiting import (
     WorkerDied,
@@ -37,23 +37,13 @@ log = logging.getLogger("eg_grpo")
 NO_PROCESS_S = 20.0  # after which a worker without a process is told of
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What one worker of a pool asks of Ray."""
-
-    cpus: float
-    gpus: float
-    # Whether Ray must install packages before the process of the worker runs.
-    packages: bool = False
-
-
 class WorkerPool:
     """Workers of one kind: ``workers[i]`` is a Ray actor called ``names[i]``."""
 
     def __init__(
         self,
         names: Sequence[str],
-        start_worker: Callable[[], Any],
+        start_worker: Callable[[str], Any],
         load: Callable[[Sequence[Any]], list[ray.ObjectRef]],
         resources: Resources,
         start_timeout_s: float,
@@ -61,6 +51,7 @@ class WorkerPool:
     ) -> None:
         """Create the workers and call ``load`` with all of them.
 
+        ``start_worker`` starts the worker that has a name, at the place reserved for this name.
         With ``restarts`` above 0 a worker that dies while it loads is started again, once.
 
         ``load`` makes the first call to each worker. The call returns when the worker can work.
@@ -70,7 +61,7 @@ class WorkerPool:
         self.names = names
         self._start_worker = start_worker
         self._warn_at: dict[int, float] = {}  # monotonic times, by the worker's place
-        self.workers = [start_worker() for _ in names]
+        self.workers = [start_worker(name) for name in names]
         self._running = [running(worker) for worker in self.workers]
         self._loaded = load(self.workers)
         self._start, self._load = start_worker, load
@@ -96,7 +87,7 @@ class WorkerPool:
                 log.warning("%s; it is replaced", failure)
                 self._replaceable.remove(index)
                 ray.kill(self.workers[index])
-                self.workers[index] = self._start()
+                self.workers[index] = self._start(self.names[index])
                 self._running[index] = running(self.workers[index])
                 (self._loaded[index],) = self._load([self.workers[index]])
                 self._replaced_while_loading(index, failure)
@@ -130,7 +121,7 @@ class WorkerPool:
 
     def _start_again(self, index: int) -> Any:
         """Start a new worker in place of one that was killed; returns it."""
-        self.workers[index] = worker = self._start_worker()
+        self.workers[index] = worker = self._start_worker(self.names[index])
         self._running[index] = running(worker)
         self._warn_at[index] = time.monotonic() + NO_PROCESS_S
         return worker

@@ -413,7 +413,7 @@ def test_a_worker_for_which_there_is_no_room_is_told_of_before_its_deadline(
     the deadline the worker is given up with the same words, and the next one is tried."""
     monkeypatch.setattr(worker_pool, "NO_PROCESS_S", 0.5)
     rollout = start_rollout("rollout.cpus_per_worker=1000", "cluster.start_timeout_s=2")
-    rollout._start_worker = lambda: Worker.options(num_cpus=1000).remote()
+    rollout._start_worker = lambda name: Worker.options(num_cpus=1000).remote()
     with caplog.at_level(logging.WARNING, "eg_grpo"):
         rollout.sample("rollout worker 0", requests("die"))
         take_event(rollout, WorkerLost)

@@ -1,0 +1,287 @@
+"""Reserves a place on the cluster for every worker of a run, before the first one starts.
+
+Several runs may share a cluster. Two runs that each held half of the GPUs would wait for each other
+for ever. So a run takes all of its places or none, and only one run of a cluster takes places at a
+time. Each rollout and reward worker has a Ray placement group of its own. So Ray finds new places
+for the workers of a lost host one by one, and not only when there is room for all of them. The
+learner ranks have one group together, because they start together.
+
+A private cluster has room for its one run, so nothing is reserved there.
+
+Failure policy: a run that finds no room gives back what it took and raises ``RunFailed``, which
+says what is missing and what is free. Ray removes the groups of a driver that dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray._private.state import available_resources_per_node
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.resources import Resources, Role, amounts_text
+from orchestrator.settings.run_config import RunConfig
+from policy.errors import RunFailed
+
+log = logging.getLogger("eg_grpo")
+
+# Ray places what fits within so many seconds, and needs a little more for each group. It hears of
+# what other runs give back in about a second.
+_ATTEMPT_S, _GROUP_S = 5.0, 0.05
+_PAUSE_S = 1.0  # between two attempts, in which another run may make one
+_TURN_S = 60.0  # that a run waits for others that take places
+# Every cluster has 1 of this resource, so that no two runs can have more than half of it.
+_TURN = {"node:__internal_head__": 0.6}
+_STRATEGIES = {"pack": "PACK", "together": "STRICT_PACK", "spread": "SPREAD"}
+_SHOWN_HOSTS = 8
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of the cluster. Amounts are by Ray's names of resources."""
+
+    node_id: str
+    name: str  # its host name and its address
+    total: dict[str, float]
+    free: dict[str, float]
+
+    def room(self, each: Resources) -> float:
+        """How many more such workers fit into what is free; infinity if they ask for nothing."""
+        return min(
+            (
+                math.floor(self.free.get(name, 0.0) / amount + 1e-5)
+                for name, amount in each.for_ray.items()
+            ),
+            default=math.inf,
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is reserved in one piece: the places of these workers."""
+
+    names: tuple[str, ...]
+    each: Resources
+    strategy: str  # of Ray's placement groups
+
+    def __str__(self) -> str:
+        if len(self.names) == 1:
+            return f"{self.names[0]} ({self.each})"
+        together = " on one host" if self.strategy == "STRICT_PACK" else ""
+        return f"{len(self.names)} learner ranks{together} ({self.each} each)"
+
+
+class Places:
+    """Where the workers of a run may start."""
+
+    def __init__(self, groups: Mapping[str, tuple[PlacementGroup, int]]) -> None:
+        """``groups`` holds the group and the number of the bundle for the name of a worker."""
+        self._groups = dict(groups)
+
+    def of(self, worker: str) -> PlacementGroupSchedulingStrategy | None:
+        """The strategy that starts this worker at its place; None if nothing is reserved for it."""
+        if worker not in self._groups:
+            return None
+        group, bundle = self._groups[worker]
+        return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+
+    def give_back(self, worker: str) -> None:
+        """Give the place of a rollout or reward worker to others; its process is ended."""
+        if worker in self._groups:
+            group, _ = self._groups.pop(worker)
+            remove_placement_group(group)
+
+    def close(self) -> None:
+        """Give all places back; a second call does nothing."""
+        for group in {group for group, _ in self._groups.values()}:
+            remove_placement_group(group)
+        self._groups.clear()
+
+
+ANYWHERE = Places({})  # Ray chooses the host of every worker
+
+
+@contextmanager
+def reserved(config: RunConfig, wanted: Sequence[Role]) -> Iterator[Places]:
+    """Reserve a place for every worker of these roles, and give all places back at the end.
+
+    Waits up to ``cluster.wait_for_room_s`` for room. Raises ``RunFailed`` if there is none.
+    """
+    if cluster_address(config.cluster.address) is None:
+        yield ANYWHERE
+        return
+    places = _places(claims(wanted, config.learner.placement), config.cluster.wait_for_room_s)
+    try:
+        yield places
+    finally:
+        places.close()
+
+
+def claims(wanted: Sequence[Role], learner_placement: str) -> list[Claim]:
+    """What is reserved for the roles, in the order in which it is placed.
+
+    Workers that can only be on some hosts come first, because others might take their room. Then
+    come the largest. Workers that ask for nothing need no reservation.
+    """
+    learner = [
+        Claim(role.names, role.each, _STRATEGIES[learner_placement])
+        for role in wanted
+        if role.key == "learner"
+    ]
+    others = [
+        Claim((name,), role.each, "PACK")
+        for role in wanted
+        if role.key != "learner"
+        for name in role.names
+    ]
+    wanted = [claim for claim in [*learner, *others] if claim.each.for_ray]
+    return sorted(
+        wanted,
+        key=lambda claim: (bool(claim.each.custom), claim.each.gpus, len(claim.names)),
+        reverse=True,
+    )
+
+
+def no_room(each: Resources, count: int = 1) -> str | None:
+    """Why the cluster has no room for so many more workers; None if it has."""
+    found = hosts()
+    room = sum(host.room(each) for host in found)
+    if room >= count:
+        return None
+    return (
+        f"there is room for {room:g} of {count} workers that need {each} each; free:"
+        f" {free_text(found, [each])}"
+    )
+
+
+def hosts() -> list[Host]:
+    """The hosts of the cluster that are alive."""
+    free = available_resources_per_node()
+    return [
+        Host(
+            node["NodeID"],
+            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+            node["Resources"],
+            free.get(node["NodeID"], {}),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def free_text(found: Sequence[Host], needed: Sequence[Resources]) -> str:
+    """What is free on each host, of the resources that are needed."""
+    names = list(dict.fromkeys(["CPU", "GPU", *(name for each in needed for name in each.custom)]))
+    shown = [
+        f"{host.name} has {amounts_text({name: host.free.get(name, 0.0) for name in names})}"
+        for host in found[:_SHOWN_HOSTS]
+    ]
+    if len(found) > _SHOWN_HOSTS:
+        shown.append(f"{len(found) - _SHOWN_HOSTS} more hosts")
+    return "; ".join(shown)
+
+
+def refusal(missing: Sequence[Claim], wanted: Sequence[Claim], found: Sequence[Host]) -> str:
+    """The line for a run that cannot be placed. ``found`` has free what the run gives back."""
+    total: dict[str, float] = {"CPU": 0.0, "GPU": 0.0}
+    for claim in wanted:
+        for name, amount in claim.each.for_ray.items():
+            total[name] = total.get(name, 0.0) + len(claim.names) * amount
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return (
+        f"the cluster has no room for {missing[0]}{more}: the run needs {amounts_text(total)} in"
+        f" all; free: {free_text(found, [claim.each for claim in wanted])}"
+    )
+
+
+def _places(wanted: Sequence[Claim], wait_s: float) -> Places:
+    """Take all places at once; tries again until the time is over."""
+    deadline = time.monotonic() + wait_s
+    tried_again = told = False
+    while True:
+        with _turn():
+            groups = [_group(claim) for claim in wanted]
+            try:
+                missing = _missing(wanted, groups)
+            except BaseException:  # such as Ctrl-C
+                _remove(groups)
+                raise
+            if not missing:
+                return Places(
+                    {
+                        name: (group, bundle)
+                        for claim, group in zip(wanted, groups, strict=True)
+                        for bundle, name in enumerate(claim.names)
+                    }
+                )
+            text = refusal(missing, wanted, _with_given_back(hosts(), groups))
+            _remove(groups)
+        # Ray places the groups one by one. An early one may be where a later one had to be.
+        wanted = [*missing, *(claim for claim in wanted if claim not in missing)]
+        if tried_again and time.monotonic() >= deadline:
+            raise RunFailed(text)
+        if tried_again and not told:
+            log.warning("%s; the run waits for up to %g s", text, wait_s)
+            told = True
+        tried_again = True
+        time.sleep(_PAUSE_S)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Wait until no other run takes places. Ray ends the turn of a driver that dies."""
+    turn = placement_group([_TURN])
+    try:
+        if not turn.wait(_TURN_S):
+            raise RunFailed(
+                f"other runs have been taking places on the cluster for {_TURN_S:g} s; try again"
+            )
+        yield
+    finally:
+        remove_placement_group(turn)
+
+
+def _group(claim: Claim) -> PlacementGroup:
+    return placement_group([claim.each.for_ray] * len(claim.names), strategy=claim.strategy)
+
+
+def _missing(wanted: Sequence[Claim], groups: Sequence[PlacementGroup]) -> list[Claim]:
+    """The claims that Ray finds no place for."""
+    deadline = time.monotonic() + _ATTEMPT_S + _GROUP_S * len(groups)
+    for group in groups:
+        group.wait(max(0.1, deadline - time.monotonic()))
+    return [
+        claim
+        for claim, group in zip(wanted, groups, strict=True)
+        if placement_group_table(group)["state"] != "CREATED"
+    ]
+
+
+def _with_given_back(found: Sequence[Host], groups: Sequence[PlacementGroup]) -> list[Host]:
+    """The hosts, with what the groups hold added to what is free."""
+    free = {host.node_id: dict(host.free) for host in found}
+    for group in groups:
+        table = placement_group_table(group)
+        for bundle, node_id in table["bundles_to_node_id"].items():
+            of_host = free.get(node_id, {})
+            for name, amount in table["bundles"][bundle].items():
+                of_host[name] = of_host.get(name, 0.0) + amount
+    return [Host(host.node_id, host.name, host.total, free[host.node_id]) for host in found]
+
+
+def _remove(groups: Sequence[PlacementGroup]) -> None:
+    for group in groups:
+        remove_placement_group(group)
