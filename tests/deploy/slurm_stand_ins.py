@@ -1,7 +1,8 @@
 """Stand-ins for the commands of Slurm that a batch script uses.
 
-``srun`` runs a command on one host of a ``tests.multihost.hosts`` network, as Slurm's daemons would:
-with the environment and folder of the caller. It passes SIGTERM on, and ends with the command.
+``srun`` runs a command on one host of a ``tests.multihost.hosts`` network, as Slurm's daemons
+would: with the environment and folder of the caller. It passes SIGTERM on, and ends with the
+command.
 ``scontrol`` knows the names of the hosts and notes which jobs are to go back to the queue.
 """
 

@@ -38,8 +38,8 @@ def schemas() -> Path | None:
 
 
 def test_kubernetes_accepts_every_manifest() -> None:
-    """All objects but KubeRay's follow Kubernetes' schemas, with no key that it does not know. So do
-    the pods that KubeRay is to make."""
+    """All objects but KubeRay's follow Kubernetes' schemas, with no key that it does not know. So
+    do the pods that KubeRay is to make."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     for found in objects():
         if not found["apiVersion"].startswith("ray.io/"):
@@ -141,7 +141,8 @@ def test_every_pod_is_confined() -> None:
 
 
 def test_pods_of_ray_have_probes_at_the_port_of_rays_agent() -> None:
-    """Kubernetes asks each host of the cluster whether its raylet lives, and the head for its GCS."""
+    """Kubernetes asks each host of the cluster whether its raylet lives, and the head whether its
+    GCS does."""
     from ray._private import ray_constants
 
     cluster = the("RayCluster")["spec"]
@@ -207,8 +208,9 @@ def test_workers_reach_the_redis_that_has_the_password() -> None:
     place = f"{service['metadata']['name']}:{port['port']}"
     url = f"redis://:$({ray['env'][0]['name']})@{place}/0"
     assert ray["env"][1] == {"name": "REDIS_URL", "value": url}
-    assert the("StatefulSet")["spec"]["template"]["metadata"]["labels"] == (
-        service["spec"]["selector"]
+    assert (
+        the("StatefulSet")["spec"]["template"]["metadata"]["labels"]
+        == (service["spec"]["selector"])
     )
 
 
@@ -227,9 +229,11 @@ def the(kind: str) -> Object:
 def pod_templates() -> list[Object]:
     """All pod templates: those of Jobs, of the StatefulSet, of Ray's hosts and of the submitter."""
     return [
-        value for found in objects() for key, value in nodes(found) if key.lower().endswith("template")
-        and "metadata" in value and "containers" in value["spec"]
-    ]  # fmt: skip
+        value
+        for found in objects()
+        for key, value in nodes(found)
+        if key.lower().endswith("template") and "containers" in value["spec"]
+    ]
 
 
 def nodes(tree: Any) -> Iterator[tuple[str, Object]]:
