@@ -298,7 +298,13 @@ def _add_simulate_flags(simulate: argparse.ArgumentParser) -> None:
 
 def _add_doctor_flags(doctor: argparse.ArgumentParser) -> None:
     _add_config(doctor, optional=True)
-    doctor.add_argument(
+    group = doctor.add_mutually_exclusive_group()
+    group.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="check each host of this Ray cluster on which a worker of the run may land",
+    )
+    group.add_argument(
         "--plan",
         action="store_true",
         help="show the memory that the configuration needs; exit code 2 if it cannot fit",

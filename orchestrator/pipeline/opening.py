@@ -30,6 +30,7 @@ from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.unchanged import check_unchanged, save_settings
 from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
+from orchestrator.workers.host_checks import check_hosts
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.placement import Places, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
@@ -73,6 +74,7 @@ def open_run(
             ExitStack() as actors,  # the cluster may outlive the run, and its actors must not
         ):
             _announce(progress, config, inputs)
+            check_hosts(config, inputs, roles(config))
             rollout = RolloutPool(config, inputs, places)
             actors.callback(rollout.close)
             # All roles start at the same time. But while vLLM starts, it measures the free memory

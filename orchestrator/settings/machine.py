@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 
 from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.host import SHARED_MEMORY
 from orchestrator.settings.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.loading import read_config
 from policy.errors import UserError
-
-SHARED_MEMORY = Path("/dev/shm")
 
 
 def check_machine(config: RunConfig, model_path: Path) -> None:

@@ -299,8 +299,10 @@ def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
     return _on(device, {"weights": weights}, {"scratch": REWARD_SCRATCH}, {}, weights)
 
 
-def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
+def object_store_bytes(size: ModelSize, config: RunConfig, weights: bool = True) -> int:
     """Bytes of the weight versions and of the trajectories that are there at a time.
+
+    A host that runs neither rollout workers nor learner ranks gets no ``weights``.
 
     These are the trajectories of all steps that ``max_staleness`` lets be in flight, and those of
     one evaluation. At staleness 0 an evaluation falls between two steps. This is an upper bound.
@@ -311,9 +313,9 @@ def object_store_bytes(size: ModelSize, config: RunConfig) -> int:
     if config.data.evaluation:
         evaluation = config.evaluation.prompts * config.evaluation.samples_per_prompt
         samples = samples + evaluation if config.max_staleness else max(samples, evaluation)
-    versions = WEIGHT_VERSIONS if config.learner_ranks else 0
-    weights = versions * size.trained * _BYTES[config.model.dtype]
-    return weights + samples * (3 * size.image_size**2 + OBJECT_BYTES)
+    versions = WEIGHT_VERSIONS if weights and config.learner_ranks else 0
+    version_bytes = size.trained * _BYTES[config.model.dtype]
+    return versions * version_bytes + samples * (3 * size.image_size**2 + OBJECT_BYTES)
 
 
 def _phases(size: ModelSize, lengths: Lengths, guided: bool) -> list[int]:

@@ -60,13 +60,11 @@ class Host:
 
     def room(self, each: Resources) -> float:
         """How many more such workers fit into what is free; infinity if they ask for nothing."""
-        return min(
-            (
-                math.floor(self.free.get(name, 0.0) / amount + 1e-5)
-                for name, amount in each.for_ray.items()
-            ),
-            default=math.inf,
-        )
+        return _fitting(self.free, each)
+
+    def would_hold(self, each: Resources) -> float:
+        """How many such workers would fit if nothing else ran on the host."""
+        return _fitting(self.total, each)
 
 
 @dataclass(frozen=True)
@@ -205,6 +203,13 @@ def refusal(missing: Sequence[Claim], wanted: Sequence[Claim], found: Sequence[H
         f"the cluster has no room for {missing[0]}{more}: the run needs {amounts_text(total)} in"
         f" all; free: {free_text(found, [claim.each for claim in wanted])}"
     )
+
+
+def _fitting(amounts: Mapping[str, float], each: Resources) -> float:
+    asked = each.for_ray.items()
+    # Ray counts in steps of 0.0001.
+    fitting = (math.floor(amounts.get(name, 0.0) / amount + 1e-5) for name, amount in asked)
+    return min(fitting, default=math.inf)
 
 
 def _places(wanted: Sequence[Claim], wait_s: float) -> Places:
