@@ -19,9 +19,10 @@ from tests.training_records import rows
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 TINY = (
-    "steps=2 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=2"
+    "steps=2 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
     " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
 )
+ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
 
 
 def commands(text: str) -> list[str]:
@@ -92,6 +93,9 @@ def test_three_hosts_by_hand(tmp_path: Path) -> None:
             assert "FAIL" not in typed(hosts[1], here, *exports, doctor)
             printed = typed(hosts[1], here, *exports, f"{submit} {TINY}")
             assert "steps    2 of 2 committed" in typed(hosts[2], here, status)
+            # What Kubernetes' probes ask needs no token.
+            health = typed(hosts[1], here, f"python -c '{ASK}' http://10.0.0.1:52365/api/healthz")
+            assert health == "raylet: success\ngcs: success\n"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     run = tmp_path / "runs" / "first"
