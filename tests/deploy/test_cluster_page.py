@@ -52,7 +52,7 @@ def test_files_and_flags_exist() -> None:
     ``ray start`` knows its flags."""
     lines = commands(PAGE)
     files = {word for line in lines for word in line.split() if word.startswith(("deploy/", "con"))}
-    assert len(files) == 10
+    assert len(files) == 11
     assert not [file for file in files if not (ROOT / file).is_file()]
     (build,) = (line for line in lines if line.startswith("docker build"))
     target = build.split("--target ")[1].split()[0]
