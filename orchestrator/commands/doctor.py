@@ -10,32 +10,27 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.settings.inputs import check_inputs
-from orchestrator.settings.machine import SHARED_MEMORY, check_machine
-from policy.errors import UserError
-from policy.secrets import masked
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "ray",
-    "deepspeed",
-    "peft",
-    "redis",
-    "pydantic",
-    "numpy",
-    "safetensors",
-)
+from orchestrator.settings.host import PACKAGES, SHARED_MEMORY, Finding, finding
+from orchestrator.settings.inputs import Inputs, check_inputs
+from orchestrator.settings.machine import check_machine
+from orchestrator.settings.resources import roles
+from orchestrator.settings.run_config import RunConfig, load_config
+from policy.errors import RunFailed, UserError
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Examine this machine. With ``--plan``, compute the memory that a configuration needs."""
-    if not parsed.plan:
+    """Examine this machine, or the hosts of a cluster. With ``--plan``, compute the memory that a
+    configuration needs."""
+    if parsed.cluster is not None:
+        if parsed.config is None:
+            raise UserError("doctor --cluster needs a configuration file")
+        examine_cluster(parsed.config, parsed.overrides, parsed.cluster)
+    elif not parsed.plan:
         examine(parsed.config, parsed.overrides)
-        return
-    if parsed.config is None:
+    elif parsed.config is None:
         raise UserError("doctor --plan needs a configuration file")
-    plan(parsed.config, parsed.overrides, parsed.gpus, parsed.gpu_memory, parsed.host_memory)
+    else:
+        plan(parsed.config, parsed.overrides, parsed.gpus, parsed.gpu_memory, parsed.host_memory)
 
 
 def examine(config_path: Path | None, overrides: list[str]) -> None:
@@ -50,15 +45,56 @@ def examine(config_path: Path | None, overrides: list[str]) -> None:
     ]
     if config_path is not None:
         findings.append(("configuration", lambda: _configuration(config_path, overrides)))
-    failed = 0
-    for name, find in findings:
+    report = _Report()
+    for name, look in findings:
+        report.add(finding(name, look))
+    report.end()
+
+
+def examine_cluster(config_path: Path, overrides: list[str], address: str) -> None:
+    """Print one line for each check of each host on which a worker of the run may land.
+
+    The files of the configuration are checked first, on this host. At the end it is tried whether
+    the cluster has room for the run now. Raises ``UserError`` when a check failed.
+    """
+    config = load_config(config_path, [*overrides, f"cluster.address={address}"])
+    inputs, text = _checked(config)
+    report = _Report()
+    report.add(Finding("configuration", text, ok=True))
+    # These import Ray.
+    from orchestrator.workers.cluster import ray_cluster
+    from orchestrator.workers.host_checks import examine_hosts
+    from orchestrator.workers.placement import reserved
+
+    wanted = roles(config)
+    with ray_cluster(config.cluster.address, start_timeout_s=config.cluster.start_timeout_s):
+        for host, found in examine_hosts(config, inputs, wanted):
+            report.add(found, of=f"{host} ")
         try:
-            print(f"ok    {name}: {find()}")
-        except (UserError, ImportError, importlib.metadata.PackageNotFoundError) as error:
-            failed += 1
-            print(f"FAIL  {name}: {masked(str(error))}")
-    if failed:
-        raise UserError(f"{failed} of {len(findings)} checks failed")
+            with reserved(config, wanted):
+                workers = sum(len(role.names) for role in wanted)
+                report.add(Finding("placement", f"there is room for all {workers} workers", True))
+        except RunFailed as failure:
+            report.add(Finding("placement", str(failure), ok=False))
+    report.end()
+
+
+class _Report:
+    """Prints findings as they come, and counts them."""
+
+    def __init__(self) -> None:
+        self._all = self._failed = 0
+
+    def add(self, found: Finding, of: str = "") -> None:
+        """Print a finding; ``of`` is the host that it is of."""
+        self._all += 1
+        self._failed += not found.ok
+        print(f"{'ok   ' if found.ok else 'FAIL '} {of}{found.what}: {found.text}", flush=True)
+
+    def end(self) -> None:
+        """Raise ``UserError`` if a check failed."""
+        if self._failed:
+            raise UserError(f"{self._failed} of {self._all} checks failed")
 
 
 def plan(
@@ -74,7 +110,6 @@ def plan(
     """
     from orchestrator.settings.plan import make_plan, table, this_machine
     from orchestrator.settings.plan_inputs import assumptions, planned_lengths, planned_size
-    from orchestrator.settings.run_config import load_config
 
     config = load_config(config_path, overrides)
     machine = this_machine(gpus, gpu_gib, host_gib)
@@ -107,11 +142,14 @@ def _deepspeed() -> str:
 
 
 def _configuration(path: Path, overrides: list[str]) -> str:
-    from orchestrator.settings.plan import batch_text
-    from orchestrator.settings.run_config import load_config
+    return _checked(load_config(path, overrides))[1]
 
-    config = load_config(path, overrides)
+
+def _checked(config: RunConfig) -> tuple[Inputs, str]:
+    """The inputs of the configuration, after all checks on this host, and one line about them."""
+    from orchestrator.settings.plan import batch_text
+
     inputs = check_inputs(config)
     check_machine(config, inputs.model_path)
     leaks = f" ({len(inputs.leaks)} of validation: {config.data.leaks})" if inputs.leaks else ""
-    return f"{len(inputs.prompts)} prompts{leaks}; {batch_text(config)}"
+    return inputs, f"{len(inputs.prompts)} prompts{leaks}; {batch_text(config)}"

@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 
 from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.host import SHARED_MEMORY
 from orchestrator.settings.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.loading import read_config
 from policy.errors import UserError
-
-SHARED_MEMORY = Path("/dev/shm")
 
 
 def check_machine(config: RunConfig, model_path: Path) -> None:
@@ -80,9 +79,9 @@ def check_port(port: int, key: str) -> None:
 def logical_cpus(config: RunConfig) -> float:
     """The CPUs to declare to Ray: the sum that all actors ask for, or all cores if that is more."""
     asked = (
-        config.rollout.workers * config.rollout.cpus_per_worker
+        config.rollout.most_workers * config.rollout.cpus_per_worker
         + config.learner_ranks * config.learner.cpus_per_rank
-        + sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
+        + sum(reward.most_workers * reward.cpus_per_worker for reward in config.rewards)
     )
     return max(asked, float(os.cpu_count() or 1))
 
@@ -90,7 +89,7 @@ def logical_cpus(config: RunConfig) -> float:
 def logical_gpus(config: RunConfig) -> float:
     """The GPUs that all actors together ask Ray for."""
     return (
-        config.rollout.workers * config.rollout.gpus_per_worker
+        config.rollout.most_workers * config.rollout.gpus_per_worker
         + config.learner_ranks * config.learner.gpus_per_rank
-        + sum(reward.workers * reward.gpus_per_worker for reward in config.rewards)
+        + sum(reward.most_workers * reward.gpus_per_worker for reward in config.rewards)
     )

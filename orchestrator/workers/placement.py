@@ -40,7 +40,7 @@ log = logging.getLogger("eg_grpo")
 
 # Ray places what fits within so many seconds, and needs a little more for each group. It hears of
 # what other runs give back in about a second.
-_ATTEMPT_S, _GROUP_S = 5.0, 0.05
+_ATTEMPT_S, _GROUP_S = 4.0, 0.05
 _PAUSE_S = 1.0  # between two attempts, in which another run may make one
 _TURN_S = 60.0  # that a run waits for others that take places
 # Every cluster has 1 of this resource, so that no two runs can have more than half of it.
@@ -60,13 +60,11 @@ class Host:
 
     def room(self, each: Resources) -> float:
         """How many more such workers fit into what is free; infinity if they ask for nothing."""
-        return min(
-            (
-                math.floor(self.free.get(name, 0.0) / amount + 1e-5)
-                for name, amount in each.for_ray.items()
-            ),
-            default=math.inf,
-        )
+        return _fitting(self.free, each)
+
+    def would_hold(self, each: Resources) -> float:
+        """How many such workers would fit if nothing else ran on the host."""
+        return _fitting(self.total, each)
 
 
 @dataclass(frozen=True)
@@ -147,9 +145,8 @@ def claims(wanted: Sequence[Role], learner_placement: str) -> list[Claim]:
         if role.key != "learner"
         for name in role.names
     ]
-    wanted = [claim for claim in [*learner, *others] if claim.each.for_ray]
     return sorted(
-        wanted,
+        (claim for claim in [*learner, *others] if claim.each.for_ray),
         key=lambda claim: (bool(claim.each.custom), claim.each.gpus, len(claim.names)),
         reverse=True,
     )
@@ -205,6 +202,13 @@ def refusal(missing: Sequence[Claim], wanted: Sequence[Claim], found: Sequence[H
         f"the cluster has no room for {missing[0]}{more}: the run needs {amounts_text(total)} in"
         f" all; free: {free_text(found, [claim.each for claim in wanted])}"
     )
+
+
+def _fitting(amounts: Mapping[str, float], each: Resources) -> float:
+    asked = each.for_ray.items()
+    # Ray counts in steps of 0.0001.
+    fitting = (math.floor(amounts.get(name, 0.0) / amount + 1e-5) for name, amount in asked)
+    return min(fitting, default=math.inf)
 
 
 def _places(wanted: Sequence[Claim], wait_s: float) -> Places:

@@ -111,6 +111,8 @@ def test_constant_aggregation_wants_its_divisor(constant: list[str]) -> None:
         (["cache.kind=memory", "cache.redis_url=redis://h"], "cache.redis_url"),
         (["data.leaks=drop"], "data.leaks"),
         (["cluster.address=auto", "cluster.object_store_mb=600"], "cluster.object_store_mb"),
+        (["cluster.address=local", "cluster.wait_for_room_s=9"], "cluster.wait_for_room_s"),
+        (["learner.placement=spread"], "learner.placement"),
     ],
 )
 def test_a_setting_that_another_rule_ignores_is_refused(overrides: list[str], key: str) -> None:

@@ -1,0 +1,62 @@
+"""What the workers of a configuration ask of Ray, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.machine import check_machine
+from orchestrator.settings.resources import Resources, roles
+from orchestrator.settings.run_config import load_config
+from policy.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+SHAPES = ROOT / "configs" / "shapes.yaml"
+
+
+def test_every_role_says_what_each_of_its_workers_needs() -> None:
+    """Names are those that the pools give their workers; nothing is asked for at 0."""
+    config = load_config(
+        SHAPES,
+        ["rollout.workers=2", "rollout.cpus_per_worker=0", "rollout.resources={big: 0.5}",
+         "learner.ranks=2", "learner.cpus_per_rank=3",
+         'rewards=[{name: a, factory: "shapes.rewards:Attributes", cpus_per_worker: 0.5}]'],
+    )  # fmt: skip
+    learner, rollout, reward = roles(config)
+    assert (learner.key, learner.names) == ("learner", ("learner rank 0", "learner rank 1"))
+    assert learner.each == Resources(3, 0)
+    assert (rollout.key, rollout.names) == ("rollout", ("rollout worker 0", "rollout worker 1"))
+    assert rollout.each.for_ray == {"big": 0.5}
+    assert str(rollout.each) == "0 CPUs, 0 GPUs, 0.5 big"
+    assert (reward.key, reward.names) == ("rewards.a", ("reward worker a/0",))
+    assert reward.each.for_ray == {"CPU": 0.5}
+
+
+def test_a_run_of_rollout_alone_has_no_learner() -> None:
+    """Nothing is reserved for ranks that never start."""
+    config = load_config(SHAPES, ["stages=rollout", "trajectories.keep_steps=1"])
+    assert "learner" not in [role.key for role in roles(config)]
+
+
+@pytest.mark.parametrize("name", ["CPU", "GPU", "memory", "object_store_memory"])
+def test_what_ray_counts_itself_is_no_custom_resource(name: str) -> None:
+    with pytest.raises(UserError, match=rf"rollout\.resources: {name} is counted by Ray itself"):
+        load_config(SHAPES, [f"rollout.resources={{{name}: 1}}"])
+
+
+def test_a_private_cluster_has_no_custom_resources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker would wait for such a host for ever; one line says so before Ray starts."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = load_config(SHAPES, ["learner.resources={learner_host: 0.001}"])
+    model = check_inputs(config).model_path
+    with pytest.raises(
+        UserError, match=r"^learner\.resources: a private cluster has no learner_host; give the"
+    ):
+        check_machine(config, model)
+    elsewhere = load_config(
+        SHAPES, ["learner.resources={learner_host: 0.001}", "cluster.address=auto"]
+    )
+    check_machine(elsewhere, model)

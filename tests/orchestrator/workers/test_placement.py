@@ -1,0 +1,180 @@
+"""Places of workers: what is reserved together, what a refusal says, and real hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.settings.resources import Resources, Role
+from orchestrator.settings.run_config import load_config
+from orchestrator.workers.host_checks import may_run
+from orchestrator.workers.placement import Claim, Host, claims, refusal
+
+ROOT = Path(__file__).parents[3]
+SHAPES = ROOT / "configs" / "shapes.yaml"
+LEARNER = Role("learner", ("learner rank 0", "learner rank 1"), Resources(1, 1))
+ROLLOUT = Role("rollout", ("rollout worker 0", "rollout worker 1"), Resources(2, 0.5))
+PICKY = Role("rewards.picky", ("reward worker picky/0",), Resources(0.5, 0, {"picky": 0.001}))
+FREE_OF_CHARGE = Role("rewards.light", ("reward worker light/0",), Resources(0, 0))
+
+
+def host(name: str, **amounts: float) -> Host:
+    return Host(name, name, amounts, amounts)
+
+
+@pytest.mark.parametrize(
+    ("setting", "strategy"), [("pack", "PACK"), ("together", "STRICT_PACK"), ("spread", "SPREAD")]
+)
+def test_learner_ranks_are_one_claim_and_every_other_worker_is_its_own(
+    setting: str, strategy: str
+) -> None:
+    """So a lost worker finds a new place on its own. What only some hosts have comes first, then
+    the largest share of a GPU; a worker that asks for nothing needs no place."""
+    found = claims([FREE_OF_CHARGE, ROLLOUT, LEARNER, PICKY], setting)
+    assert [claim.names for claim in found] == [
+        ("reward worker picky/0",),
+        ("learner rank 0", "learner rank 1"),
+        ("rollout worker 0",),
+        ("rollout worker 1",),
+    ]
+    assert [claim.strategy for claim in found] == ["PACK", strategy, "PACK", "PACK"]
+
+
+def test_a_refusal_says_what_is_missing_and_what_is_free_on_each_host() -> None:
+    """One line: who found no place, what the whole run needs, and every resource that it names."""
+    wanted = claims([LEARNER, ROLLOUT, PICKY], "together")
+    missing = [claim for claim in wanted if len(claim.names) == 2 or claim.names[0][-1] == "1"]
+    found = [host("a (10.0.0.1)", CPU=4, GPU=1.5), host("b (10.0.0.2)", CPU=0.5, picky=1)]
+    assert refusal(missing, wanted, found) == (
+        "the cluster has no room for 2 learner ranks on one host (1 CPUs, 1 GPUs each) and 1 more:"
+        " the run needs 6.5 CPUs, 3 GPUs, 0.001 picky in all;"
+        " free: a (10.0.0.1) has 4 CPUs, 1.5 GPUs, 0 picky; b (10.0.0.2) has 0.5 CPUs, 0 GPUs,"
+        " 1 picky"
+    )
+    many = [host(str(number), CPU=1) for number in range(10)]
+    one = [Claim(("rollout worker 0",), Resources(2, 0), "PACK")]
+    text = refusal(one, one, many)
+    assert text.startswith("the cluster has no room for rollout worker 0 (2 CPUs, 0 GPUs): the run")
+    assert text.endswith("; 7 has 1 CPUs, 0 GPUs; 2 more hosts")
+
+
+def test_how_many_workers_a_host_has_room_for() -> None:
+    """The scarcest resource decides, and tenths of a GPU add up to a whole one."""
+    assert host("a", CPU=8, GPU=1).room(Resources(1, 0.1)) == 8
+    assert host("a", CPU=80, GPU=1).room(Resources(1, 0.1)) == 10
+    assert host("a", CPU=8).room(Resources(1, 0.1)) == 0
+    assert host("a").room(Resources(0, 0)) == float("inf")
+
+
+def test_a_role_may_land_where_one_of_its_workers_would_fit() -> None:
+    """What is in use does not count. Ranks that stay together must all fit."""
+    small, large = host("a", CPU=2, GPU=1), host("b", CPU=4, GPU=2, picky=1)
+    wanted = [LEARNER, ROLLOUT, PICKY, FREE_OF_CHARGE]
+    configs = {
+        setting: load_config(SHAPES, ["learner.ranks=2", f"learner.placement={setting}"])
+        for setting in ("pack", "together")
+    }
+    keys = {
+        (setting, found.name): [role.key for role in may_run(found, wanted, config)]
+        for setting, config in configs.items()
+        for found in (small, large)
+    }
+    every = ["learner", "rollout", "rewards.picky", "rewards.light"]
+    assert keys == {
+        ("pack", "a"): ["learner", "rollout", "rewards.light"],
+        ("together", "a"): ["rollout", "rewards.light"],
+        ("pack", "b"): every,
+        ("together", "b"): every,
+    }
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ``tests.placed_hosts`` finds on a cluster of three hosts."""
+    scratch = tmp_path_factory.mktemp("hosts")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.placed_hosts", str(scratch)],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return values
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
+def test_the_doctor_names_the_host_and_what_it_lacks(found: dict[str, Any]) -> None:
+    """A reward's model is on the larger host alone, and every other check of both hosts passes. The
+    head has no CPUs, so that no worker may land there. Nothing is left in the root of the runs."""
+    *lines, error, code = found["doctor"]
+    assert code == "2"
+    assert error.endswith(" checks failed")
+    failed = [line for line in lines if line.startswith("FAIL")]
+    (line,) = failed
+    assert line.endswith("(127.0.0.2) rewards.picky: reward 'picky': /models/picky is missing")
+    (placement,) = [line for line in lines if " placement: " in line]
+    assert placement == "ok    placement: there is room for all 4 workers"
+    for address in ("127.0.0.2", "127.0.0.3"):
+        of_host = [line.partition(f"({address}) ")[2] for line in lines if address in line]
+        assert [line.partition(":")[0] for line in of_host] == [
+            "roles", "python", "packages", "object store", "model.path", "rewards.picky", "root",
+        ]  # fmt: skip
+        assert of_host[0] == "roles: learner, rollout, rewards.picky"
+    assert not [line for line in lines if "(127.0.0.1)" in line]
+    assert found["left"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
+def test_the_doctor_names_roles_that_no_host_can_have(found: dict[str, Any]) -> None:
+    """Four ranks on one host of 3 CPUs, and a resource that no host was started with."""
+    lines, code = found["too large"][:-1], found["too large"][-1]
+    assert code == "2"
+    assert "FAIL  cluster learner: no host has 1 CPUs, 0 GPUs for each of 4 workers" in lines
+    assert "FAIL  cluster rollout: no host has 1 CPUs, 0 GPUs, 1 x for a worker" in lines
+    (placement,) = [line for line in lines if " placement: " in line]
+    assert placement.startswith("FAIL  placement: the cluster has no room for rollout worker 0 (")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
+def test_of_two_runs_one_gets_everything_and_the_other_nothing(found: dict[str, Any]) -> None:
+    """There are 5 CPUs, and each run needs 4. The one that is refused says what is free; one that
+    may wait gets its places when the other has ended."""
+    (refused,) = [text for text in found["two at once"] if text is not None]
+    assert refused.startswith("the cluster has no room for ")
+    assert ": the run needs 4 CPUs, 0 GPUs in all; free: " in refused
+    assert found["waits"]
+    assert found["waited"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
+def test_workers_of_a_lost_host_find_new_places(found: dict[str, Any]) -> None:
+    """Both learner ranks were on one host. It is lost, and another host of its size comes."""
+    lived = found["lived"]
+    assert lived["learner rank 0"] == lived["learner rank 1"]
+    assert {"learner rank 0", "learner rank 1"} <= found["lives"].keys()
+    assert not {lived["learner rank 0"]} & set(found["lives"].values())
+    assert found["lives"]["learner rank 0"] == found["lives"]["learner rank 1"]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
+def test_room_for_more_workers_is_counted_host_by_host(found: dict[str, Any]) -> None:
+    """Hosts of 2 and 3 CPUs have room for two workers of 2 CPUs, not for three."""
+    there, refused = found["room"]
+    assert there is None
+    assert refused.startswith("there is room for 2 of 3 workers that need 2 CPUs, 0 GPUs each; ")

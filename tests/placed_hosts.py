@@ -1,0 +1,148 @@
+"""Reservations and checks on a cluster of a head without CPUs and two hosts with 2 and 3 CPUs.
+
+Run as a program: a cluster of several hosts needs a process of its own. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from benchmarks.chaos.hosts import Hosts
+from benchmarks.chaos.processes import descendants
+from policy.errors import RunFailed, UserError
+
+SHAPES = "configs/shapes.yaml"
+FOUR_CPUS = ("learner.ranks=2", "rollout.workers=1", "data.evaluation={}",
+             'rewards=[{name: picky, factory: "tests.placed_hosts:Picky"}]')  # fmt: skip
+
+
+class Picky:
+    """A reward whose files are on one of the two hosts alone."""
+
+    @staticmethod
+    def check() -> None:
+        import ray
+
+        if ray.util.get_node_ip_address() == "127.0.0.2":
+            raise UserError("/models/picky is missing")
+
+    def score(self, images: object, prompts: object) -> list[float]:
+        return []
+
+
+def main(scratch: Path) -> None:
+    found: dict[str, Any] = {}
+    hosts = Hosts(3, scratch)  # sets the environment of Ray
+    try:
+        import ray
+
+        from orchestrator.settings.resources import Resources, roles
+        from orchestrator.settings.run_config import load_config
+        from orchestrator.workers.placement import no_room, reserved
+
+        address = f"cluster.address={hosts.address}"
+        found["doctor"] = doctor(hosts.address, *FOUR_CPUS, f"root={scratch / 'runs'}")
+        found["too large"] = doctor(
+            hosts.address, "learner.ranks=4", "learner.placement=together",
+            "rollout.resources={x: 1}", f"root={scratch / 'runs'}",
+        )  # fmt: skip
+        found["left"] = [path.name for path in scratch.iterdir() if path.name == "runs"]
+        ray.init(address=hosts.address, logging_level="WARNING")
+        config = load_config(Path(SHAPES), [address, *FOUR_CPUS, "learner.placement=together"])
+        patient = load_config(Path(SHAPES), [address, *FOUR_CPUS, "cluster.wait_for_room_s=60"])
+        wanted = roles(config)
+
+        def take(own: Any, refused: Event) -> str | None:
+            """Take the places, and hold them until another run was refused."""
+            try:
+                with reserved(own, wanted):
+                    refused.wait(120)
+            except RunFailed as failure:
+                refused.set()
+                return str(failure)
+            return None
+
+        with ThreadPoolExecutor() as pool:
+            refused = Event()
+            runs = [pool.submit(take, config, refused) for _ in range(2)]
+            found["two at once"] = [run.result() for run in runs]
+            with reserved(config, wanted):
+                waiting = pool.submit(take, patient, refused)
+                time.sleep(2)
+                found["waits"] = not waiting.done()
+            found["waited"] = waiting.result()
+
+        deadline = time.monotonic() + 60  # in which Ray hears of what was given back
+        while no_room(Resources(2, 0), 2) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        found["room"] = [no_room(Resources(2, 0), 2), no_room(Resources(2, 0), 3)]
+        worker = ray.remote(Where)
+        with reserved(config, wanted) as places:
+
+            def start(name: str) -> Any:
+                return worker.options(num_cpus=1, scheduling_strategy=places.of(name)).remote()
+
+            names = [name for role in wanted for name in role.names]
+            actors = {name: start(name) for name in names}
+            lived = {name: ray.get(actor.host.remote()) for name, actor in actors.items()}
+            found["lived"] = lived
+            victim = process_of(ray.get(actors["learner rank 0"].pid.remote()))
+            hosts.lose(victim, pause_s=0)
+            lost = [name for name in names if lived[name] == lived["learner rank 0"]]
+            hosts.start_due()
+            lives = {name: answer_of(start, name) for name in lost}
+            found["lives"] = lives
+        ray.shutdown()
+    finally:
+        hosts.end()
+    print(json.dumps(found))
+
+
+class Where:
+    """An actor that says where it is."""
+
+    def host(self) -> str:
+        import ray
+
+        return str(ray.util.get_node_ip_address())
+
+    def pid(self) -> int:
+        import os
+
+        return os.getpid()
+
+
+def answer_of(start: Any, name: str) -> str:
+    """The host of a new actor at this place. One that Ray sent to the lost host is started again,
+    as the pools do."""
+    import ray
+
+    while True:
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            return str(ray.get(start(name).host.remote(), timeout=120))
+
+
+def process_of(pid: int) -> Any:
+    return next(process for process in descendants() if process.pid == pid)
+
+
+def doctor(address: str, *overrides: str) -> list[str]:
+    """What ``eg-grpo doctor --cluster`` prints, and at last its exit code."""
+    from orchestrator.cli import main as command
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = command(["doctor", SHAPES, "--cluster", address, *overrides])
+    return [*printed.getvalue().splitlines(), str(code)]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
