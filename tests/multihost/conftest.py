@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from multihost.hosts import Cluster, started_cluster, why_not
+
+from tests.multihost.hosts import Cluster, started_cluster, why_not
 
 
 @pytest.fixture(scope="session")

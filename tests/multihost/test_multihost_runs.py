@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from multihost.hosts import Cluster, wait_for
 
 from orchestrator.pipeline.ledger_server import server_binary
 from orchestrator.record.run_folder import read_rows
+from tests.multihost.hosts import Cluster, wait_for
 
 _LANGUAGE_MODEL = 1_789_824  # bytes of the largest part of the trained weights of shapes/checkpoint
 
