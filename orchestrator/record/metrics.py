@@ -33,6 +33,7 @@ PLACEHOLDERS = {
     "modality": ("cot|image", "cot or image: the kind of token"),
     "part": (".+", "a part that the reward names in the detail of its scores"),
     "reward": ("[^/]+", "the name of a reward"),
+    "role": ("[^/]+", "rollout, or the name of a reward"),
     "set": ("[^/]+", "the name of a fixed evaluation set"),
     "stage": ("|".join(STAGES), f"a stage of a step: {', '.join(STAGES)}"),
 }
@@ -129,6 +130,8 @@ STEP_METRICS = (
     Metric("staleness/max", "steps", "gauge",
            "weight versions from rollout to training, of the oldest trajectory"),
     # The system
+    Metric("workers/{role}", "workers", "gauge",
+           "workers of a role, without those that join or leave at the moment"),
     Metric("probe/gap", "nats", "gauge",
            "difference of the mean probe log-probs of a worker and of the learner, the largest"),
     Metric("alarms", "none", "other", "sentences about what looks wrong in the step"),
