@@ -16,6 +16,7 @@ from orchestrator.settings.machine import check_machine
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig, load_config
 from policy.errors import RunFailed, UserError
+from policy.secrets import masked
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -89,7 +90,8 @@ class _Report:
         """Print a finding; ``of`` is the host that it is of."""
         self._all += 1
         self._failed += not found.ok
-        print(f"{'ok   ' if found.ok else 'FAIL '} {of}{found.what}: {found.text}", flush=True)
+        line = f"{'ok   ' if found.ok else 'FAIL '} {of}{found.what}: {found.text}"
+        print(masked(line), flush=True)  # another host does not know the secrets
 
     def end(self) -> None:
         """Raise ``UserError`` if a check failed."""

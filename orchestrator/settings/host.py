@@ -19,7 +19,6 @@ from pathlib import Path
 
 from policy.disk import writing
 from policy.errors import UserError
-from policy.secrets import masked
 from rewards.config import RewardConfig
 from rewards.factory import check_factory
 
@@ -66,7 +65,7 @@ def finding(what: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(what, look(), True)
     except (UserError, ImportError, importlib.metadata.PackageNotFoundError) as error:
-        return Finding(what, masked(str(error)), False)
+        return Finding(what, str(error), False)
 
 
 def examine_host(expected: Expected) -> list[Finding]:
