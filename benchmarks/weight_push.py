@@ -25,12 +25,15 @@ from typing import Any
 
 import numpy as np
 import psutil
-import ray
 import torch
 from torch import Tensor
 
-from orchestrator.workers.cluster import ray_cluster
+from orchestrator.workers.cluster import private_environment, ray_cluster
 from policy.weights import Bucket, OutgoingWeights, TensorSlot, WeightBuckets, load_into
+
+private_environment()  # before Ray is imported
+
+import ray  # noqa: E402
 
 GB = 10**9
 HIDDEN, FEED_FORWARD = 4096, 11008

@@ -1,9 +1,9 @@
 """LoRA (arXiv 2106.09685) on the policy's language model: y = (W + scale B A) x with W frozen.
 
-peft makes the layers and defines the files. This module adds two things that a learner needs. With
-the adapter switched off, the policy is the KL reference. Merged weights under the checkpoint's own
-names are what rollout workers load. Merging copies one layer at a time and never changes the live
-weights.
+peft makes the layers and defines the files. This module adds three things that a learner needs.
+With the adapter switched off, the policy is the KL reference. The factors A and B are what rollout
+workers are sent. Merged weights under the checkpoint's own names are what a checkpoint holds.
+Merging copies one layer at a time and never changes the live weights.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from learner.rank_settings import ADAPTER_NOTE
 from policy.checkpoint.hub import hub_revision
 from policy.checkpoint.loading import is_original
 from policy.janus import JanusPolicy
+from policy.low_rank import DOWN, SCALE, UP, merge
 
 _NAME = "default"  # the adapter's name in peft, which is part of its parameters' names
 _NOTE = (
@@ -119,11 +120,21 @@ class Adapter:
             down, up = factors[stem + _DOWN].to(device), factors[stem + _UP].to(device)
             yield f"{stem}.weight", merge(tensor.to(device), down, up, self._scale)
 
+    def factors(self) -> Iterator[tuple[str, Tensor]]:
+        """What a ``policy.low_rank.Receiver`` needs to merge the same weights."""
+        yield SCALE, torch.tensor(self._scale, dtype=torch.float64)
+        for name, tensor in gathered(self._trained()):
+            kind = _DOWN if name.endswith(_DOWN) else _UP
+            stem = name.removesuffix(kind)
+            yield f"{stem}.weight{DOWN if kind == _DOWN else UP}", tensor
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Full tensors of the adapter alone, under the names that peft's files have."""
-        trained = (item for item in self._policy.model.named_parameters() if item[1].requires_grad)
-        for name, tensor in gathered(trained):
+        for name, tensor in gathered(self._trained()):
             yield f"base_model.model.{name.replace(f'.{_NAME}.', '.')}", tensor
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return (item for item in self._policy.model.named_parameters() if item[1].requires_grad)
 
     def write(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         """Write what ``peft.PeftModel.from_pretrained`` reads: weights and configuration.
@@ -137,9 +148,3 @@ class Adapter:
         if is_original(self._base):
             note = _NOTE.format(base=self._peft_config.base_model_name_or_path)
             (folder / ADAPTER_NOTE).write_text(note, encoding="utf-8")
-
-
-@torch.no_grad()
-def merge(base: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale B A in W's type, computed in float32. Where B is 0 it is exactly W."""
-    return torch.addmm(base.float(), up.float(), down.float(), alpha=scale).to(base.dtype)

@@ -6,6 +6,7 @@ A process without a process group counts as a group of one rank, and does not ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -14,6 +15,26 @@ from torch import Tensor, nn
 GATHER_BYTES = 512 * 2**20  # full tensors that are gathered at a time, unless one alone is larger
 
 T = TypeVar("T")
+
+
+class PeerLost(Exception):
+    """A collective failed, because another rank died or does not answer."""
+
+
+@contextmanager
+def peers_watched() -> Iterator[None]:
+    """Turn the error of a collective in the block into ``PeerLost``.
+
+    Collectives raise ``RuntimeError``, and so does torch when it cannot write a file. Whoever has to
+    tell the two apart needs this.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo has no type of its own, but begins with the name of its source file.
+        if isinstance(error, dist.DistError) or "/gloo/" in str(error):
+            raise PeerLost(str(error)) from error
+        raise
 
 
 def exchange(value: T) -> list[T]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,17 @@ class DeepSpeedPasses(Passes):
         return shell
 
     def trained_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Full tensors of the parameters that rollout workers load; every rank must exhaust it."""
-        return self._full(self._policy.trained_parameters())
+        """Full tensors that rollout workers are sent; every rank must exhaust it.
+
+        These are the trained parameters, or the factors of the adapter that is trained instead.
+        """
+        if self.adapter is not None:
+            return self.adapter.factors()
+        return gathered(self._policy.trained_parameters())
 
     def model_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Full tensors of the whole model with its frozen parts; every rank must exhaust it."""
-        return self._full(self._policy.model.named_parameters())
-
-    def _full(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
+        parameters = self._policy.model.named_parameters()
         if self.adapter is None:
             return gathered(parameters)
         return self.adapter.merged_tensors(parameters, self.device)

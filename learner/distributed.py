@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 import deepspeed
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -40,6 +41,8 @@ def join(place: Place, config: LearnerConfig) -> torch.device:
         if place.one_machine:
             os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
             _meet_on_loopback(place, config)
+        else:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_towards(place.address))
         if config.device == "cpu":
             # DeepSpeed would compile this optional shared-memory transport now.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -75,6 +78,23 @@ def _meet_on_loopback(place: Place, config: LearnerConfig) -> None:
     backend = "gloo" if config.device == "cpu" else "nccl"
     dist.init_process_group(
         backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout
+    )
+
+
+def _interface_towards(address: str) -> str:
+    """The network interface through which this machine reaches ``address``, which may be its own.
+
+    Gloo would take the address that the machine's own name has. That is often a loopback address,
+    at which the ranks of other machines cannot be reached.
+    """
+    family, kind, _, _, target = socket.getaddrinfo(address, 1, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(target)  # a datagram socket only chooses its own address: nothing is sent
+        own = probe.getsockname()[0]
+    return next(
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if own in {found.address for found in addresses}
     )
 
 

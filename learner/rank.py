@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from learner import step_checkpoint as checkpoint
-from learner.collectives import exchange
+from learner.collectives import exchange, peers_watched
 from learner.deepspeed_passes import DeepSpeedPasses
 from learner.distributed import join
 from learner.micro_batches import GroupSlice
@@ -82,10 +82,10 @@ class LearnerRank:
         """Write a checkpoint (see ``learner.step_checkpoint``); every rank must call it.
 
         The manifest is written last, and a folder without one is no checkpoint. Raises
-        ``NotWritten``.
+        ``NotWritten``, and ``PeerLost`` when another rank died meanwhile.
         """
         # torch and safetensors raise these when the disk is full.
-        with writing(folder, RuntimeError, SafetensorError):
+        with writing(folder, RuntimeError, SafetensorError), peers_watched():
             if self._place.rank == 0:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / checkpoint.MANIFEST).unlink(missing_ok=True)

@@ -14,10 +14,11 @@ import transformers
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
+from policy.low_rank import Receiver
 from policy.probe import WeightReceipt, probe_logprobs
 from policy.sampling import Sampling
 from policy.types import Group, Prompt, Trajectory
-from policy.weights import WeightBuckets, load_into
+from policy.weights import WeightBuckets
 from rollout.config import RolloutConfig
 from rollout.cot import sample_cots
 from rollout.engine import EngineIdentity, GenerationRequest
@@ -40,6 +41,7 @@ class TransformersEngine:
         self._policy = policy
         self._encoder = encoder
         self._config = config
+        self._receiver = Receiver()
         self._weight_version = 0
 
     def generate(
@@ -69,7 +71,7 @@ class TransformersEngine:
 
     def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
         """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot."""
-        checksum = load_into(self._policy.trained_parameters(), weights)
+        checksum = self._receiver.load(self._policy.trained_parameters(), weights)
         self._weight_version = weight_version
         probe = probe_logprobs(self._policy, self._encoder.special)
         return WeightReceipt(weight_version, checksum, probe)

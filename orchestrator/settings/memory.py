@@ -17,7 +17,7 @@ from typing import Any
 from transformers import JanusConfig
 
 from learner.algorithm.kernels import SCRATCH_BYTES
-from learner.config import BUCKET_ELEMENTS, LearnerConfig
+from learner.config import BUCKET_ELEMENTS, LearnerConfig, LoraConfig
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.transformers_config import built_on_meta
 from policy.errors import UserError
@@ -113,17 +113,26 @@ class ModelSize:
 
     def lora(self, rank: int, targets: tuple[str, ...]) -> int:
         """Parameters of an adapter: rank x (inputs + outputs) of each adapted layer."""
+        ends = self._ends()
+        return self.layers * rank * sum(sum(ends[target]) for target in targets)
+
+    def adapted(self, targets: tuple[str, ...]) -> int:
+        """Parameters of the layers that an adapter is added to."""
+        ends = self._ends()
+        return self.layers * sum(math.prod(ends[target]) for target in targets)
+
+    def _ends(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of the linear layers of a decoder layer."""
         queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
-        ends = {
-            "q_proj": self.hidden + queries,
-            "k_proj": self.hidden + keys,
-            "v_proj": self.hidden + keys,
-            "o_proj": queries + self.hidden,
-            "gate_proj": self.hidden + self.inner,
-            "up_proj": self.hidden + self.inner,
-            "down_proj": self.inner + self.hidden,
+        return {
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, keys),
+            "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden),
+            "gate_proj": (self.hidden, self.inner),
+            "up_proj": (self.hidden, self.inner),
+            "down_proj": (self.inner, self.hidden),
         }
-        return self.layers * rank * sum(ends[target] for target in targets)
 
 
 @dataclass(frozen=True)
@@ -177,7 +186,7 @@ def learner_memory(
     if stage == 1:
         gradients += 4 * optimised // ranks
     held = {"weights": weights}
-    host: dict[str, int] = {"publishing": 2 * size.trained * b}
+    host: dict[str, int] = {"publishing": 2 * optimised * b}
     if config.offload_parameters:
         host["weights"] = held.pop("weights")
     if adapter is None and compares:
@@ -214,8 +223,11 @@ def rollout_memory(
     dtype: str,
     guided: bool,
     gpu_bytes: int,
+    lora: LoraConfig | None = None,
 ) -> Memory:
     """The memory of one rollout worker. ``guided`` doubles the rows of the image phase.
+
+    A worker that merges an adapter keeps the base of the adapted layers in host memory.
 
     The KV cache needs rows x positions x layers x 2 (keys, values) x key-value heads x head size
     x b bytes, for the larger of the two phases. Scratch memory is the largest of reading prompts,
@@ -248,15 +260,14 @@ def rollout_memory(
         scratch = decoding if config.device == "cuda" else scratch
         if (at_once := cache // one) < count:
             held_by = f"KV cache ({at_once} of {count} fit)"
-    return _on(
-        config.device,
-        {"weights": weights},
-        {held_by: cache, "scratch": scratch},
-        {"weights asleep": weights}
-        if config.sleep_while_learning and config.device == "cuda"
-        else {},
-        weights,
-    )
+    held: dict[str, int] = {"weights": weights}
+    host: dict[str, int] = {}
+    if lora is not None:
+        on_host = host if config.device == "cuda" else held
+        on_host["base of the adapter"] = size.adapted(lora.target_modules) * b
+    if config.sleep_while_learning and config.device == "cuda":
+        host["weights asleep"] = weights
+    return _on(config.device, held, {held_by: cache, "scratch": scratch}, host, weights)
 
 
 def _vllm_cache(config: RolloutConfig, weights: int, one: int, gpu_bytes: int) -> int:
@@ -314,7 +325,9 @@ def object_store_bytes(size: ModelSize, config: RunConfig, weights: bool = True)
         evaluation = config.evaluation.prompts * config.evaluation.samples_per_prompt
         samples = samples + evaluation if config.max_staleness else max(samples, evaluation)
     versions = WEIGHT_VERSIONS if weights and config.learner_ranks else 0
-    version_bytes = size.trained * _BYTES[config.model.dtype]
+    lora = config.learner.lora
+    sent = size.lora(lora.rank, lora.target_modules) if lora else size.trained
+    version_bytes = sent * _BYTES[config.model.dtype]
     return versions * version_bytes + samples * (3 * size.image_size**2 + OBJECT_BYTES)
 
 

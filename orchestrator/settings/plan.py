@@ -241,6 +241,7 @@ def _memory_by_kind(
             config.model.dtype,
             guided=any(s.guided for s in (rollout.sampling, *config.evaluation_samplings)),
             gpu_bytes=machine.gpu_bytes,
+            lora=learner.lora,
         ),
         "learner rank": memory.learner_memory(
             size,

@@ -24,8 +24,9 @@ from vllm.sampling_params import RequestOutputKind
 from policy.encoding import SpecialIds
 from policy.errors import UserError
 from policy.janus import JanusPolicy
+from policy.low_rank import Receiver
 from policy.types import FloatArray, IntArray
-from policy.weights import WeightBuckets, check_fit, load_into
+from policy.weights import WeightBuckets
 from rollout.config import RolloutConfig
 from rollout.vllm.installation import ARCHITECTURE, check_head_size, head_size, register_model
 from rollout.vllm.janus_model import JanusForVllm
@@ -91,16 +92,16 @@ class VllmServer:
         self._load_all(policy)
         self._model.running_batch = RunningBatch(runner)
 
-    def check_weights(self, weights: WeightBuckets) -> None:
+    def check_weights(self, weights: WeightBuckets, receiver: Receiver) -> None:
         """Raise ``ValueError`` when a tensor is missing, unknown or misshapen."""
-        check_fit(self._model.trained_parameters(), weights)
+        receiver.check_fit(self._model.trained_parameters(), weights)
 
-    def load_weights(self, weights: WeightBuckets) -> str:
+    def load_weights(self, weights: WeightBuckets, receiver: Receiver) -> str:
         """Replace the trained part, and drop keys and values that the old one computed.
 
         Returns the checksum of the weights.
         """
-        checksum = load_into(self._model.trained_parameters(), weights)
+        checksum = receiver.load(self._model.trained_parameters(), weights)
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache: requests are still running")
         return checksum

@@ -21,10 +21,11 @@ import vllm
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
+from policy.low_rank import Receiver
 from policy.probe import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, IntArray, Prompt, Trajectory
-from policy.weights import WeightBuckets, load_into
+from policy.weights import WeightBuckets
 from rollout.config import RolloutConfig
 from rollout.drawing import Phase
 from rollout.engine import EngineIdentity, GenerationRequest
@@ -64,6 +65,7 @@ class VllmEngine:
         self._encoder = encoder
         self._config = config
         self._weight_version = 0
+        self._receiver = Receiver()
         self._pushed: WeightBuckets | None = None
         self._server: VllmServer | None = None
         self._build(streams=2 if config.sampling.guided else 1)
@@ -117,13 +119,13 @@ class VllmEngine:
         After the first push the records are compared with those of a policy that holds the same
         weights. When anything else fails half way, vLLM is rebuilt with the last good weights.
         """
-        self._serving.check_weights(weights)
+        self._serving.check_weights(weights, self._receiver)
         streams = self._serving.streams
         try:
-            checksum = self._serving.load_weights(weights)
+            checksum = self._serving.load_weights(weights, self._receiver)
             if self._pushed is None:
                 policy = self._load()
-                load_into(policy.trained_parameters(), weights)
+                self._receiver.load(policy.trained_parameters(), weights)
                 self._check(self._serving, policy)
             probe = vllm_probe_logprobs(self._serving, self._policy, self._encoder.special)
         except Exception as error:
@@ -178,7 +180,7 @@ class VllmEngine:
         self.shutdown()
         policy = self._load()
         if self._pushed is not None:
-            load_into(policy.trained_parameters(), self._pushed)
+            self._receiver.load(policy.trained_parameters(), self._pushed)
         server = VllmServer(policy, self._encoder.special, self._config, streams)
         try:
             self._check(server, policy)

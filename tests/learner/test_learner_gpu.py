@@ -33,7 +33,7 @@ def update(
     model = TorchModel(policy, TINY_SPECIAL, settings, policy.device)
     row = Updater(model, settings, TINY_SPECIAL).update(share, version)
     named = policy.trained_parameters()
-    trained = named if model.adapter is None else model.adapter.merged_tensors(named, policy.device)
+    trained = named if model.adapter is None else model.adapter.factors()
     total = sum(float(tensor.double().sum()) for _, tensor in unpack(pack(trained)))
     return row | {"weights": total}
 

@@ -14,7 +14,7 @@ from transformers import JanusForConditionalGeneration
 from benchmarks.published import published_weights
 from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import TINY_SPECIAL
-from learner.adapter import Adapter, merge
+from learner.adapter import Adapter
 from learner.config import LoraConfig
 from learner.micro_batches import (
     TrainingGroup,
@@ -24,10 +24,11 @@ from learner.micro_batches import (
 )
 from policy.checkpoint.loading import load_policy
 from policy.errors import UserError
+from policy.low_rank import Receiver
 from policy.probe import probe_logprobs
 from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import Group
-from policy.weights import load_into, unpack
+from policy.weights import unpack
 
 LORA = {"rank": 4, "alpha": 6.0, "target_modules": ("q_proj", "o_proj", "up_proj")}
 BFLOAT16 = dict(zero_stage=1, dtype="bfloat16")
@@ -49,8 +50,11 @@ def at(batch, version):
     return split_over_ranks(renewed, 1)[0]
 
 
-def published(rank):
-    return dict(unpack(published_weights(rank)[1]))
+def served(checkpoint, buckets, dtype=torch.float32):
+    """A policy, fresh from the checkpoint, that has loaded what was sent."""
+    policy = load_policy(checkpoint, dtype)
+    Receiver().load(policy.trained_parameters(), buckets)
+    return policy
 
 
 def base_weights(checkpoint, dtype=torch.float32):
@@ -63,30 +67,39 @@ def storages_shaped_like(tensor):
     return {item.data_ptr() for item in alive if item.shape == tensor.shape}
 
 
-@pytest.mark.parametrize(
-    ("scale", "expected"), [(0.5, [[2.0, 0.0], [-3.0, 4.0]]), (0.0, [[1.0, 0.0], [0.0, 4.0]])]
-)
-def test_merging_is_the_base_plus_the_scaled_product(scale, expected):
-    """W = [[1, 0], [0, 4]], A = [[1, 0]], B = [[2], [-6]]; what goes in stays as it was."""
-    base, up = torch.tensor([[1.0, 0.0], [0.0, 4.0]]), torch.tensor([[2.0], [-6.0]])
-    assert merge(base, torch.tensor([[1.0, 0.0]]), up, scale).tolist() == expected
-    assert base.tolist() == [[1.0, 0.0], [0.0, 4.0]]
-
-
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_before_the_first_update_the_base_is_published_bit_for_bit(make_rank, checkpoint, settings):
-    """B = 0: the same names, types and numbers as the checkpoint."""
+def test_before_the_first_update_workers_serve_the_base(make_rank, checkpoint, settings):
+    """B = 0: what is sent changes no bit of the checkpoint's weights."""
     rank = make_rank(lora=LORA, **settings)
-    base = base_weights(checkpoint, rank._model._policy.dtype)
-    weights = published(rank)
-    assert list(weights) == list(base)
-    assert all(torch.equal(weights[name], base[name]) for name in base)
+    dtype = rank._model._policy.dtype
+    base = base_weights(checkpoint, dtype)
+    policy = served(checkpoint, published_weights(rank)[1], dtype)
+    assert all(torch.equal(p, base[name]) for name, p in policy.trained_parameters())
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_workers_get_merged_weights_and_answer_the_probe_alike(
-    make_rank, checkpoint, batch, settings
-):
+def test_only_the_factors_are_sent(make_rank, settings):
+    """Rank x (inputs + outputs) numbers for each adapted layer, in the policy's type, and the
+    scale."""
+    rank = make_rank(lora=LORA, **settings)
+    sent = dict(unpack(published_weights(rank)[1]))
+    assert float(sent.pop("lora_scale")) == LORA["alpha"] / LORA["rank"]
+    policy = rank._model._policy
+    layers = {name.split(".lora_")[0] for name in sent}
+    assert len(layers) == 2 * 3  # layers x kinds
+    base = {
+        n.replace(".base_layer", ""): p.shape
+        for n, p in policy.model.named_parameters()
+        if ".base_layer" in n
+    }
+    assert sum(t.numel() for t in sent.values()) == sum(
+        LORA["rank"] * sum(base[name]) for name in layers
+    )
+    assert {tensor.dtype for tensor in sent.values()} == {policy.dtype}
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_workers_merge_and_answer_the_probe_alike(make_rank, checkpoint, batch, settings):
     """Base + alpha / rank * B A for the adapted layers, the base's own bits for all others.
 
     A policy that knows nothing of adapters loads them and answers the probe as the learner does,
@@ -101,7 +114,9 @@ def test_workers_get_merged_weights_and_answer_the_probe_alike(
     after = dict(model._policy.model.named_parameters())
     assert all(torch.equal(after[name], before[name]) for name in before)
 
-    weights, base = dict(unpack(buckets)), base_weights(checkpoint, model._policy.dtype)
+    dtype = model._policy.dtype
+    fresh, base = served(checkpoint, buckets, dtype), base_weights(checkpoint, dtype)
+    weights = dict(fresh.trained_parameters())
     factors = {n.removeprefix("base_model.model."): t.double() for n, t in model.adapter.tensors()}
     adapted = {name.split(".lora_")[0] for name in factors}
     assert len(adapted) == 2 * 3  # layers x kinds
@@ -116,8 +131,6 @@ def test_workers_get_merged_weights_and_answer_the_probe_alike(
         tolerance = 1e-6 if tensor.dtype == torch.float32 else 2**-8
         assert torch.allclose(weights[name].double(), expected, rtol=tolerance, atol=1e-6), name
 
-    fresh = load_policy(checkpoint, model._policy.dtype)
-    load_into(fresh.trained_parameters(), buckets)
     expected = probe_logprobs(fresh, TINY_SPECIAL)
     assert receipt.probe_logprobs == pytest.approx(expected, abs=1e-5)
 
@@ -208,14 +221,14 @@ def test_a_checkpoint_of_other_lora_settings_is_refused(make_rank, tmp_path):
 def test_the_checkpoint_holds_the_merged_model_and_an_adapter_for_peft(
     make_rank, checkpoint, batch, tmp_path
 ):
-    """model/ is what was published; peft and transformers alone put adapter/ on the base and
+    """model/ is what workers serve; peft and transformers alone put adapter/ on the base and
     compute its logits."""
     rank = make_rank(lora=LORA)
     for version in range(2):
         rank.update(at(batch, version))
     rank.save(tmp_path)
     merged = load_policy(tmp_path / "model")
-    weights = published(rank)
+    weights = dict(served(checkpoint, published_weights(rank)[1]).trained_parameters())
     assert all(torch.equal(p, weights[name]) for name, p in merged.trained_parameters())
     manifest = (tmp_path / "manifest.json").read_text()
     assert "adapter/adapter_model.safetensors" in manifest

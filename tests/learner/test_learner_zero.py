@@ -12,8 +12,9 @@ from benchmarks.published import published_weights
 from benchmarks.trajectories import AS_PAPER
 from learner.micro_batches import TrainingGroup, split_over_ranks
 from policy.checkpoint.loading import load_policy
+from policy.low_rank import Receiver
 from policy.types import Group
-from policy.weights import unpack
+from policy.weights import pack, unpack
 
 
 def another_port() -> int:
@@ -44,6 +45,13 @@ def alone(make_rank, batches, learner, algorithm):
     receipt, buckets = published_weights(rank)
     rows[-1]["probe"] = float(receipt.probe_logprobs.mean())
     return dict(unpack(buckets)), rows
+
+
+def served(checkpoint, sent):
+    """The trained part of a rollout worker that starts from the checkpoint and loads ``sent``."""
+    policy = load_policy(checkpoint)
+    Receiver().load(policy.trained_parameters(), pack(sent.items()))
+    return {name: parameter.detach() for name, parameter in policy.trained_parameters()}
 
 
 def compare(together, single, start):
@@ -90,13 +98,15 @@ def check(make_rank, checkpoint, batch, tmp_path):
         for scenario in wanted:
             kind = scenario.name.split("-")[0]
             if kind not in singles:
-                singles[kind] = alone(
+                sent, rows = alone(
                     make_rank, scenario.batches, scenario.learner, scenario.algorithm
                 )
-            compare(together[scenario.name], singles[kind], start)
+                singles[kind] = (served(checkpoint, sent), rows)
+            sent, rows = together[scenario.name]
+            weights = served(checkpoint, sent)
+            compare((weights, rows), singles[kind], start)
             exported = load_policy(tmp_path / f"{scenario.name}-checkpoint" / "model")
-            published = together[scenario.name][0]
-            assert all(p.equal(published[n]) for n, p in exported.trained_parameters())
+            assert all(p.equal(weights[n]) for n, p in exported.trained_parameters())
 
     return check
 

@@ -239,6 +239,30 @@ def test_two_pushes_one_after_the_other(engine: Engine) -> None:
         assert any(not np.array_equal(a.cot_ids, b.cot_ids) for a, b in pairs)
 
 
+def test_factors_of_an_adapter_are_merged(engine: Any) -> None:
+    """Two pushes of factors: each time vLLM samples as a policy with that one merged."""
+    engine.load_weights(learned_weights(seed=1), 1)
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    base = dict(policy_of(learned_weights(seed=1)).trained_parameters())[name].detach()
+    generator = torch.Generator().manual_seed(0)
+    for version in (2, 3):
+        down = torch.randn(2, base.shape[1], generator=generator)
+        up = torch.randn(base.shape[0], 2, generator=generator)
+        scale = ("lora_scale", torch.tensor(0.1, dtype=torch.float64))
+        sent = pack([scale, (f"{name}.lora_A", down), (f"{name}.lora_B", up)])
+        before = sample(engine, GUIDED)
+        receipt = engine.load_weights(sent, version)
+        merged = dict(policy_of(learned_weights(seed=1)).trained_parameters())
+        merged[name] = base + 0.1 * up @ down
+        weights = pack(merged.items())
+        expected = probe_logprobs(policy_of(weights), tiny_encoder().special)
+        np.testing.assert_allclose(receipt.probe_logprobs, expected, rtol=0, atol=1e-4)
+        after = sample(engine, GUIDED)
+        assert_same(after, transformers_sample(GUIDED, weights))
+        pairs = zip(before, after, strict=True)
+        assert any(not np.array_equal(a.image_ids, b.image_ids) for a, b in pairs)
+
+
 def test_a_prefix_is_reused_until_the_weights_change(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ import pytest
 from learner.step_checkpoint import verified_manifest
 from orchestrator.pipeline.ledger_folder import read_run
 from orchestrator.record.own_checkpoints import OwnCheckpoints
+from tests.command_line import ONE_REWARD
 from tests.redis_server import redis_server
 from tests.training_records import rows
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 TINY = (
     "steps=3 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
     " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
-    " evaluation.every=100 checkpoint.every=100 cluster.object_store_mb=128"
+    f" evaluation.every=100 checkpoint.every=100 cluster.object_store_mb=128 {ONE_REWARD}"
 ).split()
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -74,7 +75,7 @@ def left_over(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def test_sigterm_to_every_process_finishes_the_step_and_saves(tmp_path: Path) -> None:
-    """Raylet, GCS and workers live on; the step is saved, nothing stays behind, --resume goes on.
+    """Raylet, GCS and workers live on; the step is saved, and nothing stays behind.
 
     Without the shield the workers die of the signal, and the run with them.
     """
@@ -95,10 +96,6 @@ def test_sigterm_to_every_process_finishes_the_step_and_saves(tmp_path: Path) ->
         assert saved in (1, 2)
         assert f"checkpoint: {tmp_path}/shapes/checkpoints/step-{saved}\n" in out
         assert left_over(processes) == []
-    with started(tmp_path, "--resume") as run:
-        _, said = run.communicate(timeout=300)
-        assert run.returncode == 0, said
-    assert [row["step"] for row in rows(tmp_path / "shapes")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("moment", ["ray.init", "loading"])

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from orchestrator.pipeline.ledger_folder import read_run
+from tests.command_line import ONE_REWARD
 from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]
@@ -24,7 +25,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 TINY = (
     "steps=3 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
     " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
-    " evaluation.every=100 checkpoint.every=1"
+    f" evaluation.every=100 checkpoint.every=1 {ONE_REWARD}"
 ).split()
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

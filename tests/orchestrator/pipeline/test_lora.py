@@ -10,7 +10,7 @@ import torch
 from transformers import JanusForConditionalGeneration
 
 from policy.checkpoint.loading import load_policy
-from tests.command_line import ROOT, command, train
+from tests.command_line import ONE_REWARD, ROOT, command, train
 from tests.training_records import rows
 
 BASE = ROOT / "shapes" / "checkpoint"
@@ -19,7 +19,7 @@ SMALL = (
     " learner.micro_batch_size=8 learner.learning_rate=1e-3 learner.warmup_steps=0"
     " learner.lora.rank=4 learner.gradient_checkpointing=true"
     " evaluation.prompts=2 evaluation.samples_per_prompt=1 evaluation.every=3 checkpoint.every=3"
-    " cluster.object_store_mb=128"
+    f" cluster.object_store_mb=128 {ONE_REWARD}"
 ).split()
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

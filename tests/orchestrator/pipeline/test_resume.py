@@ -17,13 +17,14 @@ from benchmarks.chaos.checks import Expected, judged
 from benchmarks.chaos.driver import Driver
 from learner.step_checkpoint import verified_manifest
 from orchestrator.record.own_checkpoints import OwnCheckpoints
+from tests.command_line import ONE_REWARD
 from tests.training_records import kept, untimed
 
 STEPS = 5
 TINY = (
     f"steps={STEPS} prompts_per_step=3 rollout.group_size=3 rollout.workers=1 rollout.batch_size=6"
     " learner.micro_batch_size=4 learner.learning_rate=1e-3 learner.warmup_steps=0"
-    " data.evaluation={} checkpoint.every=1 cluster.object_store_mb=128"
+    f" data.evaluation={{}} checkpoint.every=1 cluster.object_store_mb=128 {ONE_REWARD}"
 ).split()
 TWO_RANKS = "learner.ranks=2 learner.cpus_per_rank=0.5 learner.zero_stage=2".split()
 

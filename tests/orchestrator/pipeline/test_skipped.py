@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import ONE_REWARD
 from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +33,8 @@ sys.exit(main(sys.argv[1:]))
 SMALL = (
     "steps=4 prompts_per_step=2 rollout.group_size=4 learner.micro_batch_size=8"
     " evaluation.prompts=1 evaluation.samples_per_prompt=1 evaluation.every=9 checkpoint.every=9"
-    " cluster.object_store_mb=128 learner.max_skipped_updates=2"
+    " cluster.object_store_mb=128 learner.max_skipped_updates=2 rollout.workers=1"
+    f" {ONE_REWARD}"
 ).split()
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
+from tests.command_line import ONE_REWARD
 from tests.training_records import rows
 
 ROOT = Path(__file__).parents[3]
 SMALL = (
     "steps=2 prompts_per_step=4 rollout.group_size=4 rollout.batch_size=8"
     " learner.micro_batch_size=8 evaluation.prompts=2 evaluation.samples_per_prompt=2"
-    " cluster.object_store_mb=128"
+    f" cluster.object_store_mb=128 rollout.workers=1 {ONE_REWARD}"
 ).split()
 
 

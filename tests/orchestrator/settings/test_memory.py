@@ -6,6 +6,7 @@ import gc
 import math
 import socket
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from benchmarks.small_models.random_janus import (
     tiny_policy,
 )
 from benchmarks.trajectories import TINY_SPECIAL, random_groups
-from learner.config import BUCKET_ELEMENTS, LearnerConfig
+from learner.config import BUCKET_ELEMENTS, LearnerConfig, LoraConfig
 from learner.logprob_module import LogprobModule, entropy_kernel
 from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import Place
@@ -261,6 +262,30 @@ def test_object_store(size: ModelSize) -> None:
     assert object_store_bytes(size, config) == 3 * 2 * size.trained + 50 * 4 * one
     config = load_config(SHAPES, [*settings, "data.evaluation={}"])
     assert object_store_bytes(size, config) == 3 * 4 * size.trained + 32 * one
+
+
+def test_an_adapter_costs_the_worker_and_spares_the_object_store() -> None:
+    """One layer with 8 hidden and 20 inner channels, 2 heads of 4 and one key-value head. q_proj is
+    8 x 8, v_proj 8 x 4, down_proj 20 x 8: at rank 2 the factors have 2 (16 + 12 + 28) numbers."""
+    lora = LoraConfig(rank=2, target_modules=("q_proj", "v_proj", "down_proj"))
+    size = replace(
+        ModelSize.of(tiny_policy().model.config),
+        hidden=8, inner=20, layers=1, head_size=4, heads=2, kv_heads=1,
+    )  # fmt: skip
+    assert size.lora(2, lora.target_modules) == 112
+    config, lengths = RolloutConfig(guidance_scale=1.0, max_cot_tokens=2), Lengths(4, 2, 6)
+    memory = rollout_memory(size, config, lengths, "bfloat16", False, gpu_bytes=0, lora=lora)
+    assert memory.held["base of the adapter"] == 2 * (64 + 32 + 160)
+    alone = rollout_memory(size, config, lengths, "bfloat16", False, gpu_bytes=0)
+    assert memory.total - alone.total == 2 * (64 + 32 + 160)
+
+    run = load_config(SHAPES, ["learner.lora.rank=2"])
+    full = load_config(SHAPES, [])
+    shipped = run.learner.lora
+    assert shipped is not None
+    assert object_store_bytes(size, full) - object_store_bytes(size, run) == 3 * 4 * (
+        size.trained - size.lora(2, shipped.target_modules)
+    )
 
 
 def test_object_store_of_overlapped_steps(size: ModelSize) -> None:

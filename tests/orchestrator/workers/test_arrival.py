@@ -94,8 +94,7 @@ def test_version_bytes_and_mean_must_be_the_learners() -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "engine"), [("float32", "transformers"), ("bfloat16", "vllm")])
 def test_a_live_worker_that_serves_old_weights_is_refused(
     ray_cluster: None, monkeypatch: pytest.MonkeyPatch, dtype: str, engine: str
 ) -> None:
