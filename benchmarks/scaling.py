@@ -23,11 +23,16 @@ from orchestrator.cli import main as eg_grpo
 from orchestrator.pipeline.ledger_folder import read_run
 from orchestrator.pipeline.ledger_view import DONE, ScalingEntry
 from orchestrator.record.run_folder import read_rows
+from orchestrator.workers.cluster import private_environment
 from policy.sampling import Sampling
 from policy.types import Group, JsonDict
-from rollout import worker
 from rollout.engine import GenerationRequest
 
+private_environment()  # before Ray is imported
+
+from rollout import worker  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
 WORKERS = (1, 3, 2)
 SETTINGS = (
     "name=scaling prompts_per_step=12 rollout.workers=1 rollout.max_workers=3 rollout.batch_size=16"
@@ -86,10 +91,11 @@ def _run(options: argparse.Namespace, folder: Path) -> None:
     run = subprocess.Popen(
         [
             *(sys.executable, "-c", "from benchmarks.scaling import drive; drive()"),
-            *("train", "configs/shapes.yaml", f"root={options.out}", *SETTINGS),
+            *("train", "configs/shapes.yaml", f"root={options.out.absolute()}", *SETTINGS),
             *(f"steps={options.steps}", f"evaluation.every={options.steps}"),
         ],
-        env=os.environ | {_SLEEP: str(options.sleep)},
+        cwd=ROOT,
+        env=os.environ | {_SLEEP: str(options.sleep), "PYTHONPATH": str(ROOT)},
     )
     try:
         for number, count in enumerate(WORKERS[1:], start=1):

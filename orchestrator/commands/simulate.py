@@ -88,13 +88,15 @@ def _side_by_side(folder: Path, seconds: Seconds) -> str:
     rows = read_rows(folder / "metrics.jsonl")[-RECENT:]
     if not rows:
         raise UserError(f"--against: {folder} has no row in metrics.jsonl yet")
-    # The simulation leaves out evaluations.
-    measured = fmean(row["seconds/step"] - row.get("seconds/evaluate", 0.0) for row in rows)
+    left_out = ("seconds/evaluate", "seconds/save")  # by the simulation
+    measured = fmean(
+        row["seconds/step"] - sum(row.get(name, 0.0) for name in left_out) for row in rows
+    )
     outcome = Simulation(scenario_of(load_saved(folder / "config.yaml")), seconds).run()
     off = outcome.step_s / measured - 1
     return (
-        f"against   {folder}: measured {measured:.2f} s a step, simulated {outcome.step_s:.2f} s"
-        f" ({off:+.0%})"
+        f"against   {folder}: measured {measured:.2f} s a step without evaluation and saving,"
+        f" simulated {outcome.step_s:.2f} s ({off:+.0%})"
     )
 
 

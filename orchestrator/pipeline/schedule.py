@@ -382,19 +382,18 @@ class Schedule:
 
     def _assign(self) -> None:
         """Give every idle worker the newest weights, or else the next batch, or end it."""
-        for worker in [name for name, state in self._workers.items() if state.leaving]:
-            if self._workers[worker].idle:
-                del self._workers[worker]
-                self._orders.append(End(worker))
-        if self.published is None:
-            return
         # The oldest batches come first: those of jobs, then of the step that is trained first.
         order = sorted(self._works, key=lambda name: (isinstance(name, int), name))
         queues = [self._works[name].queue for name in order]
-        for worker, state in self._workers.items():
+        for worker, state in list(self._workers.items()):
             if not state.idle:
                 continue
-            if state.version != self.published:
+            if state.leaving:
+                del self._workers[worker]
+                self._orders.append(End(worker))
+            elif self.published is None:
+                continue
+            elif state.version != self.published:
                 state.loading = self.published
                 self._orders.append(Load(worker, self.published))
             elif queue := next(filter(None, queues), None):

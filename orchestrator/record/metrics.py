@@ -195,8 +195,8 @@ def markdown() -> str:
             "and `evaluation/{set}` is there after an evaluation.\n"
             "A run with `stages: rollout` has no keys of the update, and its `weight_version`\n"
             "and `probe/gap` stay 0. A replay has nothing that only workers can tell:\n"
-            "`probe/gap`, evaluations, the seconds of `rollout`, `reward` and `sync`, and of the\n"
-            "work of the reward pools only the failed scores.",
+            "`probe/gap`, numbers of workers, evaluations, the seconds of `rollout`, `reward` and\n"
+            "`sync`, and of the work of the reward pools only the failed scores.",
             "Unit `1` is a number without a unit, `share` a number from 0 to 1. The kinds are:",
             _list(KINDS),
             "A name in braces stands for a part of the key that differs:",
