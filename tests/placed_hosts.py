@@ -12,6 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from benchmarks.chaos.hosts import Hosts
@@ -59,23 +60,30 @@ def main(scratch: Path) -> None:
         patient = load_config(Path(SHAPES), [address, *FOUR_CPUS, "cluster.wait_for_room_s=60"])
         wanted = roles(config)
 
-        def take(own: Any, hold_s: float) -> str | None:
+        def take(own: Any, refused: Event) -> str | None:
+            """Take the places, and hold them until another run was refused."""
             try:
                 with reserved(own, wanted):
-                    time.sleep(hold_s)
+                    refused.wait(120)
             except RunFailed as failure:
+                refused.set()
                 return str(failure)
             return None
 
         with ThreadPoolExecutor() as pool:
-            runs = [pool.submit(take, config, 20.0) for _ in range(2)]
+            refused = Event()
+            runs = [pool.submit(take, config, refused) for _ in range(2)]
             found["two at once"] = [run.result() for run in runs]
-            first = pool.submit(take, config, 10.0)
-            time.sleep(2)
-            second = pool.submit(take, patient, 0.0)
-            found["one waits"] = [first.result(), second.result()]
+            with reserved(config, wanted):
+                waiting = pool.submit(take, patient, refused)
+                time.sleep(2)
+                found["waits"] = not waiting.done()
+            found["waited"] = waiting.result()
 
-        found["room"] = [no_room(Resources(2, 0)), no_room(Resources(2, 0), 3)]
+        deadline = time.monotonic() + 60  # in which Ray hears of what was given back
+        while no_room(Resources(2, 0), 2) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        found["room"] = [no_room(Resources(2, 0), 2), no_room(Resources(2, 0), 3)]
         worker = ray.remote(Where)
         with reserved(config, wanted) as places:
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from policy.disk import writing
@@ -78,7 +79,7 @@ def examine_host(expected: Expected) -> list[Finding]:
     if (model := expected.model) is not None:
         found.append(finding("model.path", lambda: _model(model, expected.model_files)))
     for reward in expected.rewards:
-        found.append(finding(f"rewards.{reward.name}", lambda reward=reward: _reward(reward)))
+        found.append(finding(f"rewards.{reward.name}", partial(_reward, reward)))
     if expected.gpus:
         found.append(finding("GPUs", lambda: _gpus(expected.gpus)))
     if (mark := expected.mark) is not None:

@@ -137,8 +137,6 @@ def expected(
 def _examine_there(host: Host, what: Expected) -> ray.ObjectRef:
     there = NodeAffinitySchedulingStrategy(host.node_id, soft=False)
     # The process ends after the checks, because they may have imported much.
-    call = ray.remote(examine_host).options(
-        num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=there
-    )
-    ref: ray.ObjectRef = call.remote(what)
-    return ref
+    check = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(examine_host)
+    call: ray.ObjectRef = check.options(scheduling_strategy=there).remote(what)
+    return call

@@ -40,7 +40,7 @@ log = logging.getLogger("eg_grpo")
 
 # Ray places what fits within so many seconds, and needs a little more for each group. It hears of
 # what other runs give back in about a second.
-_ATTEMPT_S, _GROUP_S = 5.0, 0.05
+_ATTEMPT_S, _GROUP_S = 4.0, 0.05
 _PAUSE_S = 1.0  # between two attempts, in which another run may make one
 _TURN_S = 60.0  # that a run waits for others that take places
 # Every cluster has 1 of this resource, so that no two runs can have more than half of it.
@@ -145,9 +145,8 @@ def claims(wanted: Sequence[Role], learner_placement: str) -> list[Claim]:
         if role.key != "learner"
         for name in role.names
     ]
-    wanted = [claim for claim in [*learner, *others] if claim.each.for_ray]
     return sorted(
-        wanted,
+        (claim for claim in [*learner, *others] if claim.each.for_ray),
         key=lambda claim: (bool(claim.each.custom), claim.each.gpus, len(claim.names)),
         reverse=True,
     )
