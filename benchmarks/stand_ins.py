@@ -11,7 +11,7 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,11 @@ from orchestrator.pipeline.background import Background
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.ledger_folder import open_ledger
+from orchestrator.pipeline.roles import Scalable
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
 from orchestrator.record.run_folder import RunFolder
+from orchestrator.settings.resources import Resources
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.rollout_events import (
@@ -53,31 +55,57 @@ class Seconds:
 
 
 class Sleepers:
-    """Calls that are answered after some seconds."""
+    """Calls that are answered after some seconds, of real time or of a clock of the caller's."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._now, self._sleep = now, sleep
         self._due: list[tuple[float, int]] = []
         self._numbers = itertools.count()
 
     def call(self, seconds: float) -> int:
         """A call that is answered so many seconds from now."""
         number = next(self._numbers)
-        heapq.heappush(self._due, (time.monotonic() + seconds, number))
+        heapq.heappush(self._due, (self._now() + seconds, number))
         return number
 
     def wait(self, calls: Sequence[int], timeout_s: float) -> list[int]:
         """The calls that are answered, once there is one; none after the timeout."""
-        now = time.monotonic()
+        now = self._now()
         first = self._due[0][0] if self._due else now + timeout_s
-        time.sleep(max(0.0, min(first - now, timeout_s)))
+        self._sleep(max(0.0, min(first - now, timeout_s)))
         done = []
-        now = time.monotonic()
+        now = self._now()
         while self._due and self._due[0][0] <= now:
             done.append(heapq.heappop(self._due)[1])
         return done
 
 
-class SleepingRollout:
+class FixedNumber:
+    """Plays ``roles.Scalable``; the number of workers never changes."""
+
+    resources = Resources(1, 0)
+    settled = True
+    idle = queued = 0
+    states: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        return len(self.states)
+
+    joined = size
+
+    def resize(self, size: int) -> None:
+        raise AssertionError("nobody scales stand-ins")
+
+    def take_failed_starts(self) -> list[str]:
+        return []
+
+
+class SleepingRollout(FixedNumber):
     """Plays ``roles.Rollout``."""
 
     wake_at = float("inf")
@@ -86,15 +114,11 @@ class SleepingRollout:
         self._sleepers, self._seconds = sleepers, seconds
         self._events: list[RolloutEvent] = [WorkerUp(f"worker {n}") for n in range(workers)]
         self._answers: dict[int, RolloutEvent] = {}
-        self.states = {event.worker: "idle" for event in self._events}
+        self.states = {f"worker {n}": "idle" for n in range(workers)}
 
     @property
     def calls(self) -> list[int]:
         return list(self._answers)
-
-    @property
-    def states(self) -> dict[str, str]:
-        return {}
 
     def advance(self) -> None:
         pass
@@ -122,6 +146,9 @@ class SleepingRollout:
         self._answers[call] = BatchSampled(worker, groups)
         self.states[worker] = "sampling"
 
+    def end(self, worker: str) -> None:
+        raise AssertionError("a stand-in never leaves")
+
     def discard(self, worker: str, reason: str) -> None:
         raise AssertionError("a stand-in never fails")
 
@@ -145,6 +172,7 @@ class SleepingRewards:
         self._queue: deque[tuple[Hashable, int, GroupRef]] = deque()
         self._answers: dict[int, tuple[Hashable, int, GroupRef]] = {}
         self._scored: list[tuple[Hashable, int, ScoredGroup]] = []
+        self.pools: dict[str, Scalable] = {}
 
     @property
     def states(self) -> dict[str, str]:
@@ -209,9 +237,11 @@ class SleepingPublisher:
 
 
 @contextmanager
-def stand_in_stages(config: RunConfig, folder: Path, seconds: Seconds) -> Iterator[Stages]:
+def stand_in_stages(
+    config: RunConfig, folder: Path, seconds: Seconds, sleepers: Sleepers | None = None
+) -> Iterator[Stages]:
     """The stages of a run whose pools sleep; the ledger is real."""
-    sleepers = Sleepers()
+    sleepers = sleepers or Sleepers()
     prompts = [Prompt(id=f"{n}", text="a prompt", task_type="none") for n in range(64)]
     run_folder = RunFolder(folder)
     with open_ledger(config.ledger, folder, print) as ledger:
@@ -236,6 +266,7 @@ def stand_in_stages(config: RunConfig, folder: Path, seconds: Seconds) -> Iterat
             ledger,
             Drops(run_folder, config.replacements),
             sleepers.wait,
+            lambda each, count: None,
         )
     run_folder.close()
 

@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_status_flags(
         command("status", "show where a run is: groups, workers, errors and the time left")
     )
+    _add_scale_flags(
+        command("scale", "change the numbers of rollout and reward workers of a run that goes on")
+    )
     _add_simulate_flags(
         command(
             "simulate", "show what staleness and more rollout workers are worth, without training"
@@ -258,6 +261,23 @@ def _add_status_flags(status: argparse.ArgumentParser) -> None:
     status.set_defaults(command="status")
 
 
+def _add_scale_flags(scale: argparse.ArgumentParser) -> None:
+    scale.add_argument("folder", type=Path, metavar="RUN", help="run folder: runs/NAME")
+    scale.add_argument(
+        "counts",
+        nargs="+",
+        metavar="ROLE=N",
+        help="rollout=N for rollout workers, NAME=N for the workers of the reward NAME",
+    )
+    scale.add_argument(
+        "--wait",
+        type=float,
+        default=600.0,
+        help="seconds to wait for the driver's answer (default 600)",
+    )
+    scale.set_defaults(command="scale")
+
+
 def _add_simulate_flags(simulate: argparse.ArgumentParser) -> None:
     _add_config(simulate)
     simulate.add_argument(
@@ -265,8 +285,8 @@ def _add_simulate_flags(simulate: argparse.ArgumentParser) -> None:
         metavar="rollout=S,...",
         default="",
         help="rollout: to sample a batch; reward: to score it; learn: an update; sync: to load new"
-        " weights; start: to start a worker after a loss. rollout and learn are needed without"
-        " --from; the others are 0 if they are not given",
+        " weights; start: to start a worker after a loss; fetch: to send the weights to one host."
+        " rollout and learn are needed without --from; the others are 0 if they are not given",
     )
     simulate.add_argument(
         "--from",
@@ -276,9 +296,28 @@ def _add_simulate_flags(simulate: argparse.ArgumentParser) -> None:
         help="run folder whose last steps say how long each of these takes",
     )
     simulate.add_argument(
-        "--workers",
+        "--rollout",
         metavar="N,...",
         help="numbers of rollout workers to compare (default: the configuration's)",
+    )
+    simulate.add_argument(
+        "--reward",
+        type=int,
+        metavar="N",
+        help="workers of each reward (default: the fewest in the configuration)",
+    )
+    simulate.add_argument(
+        "--hosts",
+        type=int,
+        default=1,
+        metavar="N",
+        help="hosts that the rollout workers are spread over (default 1)",
+    )
+    simulate.add_argument(
+        "--against",
+        type=Path,
+        metavar="RUN",
+        help="run folder whose step time is printed beside the simulated one of its settings",
     )
     simulate.add_argument(
         "--spread",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from policy import secrets
 from policy.base_settings import (
@@ -17,6 +17,7 @@ from policy.base_settings import (
     Settings,
     Share,
 )
+from policy.worker_bounds import check_bounds
 
 
 class RuntimeEnvironment(Settings):
@@ -56,6 +57,18 @@ class RewardConfig(Settings):
         default_factory=dict, description="Keyword arguments of the class."
     )
     workers: int = Field(1, ge=1, description="Reward workers in this reward's pool.")
+    min_workers: int = Field(1, ge=1, description="Fewest reward workers that scaling may leave.")
+    max_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Most reward workers that scaling may start. Images are cut into batches for"
+        " so many workers, and a private cluster has room for them.",
+    )
+    autoscale: bool = Field(
+        False,
+        description="Have the run itself add and take away workers between min_workers and"
+        " max_workers, by the number of batches that wait.",
+    )
     batch_size: int = Field(64, ge=1, description="Images passed to one score() call.")
     cpus_per_worker: Share = Field(1, description="CPUs that Ray reserves for a worker.")
     gpus_per_worker: Share = Field(0, description="GPUs that Ray reserves for a worker.")
@@ -93,6 +106,16 @@ class RewardConfig(Settings):
         True,
         description="Whether the cache may remember its scores; off for one that draws lots.",
     )
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        check_bounds(self.workers, self.min_workers, self.max_workers, self.autoscale)
+        return self
+
+    @property
+    def most_workers(self) -> int:
+        """The most workers that the settings speak of."""
+        return self.max_workers or self.workers
 
 
 class CacheConfig(Settings):

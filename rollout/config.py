@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from policy.base_settings import CustomResources, Deadline, Ignored, Settings, Share
 from policy.sampling import Sampling
+from policy.worker_bounds import check_bounds
 
 
 class VllmSettings(Settings):
@@ -40,6 +41,18 @@ class RolloutConfig(Settings):
     )
     vllm: VllmSettings = VllmSettings()
     workers: int = Field(1, ge=1, description="Rollout workers, each with its own policy.")
+    min_workers: int = Field(1, ge=1, description="Fewest rollout workers that scaling may leave.")
+    max_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Most rollout workers that scaling may start. A step is dealt in batches for"
+        " so many workers, and a private cluster has room for them.",
+    )
+    autoscale: bool = Field(
+        False,
+        description="Have the run itself add and take away workers between min_workers and"
+        " max_workers, by the number of batches that wait.",
+    )
     group_size: int = Field(8, description="G: trajectories per prompt.")
     guidance_scale: float = Field(
         ge=0,
@@ -110,6 +123,11 @@ class RolloutConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        check_bounds(self.workers, self.min_workers, self.max_workers, self.autoscale)
+        return self
+
     def ignored(self) -> Iterator[Ignored]:
         """With another engine, all settings of ``vllm``. With vLLM, those of the other device."""
         if self.engine != "vllm":
@@ -120,6 +138,11 @@ class RolloutConfig(Settings):
         else:
             text = "has an effect with device cuda alone"
             yield Ignored("vllm.memory_share", text, ("engine", "device"))
+
+    @property
+    def most_workers(self) -> int:
+        """The most workers that the settings speak of."""
+        return self.max_workers or self.workers
 
     @property
     def sampling(self) -> Sampling:

@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
-from orchestrator.pipeline.simulation import Chance, Role, Scenario, Seconds, Simulation, table
+from orchestrator.pipeline.simulation import Chance, Role, Scenario, Seconds, Simulation
+from orchestrator.pipeline.simulation_text import bottleneck, table
 from orchestrator.record.progress import RECENT
 from orchestrator.record.run_folder import read_rows
 from policy.errors import UserError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.settings.run_config import RunConfig
 
 MAX_STALENESS = range(5)  # the values that are compared
-_WORK = ("rollout", "reward", "learn", "sync", "start")
+_WORK = ("rollout", "reward", "learn", "sync", "start", "fetch")
 _NEEDED = ("rollout", "learn")
 _ROLES = ("rollout", "reward", "learner")
 
@@ -28,9 +29,13 @@ def run(parsed: argparse.Namespace) -> None:
     """Print the table. Raises ``UserError`` when it is not known how long the work takes."""
     given = numbers(parsed.seconds, "--seconds", _WORK)
     losses = numbers(parsed.losses, "--losses", _ROLES)
-    workers = None if parsed.workers is None else _counts(parsed.workers)
+    workers = None if parsed.rollout is None else _counts(parsed.rollout)
     if not 0 <= parsed.spread < math.inf:
         raise UserError(f"--spread: {parsed.spread} is not 0 or more")
+    if parsed.hosts < 1:
+        raise UserError(f"--hosts: {parsed.hosts} is not 1 or more")
+    if parsed.reward is not None and parsed.reward < 1:
+        raise UserError(f"--reward: {parsed.reward} is not 1 or more")
     if 0.0 in losses.values():
         raise UserError("--losses: the seconds between two losses must be more than 0")
     if losses and "start" not in given:
@@ -38,7 +43,10 @@ def run(parsed: argparse.Namespace) -> None:
     # This imports torch, which takes seconds. A mistake on the command line is said first.
     from orchestrator.settings.run_config import load_config, load_saved
 
-    scenario = scenario_of(load_config(parsed.config, parsed.overrides))
+    config = load_config(parsed.config, parsed.overrides)
+    scenario = replace(scenario_of(config), hosts=parsed.hosts)
+    if parsed.reward is not None:
+        scenario = replace(scenario, reward_workers=parsed.reward)
     measured: dict[str, float] = {}
     if parsed.measured is not None:
         rows = read_rows(parsed.measured / "metrics.jsonl")
@@ -65,6 +73,29 @@ def run(parsed: argparse.Namespace) -> None:
         for staleness in MAX_STALENESS
     ]
     print(table([(each, Simulation(each, seconds, chance).run()) for each in scenarios]))
+    for count in workers or [scenario.rollout_workers]:
+        of_count = replace(scenario, rollout_workers=count)
+        images, ranks = config.trajectories_per_step, config.learner.ranks
+        print(f"\n{bottleneck(of_count, seconds, chance, images, ranks)}")
+    if parsed.against is not None:
+        print(f"\n{_side_by_side(parsed.against, seconds)}")
+
+
+def _side_by_side(folder: Path, seconds: Seconds) -> str:
+    """The step time of a real run, and that of its own settings with these seconds."""
+    from orchestrator.settings.run_config import load_saved
+
+    rows = read_rows(folder / "metrics.jsonl")[-RECENT:]
+    if not rows:
+        raise UserError(f"--against: {folder} has no row in metrics.jsonl yet")
+    # The simulation leaves out evaluations.
+    measured = fmean(row["seconds/step"] - row.get("seconds/evaluate", 0.0) for row in rows)
+    outcome = Simulation(scenario_of(load_saved(folder / "config.yaml")), seconds).run()
+    off = outcome.step_s / measured - 1
+    return (
+        f"against   {folder}: measured {measured:.2f} s a step, simulated {outcome.step_s:.2f} s"
+        f" ({off:+.0%})"
+    )
 
 
 def scenario_of(config: RunConfig) -> Scenario:
@@ -134,5 +165,5 @@ def _counts(text: str) -> list[int]:
     except ValueError:
         counts = [0]
     if min(counts) < 1:
-        raise UserError(f"--workers: {text!r} is no list of numbers of workers, such as 1,2,4")
+        raise UserError(f"--rollout: {text!r} is no list of numbers of workers, such as 1,2,4")
     return counts

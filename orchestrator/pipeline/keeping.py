@@ -46,4 +46,5 @@ def kept_batch(step: int, trajectories: KeptTrajectories, store: GroupStore) -> 
         advantages=[list(group.advantages) for group in kept.groups],
         dropped=list(kept.dropped),
         usage={},
+        workers={},
     )

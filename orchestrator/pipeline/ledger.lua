@@ -1,16 +1,17 @@
 -- All writes of the ledger. One call of this script is one write: it happens whole or not at all.
 --
--- KEYS: head, groups, commits, workers, errors, counts (docs/ledger.md describes them).
+-- KEYS: head, groups, commits, workers, errors, counts, scaling (docs/ledger.md describes them).
 -- ARGV: operation, run, epoch of the driver, number of the write, id of the request, arguments
 -- as JSON. The answer is {status, epoch or number, JSON}.
 
-local head, groups, commits, workers, errors, counts = unpack(KEYS)
+local head, groups, commits, workers, errors, counts, scaling = unpack(KEYS)
 local operation, run, epoch = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local number, request, given = tonumber(ARGV[4]), ARGV[5], cjson.decode(ARGV[6])
 local now = tonumber(redis.call('TIME')[1])
 
 local FORMAT = '1'
 local ERRORS_KEPT = 20
+local WISHES_KEPT = 50
 local HELD = {generating = true, scoring = true, ready = true}
 local OPEN = {waiting = true, generating = true, scoring = true, ready = true}
 
@@ -181,6 +182,30 @@ function operations.note_workers()
     worker.name, worker.since = nil, now
     redis.call('HSET', workers, name, cjson.encode(worker))
   end
+  local unanswered = {}
+  for _, text in ipairs(redis.call('LRANGE', scaling, 0, -1)) do
+    local wish = cjson.decode(text)
+    if wish.answer == '' then unanswered[#unanswered + 1] = wish end
+  end
+  if #unanswered > 0 then return unanswered end
+end
+
+local function change_wish(id, change)
+  for index, text in ipairs(redis.call('LRANGE', scaling, 0, -1)) do
+    local wish = cjson.decode(text)
+    if wish.id == id then
+      change(wish)
+      redis.call('LSET', scaling, index - 1, cjson.encode(wish))
+    end
+  end
+end
+
+function operations.take_up()
+  change_wish(given.id, function(wish) wish.before = given.before end)
+end
+
+function operations.answer()
+  change_wish(given.id, function(wish) wish.answer, wish.answered = given.answer, now end)
 end
 
 function operations.note_error()
@@ -190,6 +215,18 @@ end
 
 function operations.count()
   redis.call('HINCRBY', counts, given.name, given.by)
+end
+
+-- Anyone may wish for other numbers of workers. The driver finds the wish with its next notes.
+local function wish()
+  local sent = false
+  change_wish(request, function() sent = true end)
+  if not sent then
+    redis.call('RPUSH', scaling, cjson.encode({id = request, asked_by = given.asked_by,
+      wanted = given.wanted, asked = now, before = {}, answer = '', answered = 0}))
+    redis.call('LTRIM', scaling, -WISHES_KEPT, -1)
+  end
+  return {'ok', 0, cjson.encode(request)}
 end
 
 -- A new driver. Its epoch must be above every epoch before it.
@@ -220,6 +257,7 @@ end
 local known, held, reached = redis.call('HGET', head, 'run'), of_head('epoch'), of_head('number')
 if known and known ~= run then return {'another', 0, known} end
 if known and redis.call('HGET', head, 'format') ~= FORMAT then return {'format', 0, ''} end
+if operation == 'wish' then return known and wish() or {'none', 0, ''} end
 if held == epoch and sent_before() then
   return {'ok', reached, redis.call('HGET', head, 'answer')}
 end

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import secrets as tokens
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal, cast
 
-from orchestrator.pipeline.ledger_connection import LedgerConnection
-from orchestrator.pipeline.ledger_view import LedgerView, WorkerEntry
+from orchestrator.pipeline.ledger_connection import LedgerConnection, make_wish
+from orchestrator.pipeline.ledger_view import LedgerView, ScalingEntry, WorkerEntry
 from policy.errors import RunFailed, UserError
 from policy.secrets import masked
 
@@ -199,9 +199,13 @@ class Ledger:
 
     # Notes
 
-    def note_workers(self, workers: Iterable[WorkerEntry]) -> None:
-        """Note the states of all workers. A worker that is not among them leaves the list."""
-        self._write("note_workers", workers=[vars(worker) for worker in workers])
+    def note_workers(self, workers: Iterable[WorkerEntry]) -> list[ScalingEntry]:
+        """Note the states of all workers. A worker that is not among them leaves the list.
+
+        Returns the wishes for other numbers of workers that are not answered.
+        """
+        wishes = self._write("note_workers", workers=[vars(worker) for worker in workers])
+        return [ScalingEntry(**wish) for wish in wishes or ()]
 
     def note_error(self, text: str) -> None:
         """Keep an error, with its secrets masked, as one of the last 20."""
@@ -210,6 +214,20 @@ class Ledger:
     def count(self, name: str, by: int = 1) -> None:
         """Raise a counter."""
         self._write("count", name=name, by=by)
+
+    # Numbers of workers
+
+    def wish(self, asked_by: str, wanted: Mapping[str, int]) -> None:
+        """Ask for other numbers of workers, as any other process may."""
+        make_wish(self._connection, self.run, asked_by, wanted)
+
+    def take_up(self, wish: str, before: Mapping[str, int]) -> None:
+        """Note how many workers there were when the driver took up the wish with this id."""
+        self._write("take_up", id=wish, before=dict(before))
+
+    def answer(self, wish: str, answer: str) -> None:
+        """Answer the wish with this id."""
+        self._write("answer", id=wish, answer=_text(answer))
 
     # Reading
 

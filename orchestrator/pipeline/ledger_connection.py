@@ -8,9 +8,11 @@ than a second. After ``timeout_s`` the connection gives up: this request and all
 
 from __future__ import annotations
 
+import json
 import random
+import secrets as tokens
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar, cast
 
@@ -35,7 +37,7 @@ _AWAY = (
 )
 _DISK = "MISCONF"  # how the error of a server begins that cannot write its disk
 _PREFIX = "eg-grpo:ledger:"
-_PARTS = ("", ":groups", ":commits", ":workers", ":errors", ":counts")
+_PARTS = ("", ":groups", ":commits", ":workers", ":errors", ":counts", ":scaling")
 _SCRIPT = files("orchestrator.pipeline").joinpath("ledger.lua").read_text(encoding="utf-8")
 _T = TypeVar("_T")
 
@@ -111,6 +113,22 @@ class LedgerConnection:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
+def make_wish(
+    connection: LedgerConnection, run_id: str, asked_by: str, wanted: Mapping[str, int]
+) -> str:
+    """Ask the driver of a run for other numbers of workers, by role; returns the wish's id.
+
+    Raises ``UserError`` when there is no ledger of this run, and ``RunFailed`` when Redis stays
+    away.
+    """
+    wish_id = tokens.token_hex(8)
+    given = json.dumps({"asked_by": asked_by, "wanted": dict(wanted)})
+    status, _, _ = connection.run_script(["wish", run_id, 0, 0, wish_id, given])
+    if status != "ok":
+        raise UserError(f"Redis ({connection.address}) has no ledger of run {run_id}")
+    return wish_id
+
+
 def read_ledger(url: str, run_id: str) -> LedgerView:
     """The ledger of a run, which may be going on in another process.
 
@@ -141,12 +159,13 @@ def answers(url: str) -> bool:
 
 def _view(client: redis.Redis, keys: Sequence[str]) -> LedgerView | None:
     """Read all keys in one transaction."""
-    head, groups, commits, workers, errors, counts = keys
+    head, groups, commits, workers, errors, counts, scaling = keys
     with client.pipeline(transaction=True) as pipeline:
         for key in (head, groups, commits, workers):
             pipeline.hgetall(key)
         pipeline.lrange(errors, 0, -1)
         pipeline.hgetall(counts)
+        pipeline.lrange(scaling, 0, -1)
         found = pipeline.execute()
     return view_of(*found) if found[0] else None
 

@@ -10,14 +10,19 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.pipeline.ledger import Ledger, LedgerLost, superseded
-from orchestrator.pipeline.ledger_connection import read_ledger, runs_at
+from orchestrator.pipeline.ledger_connection import (
+    LedgerConnection,
+    make_wish,
+    read_ledger,
+    runs_at,
+)
 from orchestrator.pipeline.ledger_server import own_server
 from orchestrator.pipeline.ledger_view import LedgerView
 from orchestrator.settings.ledger_config import LedgerConfig
@@ -86,8 +91,22 @@ def read_run(folder: Path) -> LedgerView:
             return read_ledger(saved.address, saved.run)
         except UserError:  # the run has ended, or is on another machine
             return read_ledger_folder(folder)
-    named = os.environ.get("REDIS_URL", "")
-    return read_ledger(named if masked(named) == saved.address else saved.address, saved.run)
+    return read_ledger(saved.url, saved.run)
+
+
+def ask_driver(
+    folder: Path, asked_by: str, wanted: Mapping[str, int], timeout_s: float = 30.0
+) -> str:
+    """Ask the driver of the run in ``folder`` for other numbers of workers; returns the wish's id.
+
+    Raises ``UserError`` when the folder has no ledger, and ``RunFailed`` when its Redis does not
+    answer: a Redis that the run has started itself answers on the driver's machine alone.
+    """
+    saved = _Saved.read(folder)
+    if saved is None:
+        raise UserError(f"{folder} has no ledger: {_FILE} is missing")
+    connection = LedgerConnection(saved.url, saved.run, lambda text: None, timeout_s, None)
+    return make_wish(connection, saved.run, asked_by, wanted)
 
 
 def read_ledger_folder(folder: Path) -> LedgerView:
@@ -118,6 +137,12 @@ class _Saved(BaseModel):
     address: str  # of the Redis, with secrets masked
     own: bool  # whether the run starts that Redis itself
     folder: Path  # of the run, to notice a copy
+
+    @property
+    def url(self) -> str:
+        """The address, with its password if REDIS_URL has it."""
+        named = os.environ.get("REDIS_URL", "")
+        return named if masked(named) == self.address else self.address
 
     @classmethod
     def read(cls, folder: Path) -> _Saved | None:

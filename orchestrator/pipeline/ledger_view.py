@@ -57,6 +57,22 @@ class ErrorEntry:
     text: str
 
 
+DONE = "done"  # the answer to a wish that was granted
+
+
+@dataclass(frozen=True)
+class ScalingEntry:
+    """A wish for other numbers of workers, and what the driver made of it."""
+
+    id: str
+    asked_by: str
+    wanted: Mapping[str, int]  # workers, by role: rollout, or the name of a reward
+    asked: float  # Unix time
+    before: Mapping[str, int]  # workers that there were; empty until the driver takes the wish up
+    answer: str  # DONE, or a reason; empty until the driver answers
+    answered: float  # Unix time; 0 until then
+
+
 @dataclass(frozen=True)
 class LedgerView:
     """The whole ledger at one moment."""
@@ -72,6 +88,7 @@ class LedgerView:
     workers: tuple[WorkerEntry, ...]  # by name
     errors: tuple[ErrorEntry, ...]  # the newest first
     counts: Mapping[str, int]
+    scaling: tuple[ScalingEntry, ...]  # the last wishes, the newest last
 
 
 def view_of(
@@ -81,8 +98,9 @@ def view_of(
     workers: Mapping[str, str],
     errors: Sequence[str],
     counts: Mapping[str, str],
+    scaling: Sequence[str],
 ) -> LedgerView:
-    """The view of the values of the ledger's six keys (docs/ledger.md)."""
+    """The view of the values of the ledger's seven keys (docs/ledger.md)."""
     return LedgerView(
         run=head["run"],
         epoch=int(head["epoch"]),
@@ -99,6 +117,7 @@ def view_of(
         workers=tuple(WorkerEntry(name, **json.loads(workers[name])) for name in sorted(workers)),
         errors=tuple(ErrorEntry(**json.loads(text)) for text in errors),
         counts={name: int(count) for name, count in sorted(counts.items())},
+        scaling=tuple(ScalingEntry(**json.loads(text)) for text in scaling),
     )
 
 

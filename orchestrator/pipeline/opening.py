@@ -32,7 +32,7 @@ from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.host_checks import check_hosts
 from orchestrator.workers.learner_group import LearnerGroup
-from orchestrator.workers.placement import Places, reserved
+from orchestrator.workers.placement import Places, no_room, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
@@ -103,7 +103,7 @@ def open_run(
                 inputs.prompts,
                 Schedule(
                     Layout(
-                        config.rollout.workers,
+                        config.rollout.most_workers,
                         groups_per_batch(config, config.rollout.group_size),
                     ),
                     config.prompts_per_step,
@@ -118,7 +118,9 @@ def open_run(
                 ledger,
                 Drops(folder, config.replacements),
                 wait_answers,
+                no_room,
             )
+            stages.scaling.go_on(ledger.view().scaling)
             evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, stages, folder)
             yield Run(
                 step=step,

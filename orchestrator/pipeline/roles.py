@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from learner.micro_batches import TrainingGroup
+from orchestrator.settings.resources import Resources
 from orchestrator.workers.rollout_events import GroupRef, RolloutEvent
 from policy.probe import WeightReceipt
 from policy.sampling import Sampling
@@ -59,7 +60,49 @@ class Waiting(Protocol):
         ...
 
 
-class Rollout(Pool, Protocol):
+class Scalable(Protocol):
+    """Workers of one role, whose number may change."""
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker asks of Ray."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Workers that stay, with those that are lost and will be replaced."""
+        ...
+
+    @property
+    def joined(self) -> int:
+        """``size`` without the workers that were added and have not worked yet."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether no worker joins or leaves at the moment."""
+        ...
+
+    @property
+    def idle(self) -> int:
+        """Workers without work."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Batches that wait in the pool for a worker."""
+        ...
+
+    def resize(self, size: int) -> None:
+        """Have so many workers: start some, or let some leave."""
+        ...
+
+    def take_failed_starts(self) -> list[str]:
+        """Why workers that were added could not begin to work, since the last call."""
+        ...
+
+
+class Rollout(Pool, Scalable, Protocol):
     """Samples groups of trajectories. The groups stay in the object store."""
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
@@ -70,6 +113,10 @@ class Rollout(Pool, Protocol):
         self, worker: str, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> None:
         """Have a worker sample one group for each request."""
+        ...
+
+    def end(self, worker: str) -> None:
+        """End a worker that leaves and has nothing left to do."""
         ...
 
     def take_events(self) -> list[RolloutEvent]:
@@ -92,6 +139,11 @@ class Rollout(Pool, Protocol):
 
 class Rewards(Pool, Protocol):
     """Scores groups with every reward of the run."""
+
+    @property
+    def pools(self) -> Mapping[str, Scalable]:
+        """The workers of each reward, by its name."""
+        ...
 
     def begin(
         self, key: Hashable, prompts: Sequence[Prompt], size: int, remember: bool = False

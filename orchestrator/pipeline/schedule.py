@@ -13,6 +13,10 @@ Determinism. Groups are dealt in batches that depend on the settings alone. A ba
 lost is repeated whole, by whichever worker is free. At staleness 0 the repeated batch has the same
 weights and seeds, so its trajectories are the same to the bit.
 
+Scaling. Workers may come and leave at any time. The batches stay those of the settings, so at
+staleness 0 the trajectories do not depend on the number of workers. A worker that is to leave
+finishes its batch first: nothing is repeated.
+
 Poison. A batch that loses ``attempts`` workers in a row is cut into its groups. A group that then
 loses as many by itself is dropped, and its step trains without it.
 """
@@ -30,7 +34,7 @@ Work = int | str  # a step, or the name of a job beside the steps, such as an ev
 class Layout:
     """How the groups of a step are dealt; it never changes during a run."""
 
-    shares: int  # workers that the run was configured with
+    shares: int  # the most workers that the settings speak of
     groups_per_batch: int  # groups that a worker samples in one call
 
     def batches(self, places: Sequence[int]) -> list[tuple[int, ...]]:
@@ -72,6 +76,13 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class End:
+    """Order: the worker has nothing left to do, and its process ends."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
 class Drop:
     """Notice: the group is lost to its step for good."""
 
@@ -80,7 +91,7 @@ class Drop:
     losses: int
 
 
-Order = Load | Sample | Drop
+Order = Load | Sample | End | Drop
 
 
 class Stage(Enum):
@@ -107,6 +118,7 @@ class _Worker:
     loading: int | None = None
     batch: Batch | None = None
     void: bool = False  # what it samples comes from weights that a fall back has undone
+    leaving: bool = False  # it gets no new work
 
     @property
     def idle(self) -> bool:
@@ -216,6 +228,12 @@ class Schedule:
             return
         if state.batch.work in self._works:
             self._repeat(state.batch)
+
+    def drain(self, worker: str) -> None:
+        """The worker is to leave. It finishes the batch that it has; then ``End`` is ordered."""
+        self._changed = True
+        if worker in self._workers:
+            self._workers[worker].leaving = True
 
     def scored(self, step: int, place: int, enough: bool) -> None:
         """A group's scores are there; ``enough`` says whether it can be trained on."""
@@ -343,6 +361,11 @@ class Schedule:
         return list(self._workers)
 
     @property
+    def waiting(self) -> int:
+        """The number of batches that wait for a worker."""
+        return sum(len(work.queue) for work in self._works.values())
+
+    @property
     def steps(self) -> list[int]:
         """The steps that are admitted and not trained yet."""
         return sorted(name for name in self._works if isinstance(name, int))
@@ -358,7 +381,11 @@ class Schedule:
         return [Batch(work, batch, draw) for batch in self._layout.batches(places)]
 
     def _assign(self) -> None:
-        """Give every idle worker the newest weights, or else the next batch."""
+        """Give every idle worker the newest weights, or else the next batch, or end it."""
+        for worker in [name for name, state in self._workers.items() if state.leaving]:
+            if self._workers[worker].idle:
+                del self._workers[worker]
+                self._orders.append(End(worker))
         if self.published is None:
             return
         # The oldest batches come first: those of jobs, then of the step that is trained first.

@@ -3,7 +3,8 @@
 The schedule is the one of real runs. The order in which it is told and asked is that of
 ``orchestrator.pipeline.training`` and ``stages``: a step is trained when all its groups are scored;
 then its weights are published, and the next step waits until no worker is loading them. A loss of
-the learner falls back to the last checkpoint.
+the learner falls back to the last checkpoint. Rollout workers are spread over hosts. The learner's
+host sends each version to one host after the other, once to each.
 
 What is left out: evaluations, groups with too few scores, and the time of writing a checkpoint.
 """
@@ -14,7 +15,7 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -36,6 +37,7 @@ class Seconds:
     learn: float  # one update
     sync: float  # one worker loads new weights
     start: float = 0.0  # a new worker, or a new learner group, starts
+    fetch: float = 0.0  # new weights cross the link to one host
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Scenario:
     max_staleness: int
     checkpoint_every: int
     attempts: int  # see ``orchestrator.pipeline.schedule``
+    hosts: int = 1  # that the rollout workers are spread over
 
     @property
     def layout(self) -> Layout:
@@ -82,6 +85,7 @@ class Outcome:
     run_s: float  # the whole run
     learner_idle: float  # share of the time in which no update is made
     rollout_idle: float  # share of the workers' time in which they neither sample nor load
+    reward_idle: float  # share of the workers' time in which they score nothing
     staleness_mean: float  # over the trained groups, in weight versions
     staleness_max: int
     repeated_steps: int  # that were trained again after the learner was lost
@@ -123,14 +127,19 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []  # a heap
         self._numbered = 0
         self._workers: list[str | None] = [None] * scenario.rollout_workers  # None: it starts
+        self._up_count = 0
+        self._hosts: dict[str, int] = {}  # of the workers that are up
+        self._there_at: dict[tuple[int, int], float] = {}  # when a host has a version
+        self._link_free_at = 0.0
         self._busy: set[str] = set()
         self._scorers = [_Scorer() for _ in range(scenario.reward_workers)]
+        self._idle_scorers = scenario.reward_workers
         self._to_score: deque[Batch] = deque()
         self._page, self._learner_call = _Page.WEIGHTS, 0
         # Sums over the time after the first steps.
         self._measured_from = min(scenario.max_staleness + 1, scenario.steps // 2)
         self._first_at: float | None = 0.0 if self._measured_from == 0 else None
-        self._learner_idle_s = self._rollout_idle_s = 0.0
+        self._learner_idle_s = self._rollout_idle_s = self._reward_idle_s = 0.0
         self._staleness: list[int] = []
         self._repeated = 0
 
@@ -160,6 +169,7 @@ class Simulation:
             run_s=self._now,
             learner_idle=self._learner_idle_s * share,
             rollout_idle=self._rollout_idle_s * share / scenario.rollout_workers,
+            reward_idle=self._reward_idle_s * share / scenario.reward_workers,
             staleness_mean=sum(self._staleness) / max(1, len(self._staleness)),
             staleness_max=max(self._staleness, default=0),
             repeated_steps=self._repeated,
@@ -183,8 +193,8 @@ class Simulation:
         time, _, happens = heapq.heappop(self._events)
         if self._first_at is not None:
             passed = time - self._now
-            idle = sum(worker is not None and worker not in self._busy for worker in self._workers)
-            self._rollout_idle_s += passed * idle
+            self._rollout_idle_s += passed * (self._up_count - len(self._busy))
+            self._reward_idle_s += passed * self._idle_scorers
             self._learner_idle_s += passed * (self._page is not _Page.LEARNER)
         self._now = time
         happens()
@@ -226,6 +236,8 @@ class Simulation:
         self._numbered += 1
         name = f"{place}, process {self._numbered}"
         self._workers[place] = name
+        self._up_count += 1
+        self._hosts[name] = place % self._scenario.hosts
         self._schedule.worker_up(name)
 
     def _follow_orders(self) -> None:
@@ -241,15 +253,25 @@ class Simulation:
 
     def _load(self, order: Load) -> None:
         def loaded() -> None:
+            if order.worker not in self._hosts:
+                return  # it was lost meanwhile
             self._busy.discard(order.worker)
             self._schedule.worker_loaded(order.worker, order.version)
 
         self._busy.add(order.worker)
-        self._later(self._takes(self._seconds.sync), loaded)
+        wait_s = self._there(order.version, self._hosts[order.worker]) - self._now
+        self._later(wait_s + self._takes(self._seconds.sync), loaded)
+
+    def _there(self, version: int, host: int) -> float:
+        """When the host has the weights ``version``, which are sent to it now if they were not."""
+        if (version, host) not in self._there_at:
+            self._link_free_at = max(self._now, self._link_free_at) + self._seconds.fetch
+            self._there_at[version, host] = self._link_free_at
+        return max(self._now, self._there_at[version, host])
 
     def _sampled(self, worker: str) -> None:
-        if worker not in self._workers:
-            return
+        if worker not in self._hosts:
+            return  # it was lost meanwhile
         self._busy.discard(worker)
         batch = self._schedule.sampled(worker)
         if batch is not None:
@@ -258,9 +280,16 @@ class Simulation:
 
     def _score(self) -> None:
         for scorer in self._scorers:
-            if self._to_score and not scorer.busy:
-                scorer.batch, scorer.busy = self._to_score.popleft(), True
-                self._call_scorer(scorer, self._seconds.reward)
+            if not self._to_score:
+                return
+            if not scorer.busy:
+                scorer.batch = self._to_score.popleft()
+                self._occupy(scorer, self._seconds.reward)
+
+    def _occupy(self, scorer: _Scorer, seconds: float) -> None:
+        self._idle_scorers -= not scorer.busy
+        scorer.busy = True
+        self._call_scorer(scorer, seconds)
 
     def _call_scorer(self, scorer: _Scorer, seconds: float) -> None:
         scorer.call += 1
@@ -271,6 +300,7 @@ class Simulation:
 
     def _scored(self, scorer: _Scorer) -> None:
         batch, scorer.batch, scorer.busy = scorer.batch, None, False
+        self._idle_scorers += 1
         if batch is not None and isinstance(batch.work, int):
             for place in batch.places:
                 self._schedule.scored(batch.work, place, enough=True)
@@ -297,7 +327,9 @@ class Simulation:
         if worker is None:
             return
         self._workers[place] = None
+        self._up_count -= 1
         self._busy.discard(worker)
+        del self._hosts[worker]
         self._schedule.worker_lost(worker)
         self._later(self._takes(self._seconds.start), lambda: self._up(place))
 
@@ -305,13 +337,14 @@ class Simulation:
         scorer = self._random.choice(self._scorers)
         if scorer.batch is not None:
             self._to_score.appendleft(scorer.batch)
-        scorer.batch, scorer.busy = None, True
-        self._call_scorer(scorer, self._seconds.start)
+        scorer.batch = None
+        self._occupy(scorer, self._seconds.start)
         self._score()
 
     def _lose_learner(self) -> None:
         step = self._schedule.step
         saved = step - step % self._scenario.checkpoint_every
+        self._there_at.clear()  # the same versions are made anew
         if self._page is not _Page.START:
             self._repeated += step - saved
         self._schedule.fall_back(saved)
@@ -324,32 +357,3 @@ class Simulation:
     def _formed(self) -> None:
         self._schedule.publish(self._schedule.step)
         self._page = _Page.WEIGHTS
-
-
-def table(outcomes: Sequence[tuple[Scenario, Outcome]]) -> str:
-    """One line for each simulated run."""
-    rows = [
-        (
-            *("rollout.workers", "max_staleness", "s a step", "whole run", "learner idles"),
-            *("rollout idles", "staleness mean", "max", "steps repeated"),
-        )
-    ]
-    for scenario, outcome in outcomes:
-        rows.append(
-            (
-                str(scenario.rollout_workers),
-                str(scenario.max_staleness),
-                f"{outcome.step_s:.2f}",
-                duration(outcome.run_s),
-                f"{outcome.learner_idle:.0%}",
-                f"{outcome.rollout_idle:.0%}",
-                f"{outcome.staleness_mean:.2f}",
-                str(outcome.staleness_max),
-                str(outcome.repeated_steps),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )

@@ -22,7 +22,8 @@ from orchestrator.pipeline.ledger import Claim, Ledger
 from orchestrator.pipeline.ledger_notes import LedgerNotes
 from orchestrator.pipeline.order import step_prompts, training_request
 from orchestrator.pipeline.roles import Publisher, Rewards, Rollout, Waiting
-from orchestrator.pipeline.schedule import Batch, Drop, Load, Sample, Schedule, Stage, Work
+from orchestrator.pipeline.scaling import NoRoom, Scaling
+from orchestrator.pipeline.schedule import Batch, Drop, End, Load, Sample, Schedule, Stage, Work
 from orchestrator.pipeline.step_batch import StepBatch, step_batch
 from orchestrator.pipeline.worker_notes import WorkerNotes
 from orchestrator.settings.run_config import RunConfig
@@ -31,6 +32,7 @@ from orchestrator.workers.rollout_events import (
     GroupRef,
     WeightsLoaded,
     WeightsLost,
+    WorkerLeaves,
     WorkerLost,
     WorkerUp,
 )
@@ -81,9 +83,11 @@ class Stages:
         ledger: Ledger,
         drops: Drops,
         wait: Waiting,
+        no_room: NoRoom,
     ) -> None:
         self.schedule = schedule
         self.workers = WorkerNotes(schedule, rollout, rewards, ledger, config.learner.ranks)
+        self.scaling = Scaling(config, schedule, rollout, rewards, ledger, no_room)
         self._config, self._prompts = config, prompts
         self._rollout, self._rewards, self._publisher = rollout, rewards, publisher
         self._ledger, self._drops, self._wait = ledger, drops, wait
@@ -134,6 +138,7 @@ class Stages:
             self._rewards.take_usage(),
             self._config.rewards,
             self._minimum,
+            self.scaling.workers,
         )
 
     def wait_for(self, background: Background[Any]) -> None:
@@ -203,7 +208,7 @@ class Stages:
             self._hear()
             self._follow_orders()
         self._notes.write_if_due()
-        self.workers.note()
+        self.scaling.turn(self.workers.note())
 
     def _rest(self) -> float:
         """Seconds until a pool has something to do even if no answer comes."""
@@ -216,6 +221,8 @@ class Stages:
             if isinstance(order, Load):
                 assert self._weights is not None
                 self._rollout.load(order.worker, self._weights)
+            elif isinstance(order, End):
+                self._rollout.end(order.worker)
             elif isinstance(order, Sample):
                 self._sample(order.worker, order.batch, claims.get(order.worker, []))
             else:
@@ -291,6 +298,8 @@ class Stages:
                 self.schedule.worker_loaded(event.worker, event.receipt.weight_version)
             elif isinstance(event, WeightsLost):
                 self._weights_lost(event)
+            elif isinstance(event, WorkerLeaves):
+                self.schedule.drain(event.worker)
             elif isinstance(event, BatchSampled):
                 self._sampled(event)
             else:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from orchestrator.pipeline.ledger_view import GroupEntry, WorkerEntry
+from orchestrator.pipeline.ledger_view import DONE, GroupEntry, ScalingEntry, WorkerEntry
 from orchestrator.pipeline.status import RunStatus
 from orchestrator.record.progress import duration
 from policy.types import JsonDict
@@ -19,6 +19,7 @@ PromptIds = Mapping[tuple[int, int], str]
 _ROLES = ("rollout", "reward", "learner")
 _ORDER = ("waiting", "generating", "scoring", "ready", "trained", "dropped")
 _HEALING = ("starting", "lost")  # states of a worker that takes the place of a lost one
+_WISHES_SHOWN = 5
 _COLUMNS = (
     *("step", "place", "prompt", "state", "attempt", "draw"),
     *("version", "owner", "lease until", "reason"),
@@ -36,6 +37,7 @@ def as_text(status: RunStatus, prompt_ids: PromptIds | None = None) -> str:
         *_section("groups", _in_flight(status)),
         *_section("workers", _workers(status)),
         *_section("heals", healing(status)),
+        *_section("scaling", map(_wish, ledger.scaling[-_WISHES_SHOWN:])),
         *_section("counts", (f"{name} {count}" for name, count in ledger.counts.items())),
         *_section(
             "errors",
@@ -65,6 +67,7 @@ def as_json(status: RunStatus, prompt_ids: PromptIds | None = None) -> JsonDict:
         "in_flight": {step + 1: dict(counts) for step, counts in _counts(status).items()},
         "workers": [vars(worker) for worker in ledger.workers],
         "heals": healing(status),
+        "scaling": [vars(wish) for wish in ledger.scaling],
         "counts": dict(ledger.counts),
         "errors": [vars(error) for error in ledger.errors],
     }
@@ -149,6 +152,16 @@ def _workers(status: RunStatus) -> Iterator[str]:
 def _worker(worker: WorkerEntry) -> str:
     version = f", weights {worker.weight_version}" if worker.weight_version >= 0 else ""
     return f"{worker.name}: {worker.state}{version}"
+
+
+def _wish(wish: ScalingEntry) -> str:
+    """One line: when, from and to how many workers, who asked, and the answer."""
+    changes = ", ".join(
+        f"{role} {wish.before.get(role, '?')} -> {count}" for role, count in wish.wanted.items()
+    )
+    after = f" after {duration(wish.answered - wish.asked)}" if wish.answer == DONE else ""
+    answer = f"{wish.answer or 'not answered yet'}{after}"
+    return f"{_clock(wish.asked)}  {changes} (asked by {wish.asked_by}): {answer}"
 
 
 def _group_row(group: GroupEntry, prompt_ids: PromptIds) -> tuple[str, ...]:

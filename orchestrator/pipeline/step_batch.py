@@ -27,6 +27,8 @@ class StepBatch:
     dropped: list[ScoredGroup]
     # What each reward's pool did since the last step.
     usage: Mapping[str, Usage]
+    # The workers of each role; there are none in a replay.
+    workers: Mapping[str, int]
 
     @property
     def training_groups(self) -> list[TrainingGroup]:
@@ -44,6 +46,7 @@ def step_batch(
     usage: Mapping[str, Usage],
     rewards: Sequence[RewardConfig],
     minimum: int,
+    workers: Mapping[str, int],
 ) -> StepBatch:
     """The batch with its advantages; each group has ``minimum`` scored trajectories or more."""
     advantages = []
@@ -51,4 +54,4 @@ def step_batch(
         values = group_advantages(totals.values, minimum, totals.size)
         assert values is not None  # groups with fewer survivors were dropped
         advantages.append(values)
-    return StepBatch(groups, scored, advantages, dropped, usage)
+    return StepBatch(groups, scored, advantages, dropped, usage, workers)

@@ -30,6 +30,7 @@ def step_row(step: int, batch: StepBatch, learned: JsonDict, gap: float | None) 
     row: JsonDict = {"step": step, "time": time.time(), "weight_version": step}
     row |= reward_metrics(batch.scored, batch.advantages, batch.dropped) | learned
     row |= scoring_metrics(batch.usage)
+    row |= {f"workers/{role}": count for role, count in batch.workers.items()}
     return row if gap is None else row | {"probe/gap": gap}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.pipeline.background import Background
 from orchestrator.pipeline.ledger import Ledger
-from orchestrator.pipeline.ledger_view import WorkerEntry
+from orchestrator.pipeline.ledger_view import ScalingEntry, WorkerEntry
 from orchestrator.pipeline.roles import Rewards, Rollout
 from orchestrator.pipeline.schedule import Schedule
 
@@ -42,13 +42,16 @@ class WorkerNotes:
         if call not in self._calls:
             self._calls.append(call)
 
-    def note(self) -> None:
-        """Write the notes if the last ones are old enough."""
+    def note(self) -> list[ScalingEntry] | None:
+        """Write the notes if the last ones are old enough; otherwise return None.
+
+        Returns the wishes for other numbers of workers that wait for an answer.
+        """
         now = self._monotonic()
         if now < self._noted_at + _EVERY_S:
-            return
+            return None
         self._noted_at = now
-        self._ledger.note_workers(self._entries())
+        return self._ledger.note_workers(self._entries())
 
     def _entries(self) -> list[WorkerEntry]:
         self._calls = [call for call in self._calls if not call.done]

@@ -33,6 +33,7 @@ PLACEHOLDERS = {
     "modality": ("cot|image", "cot or image: the kind of token"),
     "part": (".+", "a part that the reward names in the detail of its scores"),
     "reward": ("[^/]+", "the name of a reward"),
+    "role": ("[^/]+", "rollout, or the name of a reward"),
     "set": ("[^/]+", "the name of a fixed evaluation set"),
     "stage": ("|".join(STAGES), f"a stage of a step: {', '.join(STAGES)}"),
 }
@@ -129,6 +130,8 @@ STEP_METRICS = (
     Metric("staleness/max", "steps", "gauge",
            "weight versions from rollout to training, of the oldest trajectory"),
     # The system
+    Metric("workers/{role}", "workers", "gauge",
+           "workers of a role, without those that join or leave at the moment"),
     Metric("probe/gap", "nats", "gauge",
            "difference of the mean probe log-probs of a worker and of the learner, the largest"),
     Metric("alarms", "none", "other", "sentences about what looks wrong in the step"),
@@ -192,8 +195,8 @@ def markdown() -> str:
             "and `evaluation/{set}` is there after an evaluation.\n"
             "A run with `stages: rollout` has no keys of the update, and its `weight_version`\n"
             "and `probe/gap` stay 0. A replay has nothing that only workers can tell:\n"
-            "`probe/gap`, evaluations, the seconds of `rollout`, `reward` and `sync`, and of the\n"
-            "work of the reward pools only the failed scores.",
+            "`probe/gap`, numbers of workers, evaluations, the seconds of `rollout`, `reward` and\n"
+            "`sync`, and of the work of the reward pools only the failed scores.",
             "Unit `1` is a number without a unit, `share` a number from 0 to 1. The kinds are:",
             _list(KINDS),
             "A name in braces stands for a part of the key that differs:",

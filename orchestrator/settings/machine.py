@@ -79,9 +79,9 @@ def check_port(port: int, key: str) -> None:
 def logical_cpus(config: RunConfig) -> float:
     """The CPUs to declare to Ray: the sum that all actors ask for, or all cores if that is more."""
     asked = (
-        config.rollout.workers * config.rollout.cpus_per_worker
+        config.rollout.most_workers * config.rollout.cpus_per_worker
         + config.learner_ranks * config.learner.cpus_per_rank
-        + sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
+        + sum(reward.most_workers * reward.cpus_per_worker for reward in config.rewards)
     )
     return max(asked, float(os.cpu_count() or 1))
 
@@ -89,7 +89,7 @@ def logical_cpus(config: RunConfig) -> float:
 def logical_gpus(config: RunConfig) -> float:
     """The GPUs that all actors together ask Ray for."""
     return (
-        config.rollout.workers * config.rollout.gpus_per_worker
+        config.rollout.most_workers * config.rollout.gpus_per_worker
         + config.learner_ranks * config.learner.gpus_per_rank
-        + sum(reward.workers * reward.gpus_per_worker for reward in config.rewards)
+        + sum(reward.most_workers * reward.gpus_per_worker for reward in config.rewards)
     )

@@ -237,6 +237,8 @@ class RunConfig(Settings):
         check_distinct(names)
         if reserved := METRICS_OF_THE_TOTAL & set(names):
             raise ValueError(f"{reserved.pop()} is the name of a metric of the total")
+        if "rollout" in names:
+            raise ValueError("rollout is the name of another role")
         return rewards
 
     @property

@@ -31,6 +31,8 @@ FREE = (
     # CPUs and GPUs that Ray reserves; devices and threads are separate settings
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
+    # bounds of the number of workers; max_workers decides how batches are cut
+    *("rollout.min_workers", "rollout.autoscale", "rewards.*.min_workers", "rewards.*.autoscale"),
     # hosts on which workers may run
     *("rollout.resources", "learner.resources", "learner.placement", "rewards.*.resources"),
     # timeouts, and numbers of retries before the run stops

@@ -23,6 +23,7 @@ from ray.exceptions import GetTimeoutError
 from orchestrator.settings.resources import reward_resources
 from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.reward_round import Batch, Round
+from orchestrator.workers.scalable_pool import ScalablePool, Slot
 from orchestrator.workers.waiting import (
     ObjectLost,
     WorkerDied,
@@ -31,7 +32,6 @@ from orchestrator.workers.waiting import (
     is_here,
     take_result,
 )
-from orchestrator.workers.worker_pool import WorkerPool
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
 from rewards.worker import Reply, start_reward_worker
@@ -47,8 +47,8 @@ class Usage(ScoringWork):
     restarts: int = 0
 
 
-@dataclass
-class Duty:
+@dataclass(eq=False)
+class Duty(Slot):
     """What one worker is doing: nothing, starting (``call`` alone), or scoring a batch."""
 
     call: ray.ObjectRef | None = None
@@ -60,8 +60,12 @@ class Duty:
     def starting(self) -> bool:
         return self.call is not None and self.batch is None
 
+    @property
+    def up(self) -> bool:
+        return not self.starting
 
-class RewardPool(WorkerPool):
+
+class RewardPool(ScalablePool[Duty]):
     """Workers of one reward; ``orchestrator.workers.reward_pools`` tells it what has happened."""
 
     def __init__(
@@ -83,7 +87,9 @@ class RewardPool(WorkerPool):
             start_timeout_s,
             config.restarts,
         )
-        self._duties = [Duty() for _ in self.workers]
+        self._slots = [Duty() for _ in self.workers]
+        self._places, self._numbered = places, len(self._slots)
+        self._failed_starts: list[str] = []
         self._rounds: list[Round] = []
         # Groups that were found to be gone, which the caller takes from here.
         self.lost: list[tuple[Round, int]] = []
@@ -98,7 +104,7 @@ class RewardPool(WorkerPool):
 
         ``remember`` has the workers read and fill the score cache.
         """
-        self._rounds.append(Round(sizes, self.config, self.config.workers, remember))
+        self._rounds.append(Round(sizes, self.config, remember))
         return self._rounds[-1]
 
     def end(self, round: Round) -> None:
@@ -111,20 +117,35 @@ class RewardPool(WorkerPool):
         now = time.monotonic()
         for round in self._rounds:
             round.advance(now)
-        for index, duty in enumerate(self._duties):
+        for duty in list(self._slots):
             # This process may itself have waited past the deadline, such as for Redis.
             if now >= duty.deadline and not is_here(duty.call):
-                self._give_up(index)
-        for index, duty in enumerate(self._duties):
-            if duty.call is None and (batch := self._next_for(index, now)) is not None:
-                self._send(index, batch, now)
+                self._give_up(duty)
+        staying = [duty for duty in self._slots if duty.stays]
+        for place, duty in enumerate(staying):
+            if duty.call is None and (batch := self._next_for(place, staying, now)) is not None:
+                self._send(duty, batch, now)
+
+    @property
+    def queued(self) -> int:
+        """The number of batches that wait for a worker."""
+        now = time.monotonic()
+        return sum(round.queued(now) for round in self._rounds)
+
+    def _join(self, number: int) -> Duty:
+        call = self._add(f"reward worker {self.config.name}/{number}").ready.remote()
+        return Duty(call, deadline=time.monotonic() + self._start_timeout_s, joining=True)
+
+    def _leave(self, slot: Duty) -> None:
+        if slot.batch is None:
+            self._end(slot)
 
     @property
     def states(self) -> dict[str, str]:
         """Starting, scoring or idle, by the name of the worker."""
         return {
             name: "starting" if duty.starting else "scoring" if duty.call is not None else "idle"
-            for name, duty in zip(self.names, self._duties, strict=True)
+            for name, duty in zip(self.names, self._slots, strict=True)
         }
 
     def take_failures(self) -> list[str]:
@@ -135,53 +156,62 @@ class RewardPool(WorkerPool):
     @property
     def calls(self) -> list[ray.ObjectRef]:
         """Calls whose answers the pool waits for."""
-        return [duty.call for duty in self._duties if duty.call is not None]
+        return [duty.call for duty in self._slots if duty.call is not None]
 
     @property
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
         rounds = [round.wake_at for round in self._rounds]
-        deadlines = [duty.deadline for duty in self._duties]
+        deadlines = [duty.deadline for duty in self._slots]
         return min([*rounds, *deadlines, *self._warn_at.values()])
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
-        index = next(i for i, duty in enumerate(self._duties) if duty.call == call)
-        duty = self._duties[index]
+        duty = next(duty for duty in self._slots if duty.call == call)
         try:
-            reply = take_result(call, self.names[index])
+            reply = take_result(call, self._name(duty))
         except GetTimeoutError:
             return  # the answer has left this machine's memory; it still has until the deadline
         except ObjectLost as lost:
-            self._lose_answer(index, lost)
+            self._lose_answer(duty, lost)
         except WorkerDied as failure:
-            self._replace(index, failure, "its worker died")
+            self._replace(duty, failure, "its worker died")
         except WorkerFailed as failure:
-            self._replace(index, failure, "its worker failed")
+            self._replace(duty, failure, "its worker failed")
         else:
             batch = duty.batch
-            duty.call, duty.batch, duty.deadline = None, None, math.inf
+            duty.joining = False
+            self._free(duty)
             if batch is not None:
                 duty.restarts = 0
                 self._record(batch, reply)
 
-    def _next_for(self, index: int, now: float) -> Batch | None:
+    def _next_for(self, place: int, staying: Sequence[Duty], now: float) -> Batch | None:
+        starting = [duty.starting for duty in staying]
         for round in self._rounds:
-            if batch := round.take(index, lambda home: self._duties[home].starting, now):
+            if batch := round.take(place, starting, now):
                 return batch
         return None
 
-    def _send(self, index: int, batch: Batch, now: float) -> None:
+    def _free(self, duty: Duty) -> None:
+        """The worker has nothing to do, and ends if it is to leave."""
+        duty.call, duty.batch, duty.deadline = None, None, math.inf
+        if duty.leaving:
+            self._end(duty)
+
+    def _name(self, duty: Duty) -> str:
+        return self.names[self._slots.index(duty)]
+
+    def _send(self, duty: Duty, batch: Batch, now: float) -> None:
         refs = [group.ref for group in batch.refs]
         selection = [members for _, members in batch.members]
-        duty, worker = self._duties[index], self.workers[index]
+        worker = self.workers[self._slots.index(duty)]
         duty.batch = batch
         duty.call = worker.score.remote(selection, *refs, remember=batch.round.remember)
         duty.deadline = now + self.config.timeout_s
 
-    def _lose_answer(self, index: int, lost: ObjectLost) -> None:
+    def _lose_answer(self, duty: Duty, lost: ObjectLost) -> None:
         """An object is gone. If it is a group, the worker is well, and the group is reported."""
-        duty = self._duties[index]
         batch = duty.batch
         of_batch = batch.members if batch is not None else ()
         refs = batch.refs if batch is not None else ()
@@ -191,9 +221,9 @@ class RewardPool(WorkerPool):
             if group.ref.hex() == lost.object_hex
         ]
         if batch is None or not gone:
-            self._replace(index, lost, "its answer was lost")
+            self._replace(duty, lost, "its answer was lost")
             return
-        duty.call, duty.batch, duty.deadline = None, None, math.inf
+        self._free(duty)
         round = batch.round
         self.lost += [(round, place) for place, group in gone if round.holds(place, group)]
         # The other groups of the batch wait in it for the lost ones.
@@ -205,16 +235,21 @@ class RewardPool(WorkerPool):
         self.usage.add(reply.work)
         self.usage.retries += batch.round.record(batch, reply.results)
 
-    def _give_up(self, index: int) -> None:
-        starting = self._duties[index].starting
-        timeout_s = self._start_timeout_s if starting else self.config.timeout_s
-        late = self._explained(WorkerLate([self.names[index]], timeout_s))
-        self._replace(index, late, f"no answer within {timeout_s:g} s")
+    def _give_up(self, duty: Duty) -> None:
+        timeout_s = self._start_timeout_s if duty.starting else self.config.timeout_s
+        late = self._explained(WorkerLate([self._name(duty)], timeout_s))
+        self._replace(duty, late, f"no answer within {timeout_s:g} s")
 
-    def _replace(self, index: int, failure: WorkerFailed, reason: str) -> None:
+    def _replace(self, duty: Duty, failure: WorkerFailed, reason: str) -> None:
         """Start a new worker in place of one. Its batch is retried or fails for ``reason``."""
-        duty = self._duties[index]
+        index = self._slots.index(duty)
         ray.kill(self.workers[index])
+        batch, duty.batch = duty.batch, None
+        if batch is not None and batch.round in self._rounds:
+            self.usage.retries += batch.round.lose(batch, reason)
+        if self._ends_with_loss(duty, failure):
+            self._failures.append(str(failure))
+            return
         if duty.restarts == self.config.restarts:
             raise WorkerFailed(
                 f"{failure}; replaced {duty.restarts} times since it last scored"
@@ -223,8 +258,5 @@ class RewardPool(WorkerPool):
         self.usage.restarts += 1
         self._failures.append(str(failure))
         duty.restarts += 1
-        batch, duty.batch = duty.batch, None
         duty.call = self._start_again(index).ready.remote()
         duty.deadline = time.monotonic() + self._start_timeout_s
-        if batch is not None and batch.round in self._rounds:
-            self.usage.retries += batch.round.lose(batch, reason)

@@ -1,8 +1,9 @@
 """One round of scoring with one reward: cuts groups into batches and collects their results.
 
-Determinism. Batches are cut and assigned to workers by position alone: a batch waits until all of
-its groups are sampled. A retried batch is never merged with another. So without faults every run
-scores the same images together on the same worker, whichever groups come first.
+Determinism. Batches are cut by the settings, and assigned to workers by position alone: a batch
+waits until all of its groups are sampled. A retried batch is never merged with another. So without
+faults every run scores the same images together, whichever groups come first, and on the same
+worker as long as the number of workers stays the same.
 
 A batch knows its round. A worker may still answer for a round that was given up. That answer
 changes only the old round, which nobody reads any more.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.workers.rollout_events import GroupRef
@@ -31,7 +32,7 @@ class Batch:
     round: Round
     members: tuple[tuple[int, tuple[int, ...]], ...]  # a group's place and indices in the group
     refs: tuple[GroupRef, ...]  # the groups of the members
-    home: int  # the worker that should score it
+    home: int  # the worker that should score it, modulo the number of workers
     attempt: int = 1
     not_before: float = 0.0
 
@@ -43,16 +44,14 @@ class Round:
         self,
         sizes: Sequence[int],
         config: RewardConfig,
-        workers: int,
         remember: bool,
     ) -> None:
         """``sizes`` are the groups' trajectories; ``remember`` uses the score cache."""
-        share = math.ceil(len(sizes) / workers)
+        share = math.ceil(len(sizes) / config.most_workers)
         per_batch = max(1, min(config.batch_size // max(sizes), share))
         self.remember = remember
         self._sizes = sizes
         self._config = config
-        self._workers = workers
         self._batches = [
             range(start, min(start + per_batch, len(sizes)))
             for start in range(0, len(sizes), per_batch)
@@ -72,7 +71,7 @@ class Round:
             members = tuple(
                 (other, tuple(range(self._sizes[other]))) for other in self._batches[number]
             )
-            self._queue.append(Batch(self, members, there, number % self._workers))
+            self._queue.append(Batch(self, members, there, number))
 
     def forget(self, places: Sequence[int]) -> None:
         """These groups are gone; each is scored anew when it was sampled again."""
@@ -91,10 +90,14 @@ class Round:
         """Note that batches which are due by now were offered to the workers."""
         self._advanced_at = now
 
-    def take(self, worker: int, is_starting: Callable[[int], bool], now: float) -> Batch | None:
-        """The next batch for a worker: the oldest of its own or of a worker that is starting."""
+    def take(self, worker: int, starting: Sequence[bool], now: float) -> Batch | None:
+        """The next batch for a worker: the oldest of its own or of a worker that is starting.
+
+        ``starting`` says of each worker whether it is.
+        """
         for batch in self._queue:
-            if batch.not_before <= now and (batch.home == worker or is_starting(batch.home)):
+            home = batch.home % len(starting)
+            if batch.not_before <= now and (home == worker or starting[home]):
                 self._queue.remove(batch)
                 return batch
         return None
@@ -138,6 +141,10 @@ class Round:
         there = tuple(result for result in results if result is not None)
         return there if len(there) == len(results) else None
 
+    def queued(self, now: float) -> int:
+        """The number of batches that a worker could score now."""
+        return sum(batch.not_before <= now for batch in self._queue)
+
     @property
     def wake_at(self) -> float:
         """The monotonic time at which there is something to do even if no answer comes."""
@@ -154,7 +161,7 @@ class Round:
         self._queue.append(
             replace(
                 batch,
-                home=(batch.home + 1) % self._workers,
+                home=batch.home + 1,
                 attempt=batch.attempt + 1,
                 not_before=time.monotonic() + min(delay, _LONGEST_DELAY_S),
             )

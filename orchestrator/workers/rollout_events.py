@@ -64,4 +64,11 @@ class WorkerLost:
     reason: str
 
 
-RolloutEvent = WorkerUp | WeightsLoaded | WeightsLost | BatchSampled | WorkerLost
+@dataclass(frozen=True)
+class WorkerLeaves:
+    """The worker is one too many. It may finish its batch, and gets no other."""
+
+    worker: str
+
+
+RolloutEvent = WorkerUp | WeightsLoaded | WeightsLost | BatchSampled | WorkerLost | WorkerLeaves

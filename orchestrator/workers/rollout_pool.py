@@ -6,7 +6,7 @@ row. Answers of a killed worker are never read. When ``rollout.restarts`` worker
 and none has sampled a batch in between, the run stops with the last cause (``WorkerFailed``). Bad
 input that a worker finds (``UserError``) stops it at once. The machine that held the published
 weights may be gone. A worker that was to load them is well: it is not replaced, and ``WeightsLost``
-is reported.
+is reported. Of workers that join and leave, ``scalable_pool`` says what happens when they are lost.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError
@@ -33,9 +34,11 @@ from orchestrator.workers.rollout_events import (
     RolloutEvent,
     WeightsLoaded,
     WeightsLost,
+    WorkerLeaves,
     WorkerLost,
     WorkerUp,
 )
+from orchestrator.workers.scalable_pool import ScalablePool, Slot
 from orchestrator.workers.waiting import (
     ObjectLost,
     WorkerFailed,
@@ -44,7 +47,6 @@ from orchestrator.workers.waiting import (
     take_result,
     wait_all,
 )
-from orchestrator.workers.worker_pool import WorkerPool
 from policy.sampling import Sampling
 from policy.types import Group
 from rollout.engine import GenerationRequest
@@ -55,8 +57,8 @@ log = logging.getLogger("eg_grpo")
 _LONGEST_PAUSE_S = 30.0
 
 
-@dataclass
-class _Place:
+@dataclass(eq=False)
+class _Place(Slot):
     """One place of the pool: the process that fills it at the moment, and what that is doing."""
 
     name: str
@@ -69,13 +71,22 @@ class _Place:
     deadline: float = math.inf
     start_at: float = math.inf  # when the next process is started
 
+    @property
+    def lost(self) -> bool:
+        """Whether its process has ended and the next one is not started yet."""
+        return self.start_at < math.inf
+
+    @property
+    def up(self) -> bool:
+        return self.doing != "starting" and not self.lost
+
     def end_call(self) -> None:
         """The worker is idle, or nobody listens to it any more."""
         self.doing, self.call, self.groups, self.weights = "", None, [], None
         self.deadline = math.inf
 
 
-class RolloutPool(WorkerPool):
+class RolloutPool(ScalablePool[_Place]):
     """Rollout workers, each of which follows one order at a time."""
 
     def __init__(self, config: RunConfig, inputs: Inputs, places: Places = ANYWHERE) -> None:
@@ -97,14 +108,16 @@ class RolloutPool(WorkerPool):
             config.cluster.start_timeout_s,
             config.rollout.restarts,
         )
-        self._places = [_Place(name, name) for name in self.names]
+        self._slots = [_Place(name, name) for name in self.names]
+        self._places, self._numbered = places, len(self._slots)
+        self._failed_starts: list[str] = []
         self._events: list[RolloutEvent] = []
         self._lost_in_a_row = 0
         self.restarts = 0
 
     def wait_ready(self) -> None:
         """Block until every worker has loaded its model, and log what each one runs."""
-        for identity, place in zip(self._wait_loaded(), self._places, strict=True):
+        for identity, place in zip(self._wait_loaded(), self._slots, strict=True):
             log.info("rollout engine: %s", identity)
             self._events.append(WorkerUp(place.worker))
 
@@ -117,32 +130,49 @@ class RolloutPool(WorkerPool):
     def load(self, worker: str, weights: PublishedWeights) -> None:
         """Have a worker load weights when it has done what it does; then ``WeightsLoaded``."""
         if weights.refs is None:
+            self._place(worker).joining = False
             self._events.append(WeightsLoaded(worker, weights.receipt))
             return
-        index = self._index(worker)
-        call = self.workers[index].load_weights.remote(
+        place = self._place(worker)
+        call = self._process(place).load_weights.remote(
             weights.receipt.weight_version, *weights.refs
         )
-        self._called(index, "loading", call, self.config.load_timeout_s)
-        self._places[index].weights = weights
+        self._called(place, "loading", call, self.config.load_timeout_s)
+        place.weights = weights
 
     def sample(
         self, worker: str, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> None:
         """Have a worker sample one group per request; then ``BatchSampled``."""
-        index = self._index(worker)
+        place = self._place(worker)
         # Each group is an object of its own, so that it can travel alone. Their number is one more
         # object: it says that all are there.
         *refs, number = (
-            self.workers[index]
+            self._process(place)
             .generate_groups.options(num_returns=len(requests) + 1)
             .remote(list(requests), sampling)
         )
-        self._called(index, "sampling", number, self.config.timeout_s)
-        self._places[index].groups = [
+        self._called(place, "sampling", number, self.config.timeout_s)
+        place.groups = [
             GroupRef(request.prompt, ref, len(request.seeds))
             for request, ref in zip(requests, refs, strict=True)
         ]
+
+    def end(self, worker: str) -> None:
+        """End a worker that leaves and has nothing left to do."""
+        self._end(self._place(worker))
+
+    def _join(self, number: int) -> _Place:
+        name = f"rollout worker {number}"
+        place = _Place(name, name, joining=True)
+        self._called(place, "starting", self._add(name).identity.remote(), self._start_timeout_s)
+        return place
+
+    def _leave(self, slot: _Place) -> None:
+        if slot.up:
+            self._events.append(WorkerLeaves(slot.worker))
+        else:
+            self._end(slot)
 
     # What happens
 
@@ -150,48 +180,51 @@ class RolloutPool(WorkerPool):
     def states(self) -> dict[str, str]:
         """Starting, loading, sampling, idle, or lost until the next process starts; by name."""
         return {
-            place.worker: "lost" if place.start_at < math.inf else place.doing or "idle"
-            for place in self._places
+            place.worker: "lost" if place.lost else place.doing or "idle" for place in self._slots
         }
+
+    @property
+    def queued(self) -> int:
+        """No batch ever waits here: the schedule keeps those that wait."""
+        return 0
 
     @property
     def calls(self) -> list[ray.ObjectRef]:
         """Calls whose answers the pool waits for."""
-        return [place.call for place in self._places if place.call is not None]
+        return [place.call for place in self._slots if place.call is not None]
 
     @property
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
-        times = [at for place in self._places for at in (place.deadline, place.start_at)]
+        times = [at for place in self._slots for at in (place.deadline, place.start_at)]
         return min([*times, *self._warn_at.values()])
 
     def advance(self) -> None:
         """Give up workers that are late, and start those that are due. Never blocks."""
         self._warn_if_due()
         now = time.monotonic()
-        for index, place in enumerate(self._places):
+        for place in list(self._slots):
             # This process may itself have waited past the deadline, such as for Redis.
             if now >= place.deadline and not is_here(place.call):
                 late = WorkerLate([place.name], self._timeout_of(place.doing))
-                self._lose(index, self._explained(late))
+                self._lose(place, self._explained(late))
             if now >= place.start_at:
                 place.start_at = math.inf
                 place.processes += 1
                 place.worker = f"{place.name} (process {place.processes})"
-                call = self._start_again(index).identity.remote()
-                self._called(index, "starting", call, self._start_timeout_s)
+                call = self._start_again(self._slots.index(place)).identity.remote()
+                self._called(place, "starting", call, self._start_timeout_s)
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
-        index = next(i for i, place in enumerate(self._places) if place.call == call)
-        place = self._places[index]
+        place = next(place for place in self._slots if place.call == call)
         try:
             answer = take_result(call, place.worker)
         except GetTimeoutError:
             return  # the answer has left this machine's memory; it still has until the deadline
         except WorkerFailed as failure:
             if not self._weights_are_lost(place, failure):
-                self._lose(index, failure)
+                self._lose(place, failure)
             return
         doing, groups = place.doing, place.groups
         place.end_call()
@@ -199,6 +232,7 @@ class RolloutPool(WorkerPool):
             log.info("rollout engine: %s", answer)
             self._events.append(WorkerUp(place.worker))
         elif doing == "loading":
+            place.joining = False
             self._events.append(WeightsLoaded(place.worker, answer))
         else:
             self._lost_in_a_row = 0
@@ -211,9 +245,9 @@ class RolloutPool(WorkerPool):
 
     def discard(self, worker: str, reason: str) -> None:
         """Replace a worker that may not be used any more; does nothing if it is gone already."""
-        for index, place in enumerate(self._places):
-            if place.worker == worker and place.start_at == math.inf:
-                self._lose(index, WorkerFailed(reason))
+        for place in list(self._slots):
+            if place.worker == worker and not place.lost:
+                self._lose(place, WorkerFailed(reason))
 
     def fetch(self, groups: Sequence[GroupRef]) -> list[Group] | None:
         """The groups themselves, with their images; None if one is lost with its machine.
@@ -245,16 +279,15 @@ class RolloutPool(WorkerPool):
         self._all_do("wake")
 
     def _all_do(self, what: str) -> None:
-        there = [i for i, place in enumerate(self._places) if place.start_at == math.inf]
-        calls = [getattr(self.workers[index], what).remote() for index in there]
-        for index, call in zip(there, calls, strict=True):
+        there = [place for place in self._slots if not place.lost]
+        calls = [getattr(self._process(place), what).remote() for place in there]
+        for place, call in zip(there, calls, strict=True):
             try:
-                wait_all([call], [self._places[index].worker], self.config.load_timeout_s)
+                wait_all([call], [place.worker], self.config.load_timeout_s)
             except WorkerFailed as failure:
-                self._lose(index, failure)
+                self._lose(place, failure)
 
-    def _called(self, index: int, doing: str, call: ray.ObjectRef, timeout_s: float) -> None:
-        place = self._places[index]
+    def _called(self, place: _Place, doing: str, call: ray.ObjectRef, timeout_s: float) -> None:
         place.end_call()
         place.doing, place.call = doing, call
         place.deadline = time.monotonic() + timeout_s
@@ -277,13 +310,18 @@ class RolloutPool(WorkerPool):
         place.end_call()
         return True
 
-    def _index(self, worker: str) -> int:
-        return next(i for i, place in enumerate(self._places) if place.worker == worker)
+    def _place(self, worker: str) -> _Place:
+        return next(place for place in self._slots if place.worker == worker)
 
-    def _lose(self, index: int, failure: WorkerFailed) -> None:
+    def _process(self, place: _Place) -> Any:
+        return self.workers[self._slots.index(place)]
+
+    def _lose(self, place: _Place, failure: WorkerFailed) -> None:
         """Kill the worker, report it as lost, and set the time at which a new one is started."""
-        place = self._places[index]
-        ray.kill(self.workers[index])
+        ray.kill(self._process(place))
+        if self._ends_with_loss(place, failure):
+            self._events.append(WorkerLost(place.worker, str(failure)))
+            return
         self._lost_in_a_row += 1
         if self._lost_in_a_row > self.config.restarts:
             raise WorkerFailed(

@@ -58,15 +58,15 @@ class WorkerPool:
         Constructors of workers must be quick, or Ray's search for a place and slow loading could
         not be told apart.
         """
-        self.names = names
+        self.names = list(names)
         self._start_worker = start_worker
-        self._warn_at: dict[int, float] = {}  # monotonic times, by the worker's place
+        self._warn_at: dict[str, float] = {}  # monotonic times, by the worker's name
         self.workers = [start_worker(name) for name in names]
         self._running = [running(worker) for worker in self.workers]
         self._loaded = load(self.workers)
         self._start, self._load = start_worker, load
         self._replaceable = set(range(len(names))) if restarts else set()
-        self._resources = resources
+        self.resources = resources
         self._start_timeout_s = start_timeout_s
 
     def wait_ready(self) -> None:
@@ -123,16 +123,31 @@ class WorkerPool:
         """Start a new worker in place of one that was killed; returns it."""
         self.workers[index] = worker = self._start_worker(self.names[index])
         self._running[index] = running(worker)
-        self._warn_at[index] = time.monotonic() + NO_PROCESS_S
+        self._warn_at[self.names[index]] = time.monotonic() + NO_PROCESS_S
         return worker
+
+    def _add(self, name: str) -> Any:
+        """Start one more worker; returns it."""
+        worker = self._start_worker(name)
+        self.names.append(name)
+        self.workers.append(worker)
+        self._running.append(running(worker))
+        self._warn_at[name] = time.monotonic() + NO_PROCESS_S
+        return worker
+
+    def _remove(self, index: int) -> None:
+        """End a worker for good; those after it move up."""
+        ray.kill(self.workers[index])
+        self._warn_at.pop(self.names[index], None)
+        del self.names[index], self.workers[index], self._running[index]
 
     def _warn_if_due(self) -> None:
         """Warn of workers that were started again 20 s ago and have no process."""
         now = time.monotonic()
-        for index, due in list(self._warn_at.items()):
+        for name, due in list(self._warn_at.items()):
             if now >= due:
-                del self._warn_at[index]
-                self._warn_if_not_running(index)
+                del self._warn_at[name]
+                self._warn_if_not_running(self.names.index(name))
 
     def _warn_if_not_running(self, index: int) -> None:
         if not ray.wait([self._running[index]], timeout=0)[0]:
@@ -148,7 +163,7 @@ class WorkerPool:
 
     def _not_running(self, timeout_s: float) -> str:
         """Why a worker has no process: what it asks for, and what is free."""
-        asked, free = self._resources, ray.available_resources()
+        asked, free = self.resources, ray.available_resources()
         cpus, gpus = free.get("CPU", 0.0), free.get("GPU", 0.0)
         asks = (
             f"it asks for {asked.cpus:g} CPUs and {asked.gpus:g} GPUs,"

@@ -208,6 +208,7 @@ def ledger() -> LedgerView:
         workers=(),
         errors=(),
         counts={},
+        scaling=(),
     )
 
 

@@ -53,6 +53,6 @@ def test_every_listed_metric_is_reported(make_rank, batch):
     row |= reward_metrics(scored, [[1.0, -1.0]]) | scoring_metrics({"hps": Usage()}) | clock.row()
     # What orchestrator.pipeline adds by name.
     row |= dict.fromkeys(("step", "time", "weight_version", "probe/gap", "alarms"))
-    row |= {"evaluation/held_out": 0.5}
+    row |= {"evaluation/held_out": 0.5, "workers/rollout": 2}
     check_keys(row)
     assert {find(key).key for key in row} == {metric.key for metric in STEP_METRICS}

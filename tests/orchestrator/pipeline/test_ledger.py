@@ -10,8 +10,8 @@ from itertools import count
 import pytest
 
 from orchestrator.pipeline.ledger import Claim, CommitRefused, Ledger, LedgerLost, Superseded
-from orchestrator.pipeline.ledger_connection import read_ledger
-from orchestrator.pipeline.ledger_view import CommitEntry, GroupEntry, WorkerEntry
+from orchestrator.pipeline.ledger_connection import LedgerConnection, make_wish, read_ledger
+from orchestrator.pipeline.ledger_view import CommitEntry, GroupEntry, ScalingEntry, WorkerEntry
 from policy.errors import UserError
 from tests.redis_server import between, redis_server
 
@@ -405,3 +405,38 @@ def test_ten_thousand_groups(ledger: Ledger, capsys: pytest.CaptureFixture[str])
     timed("count", lambda: ledger.count("calls"))
     with capsys.disabled():
         print("\n10,000 groups:", *(f"{name} {s * 1e3:.1f} ms" for name, s in seconds.items()))
+
+
+def test_a_wish_for_workers_waits_until_the_driver_answers_it(ledger: Ledger, url: str) -> None:
+    """Another process makes it. The driver gets it with its notes until it is answered."""
+    connection = LedgerConnection(url, ledger.run, print, 20, None)
+    before = time.time() - 2
+    wish_id = make_wish(connection, ledger.run, "ada@host", {"rollout": 3, "hps": 2})
+    (wish,) = ledger.note_workers([])
+    assert before < wish.asked < time.time() + 2
+    expected = ScalingEntry(
+        wish_id, "ada@host", {"rollout": 3, "hps": 2}, wish.asked, {}, answer="", answered=0
+    )
+    assert wish == expected
+    ledger.take_up(wish_id, {"rollout": 1, "hps": 2})
+    assert [wish.before for wish in ledger.note_workers([])] == [{"rollout": 1, "hps": 2}]
+    ledger.answer(wish_id, "refused: no room")
+    assert ledger.note_workers([]) == []
+    (answered,) = ledger.view().scaling
+    assert answered.answer == "refused: no room"
+    assert before < answered.answered < time.time() + 2
+
+
+def test_a_wish_needs_a_ledger_and_outlives_the_driver_that_has_not_answered(url: str) -> None:
+    """The next driver finds it. The last fifty wishes are kept."""
+    connection = LedgerConnection(url, "nobody's", print, 20, None)
+    with pytest.raises(UserError, match="has no ledger of run nobody's"):
+        make_wish(connection, "nobody's", "ada@host", {"rollout": 3})
+    run = f"run-{next(_numbers)}"
+    first = take(url, run)
+    for number in range(60):
+        first.wish("the autoscaler", {"rollout": number})
+    second = take(url, run)
+    assert [wish.wanted["rollout"] for wish in second.note_workers([])] == list(range(10, 60))
+    with pytest.raises(Superseded):
+        first.answer(second.view().scaling[0].id, "done")

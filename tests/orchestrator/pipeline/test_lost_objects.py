@@ -30,6 +30,7 @@ from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers import rollout_pool as pool_module
 from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.placement import no_room
 from orchestrator.workers.publisher import IdlePublisher
 from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent
 from orchestrator.workers.rollout_pool import RolloutPool
@@ -92,7 +93,7 @@ def parts_of(
     config: RunConfig, start: Started, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Parts]:
     """Two rollout workers, each of which samples two groups in one call, and two rewards."""
-    monkeypatch.setattr(pool_module, "start_rollout_worker", lambda *_: Painter.remote())
+    monkeypatch.setattr(pool_module, "start_rollout_worker", lambda *_, **__: Painter.remote())
     inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
     folder, prompts = RunFolder(path), [prompt(number) for number in range(4)]
     rollout = Losing(config, inputs)
@@ -101,7 +102,7 @@ def parts_of(
         with open_ledger(config.ledger, folder.path, print) as ledger:
             stages = Stages(
                 config, prompts, Schedule(Layout(2, 2), 4, 0, 1), rollout, start(*REWARDS),
-                IdlePublisher(), ledger, Drops(folder, config.replacements), wait_answers,
+                IdlePublisher(), ledger, Drops(folder, config.replacements), wait_answers, no_room,
             )  # fmt: skip
             yield Parts(stages, rollout, folder)
     finally:

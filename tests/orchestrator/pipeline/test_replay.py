@@ -17,7 +17,7 @@ TINY = (
     " cluster.object_store_mb=128"
 ).split()
 # What a replay cannot know, besides the times that ``untimed`` leaves out.
-OF_WORKERS = ("probe/gap", "scoring/", "evaluation/")
+OF_WORKERS = ("probe/gap", "scoring/", "workers/", "evaluation/")
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

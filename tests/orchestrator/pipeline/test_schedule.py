@@ -10,7 +10,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from orchestrator.pipeline.schedule import Batch, Drop, Layout, Load, Sample, Schedule, Stage
+from orchestrator.pipeline.schedule import (
+    Batch,
+    Drop,
+    End,
+    Layout,
+    Load,
+    Sample,
+    Schedule,
+    Stage,
+)
 
 
 def test_a_step_is_dealt_by_shares_that_are_cut_into_batches() -> None:
@@ -151,6 +160,39 @@ def test_a_lost_group_takes_its_whole_batch_with_it() -> None:
     assert schedule.stages(0)[3] is Stage.READY
 
 
+def test_a_worker_that_leaves_finishes_its_batch_and_gets_no_other() -> None:
+    """Two workers sample when both are to leave. A third one goes on with the step alone."""
+    schedule = Schedule(Layout(3, 1), 4, first_step=0, last_step=1)
+    for worker in ("a", "b"):
+        schedule.worker_up(worker)
+    schedule.publish(0)
+    schedule.take_orders()
+    for worker in ("a", "b"):
+        schedule.worker_loaded(worker, 0)
+    assert schedule.take_orders() == [Sample("a", Batch(0, (0,))), Sample("b", Batch(0, (1,)))]
+    assert schedule.waiting == 2
+    schedule.worker_up("c")
+    schedule.drain("a")
+    schedule.drain("b")
+    assert schedule.take_orders() == [Load("c", 0)]
+    assert schedule.sampled("a") == Batch(0, (0,))
+    assert schedule.take_orders() == [End("a")]
+    schedule.worker_loaded("c", 0)
+    assert schedule.take_orders() == [Sample("c", Batch(0, (2,)))]
+    schedule.worker_lost("b")  # before it was done: its batch goes to another worker, once
+    schedule.sampled("c")
+    assert schedule.take_orders() == [Sample("c", Batch(0, (1,), losses=1))]
+    assert schedule.workers == ["c"]
+
+
+def test_an_idle_worker_leaves_even_while_no_weights_are_published() -> None:
+    """After a fall back nobody samples, and the worker would otherwise wait for the learner."""
+    schedule = Schedule(Layout(1, 1), 1, first_step=0, last_step=1)
+    schedule.worker_up("a")
+    schedule.drain("a")
+    assert schedule.take_orders() == [End("a")]
+
+
 class AnyOrderOfEvents(RuleBasedStateMachine):
     """A run in which everything may happen at any time, and workers that do what they are told."""
 
@@ -169,6 +211,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         self.unscored: list[tuple[int, int]] = []
         self.dropped: set[tuple[int, int]] = set()
         self.jobs: list[str] = []
+        self.leaving: set[str] = set()
         self.born = 0
 
     def follow(self) -> None:
@@ -177,6 +220,12 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
                 self.dropped.add((order.step, order.place))
                 continue
             assert order.worker in self.serves, "no order for a worker that is gone"
+            if isinstance(order, End):
+                assert order.worker in self.leaving
+                assert not isinstance(self.asked.pop(order.worker, None), Sample)
+                del self.serves[order.worker]
+                continue
+            assert order.worker not in self.leaving, "a worker that leaves gets no order"
             if isinstance(order, Sample):
                 assert order.worker not in self.asked or isinstance(self.asked[order.worker], Load)
                 served = self.serves[order.worker]
@@ -191,6 +240,15 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         self.serves[f"{self.born}"] = -1
         self.schedule.worker_up(f"{self.born}")
         self.follow()
+
+    @rule(pick=st.randoms(use_true_random=False))
+    def a_worker_is_to_leave(self, pick: random.Random) -> None:
+        if self.serves:
+            worker = pick.choice(sorted(self.serves))
+            self.leaving.add(worker)
+            self.schedule.drain(worker)
+            self.follow()
+            assert (worker in self.serves) == (worker in self.asked)
 
     @precondition(lambda self: not self.published)
     @rule()

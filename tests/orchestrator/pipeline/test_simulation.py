@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import stand_ins
+from benchmarks.stand_ins import Sleepers, SleepingPublisher, stand_in_stages
 from orchestrator.cli import main
-from orchestrator.commands.simulate import measured_seconds, numbers
-from orchestrator.pipeline.simulation import Chance, Outcome, Scenario, Seconds, Simulation, table
+from orchestrator.commands.simulate import measured_seconds, numbers, scenario_of
+from orchestrator.pipeline.clock import Clock
+from orchestrator.pipeline.simulation import Chance, Outcome, Scenario, Seconds, Simulation
+from orchestrator.pipeline.simulation_text import bottleneck, table
+from orchestrator.settings.run_config import load_config
 from policy.errors import RunFailed, UserError
 
 SHAPES = str(Path(__file__).parents[3] / "configs" / "shapes.yaml")
@@ -39,6 +45,7 @@ def test_at_staleness_0_the_stages_take_turns() -> None:
         run_s=100.0,
         learner_idle=pytest.approx(0.8),
         rollout_idle=pytest.approx(0.2),
+        reward_idle=1.0,
         staleness_mean=0.0,
         staleness_max=0,
         repeated_steps=0,
@@ -53,6 +60,7 @@ def test_at_staleness_1_the_longest_stage_decides() -> None:
         run_s=5.0 + 19 * 4.0,
         learner_idle=pytest.approx(0.75),
         rollout_idle=pytest.approx(1 / (18 * 4)),
+        reward_idle=1.0,
         staleness_mean=pytest.approx(19 / 20),
         staleness_max=1,
         repeated_steps=0,
@@ -119,6 +127,86 @@ def test_measured_seconds_give_the_measured_step_back() -> None:
         measured_seconds(Path("runs/a"), scenario, [])
 
 
+def test_weights_cross_the_link_to_each_host_once_and_in_turns() -> None:
+    """2 s to each of two hosts and 1 s to load: the first host's workers wait for 3 s, the second
+    host's for 5 s. Of three batches the first worker samples two, unless a third worker does: it is
+    on the first host, which has the weights already."""
+    seconds = Seconds(rollout=4, reward=0, learn=1, sync=1, fetch=2)
+    assert simulated(seconds, groups_per_step=2, rollout_workers=2).step_s == 3 + 4 + 1
+    two_hosts = {"groups_per_step": 3, "hosts": 2}
+    assert simulated(seconds, **two_hosts, rollout_workers=2).step_s == 3 + 8 + 1
+    assert simulated(seconds, **two_hosts, rollout_workers=3).step_s == 5 + 4 + 1
+
+
+def test_where_the_time_goes() -> None:
+    """At staleness 1 two batches of 4 s keep the one worker busy. A second worker leaves 5 s of the
+    8 s, in which one reward worker scores both batches and is never idle; others change nothing."""
+    scenario = replace(ONE, groups_per_step=2, max_staleness=1, steps=200, hosts=1)
+    seconds = Seconds(rollout=4, reward=2.5, learn=1, sync=0)
+    lines = bottleneck(scenario, seconds, Chance(), images_per_step=16, ranks=1).splitlines()
+    assert lines[:4] == [
+        "at        max_staleness 1, 1 rollout and 1 reward workers, 1 learner ranks, 1 hosts",
+        "images    2 a second, 16 in a step of 8.00 s",
+        "busy      rollout 100%, reward 62%, learner 12%; the busiest is rollout",
+        "one more  rollout +60.0%, reward +0.0%, learner +0.0% images a second",
+    ]
+    assert lines[4].startswith("schedule  ")
+
+
+class VirtualTime:
+    """A clock that the sleep of the stand-ins moves, and a learner that is done at a time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.name = "learn"
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def learn(self, seconds: float) -> VirtualTime:
+        self.done_at = self.now + seconds
+        return self
+
+    @property
+    def done(self) -> bool:
+        return self.now >= self.done_at
+
+    def wait(self, timeout_s: float) -> None:
+        self.now = min(self.done_at, self.now + timeout_s)
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_it_predicts_the_steps_of_the_real_driver(
+    staleness: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver of real runs, with its ledger, and workers that sleep in virtual time: two rollout
+    workers for five batches a step, and one reward worker. The step times are within 2 %."""
+    monkeypatch.chdir(Path(SHAPES).parents[1])
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    words = (
+        f"steps=9 max_staleness={staleness} prompts_per_step=5 rollout.workers=2"
+        " rollout.batch_size=8 rollout.group_size=8"
+    )
+    config, clock = load_config(Path(SHAPES), words.split()), VirtualTime()
+    sleepers, publisher = Sleepers(lambda: clock.now, clock.sleep), SleepingPublisher()
+    ends = []
+    with stand_in_stages(
+        config, tmp_path / "run", stand_ins.Seconds(3.0, 1.0, 4.0, 0.5), sleepers
+    ) as stages:
+        stages.serve(publisher.publish(None, 0), evaluate=False)
+        for step in range(9):
+            stages.batch(step, Clock())
+            background: Any = clock.learn(4.0)
+            stages.wait_for(background)
+            stages.trained(step)
+            stages.serve(publisher.publish(None, step + 1), evaluate=False)
+            ends.append(clock.now)
+    measured_from = min(staleness + 1, 4)
+    measured = (ends[-1] - ends[measured_from - 1]) / (9 - measured_from)
+    outcome = Simulation(scenario_of(config), Seconds(3.0, 1.0, 4.0, 0.5)).run()
+    assert outcome.step_s == pytest.approx(measured, rel=0.02)
+
+
 def test_the_table() -> None:
     """One line for each run."""
     assert table([(ONE, simulated())]).splitlines()[1].split() == (
@@ -132,7 +220,7 @@ def test_the_table() -> None:
         (["--seconds", "rolout=4"], "--seconds: unknown name 'rolout'; there are rollout, reward"),
         (["--seconds", "rollout=-4"], "--seconds: rollout=-4: not a number of seconds"),
         (["--losses", "rollout=60"], "--losses needs --seconds start=S"),
-        (["--workers", "2,0"], "--workers: '2,0' is no list"),
+        (["--rollout", "2,0"], "--rollout: '2,0' is no list"),
         (["--spread", "-1"], "--spread: -1.0 is not 0 or more"),
         (["--seconds", "rollout=4"], "--seconds: learn is missing; give --seconds rollout=S,learn"),
     ],
@@ -149,7 +237,7 @@ def test_each_mistake_is_one_line(
 
 def test_the_command_compares(capsys: pytest.CaptureFixture[str]) -> None:
     """The shapes have 2 batches a step: one for each of two workers, or two for one."""
-    flags = ["--seconds", "rollout=4,learn=1", "--workers", "1,2", "steps=10"]
+    flags = ["--seconds", "rollout=4,learn=1", "--rollout", "1,2", "steps=10"]
     assert main(["simulate", SHAPES, *flags]) == 0
     seconds, _, *lines = capsys.readouterr().out.splitlines()
     assert seconds.startswith("seconds  rollout 4 (given), reward 0 (default), learn 1 (given)")

@@ -11,7 +11,13 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.ledger_folder import open_ledger
-from orchestrator.pipeline.ledger_view import ErrorEntry, GroupEntry, LedgerView, WorkerEntry
+from orchestrator.pipeline.ledger_view import (
+    ErrorEntry,
+    GroupEntry,
+    LedgerView,
+    ScalingEntry,
+    WorkerEntry,
+)
 from orchestrator.pipeline.status import RunStatus, locked_by, read_status
 from orchestrator.pipeline.status_text import as_json, as_text
 from orchestrator.record.run_folder import RunFolder
@@ -39,6 +45,11 @@ VIEW = LedgerView(
     ),
     errors=(ErrorEntry(1_990.0, 2, "rollout worker 1 died"),),
     counts={"late_refused": 0, "lost/rollout": 1},
+    scaling=(
+        ScalingEntry("1", "ada@host", {"rollout": 3}, 1_800.0, {"rollout": 1}, "done", 1_805.0),
+        ScalingEntry("2", "ada@host", {"hps": 9}, 1_900.0, {"hps": 1}, "refused: no room", 1_901.0),
+        ScalingEntry("3", "autoscaler", {"rollout": 4}, 1_999.0, {}, "", 0.0),
+    ),
 )
 STATUS = RunStatus(
     folder=Path("runs/shapes"),
@@ -66,6 +77,9 @@ def test_a_run_that_goes_on() -> None:
         "heals    rollout worker 1 (process 2): starting",
         "         step 2 place 1: generating again, attempt 2",
         "         step 2 place 2: waiting again, attempt 2; rollout worker 1 died",
+        "scaling  1970-01-01 00:30:00 UTC  rollout 1 -> 3 (asked by ada@host): done after 5 s",
+        "         1970-01-01 00:31:40 UTC  hps 1 -> 9 (asked by ada@host): refused: no room",
+        "         1970-01-01 00:33:19 UTC  rollout ? -> 4 (asked by autoscaler): not answered yet",
         "counts   late_refused 0",
         "         lost/rollout 1",
         "errors   1970-01-01 00:33:10 UTC  epoch 2: rollout worker 1 died",

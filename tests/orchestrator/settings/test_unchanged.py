@@ -31,6 +31,8 @@ BOUND = {
     *("rollout.vllm.memory_share", "rollout.vllm.cpu_kv_cache_gib", "rollout.vllm.prefill_tokens"),
     *("rewards.*.name", "rewards.*.factory", "rewards.*.weight", "rewards.*.normalise"),
     *("rewards.*.options", "rewards.*.workers", "rewards.*.batch_size"),
+    # how a step is cut into batches, whatever the number of workers is at the moment
+    *("rollout.max_workers", "rewards.*.max_workers"),
     # Ray gives a reward's process as many threads; a share of a GPU is what puts it on one
     *("rewards.*.cpus_per_worker", "rewards.*.gpus_per_worker"),
     *("rewards.*.runtime_env.pip", "rewards.*.runtime_env.env_vars"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.stand_ins import FixedNumber
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
@@ -22,6 +23,7 @@ from orchestrator.pipeline.step_row import reward_metrics
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.placement import no_room
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_events import (
     BatchSampled,
@@ -49,7 +51,7 @@ pytestmark = pytest.mark.cluster
 RECEIPT = WeightReceipt(0, "0", np.zeros(1, dtype=np.float32))
 
 
-class Drawn:
+class Drawn(FixedNumber):
     """Plays a rollout worker, which samples at once: groups of images whose brightness is given,
     call by call."""
 
@@ -82,6 +84,9 @@ class Drawn:
 
     def receive(self, call: Any) -> None:
         raise AssertionError("there are no calls")
+
+    def end(self, worker: str) -> None:
+        raise AssertionError("no worker leaves")
 
     def discard(self, worker: str, reason: str) -> None:
         raise AssertionError("no worker is lost")
@@ -117,7 +122,8 @@ def stages_of(
     with open_ledger(config.ledger, folder.path, print) as ledger:
         drops, publisher = Drops(folder, config.replacements), OneVersion()
         stages = Stages(
-            config, prompts, schedule, drawn, pools, publisher, ledger, drops, wait_answers
+            *(config, prompts, schedule, drawn, pools, publisher, ledger, drops),
+            *(wait_answers, no_room),
         )
         stages.serve(publisher.publish(None, 0), evaluate=True)
         yield stages

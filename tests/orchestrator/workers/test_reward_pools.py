@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import ray
 import redis
 
 from orchestrator.workers.waiting import WorkerFailed
@@ -216,3 +217,47 @@ def test_a_reward_that_cannot_be_built_is_one_line(start: Started) -> None:
         UserError, match=r"reward 'light': options do not fit tests.faulty_rewards:Busy"
     ):
         start(reward("Busy", options={"patience": 1}))
+
+
+def test_workers_join_and_leave_while_rounds_go_on(start: Started, tmp_path: Path) -> None:
+    """From one worker to three while it scores, and back to one while all score. The batches stay
+    those of the settings, nothing is retried, and every group is scored once."""
+    options = dict(folder=str(tmp_path), files=1)
+    pools = start(reward("WaitsFor", options=options, batch_size=1))
+    pool = pools.pools["light"]
+    _, refs = groups_of([[10 * place] for place in range(9)])
+    pools.begin("all", [group.prompt for group in refs], size=1)
+    for place, group in enumerate(refs):
+        pools.add("all", place, group)
+    pools.advance()
+    assert (pool.queued, pool.joined) == (8, 1)
+    pool.resize(3)
+    assert (pool.size, pool.joined, pool.settled) == (3, 1, False)
+    take_turns(pools, lambda: pool.settled)
+    pools.advance()
+    assert (pool.joined, pool.queued) == (3, 6)
+    pool.resize(1)  # the two that leave have a batch each
+    assert (pool.size, list(pool.states.values())) == (1, ["scoring"] * 3)
+    (tmp_path / "go").touch()
+    scored = take_scored(pools, 9)
+    assert [group.totals for group in scored] == [(10.0 * place,) for place in range(9)]
+    assert list(pools.states) == ["reward worker light/0"]
+    usage = pools.take_usage()["light"]
+    assert (usage.retries, usage.restarts, len(usage.batch_sizes)) == (0, 0, 9)
+
+
+def test_a_worker_that_dies_before_it_is_ready_does_not_join(start: Started) -> None:
+    """The pool says why and goes on. An idle worker leaves at once."""
+    pools = start(reward("Brightness"))
+    pool = pools.pools["light"]
+    pool.resize(2)
+    ray.kill(pool.workers[1])
+    take_turns(pools, lambda: pool.settled)
+    assert pool.size == 1
+    (reason,) = pool.take_failed_starts()
+    assert reason.startswith("reward worker light/1 died")
+    assert len(pools.take_failures()) == 1
+    assert pools.take_usage()["light"].restarts == 0
+    pool.resize(3)
+    pool.resize(1)
+    assert (list(pool.states), pool.settled) == (["reward worker light/0"], True)

@@ -13,6 +13,7 @@ from threading import Timer
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -31,7 +32,8 @@ from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers import rollout_pool as pools_module
 from orchestrator.workers import waiting, worker_pool
-from orchestrator.workers.rollout_events import BatchSampled, WorkerLost, WorkerUp
+from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.rollout_events import BatchSampled, WorkerLeaves, WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import (
     ObjectLost,
@@ -45,6 +47,7 @@ from orchestrator.workers.waiting import (
 )
 from policy.disk import NotWritten
 from policy.errors import UserError
+from policy.probe import WeightReceipt
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
 from tests.remote_parts import Worker
@@ -60,7 +63,7 @@ def worker() -> Iterator[Callable[[], Any]]:
     """Starts workers that end with the test."""
     started: list[Any] = []
 
-    def start(*_: Any) -> Any:
+    def start(*_: Any, **__: Any) -> Any:
         started.append(Worker.remote())
         return started[-1]
 
@@ -285,6 +288,67 @@ def test_workers_are_woken_whatever_happened_meanwhile(rollout: RolloutPool) -> 
 def requests(text: str) -> list[GenerationRequest]:
     """Three requests; the text tells the worker what to do."""
     return [GenerationRequest(Prompt(f"p:{index}", text, "color"), (1, 2)) for index in range(3)]
+
+
+def test_workers_join_and_leave_while_the_pool_works(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """From two to four and to one. A name is never used again. The newest leave first; one that
+    samples is told of and stays until it is ended, and its groups come."""
+    rollout = start_rollout()
+    rollout.wait_ready()
+    rollout.take_events()
+    rollout.resize(4)
+    assert (rollout.size, rollout.joined, rollout.settled) == (4, 2, False)
+    up = {take_event(rollout, WorkerUp).worker, *(e.worker for e in rollout.take_events())}
+    while len(up) < 2:
+        up |= {take_event(rollout, WorkerUp).worker}
+    assert up == {"rollout worker 2", "rollout worker 3"}
+    assert rollout.joined == 2  # they have no weights
+    weights = PublishedWeights(WeightReceipt(0, "", np.zeros(1, np.float32)), None, ())
+    for name in sorted(up):
+        rollout.load(name, weights)
+    assert (rollout.joined, rollout.settled) == (4, True)
+    rollout.sample("rollout worker 3", requests("go"))
+    rollout.take_events()
+    rollout.resize(1)
+    assert rollout.take_events() == [
+        WorkerLeaves(f"rollout worker {number}") for number in (3, 2, 1)
+    ]
+    for number in (2, 1):
+        rollout.end(f"rollout worker {number}")
+    assert not rollout.settled
+    assert take_event(rollout, BatchSampled).worker == "rollout worker 3"
+    rollout.end("rollout worker 3")
+    assert (list(rollout.states), rollout.settled) == (["rollout worker 0"], True)
+    rollout.resize(2)
+    assert take_event(rollout, WorkerUp).worker == "rollout worker 4"
+    assert rollout.restarts == 0
+
+
+def test_a_worker_that_dies_while_it_joins_or_leaves_is_not_replaced(
+    start_rollout: Callable[..., RolloutPool], worker: Callable[[], Any]
+) -> None:
+    """The pool says why the one that joins did not start, and the run goes on. What the one that
+    leaves was sampling is lost, and is reported. A worker that is lost leaves before one that
+    works."""
+    rollout = start_rollout("rollout.workers=3")
+    rollout.wait_ready()
+    rollout.take_events()
+    rollout.resize(4)
+    ray.kill(rollout.workers[3])
+    assert take_event(rollout, WorkerLost).worker == "rollout worker 3"
+    (reason,) = rollout.take_failed_starts()
+    assert reason.startswith("rollout worker 3 died")
+    assert (rollout.size, rollout.settled) == (3, True)
+
+    rollout.sample("rollout worker 2", requests("die"))
+    rollout.resize(2)
+    assert take_event(rollout, WorkerLost).worker == "rollout worker 2"
+    assert list(rollout.states) == ["rollout worker 0", "rollout worker 1"]
+    rollout.discard("rollout worker 0", "its host is gone")
+    rollout.resize(1)
+    assert list(rollout.states) == ["rollout worker 1"]
 
 
 def test_a_dead_worker_is_replaced_and_its_batch_can_go_to_either(rollout: RolloutPool) -> None:
