@@ -46,15 +46,8 @@ esac
 @contextmanager
 def slurm(folder: Path, hosts: Sequence[Host]) -> Iterator[Path]:
     """The folder with ``srun`` and ``scontrol``; jobs to run again are in ``folder/requeued``."""
-    programs, daemon = folder / "bin", folder / "slurmd"
-    programs.mkdir()
-    texts = {
-        "srun": _SRUN.format(python=sys.executable, daemon=str(daemon)),
-        "scontrol": _SCONTROL.format(requeued=shlex.quote(str(folder / "requeued"))),
-    }
-    for name, text in texts.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
+    daemon = folder / "slurmd"
+    programs = installed(folder, srun=_SRUN.format(python=sys.executable, daemon=str(daemon)))
     with _Daemon(str(daemon), _Step) as server:
         server.hosts = {host.name: host for host in hosts}
         server.log = folder / "steps.log"
@@ -63,6 +56,17 @@ def slurm(folder: Path, hosts: Sequence[Host]) -> Iterator[Path]:
             yield programs
         finally:
             server.shutdown()
+
+
+def installed(folder: Path, **texts: str) -> Path:
+    """``folder/bin`` with ``scontrol`` and programs of these texts."""
+    programs = folder / "bin"
+    programs.mkdir()
+    texts["scontrol"] = _SCONTROL.format(requeued=shlex.quote(str(folder / "requeued")))
+    for name, text in texts.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    return programs
 
 
 def first_child(process: subprocess.Popen[str]) -> int:

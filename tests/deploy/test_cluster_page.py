@@ -64,7 +64,7 @@ def test_files_and_flags_exist() -> None:
         if line.startswith(("ray start", "export PORTS"))
         for word in re.findall(r"--[a-z-]+", line)
     }
-    assert len(used) == 13
+    assert len(used) == 12
     assert used <= known
 
 

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.pipeline.ledger_folder import read_run
-from tests.deploy.slurm_stand_ins import first_child, slurm
+from tests.deploy.slurm_stand_ins import first_child, installed, slurm
 from tests.multihost.hosts import ROOT, Host, network, wait_for, why_not
 from tests.training_records import rows
 
@@ -24,6 +26,18 @@ TINY = (
     " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
     " evaluation.every=100 checkpoint.every=1"
 ).split()
+# Programs for the test of the script alone. Each job step has the name of its host in HOST.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do [[ $1 == --nodelist=* ]] && export HOST=${1#*=}; shift; done
+exec "$@"
+"""
+RAY = f"""#!/bin/sh
+case "$*" in *--head*) exec {sys.executable} -c '
+import os, socket, time
+with socket.create_server(("127.0.0.1", int(os.environ["RAY_ADDRESS"].split(":")[1]))):
+    time.sleep(60)
+' ;; esac
+"""
 
 
 @pytest.fixture
@@ -64,6 +78,50 @@ def test_a_preempted_job_goes_back_to_the_queue_and_goes_on(folder: Path, tmp_pa
     assert (folder / "requeued").read_text() == "4711\n"
     assert [row["step"] for row in rows(run)] == [1, 2, 3]
     assert (read_run(run).epoch, read_run(run).committed) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("join", "train", "host", "code", "line", "requeued"),
+    [
+        ("exec sleep 60", "exit 0", "exec sleep 60", 143, "stopped by a signal", True),
+        ("exit 0", "exit 2", "exec sleep 60", 2, "start 1 on 2 hosts: one two", False),
+        ("exec sleep 60", "exit 0", "exit 1", 1, "Ray ended on two", False),
+    ],
+    ids=["signal while hosts join", "mistake in the settings", "no Ray on a host"],
+)
+def test_the_script_alone(
+    tmp_path: Path, join: str, train: str, host: str, code: int, line: str, requeued: bool
+) -> None:
+    """With stand-ins for Ray and the project too: the exit code is the run's, all that was started
+    ends, and the job goes back to the queue only if a signal has stopped it."""
+    texts = {"hostname": "echo 127.0.0.1", "python": join, "eg-grpo": train}
+    shells = {name: f"#!/bin/sh\n{text}\n" for name, text in texts.items()}
+    programs = installed(tmp_path, srun=SRUN, ray=f"{RAY}{host}\n", **shells)
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NODELIST": "one,two",
+    }  # fmt: skip
+    script = subprocess.Popen(
+        ["bash", str(SCRIPT), "configs/shapes.yaml"], env=environment, text=True,
+        stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    if requeued:
+        wait_for("the joining", lambda: "sleep" in names_in(script.pid), 20)
+        script.terminate()
+    printed, _ = script.communicate(timeout=60)
+    assert (script.returncode, line in printed) == (code, True), printed
+    assert (tmp_path / "requeued").exists() == requeued
+    assert not names_in(script.pid)
+
+
+def names_in(session: int) -> list[str]:
+    """The names of the processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(process.pid) == session:
+                found.append(process.name())
+    return found
 
 
 def submit(
