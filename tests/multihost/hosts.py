@@ -157,9 +157,13 @@ class Network:
         token.write_text("a-token-of-the-tests-of-several-hosts-0123456789")
         token.chmod(0o600)
         # After a cut of 30 s, TCP sends again 51 s after its beginning. By then Ray's default of 5
-        # failed checks is reached, and the host counts as dead. docs/running.md
+        # failed checks is reached, and the host counts as dead. A server drops a connection that
+        # is silent for 20 s, and its client asks only after 300 s. docs/running.md
         self._variables = {
             "RAY_health_check_failure_threshold": "10",
+            "RAY_grpc_keepalive_timeout_ms": "90000",
+            "RAY_grpc_client_keepalive_time_ms": "30000",
+            "RAY_grpc_client_keepalive_timeout_ms": "90000",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_TMPDIR": str(self._disk),
