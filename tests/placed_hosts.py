@@ -49,12 +49,14 @@ def main(scratch: Path) -> None:
         from orchestrator.workers.placement import no_room, reserved
 
         address = f"cluster.address={hosts.address}"
-        found["doctor"] = doctor(hosts.address, *FOUR_CPUS, f"root={scratch / 'runs'}")
-        found["too large"] = doctor(
-            hosts.address, "learner.ranks=4", "learner.placement=together",
-            "rollout.resources={x: 1}", f"root={scratch / 'runs'}",
-        )  # fmt: skip
+        root = f"root={scratch / 'runs'}"
+        doctor = ["doctor", SHAPES, "--cluster", hosts.address, root]
+        found["doctor"] = said(*doctor, *FOUR_CPUS)
+        found["too large"] = said(
+            *doctor, "learner.ranks=4", "learner.placement=together", "rollout.resources={x: 1}"
+        )
         found["left"] = [path.name for path in scratch.iterdir() if path.name == "runs"]
+        found["train"] = said("train", SHAPES, root, address, *FOUR_CPUS)
         ray.init(address=hosts.address, logging_level="WARNING")
         config = load_config(Path(SHAPES), [address, *FOUR_CPUS, "learner.placement=together"])
         patient = load_config(Path(SHAPES), [address, *FOUR_CPUS, "cluster.wait_for_room_s=60"])
@@ -134,13 +136,13 @@ def process_of(pid: int) -> Any:
     return next(process for process in descendants() if process.pid == pid)
 
 
-def doctor(address: str, *overrides: str) -> list[str]:
-    """What ``eg-grpo doctor --cluster`` prints, and at last its exit code."""
+def said(*words: str) -> list[str]:
+    """What ``eg-grpo`` with these words prints, and at last its exit code."""
     from orchestrator.cli import main as command
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        code = command(["doctor", SHAPES, "--cluster", address, *overrides])
+        code = command(list(words))
     return [*printed.getvalue().splitlines(), str(code)]
 
 

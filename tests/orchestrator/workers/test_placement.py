@@ -135,6 +135,18 @@ def test_the_doctor_names_the_host_and_what_it_lacks(found: dict[str, Any]) -> N
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(1000)
+def test_a_run_is_refused_for_what_a_host_lacks(found: dict[str, Any]) -> None:
+    """Before its first worker starts, in the words of the doctor."""
+    *_, line, code = found["train"]
+    assert code == "2"
+    assert line.startswith("eg-grpo: ")
+    assert line.endswith("(127.0.0.2): rewards.picky: reward 'picky': /models/picky is missing")
+    assert not [said for said in found["train"] if "rollout engine" in said]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
 def test_the_doctor_names_roles_that_no_host_can_have(found: dict[str, Any]) -> None:
     """Four ranks on one host of 3 CPUs, and a resource that no host was started with."""
     lines, code = found["too large"][:-1], found["too large"][-1]
