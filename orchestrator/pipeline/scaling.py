@@ -60,11 +60,16 @@ class Scaling:
         return {role: pool.joined for role, pool in self._pools.items()}
 
     def go_on(self, earlier: Sequence[ScalingEntry]) -> None:
-        """In a run that is resumed, wish for the numbers that were granted last."""
+        """In a run that is resumed, wish for the numbers that were granted last.
+
+        A role for which a wish still waits for an answer is left to that wish.
+        """
         wanted: dict[str, int] = {}
         for entry in earlier:
-            if entry.answer in (DONE, ""):
+            if entry.answer == DONE:
                 wanted |= entry.wanted
+            elif not entry.answer:
+                wanted = {role: n for role, n in wanted.items() if role not in entry.wanted}
         sizes = {role: pool.size for role, pool in self._pools.items()}
         if changed := {role: n for role, n in wanted.items() if sizes.get(role) != n}:
             self._ledger.wish("the resumed run", changed)

@@ -141,7 +141,7 @@ def test_workers_that_do_not_start_are_told_of(ledger: Ledger) -> None:
 
 
 def test_a_resumed_run_wishes_for_the_numbers_that_were_granted_last(ledger: Ledger) -> None:
-    """And for those that nobody has answered; a refused wish is forgotten."""
+    """A refused wish is forgotten. A role with a wish that waits for its answer is left to it."""
     run = Scaled(ledger, "rollout.max_workers=4")
     run.answers(rollout=3, hps=2)
     run.rollout.joined, run.hps.joined = 3, 2
