@@ -44,7 +44,7 @@ mount --bind "$2/disk" "$3"
 hostname "$1"
 ip link set lo up
 echo up
-cat  # the shell stays the first process: it has to take leave of orphans that end
+exec cat
 """
 
 
