@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.pipeline.ledger import Ledger, LedgerLost, superseded
 from orchestrator.pipeline.ledger_connection import (
     LedgerConnection,
+    answers,
     make_wish,
     read_ledger,
     runs_at,
@@ -99,12 +100,17 @@ def ask_driver(
 ) -> str:
     """Ask the driver of the run in ``folder`` for other numbers of workers; returns the wish's id.
 
-    Raises ``UserError`` when the folder has no ledger, and ``RunFailed`` when its Redis does not
-    answer: a Redis that the run has started itself answers on the driver's machine alone.
+    Raises ``UserError`` when the folder has no ledger, or when the run has started its Redis itself
+    and that one does not answer. Raises ``RunFailed`` when another Redis does not answer.
     """
     saved = _Saved.read(folder)
     if saved is None:
         raise UserError(f"{folder} has no ledger: {_FILE} is missing")
+    if saved.own and not answers(saved.url):
+        raise UserError(
+            f"{folder}: the run's own Redis does not answer: the run has ended, or its driver is on"
+            " another machine"
+        )
     connection = LedgerConnection(saved.url, saved.run, lambda text: None, timeout_s, None)
     return make_wish(connection, saved.run, asked_by, wanted)
 

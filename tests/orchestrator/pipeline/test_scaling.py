@@ -80,11 +80,9 @@ def test_the_weights_do_not_depend_on_workers_that_come_and_go(tmp_path: Path) -
     assert {group.attempt for group in ledger.groups} == {1}
     assert "lost/rollout" not in ledger.counts
     assert [wish.answer[:7] for wish in ledger.scaling] == ["refused", "done", "done"]
-    ended = scale(run, "rollout=1")
-    assert (ended.returncode, ended.stderr) == (
-        2,
-        f"eg-grpo: {run}: the run does not go on, so it cannot be scaled\n",
-    )
+    ended = scale(run, "rollout=1")  # for some seconds the last sign of life is still young
+    assert ended.returncode == 2
+    assert "the run has ended" in ended.stderr or "the run does not go on" in ended.stderr
 
 
 def without_workers(run: Path) -> list[dict[str, object]]:
