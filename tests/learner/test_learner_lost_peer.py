@@ -11,7 +11,7 @@ _RANK = """
 import os, sys
 os.environ["DS_ACCELERATOR"] = "cpu"
 from pathlib import Path
-from learner_settings import learner_settings
+from tests.learner_settings import learner_settings
 from learner.collectives import PeerLost
 from learner.rank import LearnerRank
 from learner.rank_settings import Place
