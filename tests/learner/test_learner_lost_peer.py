@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 _RANK = """
 import os, sys
@@ -27,6 +29,7 @@ except PeerLost as error:
 """
 
 
+@pytest.mark.slow
 def test_a_peer_that_dies_during_a_save_is_no_full_disk(tmp_path: Path, free_port: int) -> None:
     """The save raises ``PeerLost`` and not ``NotWritten``. So the run forms a new learner group and
     does not stop with a line about the disk."""
