@@ -112,11 +112,24 @@ class Hosts:
         """End all hosts and their processes."""
         self._cluster.shutdown()
 
-    def _add(self, cpus: int) -> None:
+    def _add(self, cpus: int, attempts: int = 3) -> None:
+        """Start a host. Ray gives it 30 s, which can be too short on a busy machine."""
         self._started += 1
-        node = self._cluster.add_node(
-            num_cpus=cpus, object_store_memory=_STORE, node_ip_address=f"127.0.0.{self._started}"
-        )
+        before = {process.pid for process in descendants()}
+        try:
+            node = self._cluster.add_node(
+                num_cpus=cpus,
+                object_store_memory=_STORE,
+                node_ip_address=f"127.0.0.{self._started}",
+            )
+        except Exception:  # Ray raises a bare Exception when a node is slow to start
+            if attempts == 1:
+                raise
+            for process in descendants():
+                if process.pid not in before:
+                    send(process.pid, signal.SIGKILL)
+            self._add(cpus, attempts - 1)
+            return
         self._nodes.append((node, cpus))
 
     def _workers_of(self, node: Any) -> list[Process]:

@@ -1,7 +1,8 @@
 """The Ray cluster of a run. Without an address it is a private one that listens on loopback only.
 
 Failure policy: a cluster that cannot be reached or started raises ``UserError`` before any actor
-exists. A private cluster ends with the process that started it.
+exists. A private cluster ends with the process that started it. Ray gives its own processes 30 s to
+start, which can be too short on a busy machine, so a private cluster gets a second attempt.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import psutil
 
 from orchestrator.settings.cluster_address import cluster_address, in_submitted_job
 from policy.errors import UserError
 
+log = logging.getLogger("eg_grpo")
+
 _CONNECT_TIMEOUT_S = 60.0
+_SLOW_START = "timed out during startup"  # what Ray says when its processes are slow to start
 # Ray waits many minutes for a cluster that is gone, and only a signal that ends the process
 # interrupts it. So a process of its own tries to connect first.
 _CONNECT = """
@@ -56,17 +62,10 @@ def ray_cluster(
             ray.init(address=address, logging_level=logging.WARNING)
         else:
             with _children_without_sigterm():
-                ray.init(
-                    address="local",
-                    num_cpus=max(1, round(num_cpus + 0.499)),
-                    object_store_memory=object_store_mb * 2**20,
-                    include_dashboard=False,
-                    logging_level=logging.WARNING,
-                    _node_ip_address="127.0.0.1",
-                )
+                _start_private(num_cpus, object_store_mb)
     except SystemExit:  # from the SIGTERM handler that Ray installs before anything else
         raise KeyboardInterrupt from None
-    except Exception as error:  # Ray raises a bare Exception when a node is slow to start
+    except Exception as error:
         raise _unreachable(configured, address, " ".join(str(error).split())) from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -95,6 +94,29 @@ def _check_reachable(configured: str | None, address: str, start_timeout_s: floa
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise _unreachable(configured, address, last)
+
+
+def _start_private(num_cpus: float, object_store_mb: int, attempts: int = 2) -> None:
+    import ray
+
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(1, round(num_cpus + 0.499)),
+            object_store_memory=object_store_mb * 2**20,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # Ray raises a bare Exception when a node is slow to start
+        if attempts == 1 or _SLOW_START not in str(error):
+            raise
+        log.warning("Ray was slow to start; trying once more")
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        _start_private(num_cpus, object_store_mb, attempts - 1)
 
 
 def _unreachable(configured: str | None, address: str | None, reason: str) -> UserError:

@@ -142,6 +142,23 @@ def test_a_private_cluster_that_does_not_start_is_said_to_be_one(
         private(monkeypatch, slow)
 
 
+def test_a_private_cluster_that_is_slow_to_start_gets_a_second_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the first attempt has started is ended before the second one begins."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def slow_once(**settings: object) -> None:
+        if started:
+            assert started[0].wait(10) == -signal.SIGKILL
+            return
+        started.append(subprocess.Popen(["sleep", "60"]))
+        raise Exception("The current node timed out during startup.")
+
+    private(monkeypatch, slow_once)
+    assert len(started) == 1
+
+
 def test_sigterm_while_ray_starts_is_heard_and_no_child_hears_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
