@@ -34,11 +34,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 @pytest.fixture
 def cluster() -> Iterator[str]:
     """The address of a cluster of this machine that takes jobs."""
-    ports = [str(free_port()) for _ in range(2)]
+    ports = [str(free_port()) for _ in range(3)]
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short, because Ray keeps sockets in it
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--port", ports[0], "--node-ip-address", "127.0.0.1",
          "--dashboard-host", "127.0.0.1", "--dashboard-port", ports[1], "--temp-dir", folder,
+         # The agent starts jobs. Its own choice is one port, which another Ray may have taken.
+         "--dashboard-agent-listen-port", ports[2],
          "--num-cpus", "8", "--object-store-memory", str(128 * 2**20), "--disable-usage-stats"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
