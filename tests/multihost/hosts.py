@@ -110,7 +110,9 @@ class Host:
     @property
     def environment(self) -> dict[str, str]:
         """That of this process, without its own Ray, and with the commands of the environment."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        # Tests of learner ranks in this process leave GLOO_SOCKET_IFNAME=lo in its environment.
+        own = ("RAY_", "GLOO_")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return inherited | {"PATH": path} | self.variables
 

@@ -109,7 +109,7 @@ def test_a_rebuild_begins_when_the_failed_call_holds_nothing(
         held.append(weakref.ref(tensors))
         raise RuntimeError("half way")
 
-    def fail(weights: Any) -> None:
+    def fail(weights: Any, receiver: Any) -> None:
         try:
             fail_inside(weights)
         except RuntimeError as error:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,15 @@ def test_a_role_may_land_where_one_of_its_workers_would_fit() -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found() -> dict[str, Any]:
     """What ``tests.placed_hosts`` finds on a cluster of three hosts."""
-    scratch = tmp_path_factory.mktemp("hosts")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.placed_hosts", str(scratch)],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=900, check=False,
-    )  # fmt: skip
+    # The path is short, because Ray keeps sockets below it.
+    with tempfile.TemporaryDirectory(prefix="ph", ignore_cleanup_errors=True) as scratch:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.placed_hosts", scratch],
+            cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+            timeout=900, check=False,
+        )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return values
