@@ -21,6 +21,7 @@ from tests.started_pools import (
     Started,
     groups_of,
     reward,
+    reward_pools,
     scores_of,
     take_scored,
     take_turns,
@@ -261,3 +262,18 @@ def test_a_worker_that_dies_before_it_is_ready_does_not_join(start: Started) -> 
     pool.resize(3)
     pool.resize(1)
     assert (list(pool.states), pool.settled) == (["reward worker light/0"], True)
+
+
+def test_a_worker_that_dies_while_it_loads_is_counted(ray_cluster: None) -> None:
+    """Its loss is one of the run's, as if it had died later."""
+    pools = reward_pools(reward("Square", workers=2))
+    ray.kill(pools.pools["light"].workers[0])
+    try:
+        pools.wait_ready()
+        _, refs = groups_of([[1], [2]])
+        assert [group.totals for group in scores_of(pools, refs)] == [(1.0,), (4.0,)]
+        assert pools.take_usage()["light"].restarts == 1
+        (failure,) = pools.take_failures()
+        assert failure.startswith("reward worker light/0 died: ")
+    finally:
+        pools.close()

@@ -51,7 +51,7 @@ from policy.probe import WeightReceipt
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
 from tests.remote_parts import Worker
-from tests.started_pools import groups_of, reward, reward_pools, sampled, scores_of, take_event
+from tests.started_pools import reward, reward_pools, sampled, take_event
 
 ROOT = Path(__file__).parents[3]
 
@@ -451,21 +451,6 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_once(
     with pytest.raises(WorkerDied, match=r"^rollout worker 0 died: "):
         rollout.wait_ready()
     rollout.close()
-
-
-def test_a_reward_worker_that_dies_while_it_loads_is_counted() -> None:
-    """Its loss is one of the run's, as if it had died later."""
-    pools = reward_pools(reward("Square", workers=2))
-    ray.kill(pools.pools["light"].workers[0])
-    try:
-        pools.wait_ready()
-        _, refs = groups_of([[1], [2]])
-        assert [group.totals for group in scores_of(pools, refs)] == [(1.0,), (4.0,)]
-        assert pools.take_usage()["light"].restarts == 1
-        (failure,) = pools.take_failures()
-        assert failure.startswith("reward worker light/0 died: ")
-    finally:
-        pools.close()
 
 
 def test_a_worker_for_which_there_is_no_room_is_told_of_before_its_deadline(
