@@ -49,7 +49,7 @@ class Fault:
     role: Role
     how: How
     which: float  # from 0 to 1: which of the processes of the role
-    at_once_s: float | None  # strike so long after the fault before, and do not wait for ``at``
+    at_once_s: float | None  # strike so long after the fault before, if ``at`` has not come yet
     aim: str | None  # wait for this state of the victim, or of the run
 
     def __str__(self) -> str:

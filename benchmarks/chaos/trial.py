@@ -6,6 +6,7 @@ in which the fault hits it. A frozen process stays so until the run has gone on 
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import time
@@ -33,7 +34,8 @@ _LEDGER_S = 2.0  # between two looks at the ledger
 _POLL_S = 0.002  # between two looks at the titles while a fault waits for a state
 _RECOVER_S = 400.0  # in which a run must have gone on after a fault
 _RUN_FAILED = 1  # an exit code
-# A fault that is aimed at a state waits for it, at most for so long and for so many steps.
+# A fault that is aimed at a state waits for it, at most for so long, and for so many steps after the
+# planned one.
 _AIM_S, _AIM_STEPS = 20.0, 4
 _ASLEEP_S = 40.0  # after which a frozen process is woken although the run has not noticed it
 _VICTIM_S = 300.0  # in which a process of the role must be there
@@ -109,15 +111,16 @@ class Trial:
 
     def _wait_for(self, fault: Fault) -> bool:
         """Return when the fault is due; False if the run ended before."""
-        pause_s = fault.at_once_s
-        due = None if pause_s is None else time.monotonic() + pause_s
+        due = math.inf if fault.at_once_s is None else time.monotonic() + fault.at_once_s
+        its_turn = False  # the run has done the steps after which the fault was planned
         while not self._over():
             recovered = all(strike.recovered_s is not None for strike in self.strikes)
-            if due is None and recovered and self.driver.steps_done() >= int(fault.at):
-                due = time.monotonic() + fault.at % 1 * self.step_s
-            if due is not None and time.monotonic() >= due:
+            if not its_turn and recovered and self.driver.steps_done() >= int(fault.at):
+                its_turn = True
+                due = min(due, time.monotonic() + fault.at % 1 * self.step_s)
+            if time.monotonic() >= due:
                 return True
-            self._turn(min(_TURN_S, max(0.0, due - time.monotonic())) if due else _TURN_S)
+            self._turn(min(_TURN_S, max(0.0, due - time.monotonic())))
         return False
 
     def _over(self) -> bool:
@@ -148,7 +151,8 @@ class Trial:
     def _strike(self, fault: Fault) -> bool:
         """Stop the victim, look at it, and kill it or leave it so; False if there is no victim."""
         began = time.monotonic()
-        aim_until, last_step = began + _AIM_S, self.driver.steps_done() + _AIM_STEPS
+        # Counted from the planned step: faults that are late may not make the next ones later yet.
+        aim_until, last_step = began + _AIM_S, int(fault.at) + _AIM_STEPS
         while True:
             if not self.driver.stepping:  # its states begin later
                 aim_until = time.monotonic() + _AIM_S
