@@ -63,6 +63,7 @@ def shown_progress(steps: int) -> Iterator[Progress]:
             yield view
         finally:
             log.removeHandler(view.warnings)
+            view.ended = True
 
 
 def can_show(stream: TextIO) -> bool:
@@ -78,6 +79,7 @@ class LiveProgress(Progress):
         """``monotonic`` gives the time in seconds."""
         super().__init__(steps)
         self.warnings = _LastWarnings()
+        self.ended = False  # true in the last frame, which stays
         self._monotonic = monotonic
         self._started = self._since = monotonic()
         self._rows: tuple[JsonDict, ...] = ()
@@ -113,7 +115,8 @@ class LiveProgress(Progress):
         grid.add_column(style="bold", no_wrap=True)
         grid.add_column(no_wrap=True, overflow="ellipsis")
         grid.add_row("progress", self._progress())
-        grid.add_row("now", self._now())
+        if not self.ended:
+            grid.add_row("now", self._now())
         if self._rows:
             row = self._rows[-1]
             for label, key in (
@@ -130,8 +133,8 @@ class LiveProgress(Progress):
             )
             for stage, line in self._stages(row):
                 grid.add_row(stage, line)
-        for role, line in self._roles():
-            grid.add_row(role, line)
+        for role, states in () if self.ended else self._roles():
+            grid.add_row(role, states)
         for warning in self.warnings.texts:
             grid.add_row(Text("warning", style="bold yellow"), Text(warning, style="yellow"))
         return grid
@@ -139,12 +142,13 @@ class LiveProgress(Progress):
     def _progress(self) -> RenderableType:
         done = self._rows[-1]["step"] if self._rows else 0
         line = Table.grid(padding=(0, 2, 0, 0))
-        left = "" if self._left is None else f"ETA {duration(self._left)}"
+        known = self._left is not None and not self.ended
+        left = f"ETA {duration(self._left or 0)}" if known else ""
         line.add_row(
             f"step {done}/{self.steps}",
             ProgressBar(self.steps, done, width=_WIDTH // 2),
             left,
-            f"running for {duration(self._monotonic() - self._started)}",
+            f"{duration(self._monotonic() - self._started)} since the start",
         )
         return line
 

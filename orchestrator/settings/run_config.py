@@ -23,6 +23,7 @@ from orchestrator.settings.layers import forget, inherited_from
 from orchestrator.settings.ledger_config import LedgerConfig
 from orchestrator.settings.overrides import apply_override, split_bases
 from orchestrator.settings.renamed import check_renamed
+from orchestrator.settings.shipped import find_embedded_files
 from policy import secrets
 from policy.base_settings import IGNORED, Deadline, Dtype, Ignored, Name, Settings, refuse
 from policy.errors import UserError
@@ -330,6 +331,7 @@ def _validated(
     that take its effect away.
     """
     check_renamed(tree, path)
+    tree = find_embedded_files(tree)
     while True:
         try:
             return RunConfig.model_validate(tree)

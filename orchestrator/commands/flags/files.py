@@ -17,3 +17,17 @@ def add_data_flags(data: argparse.ArgumentParser) -> None:
     fetch.add_argument(
         "--output", type=Path, default=Path("data"), help="folder of the files (default data/)"
     )
+
+
+def add_configs_flags(configs: argparse.ArgumentParser) -> None:
+    """The list, which needs no action, and ``copy``."""
+    configs.set_defaults(action="list")
+    text = "copy a configuration, to change it"
+    copy = configs.add_subparsers(metavar="action").add_parser(
+        "copy", help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    copy.add_argument("name", help="name of a shipped configuration, such as shapes")
+    copy.add_argument(
+        "file", type=Path, nargs="?", help="file to write, which must not exist (default NAME.yaml)"
+    )
+    copy.set_defaults(action="copy")

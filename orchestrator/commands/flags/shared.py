@@ -8,7 +8,10 @@ from pathlib import Path
 
 def add_config(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     parser.add_argument(
-        "config", type=Path, nargs="?" if optional else None, help="configuration file (YAML)"
+        "config",
+        type=Path,
+        nargs="?" if optional else None,
+        help="configuration file (YAML), or the name of a shipped one, such as shapes",
     )
     add_overrides(parser)
 
