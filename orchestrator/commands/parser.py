@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from orchestrator.commands.flags.files import add_configs_flags, add_data_flags
+from orchestrator.commands.flags.files import add_config_flags, add_configs_flags, add_data_flags
 from orchestrator.commands.flags.models import add_export_flags, add_generate_flags
 from orchestrator.commands.flags.runs import add_scale_flags, add_status_flags
 from orchestrator.commands.flags.training import (
@@ -27,6 +27,7 @@ COMMANDS = (
     ),
     ("generate", "draw images for a prompt with a trained model", add_generate_flags),
     ("export", "copy a checkpoint's model for other programs", add_export_flags),
+    ("config", "explain the settings of a configuration file", add_config_flags),
     ("configs", "list or copy the configurations that ship with the package", add_configs_flags),
     ("data", "download the public prompt files", add_data_flags),
     (

@@ -31,3 +31,16 @@ def add_configs_flags(configs: argparse.ArgumentParser) -> None:
         "file", type=Path, nargs="?", help="file to write, which must not exist (default NAME.yaml)"
     )
     copy.set_defaults(action="copy")
+
+
+def add_config_flags(config: argparse.ArgumentParser) -> None:
+    """What to print about settings; one of the two must be given."""
+    group = config.add_mutually_exclusive_group(required=True)
+    group.add_argument(
+        "--explain",
+        metavar="KEY",
+        help="say what one setting is, such as learner.learning_rate, or a group, such as learner",
+    )
+    group.add_argument(
+        "--reference", action="store_true", help="print the reference of all settings as Markdown"
+    )

@@ -22,7 +22,7 @@ def test_a_run_of_a_shipped_configuration_works_in_an_empty_folder(
     monkeypatch.chdir(tmp_path)
     config = load_config(Path("shapes"), [])
     assert config.root == tmp_path / "runs"
-    assert len(check_inputs(config).prompts) == 4000
+    assert len(check_inputs(config).prompts) == 2000
     assert load_config(Path("configs/shapes.yaml"), []) == config
     paper = load_config(Path("ablations/grpo"), ["base=presets/as-paper"])
     assert (paper.algorithm.modalities, paper.algorithm.bonus) == ("none", "budget")
