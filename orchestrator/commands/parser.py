@@ -6,9 +6,15 @@ This module loads none of the libraries that the commands need, so that ``--help
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 
 from orchestrator.commands.flags.files import add_config_flags, add_configs_flags, add_data_flags
-from orchestrator.commands.flags.models import add_export_flags, add_generate_flags
+from orchestrator.commands.flags.machine import add_completion_flags, add_env_flags
+from orchestrator.commands.flags.models import (
+    add_export_flags,
+    add_generate_flags,
+    add_rewards_flags,
+)
 from orchestrator.commands.flags.runs import add_scale_flags, add_status_flags
 from orchestrator.commands.flags.training import (
     add_doctor_flags,
@@ -27,6 +33,7 @@ COMMANDS = (
     ),
     ("generate", "draw images for a prompt with a trained model", add_generate_flags),
     ("export", "copy a checkpoint's model for other programs", add_export_flags),
+    ("rewards", "try the rewards of a configuration", add_rewards_flags),
     ("config", "explain the settings of a configuration file", add_config_flags),
     ("configs", "list or copy the configurations that ship with the package", add_configs_flags),
     ("data", "download the public prompt files", add_data_flags),
@@ -50,6 +57,8 @@ COMMANDS = (
         "check this machine, and whether a configuration can run on it",
         add_doctor_flags,
     ),
+    ("env", "print what a bug report needs to know about this machine", add_env_flags),
+    ("completion", "print a script for the shell's completion", add_completion_flags),
 )
 
 
@@ -59,9 +68,18 @@ def make_parser() -> argparse.ArgumentParser:
         prog="eg-grpo",
         description="Train autoregressive text-to-image models with EG-GRPO.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {package_version()}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, text, add_flags in COMMANDS:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.set_defaults(command=name)
         add_flags(command)
     return parser
+
+
+def package_version() -> str:
+    """The version of the installed package; a checkout that is not installed has none."""
+    try:
+        return importlib.metadata.version("eg-grpo")
+    except importlib.metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"

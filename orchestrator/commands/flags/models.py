@@ -1,9 +1,11 @@
-"""The flags of the commands that use a checkpoint."""
+"""The flags of the commands that use a checkpoint or the rewards."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from orchestrator.commands.flags.shared import add_config
 
 
 def add_generate_flags(generate: argparse.ArgumentParser) -> None:
@@ -54,4 +56,19 @@ def add_export_flags(export: argparse.ArgumentParser) -> None:
         "--adapter",
         action="store_true",
         help="copy the LoRA adapter for peft instead of the merged model",
+    )
+
+
+def add_rewards_flags(rewards: argparse.ArgumentParser) -> None:
+    """The one action, ``test``."""
+    text = "score one image with the rewards of a configuration, without a cluster"
+    test = rewards.add_subparsers(required=True, metavar="action").add_parser(
+        "test", help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    add_config(test)
+    test.add_argument("--image", type=Path, required=True, help="image file to score")
+    test.add_argument(
+        "--prompt",
+        required=True,
+        help="text that the image is of; one of the configuration's prompts brings its objects",
     )

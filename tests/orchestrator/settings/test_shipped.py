@@ -24,8 +24,8 @@ def test_a_run_of_a_shipped_configuration_works_in_an_empty_folder(
     assert config.root == tmp_path / "runs"
     assert len(check_inputs(config).prompts) == 2000
     assert load_config(Path("configs/shapes.yaml"), []) == config
-    paper = load_config(Path("ablations/grpo"), ["base=presets/as-paper"])
-    assert (paper.algorithm.modalities, paper.algorithm.bonus) == ("none", "budget")
+    paper = load_config(Path("ablations/only-cot"), ["base=presets/as-paper"])
+    assert (paper.algorithm.modalities, paper.algorithm.bonus) == ("cot", "budget")
 
 
 def test_files_of_the_working_folder_come_first(
