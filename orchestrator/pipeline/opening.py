@@ -229,15 +229,19 @@ def _resume_point(folder: RunFolder, config: RunConfig) -> tuple[int, Path | Non
 
 
 def _wait_for_rollout(rollout: RolloutPool, progress: Progress) -> None:
-    with progress.waiting(f"loading the policy on {len(rollout.names)} rollout workers"):
+    with progress.waiting(f"loading the policy on {_first('rollout worker', len(rollout.names))}"):
         rollout.wait_ready()
 
 
 def _learners_wait(config: RunConfig, checkpoint: Path | None) -> str:
     """What the learner ranks do before the first step."""
     what = config.model.path if checkpoint is None else f"checkpoint {checkpoint.name}"
-    ranks = f"ranks 0 to {config.learner.ranks - 1}" if config.learner.ranks > 1 else "rank 0"
-    return f"loading {what} on learner {ranks}"
+    return f"loading {what} on {_first('learner rank', config.learner.ranks)}"
+
+
+def _first(what: str, count: int) -> str:
+    """The first workers of a kind, such as ``learner rank 0`` or ``learner ranks 0 to 3``."""
+    return f"{what} 0" if count == 1 else f"{what}s 0 to {count - 1}"
 
 
 def _announce(progress: Progress, config: RunConfig, inputs: Inputs) -> None:
