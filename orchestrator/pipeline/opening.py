@@ -50,7 +50,11 @@ log = logging.getLogger("eg_grpo")
 
 @contextmanager
 def open_run(
-    config: RunConfig, inputs: Inputs, folder: RunFolder, interrupt: Interrupt
+    config: RunConfig,
+    inputs: Inputs,
+    folder: RunFolder,
+    interrupt: Interrupt,
+    progress: Progress,
 ) -> Iterator[Run]:
     """Start the actors, and end them again whatever happens; the folder is closed then.
 
@@ -63,39 +67,47 @@ def open_run(
         step, checkpoint = _resume_point(folder, config)
         save_settings(config, folder.path)
         interrupt.stop_within_s = config.checkpoint.stop_within_s
-        progress, cluster = Progress(config.steps), config.cluster
+        cluster = config.cluster
         with (
             logged_to(folder.path / "run.log"),
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
             fenced(folder.path, ledger.check_newest),
             _noted_in(ledger),
-            ray_cluster(
-                cluster.address,
-                logical_cpus(config),
-                cluster.object_store_mb,
-                cluster.start_timeout_s,
-            ),
-            reserved(config, roles(config)) as places,
-            ExitStack() as actors,  # the cluster may outlive the run, and its actors must not
+            ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
+            with progress.waiting("starting Ray"):
+                opened.enter_context(
+                    ray_cluster(
+                        cluster.address,
+                        logical_cpus(config),
+                        cluster.object_store_mb,
+                        cluster.start_timeout_s,
+                    )
+                )
+            with progress.waiting("finding places for the workers"):
+                places = opened.enter_context(reserved(config, roles(config)))
             _announce(progress, config, inputs)
-            check_hosts(config, inputs, roles(config))
+            with progress.waiting("checking the hosts of the workers"):
+                check_hosts(config, inputs, roles(config))
             rollout = RolloutPool(config, inputs, places)
-            actors.callback(rollout.close)
+            opened.callback(rollout.close)
             # All roles start at the same time. But while vLLM starts, it measures the free memory
             # of its GPU, which the other roles may share. They start after it.
             alone = config.rollout.engine == "vllm"
             if alone:
-                rollout.wait_ready()
+                _wait_for_rollout(rollout, progress)
             rewards = RewardPools(config, places)
-            actors.callback(rewards.close)
+            opened.callback(rewards.close)
             learners = _Learners(config, inputs, places)
-            actors.callback(learners.close)
+            opened.callback(learners.close)
             learners.start()
             if not alone:
-                rollout.wait_ready()
-            rewards.wait_ready()
-            learner = learners.form_first(checkpoint, ledger)
+                _wait_for_rollout(rollout, progress)
+            names = ", ".join(rewards.pools)
+            with progress.waiting(f"loading rewards on the reward workers: {names}"):
+                rewards.wait_ready()
+            with progress.waiting(_learners_wait(config, checkpoint)):
+                learner = learners.form_first(checkpoint, ledger)
             go_on_from(ledger, step, progress.note)
             folder.fall_back(step)
             publisher: Publisher = (
@@ -125,6 +137,7 @@ def open_run(
                 wait_answers,
                 no_room,
             )
+            stages.workers.listeners.append(progress.workers)
             stages.scaling.go_on(ledger.view().scaling)
             evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, stages, folder)
             yield Run(
@@ -218,6 +231,22 @@ def _resume_point(folder: RunFolder, config: RunConfig) -> tuple[int, Path | Non
     if step:
         check_unchanged(config, folder.path)
     return step, checkpoint
+
+
+def _wait_for_rollout(rollout: RolloutPool, progress: Progress) -> None:
+    with progress.waiting(f"loading the policy on {_first('rollout worker', len(rollout.names))}"):
+        rollout.wait_ready()
+
+
+def _learners_wait(config: RunConfig, checkpoint: Path | None) -> str:
+    """What the learner ranks do before the first step."""
+    what = config.model.path if checkpoint is None else f"checkpoint {checkpoint.name}"
+    return f"loading {what} on {_first('learner rank', config.learner.ranks)}"
+
+
+def _first(what: str, count: int) -> str:
+    """The first workers of a kind, such as ``learner rank 0`` or ``learner ranks 0 to 3``."""
+    return f"{what} 0" if count == 1 else f"{what}s 0 to {count - 1}"
 
 
 def _announce(progress: Progress, config: RunConfig, inputs: Inputs) -> None:

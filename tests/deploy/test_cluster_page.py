@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ray.scripts.scripts import cli as ray_commands
 
-from orchestrator.cli import _parser
+from orchestrator.commands.parser import make_parser
 from tests.multihost.hosts import ROOT, Host, network, why_not
 from tests.training_records import rows
 
@@ -43,7 +43,7 @@ def section(title: str) -> str:
 @pytest.mark.parametrize("line", re.findall(r"(?:^|-- )(eg-grpo .*)$", PAGE, re.MULTILINE))
 def test_commands_of_the_project_are_understood(line: str) -> None:
     """Every ``eg-grpo`` line has a command and flags that exist."""
-    _, overrides = _parser().parse_known_args(shlex.split(line)[1:])
+    _, overrides = make_parser().parse_known_args(shlex.split(line)[1:])
     assert all(re.fullmatch(r"[a-z.]+=\S+", word) for word in overrides)
 
 

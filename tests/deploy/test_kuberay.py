@@ -19,7 +19,7 @@ import pytest
 import redis
 import yaml
 
-from orchestrator.cli import _parser
+from orchestrator.commands.parser import make_parser
 from orchestrator.pipeline.ledger_server import server_binary
 from orchestrator.settings.run_config import RunConfig, load_config
 
@@ -81,7 +81,7 @@ def test_the_command_begins_or_resumes_the_run_of_the_configmap() -> None:
     """The entrypoint is a command of this project. It names the file that the ConfigMap puts onto
     the head, and says ``--resume``, so that every attempt goes on from the last checkpoint."""
     words = shlex.split(the("RayJob")["spec"]["entrypoint"])
-    parsed = _parser().parse_args(words[1:])
+    parsed = make_parser().parse_args(words[1:])
     assert (words[0], parsed.command, parsed.resume) == ("eg-grpo", "train", True)
     assert str(parsed.config) == "/etc/eg-grpo/run.yaml"
     head = the("RayCluster")["spec"]["headGroupSpec"]["template"]["spec"]
@@ -89,7 +89,7 @@ def test_the_command_begins_or_resumes_the_run_of_the_configmap() -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in head["containers"][0]["volumeMounts"]}
     assert mounts["run"] == "/etc/eg-grpo"
     (fetch,) = the("Job")["spec"]["template"]["spec"]["containers"]
-    parsed = _parser().parse_args(fetch["command"][1:])
+    parsed = make_parser().parse_args(fetch["command"][1:])
     assert (parsed.command, str(parsed.output)) == ("data", "/shared/data")
 
 
