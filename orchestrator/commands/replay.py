@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
 from orchestrator.record.kept_trajectories import KeptTrajectories
-from orchestrator.record.live import shown_progress
+from orchestrator.record.live_view import shown_progress
 from orchestrator.record.own_checkpoints import OwnCheckpoints, checkpoint_step
 from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
 from orchestrator.settings.cluster_address import cluster_address

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
-from orchestrator.record.live import shown_progress
+from orchestrator.record.live_view import shown_progress
 from orchestrator.record.own_checkpoints import OwnCheckpoints
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import LONGEST_NEW, RunFolder

@@ -20,6 +20,7 @@ from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
+from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
@@ -32,6 +33,7 @@ from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.host_checks import check_hosts
 from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.object_stores import watched_object_stores
 from orchestrator.workers.placement import Places, no_room, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
@@ -73,6 +75,7 @@ def open_run(
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
             fenced(folder.path, ledger.check_newest),
             _noted_in(ledger),
+            open_telemetry(config, folder, ledger.epoch, ledger.run, progress.note) as telemetry,
             ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
             with progress.waiting("starting Ray"):
@@ -87,6 +90,7 @@ def open_run(
             with progress.waiting("finding places for the workers"):
                 places = opened.enter_context(reserved(config, roles(config)))
             _announce(progress, config, inputs)
+            telemetry.watch(ledger, opened.enter_context(watched_object_stores()))
             with progress.waiting("checking the hosts of the workers"):
                 check_hosts(config, inputs, roles(config))
             rollout = RolloutPool(config, inputs, places)
@@ -110,6 +114,7 @@ def open_run(
                 learner = learners.form_first(checkpoint, ledger)
             go_on_from(ledger, step, progress.note)
             folder.fall_back(step)
+            telemetry.exporter.begin(folder.rows("metrics.jsonl"))
             publisher: Publisher = (
                 WeightPublisher(config.probe_tolerance)
                 if config.stages == "all"
@@ -136,6 +141,7 @@ def open_run(
                 Drops(folder, config.replacements),
                 wait_answers,
                 no_room,
+                telemetry.exporter.live,
             )
             stages.workers.listeners.append(progress.workers)
             stages.scaling.go_on(ledger.view().scaling)
@@ -153,7 +159,8 @@ def open_run(
                 learner=learner,
                 publisher=publisher,
                 books=Bookkeeper(
-                    config, folder, progress, evaluation, stages, ledger, last_saved=checkpoint
+                    *(config, folder, progress, evaluation, stages, ledger, telemetry.step),
+                    last_saved=checkpoint,
                 ),
                 interrupt=interrupt,
                 ledger=ledger,
@@ -161,6 +168,7 @@ def open_run(
                 rollout_alone=config.stages == "rollout",
                 form_learner=learners.form_anew,
                 restarts=config.learner.restarts,
+                entered=telemetry.exporter.stage,
             )
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from rich.console import Console
 
-from orchestrator.record.live import LiveProgress, can_show, shown_progress, sparkline
+from orchestrator.record.live_view import LiveProgress, can_show, shown_progress, sparkline
 from orchestrator.record.progress import Progress
 
 ROW = {
