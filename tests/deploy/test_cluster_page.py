@@ -76,7 +76,7 @@ def test_three_hosts_by_hand(tmp_path: Path) -> None:
     and on two others, the check of the hosts, the job and its status. The run ends, with what the
     page says, and its folder is where the page says."""
     token, *lines = commands(section("Three hosts by hand"))
-    exports, lines = lines[:2], lines[2:]
+    exports, lines = lines[:4], lines[4:]
     (head,) = (line for line in lines if line.startswith("ray start --head"))
     join, _ = (line for line in lines if line.startswith("ray start --address"))
     doctor, submit, status = lines[2:5]

@@ -94,12 +94,15 @@ def test_the_command_begins_or_resumes_the_run_of_the_configmap() -> None:
 
 
 def test_the_run_is_janus_pro_7b_with_each_role_on_its_own_group(tmp_path: Path) -> None:
-    """The settings in the ConfigMap are those of configs/janus-pro-7b.yaml but for the places. Each
-    role asks for the custom resource that one group declares, and the group has room for it."""
+    """The settings in the ConfigMap are those of configs/janus-pro-7b.yaml but for the places, and
+    the run waits half an hour for pods that come late. Each role asks for the custom resource that
+    one group declares, and the group has room for it."""
     config, base = run_settings(tmp_path), load_config(ROOT / "configs/janus-pro-7b.yaml", [])
     assert config.root == Path("/shared/runs")
-    place = {"root": base.root, "rollout": base.rollout, "learner": base.learner}
-    assert config.model_copy(update=place | {"rewards": base.rewards}) == base
+    assert config.cluster == base.cluster.model_copy(update={"wait_for_room_s": 1800.0})
+    place = {"root": base.root, "cluster": base.cluster, "rewards": base.rewards}
+    policy = {"rollout": base.rollout, "learner": base.learner}
+    assert config.model_copy(update=place | policy) == base
     anywhere = {"resources": {}, "placement": "pack"}
     assert config.rollout.model_copy(update={"resources": {}}) == base.rollout
     assert config.learner.model_copy(update=anywhere) == base.learner
