@@ -106,7 +106,9 @@ def number(
     return _asking(panel, [query])
 
 
-def bands(title: str, description: str, unit: str, no_value: str, *queries: Query) -> statetimeline.Panel:
+def bands(
+    title: str, description: str, unit: str, no_value: str, *queries: Query
+) -> statetimeline.Panel:
     """One band for each curve, coloured where the curve has a value: when was what."""
     panel = statetimeline.Panel().title(title).description(description).unit(unit)
     panel.no_value(no_value).datasource(DATA_SOURCE).height(8).span(8)
