@@ -23,9 +23,9 @@ from grafana_foundation_sdk.models.dashboard import DataSourceRef, Threshold, Th
 
 DATA_SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Rates and quantiles are taken over this window. It holds several steps of a large model, whose
-# step takes minutes: over a shorter window most points would have no step to tell of.
+# step takes minutes. Over a shorter window most points would have no step to tell of.
 WINDOW = "30m"
-COLUMNS = 24  # width of Grafana's grid
+NO_STEP = "no step in this time range"
 
 Panel = timeseries.Panel | stat.Panel | statetimeline.Panel
 PanelType = TypeVar("PanelType", timeseries.Panel, stat.Panel, statetimeline.Panel)
@@ -39,6 +39,14 @@ class Query:
     legend: str
 
 
+@dataclass(frozen=True)
+class Row:
+    """A heading of the dashboard, and the panels below it from left to right."""
+
+    title: str
+    panels: Sequence[Panel]
+
+
 def of_run(name: str, **labels: str) -> str:
     """Select a metric of the chosen run and attempts, and of the labels' values if any are given.
 
@@ -49,17 +57,40 @@ def of_run(name: str, **labels: str) -> str:
     return f"{name}{{{','.join(label + matcher for label, matcher in chosen.items())}}}"
 
 
-def rate(name: str, **labels: str) -> str:
-    """How fast a counter of the chosen run rises, per second."""
-    return f"rate({of_run(name, **labels)}[{WINDOW}])"
+def value(name: str, legend: str, **labels: str) -> Query:
+    """The value of a metric over time, one curve for each value of the labels in ``legend``.
+
+    Attempts follow each other, so the curve of a run that was resumed goes on under one name.
+    """
+    return Query(f"max{_by(legend)} ({of_run(name, **labels)})", legend)
+
+
+def rise(name: str, legend: str) -> Query:
+    """By how much a counter rose within the window, one curve for each value of the labels."""
+    return Query(f"sum{_by(legend)} (increase({of_run(name)}[{WINDOW}]))", legend)
+
+
+def mean_of(histogram: str, legend: str, **labels: str) -> Query:
+    """The mean of what a histogram counted within the window."""
+    total, count = (
+        f"sum{_by(legend)} (rate({of_run(f'{histogram}_{part}', **labels)}[{WINDOW}]))"
+        for part in ("sum", "count")
+    )
+    return Query(f"{total} / ({count} > 0)", legend)
+
+
+def _by(legend: str) -> str:
+    """The labels that a legend names, as PromQL's ``by`` clause: ``{{role}} {{state}}``."""
+    labels = [part.partition("}}")[0] for part in legend.split("{{")[1:]]
+    return f" by ({', '.join(labels)})" if labels else ""
 
 
 def lines(
     title: str,
     description: str,
     unit: str,
-    no_value: str,
     *queries: Query,
+    no_value: str = NO_STEP,
     lowest: float | None = None,
     highest: float | None = None,
     stacked: bool = False,
@@ -67,7 +98,7 @@ def lines(
     """Curves over time, three panels side by side. ``no_value`` says why there may be none."""
     panel = timeseries.Panel().title(title).description(description).unit(unit).no_value(no_value)
     panel.datasource(DATA_SOURCE).height(8).span(8)
-    panel.show_points(VisibilityMode.NEVER).fill_opacity(50 if stacked else 5).line_width(1)
+    panel.show_points(VisibilityMode.AUTO).fill_opacity(50 if stacked else 5).line_width(1)
     panel.legend(
         common.VizLegendOptions()
         .display_mode(LegendDisplayMode.LIST)
@@ -90,8 +121,9 @@ def number(
     title: str,
     description: str,
     unit: str,
-    no_value: str,
     query: Query,
+    *,
+    no_value: str = NO_STEP,
     red_from: float | None = None,
 ) -> stat.Panel:
     """The newest value in large type, six side by side. It is red from ``red_from`` upwards."""
@@ -107,11 +139,11 @@ def number(
 
 
 def bands(
-    title: str, description: str, unit: str, no_value: str, *queries: Query
+    title: str, description: str, unit: str, *queries: Query, no_value: str
 ) -> statetimeline.Panel:
-    """One band for each curve, coloured where the curve has a value: when was what."""
+    """One band over the whole width for each curve, coloured while the curve has a value."""
     panel = statetimeline.Panel().title(title).description(description).unit(unit)
-    panel.no_value(no_value).datasource(DATA_SOURCE).height(8).span(8)
+    panel.no_value(no_value).datasource(DATA_SOURCE).height(6).span(24)
     panel.show_value(VisibilityMode.NEVER)
     return _asking(panel, queries)
 

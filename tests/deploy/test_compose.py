@@ -58,7 +58,7 @@ def test_images_have_versions() -> None:
 
 def test_mounted_files_exist() -> None:
     """Compose would make an empty folder in the place of a file that is missing."""
-    missing = [str(p) for name in SERVICES for p in mounts(name).values() if not p.is_file()]
+    missing = [str(p) for name in SERVICES for p in mounts(name).values() if not p.exists()]
     assert not missing
     named = {v["source"] for s in SERVICES.values() for v in s["volumes"] if v["type"] == "volume"}
     assert named == set(COMPOSE["volumes"])
@@ -73,6 +73,7 @@ def test_nothing_listens_beyond_loopback() -> None:
     assert "--web.listen-address=127.0.0.1:9090" in SERVICES["prometheus"]["command"]
     assert "--web.listen-address=127.0.0.1:9093" in SERVICES["alertmanager"]["command"]
     assert "--cluster.listen-address=" in SERVICES["alertmanager"]["command"]
+    assert "--web.listen-address=127.0.0.1:9100" in SERVICES["node-exporter"]["command"]
     assert SERVICES["grafana"]["environment"]["GF_SERVER_HTTP_ADDR"] == "127.0.0.1"
 
 
