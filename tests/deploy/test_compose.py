@@ -52,7 +52,8 @@ def test_images_have_versions() -> None:
     """Each image is pinned to one release, so that two users get the same programs."""
     images = {service["image"] for service in SERVICES.values()}
     assert images == {
-        "prom/prometheus:v3.5.0", "prom/alertmanager:v0.28.1", "grafana/grafana:12.1.0",
+        "prom/prometheus:v3.5.0", "prom/alertmanager:v0.28.1", "prom/node-exporter:v1.9.1",
+        "grafana/grafana:12.1.0",
     }  # fmt: skip
 
 
