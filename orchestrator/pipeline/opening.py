@@ -20,6 +20,7 @@ from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
+from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
@@ -32,6 +33,7 @@ from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.host_checks import check_hosts
 from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.object_stores import watched_object_stores
 from orchestrator.workers.placement import Places, no_room, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
@@ -64,16 +66,19 @@ def open_run(
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
             fenced(folder.path, ledger.check_newest),
             _noted_in(ledger),
+            open_telemetry(config, folder, ledger.epoch, ledger.run, progress.note) as telemetry,
             ray_cluster(
                 cluster.address,
                 logical_cpus(config),
                 cluster.object_store_mb,
                 cluster.start_timeout_s,
             ),
+            watched_object_stores() as object_stores,
             reserved(config, roles(config)) as places,
             ExitStack() as actors,  # the cluster may outlive the run, and its actors must not
         ):
             _announce(progress, config, inputs)
+            telemetry.watch(ledger, object_stores)
             check_hosts(config, inputs, roles(config))
             rollout = RolloutPool(config, inputs, places)
             actors.callback(rollout.close)
@@ -93,6 +98,7 @@ def open_run(
             learner = learners.form_first(checkpoint, ledger)
             go_on_from(ledger, step, progress.note)
             folder.fall_back(step)
+            telemetry.exporter.begin(folder.rows("metrics.jsonl"))
             publisher: Publisher = (
                 WeightPublisher(config.probe_tolerance)
                 if config.stages == "all"
@@ -119,6 +125,7 @@ def open_run(
                 Drops(folder, config.replacements),
                 wait_answers,
                 no_room,
+                telemetry.exporter.live,
             )
             stages.scaling.go_on(ledger.view().scaling)
             evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, stages, folder)
@@ -135,7 +142,8 @@ def open_run(
                 learner=learner,
                 publisher=publisher,
                 books=Bookkeeper(
-                    config, folder, progress, evaluation, stages, ledger, last_saved=checkpoint
+                    *(config, folder, progress, evaluation, stages, ledger, telemetry.step),
+                    last_saved=checkpoint,
                 ),
                 interrupt=interrupt,
                 ledger=ledger,
@@ -143,6 +151,7 @@ def open_run(
                 rollout_alone=config.stages == "rollout",
                 form_learner=learners.form_anew,
                 restarts=config.learner.restarts,
+                entered=telemetry.exporter.stage,
             )
 
 

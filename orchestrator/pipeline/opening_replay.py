@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.replay import Replay
+from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
@@ -52,6 +53,7 @@ def open_replay(
         progress.note(f"replaying steps {steps[0]} to {steps[-1]} of {source}, from {begin}")
         with (
             logged_to(folder.path / "run.log"),
+            open_telemetry(config, folder, 1, None, progress.note) as telemetry,
             ray_cluster(
                 cluster.address,
                 logical_cpus(config),
@@ -64,6 +66,7 @@ def open_replay(
             learner.wait_ready()
             if checkpoint is not None:
                 learner.load(checkpoint)
+            telemetry.exporter.begin(folder.rows("metrics.jsonl"))
             yield Replay(
                 config=config,
                 steps=steps,
@@ -73,4 +76,5 @@ def open_replay(
                 folder=folder,
                 progress=progress,
                 interrupt=interrupt,
+                telemetry=telemetry,
             )

@@ -64,6 +64,11 @@ class Scalable(Protocol):
     """Workers of one role, whose number may change."""
 
     @property
+    def states(self) -> Mapping[str, str]:
+        """What each worker does at the moment, in one word, by the worker's name."""
+        ...
+
+    @property
     def resources(self) -> Resources:
         """What one worker asks of Ray."""
         ...

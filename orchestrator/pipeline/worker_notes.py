@@ -42,6 +42,12 @@ class WorkerNotes:
         if call not in self._calls:
             self._calls.append(call)
 
+    @property
+    def learner_state(self) -> str:
+        """What the learner does at the moment."""
+        self._calls = [call for call in self._calls if not call.done]
+        return ", ".join(call.name for call in self._calls) or "idle"
+
     def note(self) -> list[ScalingEntry] | None:
         """Write the notes if the last ones are old enough; otherwise return None.
 
@@ -54,9 +60,7 @@ class WorkerNotes:
         return self._ledger.note_workers(self._entries())
 
     def _entries(self) -> list[WorkerEntry]:
-        self._calls = [call for call in self._calls if not call.done]
-        learner = ", ".join(call.name for call in self._calls) or "idle"
-        version = self._schedule.step
+        learner, version = self.learner_state, self._schedule.step
         return [
             *(
                 WorkerEntry(name, "rollout", state, self._schedule.serves(name))

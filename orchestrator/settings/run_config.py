@@ -21,6 +21,7 @@ from orchestrator.settings.config_errors import first_problem
 from orchestrator.settings.config_files import merged, read_layers
 from orchestrator.settings.layers import forget, inherited_from
 from orchestrator.settings.ledger_config import LedgerConfig
+from orchestrator.settings.metrics_config import MetricsConfig
 from orchestrator.settings.overrides import apply_override, split_bases
 from orchestrator.settings.renamed import check_renamed
 from policy import secrets
@@ -197,6 +198,7 @@ class RunConfig(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
     cluster: ClusterConfig = ClusterConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")
     def _check_sizes(self) -> RunConfig:
