@@ -132,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_status_flags(
         command("status", "show where a run is: groups, workers, errors and the time left")
     )
+    _add_report_flags(command("report", "write report.html of a run, finished or not"))
+    _add_serve_flags(
+        command("serve", "show the page of runs in a browser on this machine, up to date")
+    )
+    _add_compare_flags(
+        command("compare", "write one page of several runs, with the same prompts side by side")
+    )
     _add_scale_flags(
         command("scale", "change the numbers of rollout and reward workers of a run that goes on")
     )
@@ -259,6 +266,39 @@ def _add_status_flags(status: argparse.ArgumentParser) -> None:
     status.add_argument("--groups", action="store_true", help="list every group of the run")
     status.add_argument("--json", action="store_true", help="print one JSON object")
     status.set_defaults(command="status")
+
+
+def _add_report_flags(report: argparse.ArgumentParser) -> None:
+    report.add_argument("folder", type=Path, metavar="RUN", help="run folder: runs/NAME")
+    report.set_defaults(command="report")
+
+
+def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="run folder: runs/NAME")
+    serve.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        help="port on 127.0.0.1 (default 8000); with 0 the system chooses a free one",
+    )
+    serve.set_defaults(command="serve")
+
+
+def _add_compare_flags(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folder: runs/NAME; the others are compared with the first",
+    )
+    compare.add_argument(
+        "--output",
+        type=Path,
+        default=Path("comparison.html"),
+        help="file for the page (default comparison.html)",
+    )
+    compare.set_defaults(command="compare")
 
 
 def _add_scale_flags(scale: argparse.ArgumentParser) -> None:

@@ -162,19 +162,19 @@ function showBlocks(list, data, samples) {
   const blocks = blocksOf(samples), several = data.runs.length > 1;
   const scales = { cot: range(samples, "cotMap"), image: range(samples, "imageMap") };
   const walk = [];
-  list.className = `map-${view.map}`;
+  list.className = `map-${view.map} blocks ${samples[0].fixed && !several ? "" : "groups"}`;
   const shown = blocks.slice(0, BLOCKS * view.pages).map((block) => {
     const rows = [...block.rows.values()].sort((a, b) => a.step - b.step || a.run - b.run);
     const labelled = several || rows.length > 1 || !samples[0].fixed;
     return el("article", { class: "block" },
       el("h3", {}, block.prompt), block.task ? el("span", { class: "chip" }, block.task) : null,
-      rows.map((row) => {
+      el("div", { class: several ? "sides" : "" }, rows.map((row) => {
         const cards = sorted(row.samples, (sample, of) => of(sample)).map((sample) => card(sample, walk, samples, scales));
         const mean = meanOf(row.samples.map((sample) => scoreOf(sample, view.score)));
         const words = `${several ? data.runs[row.run].name + ", " : ""}step ${row.step}, mean ${view.score === "total" ? "score" : view.score} ${number(mean)}`;
         return el("div", { class: "row" }, labelled ? el("p", { class: "small soft runlabel" }, words) : null,
           el("div", { class: labelled ? "samples labelled" : "samples" }, cards));
-      }));
+      })));
   });
   if (!blocks.length) shown.push(el("p", { class: "empty" }, "No sample passes these filters."));
   if (blocks.length > shown.length) {

@@ -78,13 +78,14 @@ function table(run) {
 }
 
 function comparison(tables) {
-  return el("div", {}, tables.flatMap((found) => [
-    el("h2", {}, `Reward on fixed prompts: ${found.set}, step ${found.step}`),
-    el("div", { class: "scroll" }, el("table", { class: "numbers" },
-      el("thead", {}, el("tr", {}, el("th"), el("th", { class: "start" }, "reward"), el("th", {}, "standard error"), el("th", {}, "samples"), el("th", {}, "against the first"))),
-      el("tbody", {}, found.rows.map((row) => el("tr", {}, el("th", {}, row.run), el("td", { class: "start" }, number(row.mean)), el("td", {}, number(row.error)), el("td", {}, String(row.samples)),
-        el("td", {}, row.difference !== null ? `${signed(row.difference)} ± ${number(row.difference_error)}` : row.paired ? "–" : "other prompts")))))),
-    el("p", { class: "soft small" }, "The difference is paired by prompt: mean and standard error over prompts.")]));
+  if (!tables.length) return el("div");
+  return el("div", {}, el("h2", {}, "Reward on fixed prompts"), el("div", { class: "tables" }, tables.map((found) => el("div", { class: "scroll" },
+    el("h3", {}, `${found.set}, step ${found.step}`),
+    el("table", { class: "numbers" },
+      el("thead", {}, el("tr", {}, el("th"), el("th", {}, "reward"), el("th", {}, "samples"), el("th", {}, "against the first"))),
+      el("tbody", {}, found.rows.map((row) => el("tr", {}, el("th", {}, row.run), el("td", {}, `${number(row.mean)} ± ${number(row.error)}`), el("td", {}, String(row.samples)),
+        el("td", {}, row.difference !== null ? `${signed(row.difference)} ± ${number(row.difference_error)}` : row.paired ? "–" : "other prompts")))))))),
+    el("p", { class: "soft small" }, "Plus and minus one standard error over prompts. The difference is paired by prompt."));
 }
 
 function dropped(run, several) {
