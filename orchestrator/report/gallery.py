@@ -25,8 +25,8 @@ from policy.types import JsonDict
 
 MAX_BYTES = 8_000_000
 LIMITS = ((16, 8), (8, 8), (4, 8), (2, 8), (2, 4), (2, 2), (2, 1), (1, 1), (0, 0))
-_MAX_PIXELS = 256  # a larger picture is reduced to this size and embedded as JPEG
-_PIXEL_ART = 96  # a picture up to this size is enlarged without smoothing
+_MAX_PIXELS = 256  # a larger picture is reduced to this size
+_PIXEL_ART = 96  # a picture up to this size stays a PNG and is enlarged without smoothing
 _SHOWN = (
     *("set", "step", "prompt", "task", "index", "seed", "cot", "total", "rewards"),
     *("not_applicable", "failures", "advantage", "group", "tokens"),
@@ -116,8 +116,8 @@ def _picture(file: Path, written_ns: int) -> tuple[str, bool]:
     served again reads only what is new.
     """
     with Image.open(file) as image:
-        if max(image.size) <= _MAX_PIXELS:
-            return _data_uri("png", file.read_bytes()), max(image.size) <= _PIXEL_ART
+        if max(image.size) <= _PIXEL_ART:
+            return _data_uri("png", file.read_bytes()), True
         small = fit(np.asarray(image.convert("RGB")), _MAX_PIXELS)
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=80)
