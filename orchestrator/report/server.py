@@ -11,6 +11,7 @@ Failure policy: a run folder that cannot be read, such as one that is damaged, a
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,17 +62,30 @@ class Pages:
         return tuple(found)
 
 
-def page_server(folders: Sequence[Path], port: int) -> ThreadingHTTPServer:
-    """A server that is bound and not yet serving; with port 0 the system chooses one.
+class PageServer(ThreadingHTTPServer):
+    """A server that is bound to a port of this machine."""
 
-    Raises ``UserError`` if the port cannot be used, or if a folder is not that of a run.
-    """
-    pages = Pages(folders)
-    try:
-        return ThreadingHTTPServer((HOST, port), partial(_Handler, pages))
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"--port {port}: cannot be listened on: {reason}") from None
+    def __init__(self, folders: Sequence[Path], port: int) -> None:
+        """With port 0 the system chooses one.
+
+        Raises ``UserError`` if the port cannot be used, or if a folder is not that of a run.
+        """
+        pages = Pages(folders)
+        try:
+            super().__init__((HOST, port), partial(_Handler, pages))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"--port {port}: cannot be listened on: {reason}") from None
+
+    @property
+    def address(self) -> str:
+        """What a user types into a browser."""
+        return f"http://{HOST}:{self.server_address[1]}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that leaves before it has its answer is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -89,19 +103,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
             self._answer(403, "text/plain", "this server answers to 127.0.0.1 and localhost alone")
             return
+        if self.path not in ("/", "/data.json"):
+            self._answer(404, "text/plain", "there is / and /data.json")
+            return
         try:
-            if self.path == "/":
-                self._answer(200, "text/html", html(self._pages.data()[0], live=True))
-            elif self.path == "/data.json":
-                self._answer_data()
-            else:
-                self._answer(404, "text/plain", "there is / and /data.json")
-        except UserError as error:
+            data, tag = self._pages.data()
+        except (UserError, OSError) as error:
             self._answer(503, "text/plain", str(error))
-
-    def _answer_data(self) -> None:
-        data, tag = self._pages.data()
-        if self.headers.get("If-None-Match") == tag:
+            return
+        if self.path == "/":
+            self._answer(200, "text/html", html(data, live=True))
+        elif self.headers.get("If-None-Match") == tag:
             self._answer(304, "application/json", "", tag)
         else:
             self._answer(200, "application/json", embedded(data), tag)

@@ -70,9 +70,8 @@ function showGallery(section, data, samples) {
   const controls = el("div", { class: "controls", role: "group", "aria-label": "Choose images" });
   const note = el("p", { class: "soft small quiet" });
   section.replaceChildren(el("h2", {}, "Images"), controls, key(), note, list);
-  const here = () => samples.filter((sample) => sample.view === view.name);
-  const steps = () => [...new Set(here().map((sample) => sample.step))].sort((a, b) => a - b);
-  const changed = () => { view.pages = 1; showBlocks(list, data, here()); };
+  let found = [], scales = {};
+  const changed = () => { view.pages = 1; showBlocks(list, data, found, scales); };
 
   function select(id, label, options, apply = changed) {
     const box = el("select", { id, onchange: () => { view[id] = box.value; apply(); } },
@@ -87,7 +86,9 @@ function showGallery(section, data, samples) {
     return el("label", {}, label, box);
   }
   function fillControls() {
-    const found = here(), at = steps();
+    found = samples.filter((sample) => sample.view === view.name);
+    scales = { cot: range(found, "cotMap"), image: range(found, "imageMap") };
+    const at = [...new Set(found.map((sample) => sample.step))].sort((a, b) => a - b);
     const rewards = [...new Set(found.flatMap((sample) => Object.keys(sample.rewards)))];
     const tasks = [...new Set(found.map((sample) => sample.task).filter(Boolean))].sort();
     const text = (name) => name === "training" ? "groups of training" : name.replace(/^fixed /, "fixed prompts: ");
@@ -158,9 +159,8 @@ function blocksOf(samples) {
   return sorted([...blocks.values()], (block, of) => meanOf(block.samples.map(of)));
 }
 
-function showBlocks(list, data, samples) {
+function showBlocks(list, data, samples, scales) {
   const blocks = blocksOf(samples), several = data.runs.length > 1;
-  const scales = { cot: range(samples, "cotMap"), image: range(samples, "imageMap") };
   const walk = [];
   list.className = `map-${view.map} blocks ${samples[0].fixed && !several ? "" : "groups"}`;
   const shown = blocks.slice(0, BLOCKS * view.pages).map((block) => {
@@ -178,7 +178,7 @@ function showBlocks(list, data, samples) {
   });
   if (!blocks.length) shown.push(el("p", { class: "empty" }, "No sample passes these filters."));
   if (blocks.length > shown.length) {
-    shown.push(el("button", { class: "plain more", onclick: () => { view.pages++; showBlocks(list, data, samples); } }, `show more: ${blocks.length - shown.length} others`));
+    shown.push(el("button", { class: "plain more", onclick: () => { view.pages++; showBlocks(list, data, samples, scales); } }, `show more: ${blocks.length - shown.length} others`));
   }
   list.replaceChildren(...shown);
 }

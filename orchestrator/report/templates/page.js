@@ -43,7 +43,7 @@ function progress(run) {
 function overview(run, several) {
   const parts = several ? [] : [el("div", { class: "cards" }, run.cards.length ? run.cards.map((set) => headline(set, run)) : el("div", { class: "card" }, el("p", {}, "No evaluation on fixed prompts yet.")))];
   if (run.alarms.length) {
-    parts.push(el("ul", { class: "alarms" }, several ? el("b", {}, run.name) : null,
+    parts.push(el("ul", { class: "alarms" }, several ? el("li", {}, el("b", {}, run.name)) : null,
       run.alarms.map((alarm) => el("li", {}, alarm.text + " ", el("span", { class: "soft" }, alarm.count === 1 ? `– step ${alarm.first}` : `– ${alarm.count} times, steps ${alarm.first} to ${alarm.last}`))),
       run.more_alarms ? el("li", { class: "soft" }, `and ${run.more_alarms} others: see metrics.jsonl`) : null));
   } else if (run.step && !several) {
@@ -105,13 +105,13 @@ async function follow() {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     try {
       const answer = await fetch("data.json", tag ? { headers: { "If-None-Match": tag } } : {});
+      document.body.classList.toggle("stale", answer.status !== 200 && answer.status !== 304);
       if (answer.status === 200) {
         tag = answer.headers.get("ETag");
         show(await answer.json());
       }
-      document.body.classList.remove("stale");
     } catch {
-      document.body.classList.add("stale"); // the server is gone; what was shown stays
+      document.body.classList.add("stale"); // the server has ended; what was shown stays
     }
   }
 }

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.record.run_folder import read_rows
 from orchestrator.report.page import write_page, write_report
-from orchestrator.report.server import page_server
+from orchestrator.report.server import PageServer
 from tests.browser import chromium, look, requested
 from tests.written_runs import FAILURE, evaluation_row, write_run
 
@@ -309,11 +309,11 @@ def test_runs_are_compared_side_by_side(browser: Any, tmp_path: Path) -> None:
 def test_a_page_that_is_served_follows_its_run(browser: Any, tmp_path: Path) -> None:
     """New rows appear by themselves, what was chosen stays so, and only this server is asked."""
     folder = write_run(tmp_path / "run", 20, {"seen": (0,)})
-    with page_server([folder], port=0) as server:
+    with PageServer([folder], port=0) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         try:
-            address = f"http://127.0.0.1:{server.server_address[1]}/"
+            address = server.address
             look(browser)
             browser.get(address)
             requested(browser)

@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator.report.page import embedded, page_data
 from orchestrator.report.run_files import read_runs
-from orchestrator.report.server import page_server
+from orchestrator.report.server import PageServer
 from policy.errors import UserError
 from tests.written_runs import evaluation_row, write_run
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 @contextmanager
 def served(*folders: Path) -> Iterator[int]:
     """The port of a server of these run folders."""
-    with page_server(folders, port=0) as server:
+    with PageServer(folders, port=0) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         try:
@@ -81,13 +81,13 @@ def test_a_run_that_begins_is_shown_and_a_folder_without_one_is_refused(tmp_path
         (run,) = json.loads(get(port, "/data.json")[1])["runs"]
         assert (run["name"], run["step"], run["planned"]) == ("young", 0, 80)
     with pytest.raises(UserError, match="holds no run"):
-        page_server([tmp_path], port=0)
+        PageServer([tmp_path], port=0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"--port {port}: cannot be listened on: Address"):
-            page_server([tmp_path / "run"], port)
+            PageServer([tmp_path / "run"], port)
     with pytest.raises(UserError, match="--port 99999: cannot be listened on"):
-        page_server([tmp_path / "run"], 99999)
+        PageServer([tmp_path / "run"], 99999)
 
 
 def test_a_damaged_file_is_said_and_the_server_goes_on(tmp_path: Path) -> None:
