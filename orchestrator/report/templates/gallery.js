@@ -332,7 +332,8 @@ function fillZoom() {
       el("button", { class: "plain", id: "close", onclick: () => dialog.close() }, "close"))),
     el("p", { class: "small soft" }, `${place + 1} of ${walk.length}; the arrow keys show the others`),
     el("div", { class: "columns" }, el("div", { class: "seen" }, views, over(sample, samples)),
-      el("div", { class: "facts" }, el("dl", {}, facts.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])), cot(sample, scales))));
+      el("div", { class: "facts" }, el("dl", {}, facts.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])))),
+    cot(sample, scales));
   const again = focused ? document.getElementById(focused) : null;
   if (again) again.focus();
 }
