@@ -15,7 +15,13 @@ from orchestrator.commands.flags.models import (
     add_generate_flags,
     add_rewards_flags,
 )
-from orchestrator.commands.flags.runs import add_scale_flags, add_status_flags
+from orchestrator.commands.flags.runs import (
+    add_compare_flags,
+    add_report_flags,
+    add_scale_flags,
+    add_serve_flags,
+    add_status_flags,
+)
 from orchestrator.commands.flags.training import (
     add_doctor_flags,
     add_replay_flags,
@@ -41,6 +47,13 @@ COMMANDS = (
         "status",
         "show where a run is: groups, workers, errors and the time left",
         add_status_flags,
+    ),
+    ("report", "write report.html of a run, finished or not", add_report_flags),
+    ("serve", "show the page of runs in a browser on this machine, up to date", add_serve_flags),
+    (
+        "compare",
+        "write one page of several runs, with the same prompts side by side",
+        add_compare_flags,
     ),
     (
         "scale",

@@ -18,6 +18,7 @@ from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.ledger_folder import go_on_from, open_ledger
 from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
+from orchestrator.pipeline.sample_records import TokenMaps, TrainingSamples
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
 from orchestrator.pipeline.telemetry import open_telemetry
@@ -145,7 +146,10 @@ def open_run(
             )
             stages.workers.listeners.append(progress.workers)
             stages.scaling.go_on(ledger.view().scaling)
-            evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, stages, folder)
+            tokens = TokenMaps.of(config, inputs.model_path)
+            evaluation = FixedEvaluation(
+                config, inputs.evaluation_sets, rollout, stages, folder, tokens
+            )
             yield Run(
                 step=step,
                 last_step=config.steps,
@@ -155,6 +159,7 @@ def open_run(
                     folder.trajectories,
                     GroupFiles(config.rollout.timeout_s),
                 ),
+                samples=TrainingSamples(config.steps, folder, rollout, tokens),
                 rollout=rollout,
                 learner=learner,
                 publisher=publisher,
