@@ -18,6 +18,7 @@ from orchestrator.cli import _parser
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+PARSER = _parser()
 
 
 class BuiltPage(HTMLParser):
@@ -129,11 +130,11 @@ def joined(text: str) -> list[str]:
 def test_commands_of_the_pages_are_understood(line: str) -> None:
     """Every command in a code block has a name and flags that exist, and settings like
     ``key=value``."""
-    _, overrides = _parser().parse_known_args(shlex.split(line, comments=True)[1:])
+    _, overrides = PARSER.parse_known_args(shlex.split(line, comments=True)[1:])
     assert all(re.match(r"[a-z0-9_.]+=.", word) for word in overrides)
 
 
 def test_every_command_is_on_its_page() -> None:
     """docs/commands.md has a row for each command of ``eg-grpo --help``."""
-    (commands,) = (a.choices for a in _parser()._actions if isinstance(a.choices, dict))
+    (commands,) = (a.choices for a in PARSER._actions if isinstance(a.choices, dict))
     assert [name for name in commands if f"| `eg-grpo {name}" not in COMMANDS] == []
