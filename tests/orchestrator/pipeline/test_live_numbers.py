@@ -33,8 +33,7 @@ def numbers_of(ledger: Ledger, schedule: Schedule) -> Live:
     rollout: Any = SimpleNamespace(states={"rollout worker 0": "idle", "rollout worker 1": "lost"})
     scorers = SimpleNamespace(states={"reward worker hps/0": "scoring"}, queued=3)
     rewards: Any = SimpleNamespace(pools={"hps": scorers})
-    workers: Any = SimpleNamespace(learner_state="learning")
-    return live_numbers(schedule, rollout, rewards, workers, 2, ledger)
+    return live_numbers(schedule, rollout, rewards, "learning", 2, ledger)
 
 
 def test_counters_are_the_totals_of_the_ledger(
