@@ -19,7 +19,8 @@ ExportedUnit = Unit | Literal["bytes", "tokens per second", "images per second"]
 PREFIX = "eg_grpo_"
 # Every series has these two labels, before the labels of its metric.
 COMMON_LABELS = ("run", "attempt")
-STARTING = "start"  # the stage before the first step, while workers start and load
+# The stage in which the workers of a run, or a learner group that replaces a lost one, start.
+STARTING = "start"
 FAILURE_REASONS = ("worker", "timeout", "error", "reward")
 WORKER_STATES = {
     "rollout": ("starting", "loading", "sampling", "idle", "lost"),
@@ -41,7 +42,7 @@ LABELS = {
     "reward": "the name of a reward; empty for workers that are no reward workers",
     "role": ", ".join(WORKER_STATES),
     "set": PLACEHOLDERS["set"][1],
-    "stage": f"{PLACEHOLDERS['stage'][1]}; and {STARTING}, until the first weights are published",
+    "stage": f"{PLACEHOLDERS['stage'][1]}; and {STARTING}, while workers start",
     "state": "what a worker does, or where a group is",
 }
 
