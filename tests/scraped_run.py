@@ -35,8 +35,8 @@ _RUNS_S = 400.0
 
 
 def needs(program: str) -> str:
-    """The path of a program of Prometheus or Alertmanager. Without it the test is skipped, and fails
-    where continuous integration must have it."""
+    """The path of a program of Prometheus or Alertmanager. Without it the test is skipped, and
+    fails where continuous integration must have it."""
     found = shutil.which(program)
     if found is None:
         text = f"{program} is not installed (Debian's prometheus, prometheus-alertmanager)"
