@@ -14,7 +14,7 @@ from typing import Literal
 from orchestrator.record.metrics import PLACEHOLDERS, STEP_METRICS, Metric, Unit
 
 ExportedKind = Literal["gauge", "counter", "histogram"]
-ExportedUnit = Unit | Literal["bytes", "tokens/s", "images/s"]
+ExportedUnit = Unit | Literal["bytes", "tokens per second", "images per second"]
 
 PREFIX = "eg_grpo_"
 # Every series has these two labels, before the labels of its metric.
@@ -160,9 +160,9 @@ LIVE = (
              "memory of Ray's object stores that is in use, on all hosts"),
     Exported(f"{PREFIX}object_store_capacity_bytes", "gauge", "bytes", (),
              "memory of Ray's object stores, on all hosts"),
-    Exported(f"{PREFIX}tokens_per_second", "gauge", "tokens/s", (),
+    Exported(f"{PREFIX}tokens_per_second", "gauge", "tokens per second", (),
              "tokens trained on over the duration of the step, of the last step"),
-    Exported(f"{PREFIX}images_per_second", "gauge", "images/s", (),
+    Exported(f"{PREFIX}images_per_second", "gauge", "images per second", (),
              "images of the trained groups over the duration of the step, of the last step"),
     Exported(f"{PREFIX}workers_lost_total", "counter", "workers", ("role",),
              "workers, or learner groups, that were lost and replaced"),
