@@ -184,7 +184,9 @@ def test_a_scrape_is_what_promtool_accepts() -> None:
         url = f"http://127.0.0.1:{port}/metrics"
         with urllib.request.urlopen(url, timeout=30) as answer:
             text = answer.read().decode()
-        with pytest.raises(UserError, match=rf"^metrics\.port: cannot listen at 127.0.0.1:{port}: "):
+        with pytest.raises(
+            UserError, match=rf"^metrics\.port: cannot listen at 127.0.0.1:{port}: "
+        ):
             served(exporter(), "127.0.0.1", port).__enter__()
     with pytest.raises(OSError):
         urllib.request.urlopen(url, timeout=5)
