@@ -82,7 +82,8 @@ class Bookkeeper:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluate every fixed set, as a run does before its first and after its last step."""
-        rewards = self._evaluation.run(step)
+        with self._progress.waiting("evaluating the fixed prompts"):
+            rewards = self._evaluation.run(step)
         for name, reward in rewards.items():
             self._progress.note(f"step {step}: reward on {name} prompts {reward:.4f}")
         return rewards
@@ -178,4 +179,5 @@ class Bookkeeper:
         if step == config.steps:
             row[f"evaluation/{during}"] = self.evaluate(step).get(during)
         elif self.evaluates(step):
-            row[f"evaluation/{during}"] = self._evaluation.run(step, [during]).get(during)
+            with self._progress.waiting(f"evaluating the {during} prompts"):
+                row[f"evaluation/{during}"] = self._evaluation.run(step, [during]).get(during)

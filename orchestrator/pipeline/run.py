@@ -17,6 +17,7 @@ from orchestrator.pipeline.keeping import TrajectoryKeeper
 from orchestrator.pipeline.learner_calls import LearnerLost, learner_call
 from orchestrator.pipeline.ledger import Ledger, LedgerLost
 from orchestrator.pipeline.roles import Learner, Publisher, Rollout
+from orchestrator.pipeline.sample_records import TrainingSamples
 from orchestrator.pipeline.stages import Stages
 from orchestrator.pipeline.step_batch import StepBatch
 from orchestrator.record.exported import STARTING
@@ -37,6 +38,7 @@ class Run:
     last_step: int
     stages: Stages
     keeper: TrajectoryKeeper
+    samples: TrainingSamples
     rollout: Rollout
     learner: Learner
     publisher: Publisher
@@ -65,12 +67,18 @@ class Run:
         self.interrupt.stepping = True
 
     def keep(self, step: int, batch: StepBatch) -> None:
-        """Keep the trajectories of ``step``, counted from 1, if the settings ask for it.
+        """Keep the trajectories of ``step``, counted from 1, if the settings ask for it, and record
+        some of its groups for the report.
 
         A failure is treated as one of the learner: groups that cannot be fetched to be written
         cannot be fetched to be trained on either.
         """
-        keep = learner_call(lambda: self.keeper.keep(step, batch), "keep trajectories")
+
+        def both() -> None:
+            self.samples.keep(step, batch)
+            self.keeper.keep(step, batch)
+
+        keep = learner_call(both, "keep trajectories")
         self.stages.wait_for(keep)
         keep.result()
 

@@ -35,6 +35,8 @@ class WorkerNotes:
         self._schedule, self._rollout, self._rewards = schedule, rollout, rewards
         self._ledger, self._ranks, self._monotonic = ledger, ranks, monotonic
         self._calls: list[Background[Any]] = []
+        # Each is told the role and the state of every worker whenever the notes are written.
+        self.listeners: list[Callable[[list[tuple[str, str]]], None]] = []
         self._noted_at = -math.inf
 
     def watch(self, call: Background[Any]) -> None:
@@ -57,7 +59,10 @@ class WorkerNotes:
         if now < self._noted_at + _EVERY_S:
             return None
         self._noted_at = now
-        return self._ledger.note_workers(self._entries())
+        entries = self._entries()
+        for hear in self.listeners:
+            hear([(entry.role, entry.state) for entry in entries])
+        return self._ledger.note_workers(entries)
 
     def _entries(self) -> list[WorkerEntry]:
         learner, version = self.learner_state, self._schedule.step

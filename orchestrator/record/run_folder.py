@@ -26,6 +26,7 @@ from policy.types import JsonDict
 
 LONGEST_NEW = 90  # characters of a name, so that ``-2`` and so on still fit behind it
 LOCK = ".lock"
+TRAINING_SAMPLES = "samples/training.jsonl"
 _LIST = f"checkpoints/{WRITTEN}"
 _OF_A_START = (
     *(LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger", discovery.FILE),
@@ -37,6 +38,7 @@ _ROWS = (
     "dropped.jsonl",
     "skipped.jsonl",
     "samples/records.jsonl",
+    TRAINING_SAMPLES,
 )
 
 
