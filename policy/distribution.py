@@ -36,7 +36,7 @@ class Softmax:
         return Softmax(shifted_NV, weight_NV, weight_NV.sum(dim=-1))
 
     def logprob(self, target_N: Tensor) -> Tensor:
-        """Log-prob of each target, in nats."""
+        """Log-prob of each target (the factors of paper eq. 1), in nats."""
         target_N1 = target_N.long().unsqueeze(-1)
         return self.shifted_NV.gather(-1, target_N1).squeeze(-1) - torch.log(self.total_N)
 

@@ -28,8 +28,8 @@ def group_advantages(
     ``None`` marks a failed trajectory: it takes no part in mean and std and stays ``None``.
     Returns ``None`` when fewer than ``minimum_survivors`` trajectories survive: the group is
     dropped. Rewards that differ by no more than float32 rounding (``all_equal``, with its ``size``)
-    give advantages of exactly 0.0. Their difference is noise, which Adam would amplify to a full
-    step.
+    give advantages of exactly 0.0, as Corollary 5.1 needs. Their difference is noise, which Adam
+    would amplify to a full step.
 
     Raises ValueError when ``minimum_survivors`` is under 2 or a reward is not finite.
     """

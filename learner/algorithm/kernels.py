@@ -46,11 +46,12 @@ def linear_logprob_entropy(
     with_entropy: bool = True,
     scratch_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """log softmax(z)[target] and the entropy (nats) of softmax(z), z = (u + w (c - u)) / T.
+    """log softmax(z)[target] and the entropy (eq. 2) of softmax(z), z = (u + w (c - u)) / T.
 
     c = hidden W^T + b and u = twin W^T + b; without a twin z = c / T. The log-prob has exact
-    gradients with respect to hidden states, twin, weight and bias. The entropy has no gradient.
-    Logits, softmax and sums are in float32, or float64 for float64 inputs. Logits must be finite.
+    gradients with respect to hidden states, twin, weight and bias. The entropy, in nats, has no
+    gradient. Logits, softmax and sums are in float32, or float64 for float64 inputs. Logits must be
+    finite.
 
     Args:
         hidden_ND, weight_VD, bias_V, twin_ND: of one float type.

@@ -85,7 +85,7 @@ def eg_grpo_loss(
     loss = sum over tokens of weight * -(surrogate(A~) - beta * KL), where the weights of the whole
     batch (``aggregation_weights``) sum to 1 under token-mean and sequence-mean. The shares are to
     be added over micro-batches and ranks; if a framework averages them over ranks, multiply them by
-    the number of ranks.
+    the number of ranks. With ``modalities="none"`` it is the loss of GRPO (eq. 5 and eq. 6).
 
     The budget rules need ``lambda_b``, the batch's lambda_B, and in ``batch.entropy_BT`` the
     entropies that it was computed from. Raises ValueError when an input that the settings need is

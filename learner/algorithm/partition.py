@@ -70,7 +70,7 @@ def partition_by_modality(
     low_quantile: float = LOW_QUANTILE,
     high_quantile: float = HIGH_QUANTILE,
 ) -> tuple[Tensor, Tensor]:
-    """The union of the ``entropy_partition`` of CoT tokens and that of image tokens.
+    """The union of the ``entropy_partition`` of CoT and of image tokens (section 5.3).
 
     Tokens of a modality that is off are in neither set, and keep the plain advantage. "cot" and
     "image" are the paper's ablations with one modality, "none" is GRPO.

@@ -78,26 +78,33 @@ def run(parsed: argparse.Namespace) -> None:
         images, ranks = config.trajectories_per_step, config.learner.ranks
         print(f"\n{bottleneck(of_count, seconds, chance, images, ranks)}")
     if parsed.against is not None:
-        print(f"\n{_side_by_side(parsed.against, seconds)}")
+        measured_s, simulated_s = step_times(parsed.against, seconds)
+        print(
+            f"\nagainst   {parsed.against}: measured {measured_s:.2f} s a step without evaluation"
+            f" and saving, simulated {simulated_s:.2f} s ({simulated_s / measured_s - 1:+.0%})"
+        )
 
 
-def _side_by_side(folder: Path, seconds: Seconds) -> str:
-    """The step time of a real run, and that of its own settings with these seconds."""
+def step_times(folder: Path, seconds: Seconds) -> tuple[float, float]:
+    """Seconds of a step of a real run, and those that its settings have with these seconds.
+
+    Both are means over the steps after the first ones, in which the stages fill. Evaluations and
+    waiting for checkpoints are not counted. Raises ``UserError`` for a run without such a step.
+    """
     from orchestrator.settings.run_config import load_saved
 
-    rows = read_rows(folder / "metrics.jsonl")[-RECENT:]
+    scenario = scenario_of(load_saved(folder / "config.yaml"))
+    rows = read_rows(folder / "metrics.jsonl")[scenario.first_steps :][-RECENT:]
     if not rows:
-        raise UserError(f"--against: {folder} has no row in metrics.jsonl yet")
+        raise UserError(
+            f"--against: {folder} has no row in metrics.jsonl yet after its first"
+            f" {scenario.first_steps}"
+        )
     left_out = ("seconds/evaluate", "seconds/save")  # by the simulation
     measured = fmean(
         row["seconds/step"] - sum(row.get(name, 0.0) for name in left_out) for row in rows
     )
-    outcome = Simulation(scenario_of(load_saved(folder / "config.yaml")), seconds).run()
-    off = outcome.step_s / measured - 1
-    return (
-        f"against   {folder}: measured {measured:.2f} s a step without evaluation and saving,"
-        f" simulated {outcome.step_s:.2f} s ({off:+.0%})"
-    )
+    return measured, Simulation(scenario, seconds).run().step_s
 
 
 def scenario_of(config: RunConfig) -> Scenario:

@@ -20,6 +20,7 @@ from orchestrator.pipeline.roles import Learner, Publisher, Rollout
 from orchestrator.pipeline.sample_records import TrainingSamples
 from orchestrator.pipeline.stages import Stages
 from orchestrator.pipeline.step_batch import StepBatch
+from orchestrator.record.exported import STARTING
 from orchestrator.record.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -50,13 +51,18 @@ class Run:
     form_learner: Callable[[Path | None], Learner]
     # Learner groups in a row that may be lost before the run stops.
     restarts: int
+    # Is told the stage that the driver begins to wait for.
+    entered: Callable[[str], None] = lambda stage: None
     lost_in_a_row: int = 0
     furthest: int = 0  # steps that were done when most were done
 
     def begin(self) -> None:
         """Serve the weights that the run goes on from; evaluate them before the first step."""
-        self.stages.serve(self.publish(self.step), evaluate=self.step == 0)
+        weights = self.publish(self.step)
+        self.entered("sync")
+        self.stages.serve(weights, evaluate=self.step == 0)
         if self.step == 0:
+            self.entered("evaluate")
             self.books.evaluate(step=0)
         self.interrupt.stepping = True
 
@@ -110,6 +116,7 @@ class Run:
         were lost since a step was done for the first time.
         """
         # The ranks that are left may still write a checkpoint, which ``rewind`` deletes below.
+        self.entered(STARTING)
         self.learner.close()
         while True:
             self.lost_in_a_row += 1

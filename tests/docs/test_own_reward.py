@@ -1,0 +1,69 @@
+"""The worked example of docs/own_reward.md: its code scores, its settings are a configuration."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.small_models.tiny_rewards import PROMPTS
+from orchestrator.cli import main
+from orchestrator.settings.run_config import load_config
+from policy.types import Score
+from rewards.config import RewardConfig
+from rewards.factory import build_reward
+from rewards.scoring import RewardScorer
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "own_reward.md").read_text(encoding="utf-8")
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return found
+
+
+def score(reward: RewardConfig, image: np.ndarray) -> object:
+    (result,) = RewardScorer(build_reward(reward), batch_size=8).score([image], PROMPTS[:1])
+    return result
+
+
+def test_the_smallest_reward_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class as the page shows it, saved as the page says: a white image scores 1."""
+    (tmp_path / "my_rewards.py").write_text(block("python"), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    white = np.full((4, 4, 3), 255, dtype=np.uint8)
+    config = RewardConfig(name="brightness", factory="my_rewards:Brightness")
+    assert score(config, white) == Score(1.0)
+
+
+def test_the_settings_load_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The YAML file as the page shows it: two rewards, of which the example scores an image whose
+    half is of one colour, and the other half of eight."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.delitem(sys.modules, "examples", raising=False)
+    file = tmp_path / "few-colours.yaml"
+    file.write_text(block("yaml").replace("base: ", f"base: {ROOT}/"), encoding="utf-8")
+    config = load_config(file, [])
+    assert [reward.name for reward in config.rewards] == ["attributes", "palette"]
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    image[2:, :, 0] = 32 * np.arange(8).reshape(2, 4)
+    assert score(config.rewards[1], image) == Score(14 / 16, {"colours": 8.0})
+
+
+def test_the_check_before_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dry run of the page passes; with 0 colours it ends with the line that the page quotes."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.delitem(sys.modules, "examples", raising=False)
+    (flags,) = re.findall(r"^eg-grpo (train .* --dry-run) '(.*)'$", PAGE, re.MULTILINE)
+    assert main([*flags[0].split(), flags[1]]) == 0
+    assert main([*flags[0].split(), flags[1].replace("colours: 6", "colours: 0")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] in PAGE
