@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.chaos.hosts import Hosts
@@ -86,6 +87,7 @@ def main(scratch: Path) -> None:
         while no_room(Resources(2, 0), 2) and time.monotonic() < deadline:
             time.sleep(0.2)
         found["room"] = [no_room(Resources(2, 0), 2), no_room(Resources(2, 0), 3)]
+        found["brought"] = brought(config, scratch)
         worker = ray.remote(Where)
         with reserved(config, wanted) as places:
 
@@ -120,6 +122,55 @@ class Where:
         import os
 
         return os.getpid()
+
+
+def brought(config: Any, scratch: Path) -> list[list[str]]:
+    """The hosts that have a bucket of new weights, before and after it is brought: of two workers
+    on two hosts, the second one samples."""
+    import numpy as np
+    import ray
+
+    from orchestrator.workers import rollout_pool
+    from orchestrator.workers.learner_group import PublishedWeights
+    from policy.types import Prompt
+    from rollout.engine import GenerationRequest
+    from tests.remote_parts import Worker
+
+    names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    homes = iter(sorted(set(names) - {ray.get_runtime_context().get_node_id()}, key=names.get))
+
+    def start(*_: Any, place: Any) -> Any:
+        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        return Worker.options(scheduling_strategy=affinity(next(homes), soft=False)).remote()
+
+    rollout_pool.start_rollout_worker, real = start, rollout_pool.start_rollout_worker
+    try:
+        two = config.model_copy(
+            update={"rollout": config.rollout.model_copy(update={"workers": 2})}
+        )
+        inputs: Any = SimpleNamespace(model_path=Path("none"), instruction=None)
+        pool = rollout_pool.RolloutPool(two, inputs)
+        pool.wait_ready()
+        receipt: Any = None
+        bucket = ray.put(np.ones(2**20))
+        weights = PublishedWeights(receipt, (ray.put(()), bucket), ())
+
+        def having() -> list[str]:
+            have = ray.experimental.get_object_locations([bucket])[bucket]["node_ids"]
+            return sorted(names[node] for node in have)
+
+        seen = [having()]
+        prompt = Prompt("p:0", str(scratch / "never"), "attribute")
+        pool.sample("rollout worker 1", [GenerationRequest(prompt, (0,))])
+        pool.bring(weights)
+        deadline = time.monotonic() + 60
+        while len(having()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        seen.append(having())
+        pool.close()
+        return seen
+    finally:
+        rollout_pool.start_rollout_worker = real
 
 
 def answer_of(start: Any, name: str) -> str:

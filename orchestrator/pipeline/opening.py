@@ -36,7 +36,12 @@ from orchestrator.workers.placement import Places, no_room, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import WorkerDied, WorkerNotStarted, wait_answers
+from orchestrator.workers.waiting import (
+    WorkerDied,
+    WorkerLate,
+    WorkerNotStarted,
+    wait_answers,
+)
 from policy.disk import fenced
 from policy.errors import RunFailed, UserError
 
@@ -193,13 +198,13 @@ class _Learners:
         return self._group
 
     def form_first(self, checkpoint: Path | None, ledger: Ledger) -> Learner:
-        """Form the group with which the run opens. A group that loses a rank is formed again, once:
-        settings that end each group would end that one too."""
+        """Form the group with which the run opens. A group of which a rank dies or is late is
+        formed again, once: settings that end each group would end that one too."""
         try:
             return self.formed(checkpoint)
         except WorkerNotStarted:
             raise
-        except WorkerDied as failure:
+        except (WorkerDied, WorkerLate) as failure:
             if not self._config.learner.restarts:
                 raise
             log.warning("%s; the group is formed again", failure)

@@ -105,6 +105,10 @@ class Scalable(Protocol):
 class Rollout(Pool, Scalable, Protocol):
     """Samples groups of trajectories. The groups stay in the object store."""
 
+    def bring(self, weights: PublishedWeights) -> None:
+        """Send weights to the hosts of workers that still sample, so that loading them is short."""
+        ...
+
     def load(self, worker: str, weights: PublishedWeights) -> None:
         """Have a worker load weights."""
         ...

@@ -109,6 +109,7 @@ class Stages:
         With ``evaluate`` an evaluation comes next, and no new step begins before ``batch``.
         """
         self._weights = weights
+        self._rollout.bring(weights)
         self.schedule.publish(weights.receipt.weight_version, hold=evaluate)
         self._turn(0.0)
         while self.schedule.loading:

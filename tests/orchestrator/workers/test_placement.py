@@ -192,3 +192,13 @@ def test_room_for_more_workers_is_counted_host_by_host(found: dict[str, Any]) ->
     there, refused = found["room"]
     assert there is None
     assert refused.startswith("there is room for 2 of 3 workers that need 2 CPUs, 0 GPUs each; ")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
+def test_new_weights_travel_to_a_host_while_its_worker_samples(found: dict[str, Any]) -> None:
+    """They lie on the head's host. The idle worker's host gets them when it loads them."""
+    before, after = found["brought"]
+    assert before == ["127.0.0.1"]
+    assert after == ["127.0.0.1", "127.0.0.3"]

@@ -62,6 +62,9 @@ class Drawn(FixedNumber):
         self.calls: list[Any] = []
         self.wake_at = math.inf
 
+    def bring(self, weights: PublishedWeights) -> None:
+        """There is one host."""
+
     def load(self, worker: str, weights: PublishedWeights) -> None:
         self._events.append(WeightsLoaded(worker, weights.receipt))
 
