@@ -236,7 +236,7 @@ class LearnerConfig(Settings):
         ge=1,
         description="compute threads of a rank; null takes the cores that are free in its turn: at"
         " max_staleness 0 on a CPU, where rollout waits for the learner, its share of the cores,"
-        " 8 at most; else 1",
+        " 2 at most; else 1",
     )
     cpus_per_rank: Share = Field(1.0, description="CPUs that Ray sets aside for a rank")
     gpus_per_rank: Share = Field(0.0, description="GPUs that Ray sets aside for a rank")

@@ -16,7 +16,9 @@ from orchestrator.settings.run_config import RunConfig
 from rewards.config import RewardConfig
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # the limit of a container: "200000 100000" is 2 cores
-_MOST_THREADS = 8  # the weights were compared, and are equal to the bit, from 1 to 8 threads
+# The weights after an update of the embedded world are equal to the bit with one and two threads.
+# With three and eight they differ by rounding, so that a run would depend on the machine's cores.
+_MOST_THREADS = 2
 
 
 @dataclass(frozen=True)

@@ -37,21 +37,23 @@ def test_every_role_says_what_each_of_its_workers_needs() -> None:
 @pytest.mark.parametrize(
     ("overrides", "threads"),
     [
-        ([], 6),
-        (["learner.ranks=2"], 3),
+        ([], 2),
+        (["learner.ranks=3"], 2),
+        (["learner.ranks=4"], 1),
         (["learner.ranks=8"], 1),
         (["max_staleness=1"], 1),
         (["learner.threads=4", "max_staleness=1"], 4),
         (["learner.device=cuda", "learner.gpus_per_rank=1"], 1),
         (["cluster.address=10.0.0.1:6379"], 1),
-        (["cluster.address=10.0.0.1:6379", "learner.cpus_per_rank=12"], 8),
+        (["cluster.address=10.0.0.1:6379", "learner.cpus_per_rank=12"], 2),
     ],
 )
 def test_a_rank_takes_the_cores_that_are_free_in_its_turn(
     overrides: list[str], threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A private cluster of 6 cores at staleness 0; its share of them with several ranks; what it
-    reserves on an existing cluster; one where rollout goes on meanwhile, or on a GPU."""
+    reserves on an existing cluster; one where rollout goes on meanwhile, or on a GPU. More than two
+    threads would give other bits."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("orchestrator.settings.resources.usable_cores", lambda: 6)
     assert learner_threads(load_config(SHAPES, overrides)) == threads
