@@ -96,7 +96,7 @@ class LiveProgress(Progress):
     def waiting(self, what: str) -> Iterator[None]:
         """Show what the context waits for, and for how long."""
         outer = self._awaited
-        self._awaited, self._since = (*outer, what), self._monotonic()
+        self._awaited, self._since = (*outer, masked(what)), self._monotonic()
         try:
             yield
         finally:
@@ -179,12 +179,12 @@ class LiveProgress(Progress):
                 bar = "█" * max(1, round(_WIDTH * value / longest))
                 yield name, Text.assemble(f"{value:6.1f} s  ", (bar, "blue"))
 
-    def _roles(self) -> Iterator[tuple[str, str]]:
+    def _roles(self) -> Iterator[tuple[str, Text]]:
         """How many workers each role has, and how many of them are in each state."""
         for role in dict.fromkeys(role for role, _ in self._states):
             counts = Counter(state for of, state in self._states if of == role)
             states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-            yield f"{role} workers" if role != "learner" else "learner ranks", states
+            yield f"{role} workers" if role != "learner" else "learner ranks", Text(states)
 
 
 class _LastWarnings(logging.Handler):
