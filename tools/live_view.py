@@ -21,8 +21,8 @@ from rich.text import Text
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "eg-grpo train shapes"
-SETTINGS = "steps=40 evaluation.prompts=16 evaluation.every=10".split()
-COLUMNS, LINES, STEP = 100, 24, 24
+SETTINGS = "steps=40 prompts_per_step=4 evaluation.prompts=4 evaluation.every=10".split()
+COLUMNS, LINES, STEP = 100, 24, 12
 _LONGEST_S = 900.0
 
 

@@ -56,7 +56,7 @@ def shown_progress(steps: int) -> Iterator[Progress]:
         get_renderable=view.frame,
         console=console,
         refresh_per_second=_FRAMES_A_SECOND,
-        redirect_stdout=sys.stdout.isatty(),
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
     ):
         log.addHandler(view.warnings)
         try:
@@ -66,8 +66,13 @@ def shown_progress(steps: int) -> Iterator[Progress]:
             view.ended = True
 
 
-def can_show(stream: TextIO) -> bool:
-    """Whether the stream is a terminal that can move its cursor and shows block characters."""
+def can_show(stream: TextIO | None) -> bool:
+    """Whether the stream is a terminal that can move its cursor and shows block characters.
+
+    It is None if the caller of the process has closed it.
+    """
+    if stream is None:
+        return False
     encoding = (stream.encoding or "").lower().replace("-", "")
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and encoding == "utf8"
 

@@ -107,10 +107,11 @@ def test_the_last_three_warnings_are_shown_masked_and_the_last_frame_has_no_cloc
 def test_a_stream_that_cannot_show_the_view_gets_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A pipe, a terminal without a cursor, and one that does not show UTF-8 get no view."""
+    """A pipe, a closed stream, a terminal without a cursor, and one that does not show UTF-8."""
     monkeypatch.setenv("TERM", "xterm")
     assert can_show(Terminal())
     assert not can_show(io.StringIO())
+    assert not can_show(None)
     latin = Terminal()
     latin.encoding = "iso-8859-1"
     assert not can_show(latin)
