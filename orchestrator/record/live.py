@@ -182,7 +182,7 @@ class LiveProgress(Progress):
         for name, value in seconds.items():
             if longest and value >= 0.05:  # shorter ones would be shown as 0.0 s
                 bar = "█" * max(1, round(_WIDTH * value / longest))
-                yield name, Text.assemble(f"{value:6.1f} s  ", (bar, "blue"))
+                yield f"{name} time", Text.assemble(f"{value:6.1f} s  ", (bar, "blue"))
 
     def _roles(self) -> Iterator[tuple[str, Text]]:
         """How many workers each role has, and how many of them are in each state."""

@@ -63,8 +63,8 @@ def test_a_step_is_drawn_with_its_estimate_curves_and_stages() -> None:
     assert "reward           0.7500  ▁█" in text
     assert "entropy image         -" in text
     assert "staleness 0.5 (at most 1)" in text
-    assert f"rollout           2.0 s  {'█' * 40}" in text
-    assert f"learn             1.0 s  {'█' * 20}" in [line.rstrip() for line in text.splitlines()]
+    assert f"rollout time      2.0 s  {'█' * 40}" in text
+    assert f"learn time        1.0 s  {'█' * 20}" in [line.rstrip() for line in text.splitlines()]
     view.step(ROW | {"reward/mean": 0.25})  # the run fell back and repeats step 1
     assert "reward           0.2500  ▄" in drawn(view)
 
