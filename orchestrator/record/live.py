@@ -151,7 +151,7 @@ class LiveProgress(Progress):
         left = f"ETA {duration(self._left or 0)}" if known else ""
         line.add_row(
             f"step {done}/{self.steps}",
-            ProgressBar(self.steps, done, width=_WIDTH // 2),
+            ProgressBar(self.steps, done, width=_WIDTH // 2, complete_style="green"),
             left,
             f"{duration(self._monotonic() - self._started)} since the start",
         )
