@@ -3,6 +3,7 @@
     python -m benchmarks.overlap stand-ins [--rollout 4 --reward 1 --learn 3 --sync 0.2]
     python -m benchmarks.overlap driver [--rollout-workers 256 --reward-workers 64]
     python -m benchmarks.overlap real --out DIR [--steps 20 --seeds 0 1 2] [OVERRIDE ...]
+    python -m benchmarks.overlap predicted --out DIR [--steps 12 --rollout 2 --reward 0.5 --learn 3]
 
 ``stand-ins``: step time at staleness 0, 1 and 2 against the longest stage, with pools that sleep.
 ``driver``: CPU seconds of the driver's thread for one step, with pools of many workers that sleep.
@@ -11,11 +12,15 @@ what the driver waits for in it. A stage that overlaps with another one is waite
 at all. The held-out reward after the last step, and its gain over staleness 0 with the same
 seed, are means over seeds ± the half-width of the 95 % interval (Student's t). On a machine
 with few cores the stages share the cores, and overlap can gain little there.
+``predicted``: a whole run with one rollout worker at staleness 0 says how long the work takes. From
+that ``eg-grpo simulate`` predicts the step time of other runs, which are then made and measured.
+All workers also sleep with each call (``benchmarks/sleeping_workers.py``).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -25,14 +30,19 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.ablation import interval
+from benchmarks.sleeping_workers import COMMAND, environment
 from benchmarks.stand_ins import Seconds, run_steps, stand_in_stages
+from orchestrator.commands.simulate import measured_seconds, scenario_of, step_times
+from orchestrator.pipeline import simulation
 from orchestrator.record.run_folder import read_rows
-from orchestrator.settings.run_config import RunConfig, load_config
+from orchestrator.settings.run_config import RunConfig, load_config, load_saved
 from policy.types import JsonDict
 
 CONFIG = Path("configs/shapes.yaml")
 STALENESS = (0, 1, 2)
 STAGES = ("rollout", "reward", "learn", "sync", "save")
+# What ``predicted`` changes of its first run: rollout workers, reward workers and staleness.
+PREDICTED = ((2, 1, 0), (4, 2, 0), (1, 1, 1), (2, 1, 1), (4, 2, 2))
 WARM_UP = 3  # steps that fill the pipeline, and are left out
 
 
@@ -59,6 +69,12 @@ def main() -> int:
     real.add_argument("--out", type=Path, required=True)
     real.add_argument("--steps", type=int, default=20)
     real.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    predicted = kinds.add_parser("predicted")
+    predicted.set_defaults(run=_predicted)
+    predicted.add_argument("--out", type=Path, required=True)
+    predicted.add_argument("--steps", type=int, default=12)
+    for name, seconds in (("rollout", 2.0), ("reward", 0.5), ("learn", 3.0)):
+        predicted.add_argument(f"--{name}", type=float, default=seconds, help="seconds a call")
     options, overrides = parser.parse_known_args()
     options.run(options, overrides)
     return 0
@@ -133,6 +149,42 @@ def _real(options: argparse.Namespace, overrides: list[str]) -> None:
             f"| {staleness} | {step:.2f} | {waits} | {step / base:.2f} x |"
             f" {interval(held_out[staleness])} | {gain} |"
         )
+
+
+def _predicted(options: argparse.Namespace, overrides: list[str]) -> None:
+    first = _sleeping_run(options, overrides, 1, 1, 0)
+    scenario = scenario_of(load_saved(first / "config.yaml"))
+    found = measured_seconds(first, scenario, read_rows(first / "metrics.jsonl"))
+    print(", ".join(f"{name} {each:.2f} s" for name, each in found.items()))
+    columns = ("rollout workers", "reward workers", "staleness", "predicted", "measured")
+    print(f"| {' | '.join(columns)} | ratio |")
+    print("|---" * (len(columns) + 1) + "|")
+    for workers in PREDICTED:
+        run = _sleeping_run(options, overrides, *workers)
+        measured_s, predicted_s = step_times(run, simulation.Seconds(**found))
+        numbers = " | ".join(map(str, workers))
+        print(f"| {numbers} | {predicted_s:.2f} | {measured_s:.2f} |"
+              f" {predicted_s / measured_s:.2f} |", flush=True)  # fmt: skip
+
+
+def _sleeping_run(
+    options: argparse.Namespace, overrides: list[str], rollout: int, reward: int, staleness: int
+) -> Path:
+    """The folder of a run in which each of a step's four groups is a batch."""
+    name = f"rollout-{rollout}-reward-{reward}-staleness-{staleness}"
+    rewards = [{"name": "attributes", "factory": "shapes.rewards:Attributes", "batch_size": 4,
+                "workers": reward, "cpus_per_worker": 0.5}]  # fmt: skip
+    command = [
+        *(*COMMAND, "train", str(CONFIG), f"name={name}", f"root={options.out.absolute()}"),
+        *("prompts_per_step=4", "rollout.group_size=4", "rollout.batch_size=4"),
+        *("learner.micro_batch_size=16", f"rollout.workers={rollout}"),
+        *(f"rewards={json.dumps(rewards)}", f"max_staleness={staleness}"),
+        *(f"steps={options.steps}", f"evaluation.every={options.steps}"),
+        *("evaluation.prompts=1", "evaluation.samples_per_prompt=1", *overrides),
+    ]
+    sleep = environment(options.rollout, options.reward, options.learn)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=sleep)
+    return Path(options.out / name)
 
 
 def _median(rows: list[JsonDict], stage: str) -> float:

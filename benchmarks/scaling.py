@@ -2,11 +2,10 @@
 
     python -m benchmarks.scaling --out DIR [--sleep 5 --steps 24 --picture docs/scaling.png]
 
-The run is ``configs/shapes.yaml`` with six batches a step. Everything in it is real: the policy,
-the learner, the weights and their proofs, the ledger, and ``eg-grpo scale`` in a process of its
-own. One thing is added: a rollout worker sleeps for some seconds with each batch that it samples.
-The sleep stands for the time of a GPU of its own, because the workers of this run share the cores
-of one machine, where more workers would bring little. ``--draw`` draws a run that is there already.
+The run is ``configs/shapes.yaml`` with six batches a step. Everything in it is real, and so is
+``eg-grpo scale`` in a process of its own. One thing is added: a rollout worker sleeps for some
+seconds with each batch that it samples (``benchmarks/sleeping_workers.py``). ``--draw`` draws a run
+that is there already.
 """
 
 from __future__ import annotations
@@ -19,44 +18,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.cli import main as eg_grpo
+from benchmarks.sleeping_workers import COMMAND, ROOT, environment
 from orchestrator.pipeline.ledger_folder import read_run
 from orchestrator.pipeline.ledger_view import DONE, ScalingEntry
 from orchestrator.record.run_folder import read_rows
-from orchestrator.workers.cluster import private_environment
-from policy.sampling import Sampling
-from policy.types import Group, JsonDict
-from rollout.engine import GenerationRequest
+from policy.types import JsonDict
 
-private_environment()  # before Ray is imported
-
-from rollout import worker  # noqa: E402
-
-ROOT = Path(__file__).parents[1]
 WORKERS = (1, 3, 2)
 SETTINGS = (
     "name=scaling prompts_per_step=12 rollout.workers=1 rollout.max_workers=3 rollout.batch_size=16"
     " evaluation.prompts=2 evaluation.samples_per_prompt=1 learner.warmup_steps=1"
 ).split()
 IMAGES = 12 * 8  # in a step
-_SLEEP = "EG_GRPO_BENCHMARK_SLEEP_S"  # for the processes of rollout workers
 _EVERY_S = 0.5
-
-
-class SleepingWorker(worker.RolloutWorker):
-    """A rollout worker that sleeps with each batch."""
-
-    def generate(
-        self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
-    ) -> list[Group]:
-        time.sleep(float(os.environ[_SLEEP]))
-        return super().generate(requests, sampling)
-
-
-def drive() -> None:
-    """``eg-grpo`` with rollout workers that sleep."""
-    worker.RolloutWorker = SleepingWorker  # type: ignore[misc]
-    sys.exit(eg_grpo())
 
 
 def main() -> int:
@@ -90,12 +64,17 @@ def main() -> int:
 def _run(options: argparse.Namespace, folder: Path) -> None:
     run = subprocess.Popen(
         [
-            *(sys.executable, "-c", "from benchmarks.scaling import drive; drive()"),
-            *("train", "configs/shapes.yaml", f"root={options.out.absolute()}", *SETTINGS),
+            *(
+                *COMMAND,
+                "train",
+                "configs/shapes.yaml",
+                f"root={options.out.absolute()}",
+                *SETTINGS,
+            ),
             *(f"steps={options.steps}", f"evaluation.every={options.steps}"),
         ],
         cwd=ROOT,
-        env=os.environ | {_SLEEP: str(options.sleep), "PYTHONPATH": str(ROOT)},
+        env=environment(rollout=options.sleep),
     )
     try:
         for number, count in enumerate(WORKERS[1:], start=1):

@@ -132,6 +132,9 @@ class SleepingRollout(FixedNumber):
         events, self._events = self._events, []
         return events
 
+    def bring(self, weights: PublishedWeights) -> None:
+        pass
+
     def load(self, worker: str, weights: PublishedWeights) -> None:
         answer = WeightsLoaded(worker, weights.receipt)
         self._answers[self._sleepers.call(self._seconds.sync)] = answer

@@ -58,7 +58,27 @@ class PromptEncoder:
 
     def cot_text(self, cot_ids: IntArray) -> str:
         """The CoT as text, without EOS; a leading space stays, as in the paper's runs."""
-        return str(self.tokenizer.decode(cot_ids.tolist(), skip_special_tokens=True))
+        return self._decoded(cot_ids.tolist())
+
+    def cot_pieces(self, cot_ids: IntArray) -> list[str]:
+        """The text that each CoT token adds; joined, the pieces are ``cot_text``.
+
+        A character that several tokens make up belongs to the last of them, and the others add "".
+        """
+        ids, pieces = cot_ids.tolist(), [""] * len(cot_ids)
+        # Each piece is decoded behind the one before it, because a tokenizer may decode a token at
+        # the start of a text without its leading space.
+        before, begin = 0, 0
+        for place in range(len(ids)):
+            known = self._decoded(ids[before:begin])
+            text = self._decoded(ids[before : place + 1])
+            if len(text) > len(known) and (not text.endswith("\ufffd") or place == len(ids) - 1):
+                pieces[place] = text[len(known) :]
+                before, begin = begin, place + 1
+        return pieces
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _ids(self, text: str) -> IntArray:
         ids = self.tokenizer.encode(text, add_special_tokens=False)

@@ -53,7 +53,7 @@ class RolloutConfig(Settings):
         description="Have the run itself add and take away workers between min_workers and"
         " max_workers, by the number of batches that wait.",
     )
-    group_size: int = Field(8, description="G: trajectories per prompt.")
+    group_size: int = Field(8, description="G: trajectories per prompt, at least 2.")
     guidance_scale: float = Field(
         ge=0,
         description="w: image tokens have the logits u + w (c - u), with c conditional and u "

@@ -242,3 +242,12 @@ def wait_for_files(folder: str, files: int) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"{folder} never held {files} files")
         time.sleep(0.02)
+
+
+class Particular:
+    """The mean byte as a share, its darkness as a detail; of each call it refuses one image."""
+
+    def score(self, images: Images, prompts: Sequence[Prompt]) -> list[RewardResult]:
+        lights = [brightness(image) / 255 for image in images]
+        scores: list[RewardResult] = [Score(light, {"dark": 1 - light}) for light in lights]
+        return [RewardFailure("too particular"), *scores[1:]]

@@ -8,6 +8,7 @@ import numpy as np
 
 from policy.types import Group, Prompt, Trajectory
 
+FOUR_IDS, FOUR_ONES = np.zeros(4, dtype=np.int32), np.ones(4, dtype=np.float32)
 NO_IDS, NO_FLOATS = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
 
 
@@ -19,9 +20,9 @@ def image_group(prompt: Prompt, values: Sequence[int], size: int = 16) -> Group:
             Trajectory(
                 prompt_id=prompt.id, index_in_group=index, weight_version=0, seed=index,
                 cot_prompt_ids=NO_IDS, cot_ids=NO_IDS, cot_logprobs=NO_FLOATS,
-                cot_entropies=NO_FLOATS, cot_text="", image_prompt_ids=NO_IDS, image_ids=NO_IDS,
-                image_logprobs_conditional=NO_FLOATS, image_entropies_conditional=NO_FLOATS,
-                image_logprobs_guided=NO_FLOATS, image_entropies_guided=NO_FLOATS,
+                cot_entropies=NO_FLOATS, cot_text="", image_prompt_ids=NO_IDS, image_ids=FOUR_IDS,
+                image_logprobs_conditional=FOUR_ONES, image_entropies_conditional=FOUR_ONES,
+                image_logprobs_guided=FOUR_ONES, image_entropies_guided=FOUR_ONES,
                 image=np.full((size, size, 3), value, dtype=np.uint8),
             )
             for index, value in enumerate(values)

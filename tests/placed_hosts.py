@@ -1,5 +1,7 @@
 """Reservations and checks on a cluster of a head without CPUs and two hosts with 2 and 3 CPUs.
 
+Each of the two says that it has a GPU. Nothing here uses one.
+
 Run as a program: a cluster of several hosts needs a process of its own. Prints one JSON object.
 """
 
@@ -13,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.chaos.hosts import Hosts
@@ -22,6 +25,13 @@ from policy.errors import RunFailed, UserError
 SHAPES = "configs/shapes.yaml"
 FOUR_CPUS = ("learner.ranks=2", "rollout.workers=1", "data.evaluation={}",
              'rewards=[{name: picky, factory: "tests.placed_hosts:Picky"}]')  # fmt: skip
+
+# A rank and a rollout worker have shares of one GPU.
+TURNS = ("learner.ranks=2", "learner.device=cuda", "learner.gpus_per_rank=0.6",
+         "rollout.workers=2", "rollout.device=cuda", "rollout.gpus_per_worker=0.4",
+         "rollout.sleep_while_learning=true", "data.evaluation={}",
+         'rewards=[{name: a, factory: "shapes.rewards:Structure", cpus_per_worker: 0}]',
+         )  # fmt: skip
 
 
 class Picky:
@@ -40,7 +50,7 @@ class Picky:
 
 def main(scratch: Path) -> None:
     found: dict[str, Any] = {}
-    hosts = Hosts(3, scratch)  # sets the environment of Ray
+    hosts = Hosts(3, scratch, gpus=1)  # sets the environment of Ray
     try:
         import ray
 
@@ -86,11 +96,27 @@ def main(scratch: Path) -> None:
         while no_room(Resources(2, 0), 2) and time.monotonic() < deadline:
             time.sleep(0.2)
         found["room"] = [no_room(Resources(2, 0), 2), no_room(Resources(2, 0), 3)]
+        found["brought"] = brought(config, scratch)
         worker = ray.remote(Where)
+        turns = load_config(Path(SHAPES), [address, *TURNS])
+        shares = {name: role.each.gpus for role in roles(turns)[:2] for name in role.names}
+        with reserved(turns, roles(turns)) as places:
+            found["turns"] = {
+                name: ray.get(started(worker, places, name, share).gpus.remote(), timeout=120)
+                for name, share in shares.items()
+            }
+        found["refused turns"] = []
+        for setting in ("rollout.workers=3", "learner.placement=together"):
+            turns = load_config(Path(SHAPES), [address, *TURNS, setting])
+            try:
+                with reserved(turns, roles(turns)):
+                    pass
+            except RunFailed as failure:
+                found["refused turns"].append(str(failure))
         with reserved(config, wanted) as places:
 
             def start(name: str) -> Any:
-                return worker.options(num_cpus=1, scheduling_strategy=places.of(name)).remote()
+                return started(worker, places, name)
 
             names = [name for role in wanted for name in role.names]
             actors = {name: start(name) for name in names}
@@ -116,10 +142,71 @@ class Where:
 
         return str(ray.util.get_node_ip_address())
 
+    def gpus(self) -> tuple[str, list[str]]:
+        """Its host, and the ids of the GPUs that it has a share of."""
+        import ray
+
+        return self.host(), [str(gpu) for gpu in ray.get_gpu_ids()]
+
     def pid(self) -> int:
         import os
 
         return os.getpid()
+
+
+def brought(config: Any, scratch: Path) -> list[list[str]]:
+    """The hosts that have a bucket of new weights, before and after it is brought: of two workers
+    on two hosts, the second one samples."""
+    import numpy as np
+    import ray
+
+    from orchestrator.workers import rollout_pool
+    from orchestrator.workers.learner_group import PublishedWeights
+    from policy.types import Prompt
+    from rollout.engine import GenerationRequest
+    from tests.remote_parts import Worker
+
+    names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    homes = iter(sorted(set(names) - {ray.get_runtime_context().get_node_id()}, key=names.get))
+
+    def start(*_: Any, place: Any) -> Any:
+        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        return Worker.options(scheduling_strategy=affinity(next(homes), soft=False)).remote()
+
+    rollout_pool.start_rollout_worker, real = start, rollout_pool.start_rollout_worker
+    try:
+        two = config.model_copy(
+            update={"rollout": config.rollout.model_copy(update={"workers": 2})}
+        )
+        inputs: Any = SimpleNamespace(model_path=Path("none"), instruction=None)
+        pool = rollout_pool.RolloutPool(two, inputs)
+        pool.wait_ready()
+        receipt: Any = None
+        bucket = ray.put(np.ones(2**20))
+        weights = PublishedWeights(receipt, (ray.put(()), bucket), ())
+
+        def having() -> list[str]:
+            have = ray.experimental.get_object_locations([bucket])[bucket]["node_ids"]
+            return sorted(names[node] for node in have)
+
+        seen = [having()]
+        prompt = Prompt("p:0", str(scratch / "never"), "attribute")
+        pool.sample("rollout worker 1", [GenerationRequest(prompt, (0,))])
+        pool.bring(weights)
+        deadline = time.monotonic() + 60
+        while len(having()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        seen.append(having())
+        pool.close()
+        return seen
+    finally:
+        rollout_pool.start_rollout_worker = real
+
+
+def started(worker: Any, places: Any, name: str, gpus: float = 0.0) -> Any:
+    """A new actor at the place of this name."""
+    options = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": places.of(name)}
+    return worker.options(**options).remote()
 
 
 def answer_of(start: Any, name: str) -> str:

@@ -25,7 +25,7 @@ FIRST, LAST = "orchestrator.cli", "learner.algorithm.objective"
 # Room -> left, bottom, width, what is in it. The height is the same for all.
 HEIGHT = 0.85
 ROOMS = {
-    "orchestrator": (0.2, 7.1, 11.6, "cli.py: parser and exit codes"),
+    "orchestrator": (0.2, 7.1, 11.6, "cli.py: exit codes"),
     "commands": (
         0.5,
         5.75,

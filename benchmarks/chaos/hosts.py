@@ -69,8 +69,9 @@ class HostStrike:
 class Hosts:
     """A Ray cluster of several hosts on this machine."""
 
-    def __init__(self, count: int, scratch: Path) -> None:
-        """``count`` includes the head; Ray's files go to the folder ``scratch``."""
+    def __init__(self, count: int, scratch: Path, gpus: int = 0) -> None:
+        """``count`` includes the head; Ray's files go to the folder ``scratch``. Each other host
+        says that it has ``gpus`` GPUs."""
         private_environment()  # before Ray is imported
         os.environ["RAY_TMPDIR"] = str(scratch)
         from ray.cluster_utils import Cluster
@@ -78,6 +79,7 @@ class Hosts:
         head = {"num_cpus": 0, "object_store_memory": _STORE, "include_dashboard": False}
         self._cluster = Cluster(True, head_node_args=head | {"node_ip_address": "127.0.0.1"})
         self.address: str = self._cluster.address
+        self._gpus = gpus
         self._started = 1  # hosts, with the head
         self._nodes: list[tuple[Any, int]] = []
         self._to_come: list[tuple[float, int]] = []  # when (monotonic time), with how many CPUs
@@ -119,6 +121,7 @@ class Hosts:
         try:
             node = self._cluster.add_node(
                 num_cpus=cpus,
+                num_gpus=self._gpus,
                 object_store_memory=_STORE,
                 node_ip_address=f"127.0.0.{self._started}",
             )

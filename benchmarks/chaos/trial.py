@@ -34,7 +34,7 @@ _LEDGER_S = 2.0  # between two looks at the ledger
 _POLL_S = 0.002  # between two looks at the titles while a fault waits for a state
 _RECOVER_S = 400.0  # in which a run must have gone on after a fault
 _RUN_FAILED = 1  # an exit code
-# A fault that is aimed at a state waits for it, at most for so long, and for so many steps after the
+# A fault that is aimed at a state waits for it, at most for so long and for so many steps after the
 # planned one.
 _AIM_S, _AIM_STEPS = 20.0, 4
 _ASLEEP_S = 40.0  # after which a frozen process is woken although the run has not noticed it

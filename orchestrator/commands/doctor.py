@@ -6,11 +6,10 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.settings.host import PACKAGES, SHARED_MEMORY, Finding, finding
+from orchestrator.settings.host import PACKAGES, Finding, finding, gpus_text, shared_memory_text
 from orchestrator.settings.inputs import Inputs, check_inputs
 from orchestrator.settings.machine import check_machine
 from orchestrator.settings.resources import roles
@@ -40,8 +39,8 @@ def examine(config_path: Path | None, overrides: list[str]) -> None:
         ("python", platform.python_version),
         *((name, lambda name=name: importlib.metadata.version(name)) for name in PACKAGES),
         ("cores", lambda: str(os.cpu_count())),
-        ("GPUs", _gpus),
-        ("shared memory", _shared_memory),
+        ("GPUs", gpus_text),
+        ("shared memory", shared_memory_text),
         ("DeepSpeed", _deepspeed),
     ]
     if config_path is not None:
@@ -121,20 +120,6 @@ def plan(
         print(note)
     print(table(planned, machine), flush=True)
     planned.refuse_what_cannot_fit(machine)
-
-
-def _gpus() -> str:
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = {torch.cuda.get_device_name(index) for index in range(count)}
-    return f"{count} ({', '.join(sorted(names))})" if count else "none, everything runs on CPU"
-
-
-def _shared_memory() -> str:
-    if not SHARED_MEMORY.is_dir():
-        raise UserError(f"{SHARED_MEMORY} is missing; Ray's object store needs it")
-    return f"{shutil.disk_usage(SHARED_MEMORY).free // 2**20} MiB free in {SHARED_MEMORY}"
 
 
 def _deepspeed() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
 from orchestrator.record.kept_trajectories import KeptTrajectories
+from orchestrator.record.live_view import shown_progress
 from orchestrator.record.own_checkpoints import OwnCheckpoints, checkpoint_step
 from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
 from orchestrator.settings.cluster_address import cluster_address
@@ -58,9 +59,13 @@ def _replay(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     else:
         folder = RunFolder.fresh(config.root, config.name)
         config = config.model_copy(update={"name": folder.path.name})
-    with open_replay(config, inputs, source, steps, checkpoint, folder, interrupt) as opened:
-        replay(opened)
-    report = write_report(config.folder)
+    with shown_progress(steps[-1]) as progress:
+        with open_replay(
+            config, inputs, source, steps, checkpoint, folder, interrupt, progress
+        ) as opened:
+            replay(opened)
+        with progress.waiting("writing the report"):
+            report = write_report(config.folder)
     print(f"checkpoint: {opened.last_saved}\nreport: {report}")
     if interrupt.requested:
         raise Stopped(f"stopped (the command goes on with name={config.name} --resume)")

@@ -78,11 +78,19 @@ def run(parsed: argparse.Namespace) -> None:
         images, ranks = config.trajectories_per_step, config.learner.ranks
         print(f"\n{bottleneck(of_count, seconds, chance, images, ranks)}")
     if parsed.against is not None:
-        print(f"\n{_side_by_side(parsed.against, seconds)}")
+        measured_s, simulated_s = step_times(parsed.against, seconds)
+        print(
+            f"\nagainst   {parsed.against}: measured {measured_s:.2f} s a step without evaluation"
+            f" and saving, simulated {simulated_s:.2f} s ({simulated_s / measured_s - 1:+.0%})"
+        )
 
 
-def _side_by_side(folder: Path, seconds: Seconds) -> str:
-    """The step time of a real run, and that of its own settings with these seconds."""
+def step_times(folder: Path, seconds: Seconds) -> tuple[float, float]:
+    """Seconds of a step of a real run, and those that its settings have with these seconds.
+
+    Evaluations and waiting for checkpoints are not counted. Raises ``UserError`` for a run without
+    a row.
+    """
     from orchestrator.settings.run_config import load_saved
 
     rows = read_rows(folder / "metrics.jsonl")[-RECENT:]
@@ -92,12 +100,8 @@ def _side_by_side(folder: Path, seconds: Seconds) -> str:
     measured = fmean(
         row["seconds/step"] - sum(row.get(name, 0.0) for name in left_out) for row in rows
     )
-    outcome = Simulation(scenario_of(load_saved(folder / "config.yaml")), seconds).run()
-    off = outcome.step_s / measured - 1
-    return (
-        f"against   {folder}: measured {measured:.2f} s a step without evaluation and saving,"
-        f" simulated {outcome.step_s:.2f} s ({off:+.0%})"
-    )
+    scenario = scenario_of(load_saved(folder / "config.yaml"))
+    return measured, Simulation(scenario, seconds).run().step_s
 
 
 def scenario_of(config: RunConfig) -> Scenario:

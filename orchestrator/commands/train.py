@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
+from orchestrator.record.live_view import shown_progress
 from orchestrator.record.own_checkpoints import OwnCheckpoints
+from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.run_config import RunConfig, dump_config, load_config
 from orchestrator.workers.cluster import private_environment
 from policy.errors import RunFailed, Stopped, UserError
+
+if TYPE_CHECKING:
+    from orchestrator.pipeline.run import Run
+    from orchestrator.settings.inputs import Inputs
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -25,43 +33,61 @@ def run(parsed: argparse.Namespace) -> None:
 
 def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     config = load_config(parsed.config, parsed.overrides)
-    # These import torch and transformers, which takes seconds. A mistake in the file is said first.
-    from orchestrator.settings.inputs import check_inputs
-    from orchestrator.settings.machine import check_machine
-
-    inputs = check_inputs(config)
-    check_machine(config, inputs.model_path)
     if parsed.dry_run:
+        _checked(config)
         print(dump_config(config), end="")
         return
+    with shown_progress(config.steps) as progress:
+        config, opened, report = _run(config, parsed, interrupt, progress)
+    from orchestrator.report.page import headlines
 
+    for line in headlines(config.folder):
+        print(line)
+    if config.stages == "rollout":
+        print(f"trajectories: {opened.folder.trajectories.folder}\nreport: {report}")
+    else:
+        print(f"checkpoint: {opened.books.last_saved}\nreport: {report}")
+    if interrupt.requested and not opened.books.finished:
+        raise Stopped(f"stopped ({_way_on(config)})")
+
+
+def _run(
+    config: RunConfig, parsed: argparse.Namespace, interrupt: Interrupt, progress: Progress
+) -> tuple[RunConfig, Run, Path]:
+    """Train and write the report: the configuration with the folder's name, the run, the report."""
+    inputs = _checked(config)
     if cluster_address(config.cluster.address) is None:
         private_environment()
     # These modules import Ray, which reads the environment only once.
     from orchestrator.pipeline.ledger import Superseded
     from orchestrator.pipeline.opening import open_run
     from orchestrator.pipeline.training import train
-    from orchestrator.report.page import headlines, write_report
+    from orchestrator.report.page import write_report
 
     config, folder = _folder(config, parsed)
     try:
-        with open_run(config, inputs, folder, interrupt) as opened:
+        with open_run(config, inputs, folder, interrupt, progress) as opened:
             train(opened)
-        report = write_report(config.folder)
+        with progress.waiting("writing the report"):
+            report = write_report(config.folder)
     except Superseded:
         raise  # the newer driver goes on with the run
     except RunFailed as error:
         raise RunFailed(f"{error} ({_way_on(config)})") from error
     except KeyboardInterrupt:
         raise Stopped(f"stopped at once ({_way_on(config)})") from None
-    for line in headlines(config.folder):
-        print(line)
-    if config.stages == "rollout":
-        print(f"trajectories: {folder.trajectories.folder}\nreport: {report}")
-    else:
-        print(f"checkpoint: {opened.books.last_saved}\nreport: {report}")
-    if interrupt.requested and not opened.books.finished:
-        raise Stopped(f"stopped ({_way_on(config)})")
+    return config, opened, report
+
+
+def _checked(config: RunConfig) -> Inputs:
+    """The inputs of the configuration, after all checks of its files and of this machine."""
+    # These import torch and transformers, which takes seconds. A mistake in the file is said first.
+    from orchestrator.settings.inputs import check_inputs
+    from orchestrator.settings.machine import check_machine
+
+    inputs = check_inputs(config)
+    check_machine(config, inputs.model_path)
+    return inputs
 
 
 def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, RunFolder]:

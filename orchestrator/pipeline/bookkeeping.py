@@ -8,7 +8,7 @@ before the weights change again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,16 +56,18 @@ class Bookkeeper:
         evaluation: FixedEvaluation,
         stages: Stages,
         ledger: Ledger,
+        told: Callable[[JsonDict], None],
         last_saved: Path | None,
     ) -> None:
-        """``last_saved`` is the checkpoint that the run goes on from; None in a new run."""
+        """``told`` gets each row that is written. ``last_saved`` is the checkpoint that the run
+        goes on from; None in a new run."""
         self.last_saved = last_saved
         self._config = config
         self._folder = folder
         self._progress = progress
         self._evaluation = evaluation
         self._stages = stages
-        self._ledger = ledger
+        self._ledger, self._told = ledger, told
         self._alarms = Alarms()
         self._saving: _Saving | None = None
 
@@ -80,7 +82,8 @@ class Bookkeeper:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluate every fixed set, as a run does before its first and after its last step."""
-        rewards = self._evaluation.run(step)
+        with self._progress.waiting("evaluating the fixed prompts"):
+            rewards = self._evaluation.run(step)
         for name, reward in rewards.items():
             self._progress.note(f"step {step}: reward on {name} prompts {reward:.4f}")
         return rewards
@@ -106,7 +109,9 @@ class Bookkeeper:
             self._evaluate_if_due(row)
         row |= clock.row()
         self._ledger.check()
-        self._folder.append("metrics.jsonl", without_nan(row))
+        written = without_nan(row)
+        self._folder.append("metrics.jsonl", written)
+        self._told(written)
         for alarm in row["alarms"]:
             log.warning("step %d: %s", step, alarm)
             self._progress.note(f"step {step}: ALARM: {alarm}")
@@ -174,4 +179,5 @@ class Bookkeeper:
         if step == config.steps:
             row[f"evaluation/{during}"] = self.evaluate(step).get(during)
         elif self.evaluates(step):
-            row[f"evaluation/{during}"] = self._evaluation.run(step, [during]).get(during)
+            with self._progress.waiting(f"evaluating the {during} prompts"):
+                row[f"evaluation/{during}"] = self._evaluation.run(step, [during]).get(during)

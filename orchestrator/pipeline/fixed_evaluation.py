@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from evaluation.summary import summarise
 from orchestrator.pipeline.order import derived_seed
 from orchestrator.pipeline.roles import Rollout
+from orchestrator.pipeline.sample_records import TokenMaps, sample_row
 from orchestrator.pipeline.stages import Stages
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.sheets import Tile, contact_sheet, save_png
 from orchestrator.settings.run_config import RunConfig
 from policy.sampling import Sampling
-from policy.types import Group, JsonDict, Prompt, Score, Trajectory
+from policy.types import Group, JsonDict, Prompt, Trajectory
 from rewards.scored_group import ScoredGroup
 from rollout.engine import GenerationRequest
 
@@ -34,12 +35,14 @@ class FixedEvaluation:
         rollout: Rollout,
         stages: Stages,
         folder: RunFolder,
+        tokens: TokenMaps,
     ) -> None:
         self.config = config
         self.sets = {name: prompts[: config.evaluation.prompts] for name, prompts in sets.items()}
         self.rollout = rollout
         self.stages = stages
         self.folder = folder
+        self.tokens = tokens
         self.samplings = config.evaluation_samplings
 
     def run(self, step: int, names: Sequence[str] | None = None) -> dict[str, float]:
@@ -101,9 +104,8 @@ class FixedEvaluation:
                 tile = _tile(trajectory, scores)
                 save_png(tile.image, self.folder.path / "samples" / image)
                 tiles.append(tile)
-                self.folder.append(
-                    "samples/records.jsonl", _record(step, name, image, trajectory, scores)
-                )
+                row = sample_row(step, name, image, trajectory, scores, self.tokens)
+                self.folder.append("samples/records.jsonl", row)
         sheet = contact_sheet(tiles, columns=2 * SHOWN_SAMPLES)
         save_png(sheet, self.folder.path / "samples" / f"step-{step:06d}-{name}.png")
 
@@ -112,27 +114,3 @@ def _tile(trajectory: Trajectory, scores: ScoredGroup) -> Tile:
     total = scores.totals[trajectory.index_in_group]
     reward = "failed" if total is None else f"{total:.2f}"
     return Tile(trajectory.image, (f"{reward}  {scores.prompt.text}", trajectory.cot_text))
-
-
-def _record(
-    step: int, name: str, image: str, trajectory: Trajectory, scores: ScoredGroup
-) -> JsonDict:
-    index = trajectory.index_in_group
-    results = {reward: r[index] for reward, r in scores.results.items()}
-    return {
-        "step": step,
-        "set": name,
-        "prompt_id": scores.prompt.id,
-        "prompt": scores.prompt.text,
-        "index": index,
-        "cot": trajectory.cot_text,
-        "total": scores.totals[index],
-        "rewards": {
-            reward: r.value if isinstance(r, Score) else None for reward, r in results.items()
-        },
-        "not_applicable": [
-            reward for reward, r in results.items() if isinstance(r, Score) and not r.applicable
-        ],
-        "failures": {reward: r.reason for reward, r in results.items() if not isinstance(r, Score)},
-        "image": image,
-    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import secrets as tokens
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal, cast
@@ -246,6 +247,16 @@ class Ledger:
                 raise superseded(self.run, there, self.epoch)
             if there < self.epoch or int(number or 0) < self._number:
                 raise self._lost()
+
+    def counts(self) -> dict[str, int]:
+        """The counters of the run, of all its drivers together, by name."""
+        return self._connection.counts()
+
+    @property
+    def away_s(self) -> float:
+        """Seconds that a call has waited for Redis by now; 0 while Redis answers. Never blocks."""
+        since = self._connection.away_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def view(self) -> LedgerView:
         """The whole ledger. Raises ``LedgerLost`` if there is none."""

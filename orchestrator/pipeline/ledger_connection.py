@@ -60,6 +60,8 @@ class LedgerConnection:
         self._keys = _keys(run)
         self._waiting, self._timeout_s, self._revive = waiting, timeout_s, revive
         self._given_up: RunFailed | None = None
+        # The monotonic time since which a request waits for Redis; None when none waits.
+        self.away_since: float | None = None
 
     def run_script(self, arguments: Sequence[str | int]) -> tuple[str, int, str]:
         """The answer of ``ledger.lua``."""
@@ -70,6 +72,11 @@ class LedgerConnection:
         """Fields of the ledger's head; None for a field that there is not."""
         found = self._persist(lambda: self._client.hmget(self._keys[0], list(names)))
         return cast(list[str | None], found)
+
+    def counts(self) -> dict[str, int]:
+        """The ledger's counters."""
+        found = self._persist(lambda: self._client.hgetall(self._keys[5]))
+        return {name: int(count) for name, count in cast(dict[str, str], found).items()}
 
     def view(self) -> LedgerView | None:
         """The whole ledger; None if there is none."""
@@ -87,10 +94,12 @@ class LedgerConnection:
                 if not isinstance(error, _AWAY) and not reason.startswith(_DISK):
                     raise RunFailed(f"Redis ({self.address}): {reason}") from None
             else:
+                self.away_since = None
                 if said:
                     away_s = time.monotonic() - began
                     self._waiting(f"Redis ({self.address}) answers again after {away_s:.0f} s")
                 return answer
+            self.away_since = began
             try:
                 if self._revive is not None:
                     self._revive()

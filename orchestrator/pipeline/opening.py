@@ -18,8 +18,10 @@ from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.ledger_folder import go_on_from, open_ledger
 from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
+from orchestrator.pipeline.sample_records import TokenMaps, TrainingSamples
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
+from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
@@ -32,11 +34,17 @@ from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.host_checks import check_hosts
 from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.object_stores import watched_object_stores
 from orchestrator.workers.placement import Places, no_room, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import WorkerDied, WorkerNotStarted, wait_answers
+from orchestrator.workers.waiting import (
+    WorkerDied,
+    WorkerLate,
+    WorkerNotStarted,
+    wait_answers,
+)
 from policy.disk import fenced
 from policy.errors import RunFailed, UserError
 
@@ -45,7 +53,11 @@ log = logging.getLogger("eg_grpo")
 
 @contextmanager
 def open_run(
-    config: RunConfig, inputs: Inputs, folder: RunFolder, interrupt: Interrupt
+    config: RunConfig,
+    inputs: Inputs,
+    folder: RunFolder,
+    interrupt: Interrupt,
+    progress: Progress,
 ) -> Iterator[Run]:
     """Start the actors, and end them again whatever happens; the folder is closed then.
 
@@ -58,41 +70,52 @@ def open_run(
         step, checkpoint = _resume_point(folder, config)
         save_settings(config, folder.path)
         interrupt.stop_within_s = config.checkpoint.stop_within_s
-        progress, cluster = Progress(config.steps), config.cluster
+        cluster = config.cluster
         with (
             logged_to(folder.path / "run.log"),
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
             fenced(folder.path, ledger.check_newest),
             _noted_in(ledger),
-            ray_cluster(
-                cluster.address,
-                logical_cpus(config),
-                cluster.object_store_mb,
-                cluster.start_timeout_s,
-            ),
-            reserved(config, roles(config)) as places,
-            ExitStack() as actors,  # the cluster may outlive the run, and its actors must not
+            open_telemetry(config, folder, ledger.epoch, ledger.run, progress.note) as telemetry,
+            ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
+            with progress.waiting("starting Ray"):
+                opened.enter_context(
+                    ray_cluster(
+                        cluster.address,
+                        logical_cpus(config),
+                        cluster.object_store_mb,
+                        cluster.start_timeout_s,
+                    )
+                )
+            with progress.waiting("finding places for the workers"):
+                places = opened.enter_context(reserved(config, roles(config)))
             _announce(progress, config, inputs)
-            check_hosts(config, inputs, roles(config))
+            telemetry.watch(ledger, opened.enter_context(watched_object_stores()))
+            with progress.waiting("checking the hosts of the workers"):
+                check_hosts(config, inputs, roles(config))
             rollout = RolloutPool(config, inputs, places)
-            actors.callback(rollout.close)
+            opened.callback(rollout.close)
             # All roles start at the same time. But while vLLM starts, it measures the free memory
             # of its GPU, which the other roles may share. They start after it.
             alone = config.rollout.engine == "vllm"
             if alone:
-                rollout.wait_ready()
+                _wait_for_rollout(rollout, progress)
             rewards = RewardPools(config, places)
-            actors.callback(rewards.close)
+            opened.callback(rewards.close)
             learners = _Learners(config, inputs, places)
-            actors.callback(learners.close)
+            opened.callback(learners.close)
             learners.start()
             if not alone:
-                rollout.wait_ready()
-            rewards.wait_ready()
-            learner = learners.form_first(checkpoint, ledger)
+                _wait_for_rollout(rollout, progress)
+            names = ", ".join(rewards.pools)
+            with progress.waiting(f"loading rewards on the reward workers: {names}"):
+                rewards.wait_ready()
+            with progress.waiting(_learners_wait(config, checkpoint)):
+                learner = learners.form_first(checkpoint, ledger)
             go_on_from(ledger, step, progress.note)
             folder.fall_back(step)
+            telemetry.exporter.begin(folder.rows("metrics.jsonl"))
             publisher: Publisher = (
                 WeightPublisher(config.probe_tolerance)
                 if config.stages == "all"
@@ -119,9 +142,14 @@ def open_run(
                 Drops(folder, config.replacements),
                 wait_answers,
                 no_room,
+                telemetry.exporter.live,
             )
+            stages.workers.listeners.append(progress.workers)
             stages.scaling.go_on(ledger.view().scaling)
-            evaluation = FixedEvaluation(config, inputs.evaluation_sets, rollout, stages, folder)
+            tokens = TokenMaps.of(config, inputs.model_path)
+            evaluation = FixedEvaluation(
+                config, inputs.evaluation_sets, rollout, stages, folder, tokens
+            )
             yield Run(
                 step=step,
                 last_step=config.steps,
@@ -131,11 +159,13 @@ def open_run(
                     folder.trajectories,
                     GroupFiles(config.rollout.timeout_s),
                 ),
+                samples=TrainingSamples(config.steps, folder, rollout, tokens),
                 rollout=rollout,
                 learner=learner,
                 publisher=publisher,
                 books=Bookkeeper(
-                    config, folder, progress, evaluation, stages, ledger, last_saved=checkpoint
+                    *(config, folder, progress, evaluation, stages, ledger, telemetry.step),
+                    last_saved=checkpoint,
                 ),
                 interrupt=interrupt,
                 ledger=ledger,
@@ -143,6 +173,7 @@ def open_run(
                 rollout_alone=config.stages == "rollout",
                 form_learner=learners.form_anew,
                 restarts=config.learner.restarts,
+                entered=telemetry.exporter.stage,
             )
 
 
@@ -180,13 +211,13 @@ class _Learners:
         return self._group
 
     def form_first(self, checkpoint: Path | None, ledger: Ledger) -> Learner:
-        """Form the group with which the run opens. A group that loses a rank is formed again, once:
-        settings that end each group would end that one too."""
+        """Form the group with which the run opens. A group of which a rank dies or is late is
+        formed again, once: settings that end each group would end that one too."""
         try:
             return self.formed(checkpoint)
         except WorkerNotStarted:
             raise
-        except WorkerDied as failure:
+        except (WorkerDied, WorkerLate) as failure:
             if not self._config.learner.restarts:
                 raise
             log.warning("%s; the group is formed again", failure)
@@ -213,6 +244,22 @@ def _resume_point(folder: RunFolder, config: RunConfig) -> tuple[int, Path | Non
     if step:
         check_unchanged(config, folder.path)
     return step, checkpoint
+
+
+def _wait_for_rollout(rollout: RolloutPool, progress: Progress) -> None:
+    with progress.waiting(f"loading the policy on {_first('rollout worker', len(rollout.names))}"):
+        rollout.wait_ready()
+
+
+def _learners_wait(config: RunConfig, checkpoint: Path | None) -> str:
+    """What the learner ranks do before the first step."""
+    what = config.model.path if checkpoint is None else f"checkpoint {checkpoint.name}"
+    return f"loading {what} on {_first('learner rank', config.learner.ranks)}"
+
+
+def _first(what: str, count: int) -> str:
+    """The first workers of a kind, such as ``learner rank 0`` or ``learner ranks 0 to 3``."""
+    return f"{what} 0" if count == 1 else f"{what}s 0 to {count - 1}"
 
 
 def _announce(progress: Progress, config: RunConfig, inputs: Inputs) -> None:

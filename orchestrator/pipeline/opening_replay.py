@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.replay import Replay
+from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
@@ -33,6 +34,7 @@ def open_replay(
     checkpoint: Path | None,
     folder: RunFolder,
     interrupt: Interrupt,
+    progress: Progress,
 ) -> Iterator[Replay]:
     """Start the learner group, and end it again whatever happens; the folder is closed then.
 
@@ -46,24 +48,33 @@ def open_replay(
             check_unchanged(config, folder.path)
         folder.fall_back(steps[0] - 1)
         write_whole(folder.path / "config.yaml", dump_config(config))
-        progress, cluster = Progress(steps[-1]), config.cluster
+        cluster = config.cluster
         begin = "the model that it began with" if checkpoint is None else f"checkpoint {checkpoint}"
         progress.note(f"run folder {folder.path}")
         progress.note(f"replaying steps {steps[0]} to {steps[-1]} of {source}, from {begin}")
         with (
             logged_to(folder.path / "run.log"),
-            ray_cluster(
-                cluster.address,
-                logical_cpus(config),
-                cluster.object_store_mb,
-                cluster.start_timeout_s,
-            ),
-            reserved(config, [role for role in roles(config) if role.key == "learner"]) as places,
-            closing(LearnerGroup(config, inputs, places)) as learner,
+            open_telemetry(config, folder, 1, None, progress.note) as telemetry,
+            ExitStack() as opened,
         ):
-            learner.wait_ready()
-            if checkpoint is not None:
-                learner.load(checkpoint)
+            with progress.waiting("starting Ray"):
+                opened.enter_context(
+                    ray_cluster(
+                        cluster.address,
+                        logical_cpus(config),
+                        cluster.object_store_mb,
+                        cluster.start_timeout_s,
+                    )
+                )
+            learners = [role for role in roles(config) if role.key == "learner"]
+            with progress.waiting("finding places for the learner ranks"):
+                places = opened.enter_context(reserved(config, learners))
+            learner = opened.enter_context(closing(LearnerGroup(config, inputs, places)))
+            with progress.waiting("loading the model on the learner ranks"):
+                learner.wait_ready()
+                if checkpoint is not None:
+                    learner.load(checkpoint)
+            telemetry.exporter.begin(folder.rows("metrics.jsonl"))
             yield Replay(
                 config=config,
                 steps=steps,
@@ -73,4 +84,5 @@ def open_replay(
                 folder=folder,
                 progress=progress,
                 interrupt=interrupt,
+                telemetry=telemetry,
             )

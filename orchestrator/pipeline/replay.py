@@ -13,6 +13,7 @@ from orchestrator.pipeline.keeping import kept_batch
 from orchestrator.pipeline.roles import GroupStore, Learner
 from orchestrator.pipeline.skipped import record_skipped, skipped_in_a_row, updates_skipped
 from orchestrator.pipeline.step_row import spreads, step_row, without_nan
+from orchestrator.pipeline.telemetry import Telemetry
 from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
@@ -33,6 +34,7 @@ class Replay:
     folder: RunFolder  # of the replay
     progress: Progress
     interrupt: Interrupt
+    telemetry: Telemetry
     alarms: Alarms = field(default_factory=Alarms)
     last_saved: Path | None = None
 
@@ -46,7 +48,7 @@ def replay(run: Replay) -> None:
     """
     run.interrupt.stepping = True
     for step in run.steps:
-        clock = Clock()
+        clock = Clock(run.telemetry.exporter.stage)
         batch = kept_batch(step, run.trajectories, run.store)
         with clock.stage("learn"):
             learned = run.learner.update(batch.training_groups)
@@ -69,7 +71,9 @@ def write_row(run: Replay, row: JsonDict, scored: Sequence[ScoredGroup], clock: 
     row["alarms"] = run.alarms.check(row, spreads(values_by_reward(scored)))
     record_skipped(run.folder, row, scored)
     row |= clock.row()
-    run.folder.append("metrics.jsonl", without_nan(row))
+    written = without_nan(row)
+    run.folder.append("metrics.jsonl", written)
+    run.telemetry.step(written)
     for alarm in row["alarms"]:
         run.progress.note(f"step {row['step']}: ALARM: {alarm}")
     run.progress.step(row)

@@ -64,6 +64,11 @@ class Scalable(Protocol):
     """Workers of one role, whose number may change."""
 
     @property
+    def states(self) -> Mapping[str, str]:
+        """What each worker does at the moment, in one word, by the worker's name."""
+        ...
+
+    @property
     def resources(self) -> Resources:
         """What one worker asks of Ray."""
         ...
@@ -104,6 +109,10 @@ class Scalable(Protocol):
 
 class Rollout(Pool, Scalable, Protocol):
     """Samples groups of trajectories. The groups stay in the object store."""
+
+    def bring(self, weights: PublishedWeights) -> None:
+        """Send weights to the hosts of workers that still sample, so that loading them is short."""
+        ...
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
         """Have a worker load weights."""

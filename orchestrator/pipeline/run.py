@@ -17,8 +17,10 @@ from orchestrator.pipeline.keeping import TrajectoryKeeper
 from orchestrator.pipeline.learner_calls import LearnerLost, learner_call
 from orchestrator.pipeline.ledger import Ledger, LedgerLost
 from orchestrator.pipeline.roles import Learner, Publisher, Rollout
+from orchestrator.pipeline.sample_records import TrainingSamples
 from orchestrator.pipeline.stages import Stages
 from orchestrator.pipeline.step_batch import StepBatch
+from orchestrator.record.exported import STARTING
 from orchestrator.record.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Run:
     last_step: int
     stages: Stages
     keeper: TrajectoryKeeper
+    samples: TrainingSamples
     rollout: Rollout
     learner: Learner
     publisher: Publisher
@@ -48,23 +51,34 @@ class Run:
     form_learner: Callable[[Path | None], Learner]
     # Learner groups in a row that may be lost before the run stops.
     restarts: int
+    # Is told the stage that the driver begins to wait for.
+    entered: Callable[[str], None] = lambda stage: None
     lost_in_a_row: int = 0
     furthest: int = 0  # steps that were done when most were done
 
     def begin(self) -> None:
         """Serve the weights that the run goes on from; evaluate them before the first step."""
-        self.stages.serve(self.publish(self.step), evaluate=self.step == 0)
+        weights = self.publish(self.step)
+        self.entered("sync")
+        self.stages.serve(weights, evaluate=self.step == 0)
         if self.step == 0:
+            self.entered("evaluate")
             self.books.evaluate(step=0)
         self.interrupt.stepping = True
 
     def keep(self, step: int, batch: StepBatch) -> None:
-        """Keep the trajectories of ``step``, counted from 1, if the settings ask for it.
+        """Keep the trajectories of ``step``, counted from 1, if the settings ask for it, and record
+        some of its groups for the report.
 
         A failure is treated as one of the learner: groups that cannot be fetched to be written
         cannot be fetched to be trained on either.
         """
-        keep = learner_call(lambda: self.keeper.keep(step, batch), "keep trajectories")
+
+        def both() -> None:
+            self.samples.keep(step, batch)
+            self.keeper.keep(step, batch)
+
+        keep = learner_call(both, "keep trajectories")
         self.stages.wait_for(keep)
         keep.result()
 
@@ -102,6 +116,7 @@ class Run:
         were lost since a step was done for the first time.
         """
         # The ranks that are left may still write a checkpoint, which ``rewind`` deletes below.
+        self.entered(STARTING)
         self.learner.close()
         while True:
             self.lost_in_a_row += 1

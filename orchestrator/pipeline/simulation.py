@@ -227,6 +227,8 @@ class Simulation:
         schedule.trained(step)
         if self._first_at is None and schedule.step == self._measured_from:
             self._first_at = self._now
+        for worker in sorted(self._busy):  # the weights travel to its host while it samples
+            self._there(schedule.step, self._hosts[worker])
         schedule.publish(schedule.step)
         self._page = _Page.WEIGHTS
 

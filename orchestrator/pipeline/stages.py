@@ -20,12 +20,14 @@ from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.learner_calls import LearnerLost
 from orchestrator.pipeline.ledger import Claim, Ledger
 from orchestrator.pipeline.ledger_notes import LedgerNotes
+from orchestrator.pipeline.live_numbers import live_numbers
 from orchestrator.pipeline.order import step_prompts, training_request
 from orchestrator.pipeline.roles import Publisher, Rewards, Rollout, Waiting
 from orchestrator.pipeline.scaling import NoRoom, Scaling
 from orchestrator.pipeline.schedule import Batch, Drop, End, Load, Sample, Schedule, Stage, Work
 from orchestrator.pipeline.step_batch import StepBatch, step_batch
 from orchestrator.pipeline.worker_notes import WorkerNotes
+from orchestrator.record.live import Live
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.rollout_events import (
     BatchSampled,
@@ -84,13 +86,16 @@ class Stages:
         drops: Drops,
         wait: Waiting,
         no_room: NoRoom,
+        tell: Callable[[Live], None] | None = None,
     ) -> None:
+        """``tell`` is told once a second what is going on."""
         self.schedule = schedule
         self.workers = WorkerNotes(schedule, rollout, rewards, ledger, config.learner.ranks)
         self.scaling = Scaling(config, schedule, rollout, rewards, ledger, no_room)
         self._config, self._prompts = config, prompts
         self._rollout, self._rewards, self._publisher = rollout, rewards, publisher
         self._ledger, self._drops, self._wait = ledger, drops, wait
+        self._tell = tell
         self._notes = LedgerNotes(ledger)
         size = config.rollout.group_size
         self._minimum = config.algorithm.minimum_survivors or default_minimum_survivors(size)
@@ -109,6 +114,7 @@ class Stages:
         With ``evaluate`` an evaluation comes next, and no new step begins before ``batch``.
         """
         self._weights = weights
+        self._rollout.bring(weights)
         self.schedule.publish(weights.receipt.weight_version, hold=evaluate)
         self._turn(0.0)
         while self.schedule.loading:
@@ -208,7 +214,16 @@ class Stages:
             self._hear()
             self._follow_orders()
         self._notes.write_if_due()
-        self.scaling.turn(self.workers.note())
+        wishes = self.workers.note()
+        if wishes is not None and self._tell is not None:
+            self._tell(self._live())
+        self.scaling.turn(wishes)
+
+    def _live(self) -> Live:
+        return live_numbers(
+            *(self.schedule, self._rollout, self._rewards),
+            *(self.workers, self._config.learner_ranks, self._ledger),
+        )
 
     def _rest(self) -> float:
         """Seconds until a pool has something to do even if no answer comes."""

@@ -35,7 +35,7 @@ def train(run: Run) -> None:
 
 def take_step(run: Run, step: int) -> None:
     """One step of the algorithm."""
-    clock = Clock()
+    clock = Clock(run.entered)
     batch = run.stages.batch(step, clock)
     with clock.stage("save"):
         run.books.finish_saving()

@@ -35,12 +35,20 @@ class WorkerNotes:
         self._schedule, self._rollout, self._rewards = schedule, rollout, rewards
         self._ledger, self._ranks, self._monotonic = ledger, ranks, monotonic
         self._calls: list[Background[Any]] = []
+        # Each is told the role and the state of every worker whenever the notes are written.
+        self.listeners: list[Callable[[list[tuple[str, str]]], None]] = []
         self._noted_at = -math.inf
 
     def watch(self, call: Background[Any]) -> None:
         """The learner is busy with this call until it is done."""
         if call not in self._calls:
             self._calls.append(call)
+
+    @property
+    def learner_state(self) -> str:
+        """What the learner does at the moment."""
+        self._calls = [call for call in self._calls if not call.done]
+        return ", ".join(call.name for call in self._calls) or "idle"
 
     def note(self) -> list[ScalingEntry] | None:
         """Write the notes if the last ones are old enough; otherwise return None.
@@ -51,12 +59,13 @@ class WorkerNotes:
         if now < self._noted_at + _EVERY_S:
             return None
         self._noted_at = now
-        return self._ledger.note_workers(self._entries())
+        entries = self._entries()
+        for hear in self.listeners:
+            hear([(entry.role, entry.state) for entry in entries])
+        return self._ledger.note_workers(entries)
 
     def _entries(self) -> list[WorkerEntry]:
-        self._calls = [call for call in self._calls if not call.done]
-        learner = ", ".join(call.name for call in self._calls) or "idle"
-        version = self._schedule.step
+        learner, version = self.learner_state, self._schedule.step
         return [
             *(
                 WorkerEntry(name, "rollout", state, self._schedule.serves(name))

@@ -174,10 +174,21 @@ def find(key: str, metrics: Sequence[Metric] = STEP_METRICS) -> Metric | None:
 
 
 @cache
+def placed(key: str) -> tuple[Metric | None, tuple[str, ...]]:
+    """The metric of a key of metrics.jsonl, and what stands in its placeholders, in order."""
+    metric = find(key)
+    if metric is None:
+        return None, ()
+    matched = _pattern(metric.key).fullmatch(key)
+    assert matched is not None
+    return metric, matched.groups()
+
+
+@cache
 def _pattern(key: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", key)  # literal text and names of placeholders by turns
     parts[::2] = map(re.escape, parts[::2])
-    parts[1::2] = [f"(?:{PLACEHOLDERS[name][0]})" for name in parts[1::2]]
+    parts[1::2] = [f"({PLACEHOLDERS[name][0]})" for name in parts[1::2]]
     return re.compile("".join(parts), re.DOTALL)
 
 

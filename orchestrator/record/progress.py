@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from policy.secrets import masked
 from policy.types import JsonDict
 
 RECENT = 20  # steps whose mean duration gives the estimate
+_LONG_WAIT_S = 10.0  # after which a line says what is awaited
 
 
 class Progress:
@@ -24,15 +28,34 @@ class Progress:
 
     def step(self, row: JsonDict) -> None:
         """Print the line of one step from its row of ``metrics.jsonl``."""
-        self._seconds.append(row["seconds/step"])
-        left = (self.steps - row["step"]) * sum(self._seconds) / len(self._seconds)
+        left = self.seconds_left(row)
         self.note(
             f"step {row['step']:>{len(str(self.steps))}}/{self.steps}"
-            f"  reward {_number(row['reward/mean'])}  kl {_number(row.get('kl/mean'))}"
-            f"  entropy cot {_number(row.get('entropy/cot/mean'))}"
-            f" image {_number(row.get('entropy/image/mean'))}"
+            f"  reward {number(row['reward/mean'])}  kl {number(row.get('kl/mean'))}"
+            f"  entropy cot {number(row.get('entropy/cot/mean'))}"
+            f" image {number(row.get('entropy/image/mean'))}"
             f"  {row['seconds/step']:.1f} s  ETA {duration(left)}"
         )
+
+    def seconds_left(self, row: JsonDict) -> float:
+        """The estimated time until the last step, after the step of this row; ask once a step."""
+        self._seconds.append(row["seconds/step"])
+        return float((self.steps - row["step"]) * sum(self._seconds) / len(self._seconds))
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say what the context waits for, such as ``starting Ray``, if it takes over 10 s."""
+        text = f"{what} ({_LONG_WAIT_S:g} s so far)"
+        timer = threading.Timer(_LONG_WAIT_S, self.note, [text])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def workers(self, states: Sequence[tuple[str, str]]) -> None:
+        """Take the role and the state of every worker. Lines do not show them."""
 
 
 def duration(seconds: float) -> str:
@@ -44,5 +67,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A metric as text with four decimals; a dash where there is none."""
     return "-" if value is None else f"{value:.4f}"

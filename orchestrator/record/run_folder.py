@@ -2,7 +2,8 @@
 
 ``runs/<name>/`` holds ``config.yaml``, ``inputs.json``, ``metrics.jsonl``, ``evaluations.jsonl``,
 ``dropped.jsonl``, ``skipped.jsonl``, ``samples/``, ``checkpoints/step-N/``,
-``trajectories/step-N/``, ``report.html``, ``run.log``, ``ledger.json`` and ``ledger/``.
+``trajectories/step-N/``, ``report.html``, ``run.log``, ``ledger.json`` and ``ledger/``. While the
+run goes on it also holds ``prometheus.json``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Self
 
+from orchestrator.record import discovery
 from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.own_checkpoints import WRITTEN, OwnCheckpoints, checkpoint_step
 from policy.disk import is_in_part, made_anew, write_whole, writing
@@ -24,9 +26,10 @@ from policy.types import JsonDict
 
 LONGEST_NEW = 90  # characters of a name, so that ``-2`` and so on still fit behind it
 LOCK = ".lock"
+TRAINING_SAMPLES = "samples/training.jsonl"
 _LIST = f"checkpoints/{WRITTEN}"
 _OF_A_START = (
-    *(LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger"),
+    *(LOCK, "config.yaml", "inputs.json", "run.log", "ledger.json", "ledger", discovery.FILE),
     f"checkpoints/{WRITTEN}",
 )
 _ROWS = (
@@ -35,6 +38,7 @@ _ROWS = (
     "dropped.jsonl",
     "skipped.jsonl",
     "samples/records.jsonl",
+    TRAINING_SAMPLES,
 )
 
 

@@ -1,205 +1,166 @@
-"""Charts for the report, as SVG text. The same numbers give the same bytes.
+"""Which charts a page has, and the numbers of their lines. The page's script draws them.
 
-Labels are text elements, not outlines: they take the page's font, and the file stays small. A line
-has a gap where its value is NaN or None.
+A chart without a value is left out. With several runs each run has its line in every chart. Runs
+whose settings differ by the seed alone share one line: their mean, and its standard error.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
-from numpy.typing import NDArray
+from orchestrator.record.metrics import STAGES, STEP_METRICS, find
+from orchestrator.report.curves import Series, drawn, over_seeds
+from orchestrator.report.run_files import RunFiles
+from policy.types import JsonDict
 
-Array = NDArray[np.float64]
-
-_COLOURS = ("#2f66b0", "#d9822b", "#3d9970", "#8a63b5", "#5fb0c4", "#8d96a0", "#c2484d", "#b59a2e")
-_INK, _FAINT = "#5b6570", "#e4e7eb"
-# The most points of a line. A chart is about 480 pixels wide, so more would not show.
-_MAX_POINTS = 240
-# The most steps of a stacked chart.
-_MAX_BARS = 120
-_FEW = 20  # a line of at most so many points has a mark at each and is not smoothed
-_MAX_ERROR_BARS = 40  # more points get a band instead of error bars
+_EACH_REWARD = ("reward/{reward}", "detail/{reward}/{part}")  # keys in the table of metrics
+_METRICS = {metric.key: metric for metric in STEP_METRICS}
 
 
-@dataclass(frozen=True)
-class Series:
-    """One quantity over training steps. All sequences have the same length."""
-
-    label: str
-    steps: Sequence[float]
-    values: Sequence[float | None]
-    errors: Sequence[float | None] = ()  # standard errors; only ``error_bar_chart`` needs them
-
-    @property
-    def present(self) -> bool:
-        """Whether any value is a finite number."""
-        return bool(np.isfinite(_array(self.values)).any())
+def _meaning(key: str) -> str:
+    """The caption of a chart that shows one metric: its help and its unit from the table."""
+    metric = _METRICS[key]
+    return metric.help if metric.unit in ("1", "share") else f"{metric.help}, in {metric.unit}"
 
 
-def line_chart(series: Sequence[Series]) -> str:
-    """Lines over steps. A line of many points is faint, with its moving average drawn over it."""
-
-    def draw(axes: Axes) -> None:
-        for one, colour in _coloured(series):
-            steps, raw = _array(one.steps), _array(one.values)
-            if np.isfinite(raw).sum() <= _FEW:
-                axes.plot(steps, raw, color=colour, lw=1.4, marker="o", ms=3, label=one.label)
-                continue
-            axes.plot(*thin(steps, raw, _MAX_POINTS), color=colour, lw=0.8, alpha=0.3)
-            smooth = moving_average(raw, 2 * (len(raw) // 60) + 3)
-            axes.plot(*thin(steps, smooth, _MAX_POINTS), color=colour, lw=1.6, label=one.label)
-
-    return _render(draw, legend=len(series) > 1)
-
-
-def error_bar_chart(series: Sequence[Series]) -> str:
-    """Values over steps with plus and minus one standard error: bars, or a band if many."""
-
-    def draw(axes: Axes) -> None:
-        for one, colour in _coloured(series):
-            steps, values = _array(one.steps), _array(one.values)
-            errors = np.nan_to_num(_array(one.errors))
-            if len(steps) > _MAX_ERROR_BARS:
-                axes.fill_between(
-                    steps, values - errors, values + errors, color=colour, alpha=0.2, lw=0
-                )
-                axes.plot(steps, values, color=colour, lw=1.4, label=one.label)
-                continue
-            axes.errorbar(
-                steps,
-                values,
-                yerr=errors,
-                color=colour,
-                label=one.label,
-                lw=1.2,
-                marker="o",
-                ms=3.5,
-                capsize=2.5,
-                elinewidth=1,
-            )
-
-    return _render(draw, legend=len(series) > 1)
-
-
-def stacked_chart(series: Sequence[Series]) -> str:
-    """The parts of a whole at each step, one on top of the other. A missing part counts as 0.
-
-    All series must have the same steps. With many steps, neighbours are averaged.
-    """
-
-    def draw(axes: Axes) -> None:
-        steps = thin(_array(series[0].steps), _array(series[0].steps), _MAX_BARS)[0]
-        middle = (steps[1:] + steps[:-1]) / 2
-        edges = np.concatenate([[steps[0] - 0.5], middle, [steps[-1] + 0.5]])
-        base = np.zeros(len(steps))
-        for one, colour in _coloured(series):
-            top = base + thin(_array(one.steps), np.nan_to_num(_array(one.values)), _MAX_BARS)[1]
-            axes.stairs(top, edges, baseline=base, fill=True, color=colour, lw=0, label=one.label)
-            base = top
-        axes.set_ylim(0, float(base.max()) * 1.05 or 1)
-
-    return _render(draw, legend=True, wide=True)
+# Title, caption, and one line for each metric: key -> label in the legend.
+_CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    (
+        "Reward spread",
+        "standard deviation of the total: of a step, and inside its groups",
+        {"reward/std": "step", "reward/group_std": "inside groups"},
+    ),
+    (
+        "Entropy",
+        "mean over tokens, normalised",
+        {"entropy/cot/mean": "CoT", "entropy/image/mean": "image"},
+    ),
+    (
+        "Entropy spread",
+        "standard deviation over tokens, normalised",
+        {"entropy/cot/std": "CoT", "entropy/image/std": "image"},
+    ),
+    (
+        "Guided minus conditional",
+        "what guidance adds to log-prob and entropy of the image tokens, mean in nats",
+        {"guidance/logprob_gap": "log-prob", "guidance/entropy_gap": "entropy"},
+    ),
+    ("KL to the reference", _meaning("kl/mean"), {"kl/mean": "KL"}),
+    ("Gradient norm", _meaning("grad_norm"), {"grad_norm": "gradient norm"}),
+    (
+        "Off-policy ratios",
+        "share of tokens whose ratio was clipped, and whose ratio is below 0.9 or above 1.1",
+        {"ratio/clipped": "clipped", "ratio/outside": "outside 0.9 to 1.1"},
+    ),
+    (
+        "Token partition",
+        "share of tokens of low and of high entropy",
+        {"tokens/low_fraction": "low", "tokens/high_fraction": "high"},
+    ),
+    ("Bonus", _meaning("bonus/mean"), {"bonus/mean": "bonus"}),
+    (
+        "Advantages the bonus reverses",
+        _meaning("bonus/flip_share"),
+        {"bonus/flip_share": "reversed"},
+    ),
+    ("CoT length", _meaning("cot_length/mean"), {"cot_length/mean": "tokens"}),
+    ("CoTs cut", _meaning("cot_length/capped"), {"cot_length/capped": "cut"}),
+)
 
 
-def moving_average(values: Array, window: int) -> Array:
-    """Centred mean over ``window`` values, fewer at the ends. NaN stays NaN and enters no mean."""
-    known = np.isfinite(values)
-    kernel = np.ones(window)
-    reach = window // 2
-    total = np.convolve(np.where(known, values, 0.0), kernel)[reach : reach + len(values)]
-    count = np.convolve(known.astype(float), kernel)[reach : reach + len(values)]
-    return np.where(known, total / np.maximum(count, 1), np.nan)
-
-
-def thin(steps: Array, values: Array, limit: int) -> tuple[Array, Array]:
-    """Reduce to at most ``limit`` points: each is the mean of the same number of neighbours.
-
-    NaN enters no mean. A point is NaN if all its values are.
-    """
-    width = math.ceil(len(values) / limit)
-    starts = np.arange(0, len(values), width)
-    known = np.isfinite(values)
-    total = np.add.reduceat(np.where(known, values, 0.0), starts)
-    count = np.add.reduceat(known.astype(float), starts)
-    sizes = np.diff(np.append(starts, len(values)))
-    means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return np.add.reduceat(steps, starts) / sizes, means
-
-
-def _coloured(series: Sequence[Series]) -> list[tuple[Series, str]]:
-    return [(one, _COLOURS[place % len(_COLOURS)]) for place, one in enumerate(series)]
-
-
-def _array(values: Sequence[float | None]) -> Array:
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _render(draw: Callable[[Axes], None], legend: bool, wide: bool = False) -> str:
-    width, height = (11.4, 2.5) if wide else (5.6, 2.6)
-    with matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "eg-grpo",
-            "text.parse_math": False,
-            "font.size": 8,
-            "font.sans-serif": ["DejaVu Sans"],
-        }
+def charts(runs: Sequence[RunFiles]) -> list[JsonDict]:
+    """Every chart that has a value to draw: title, caption, kind and lines."""
+    families = _families(runs)
+    sets = dict.fromkeys(name for run in runs for name in run.sets)
+    found = [_evaluated(families, list(sets))]
+    keys = dict.fromkeys(key for run in runs for row in run.metrics for key in row)
+    each = {
+        key: key.partition("/")[2]
+        for key in keys
+        if (metric := find(key)) and metric.key in _EACH_REWARD
+    }
+    for title, text, labels in (
+        ("Reward in training", _meaning("reward/mean"), {"reward/mean": "total"}),
+        ("Each reward in training", "with details of rewards; unweighted, mean of a step", each),
+        *_CHARTS,
     ):
-        figure = Figure(figsize=(width, height))
-        margin = 0.62 / width
-        axes = figure.add_axes((margin, 0.13, 0.985 - margin, 0.72 if legend else 0.83))
-        draw(axes)
-        _restrain(axes)
-        if legend:
-            axes.legend(
-                loc="lower left",
-                bbox_to_anchor=(0, 1.01),
-                ncols=8 if wide else 4,
-                frameon=False,
-                borderpad=0,
-                borderaxespad=0.2,
-                handlelength=1.2,
-                labelcolor=_INK,
+        lines = _lines(families, [(label, _of_metric(key)) for key, label in labels.items()])
+        found.append({"title": title, "text": text, "kind": "line", "lines": lines})
+    found += [_stages(run, len(runs) > 1) for run in runs]
+    return [chart for chart in found if chart["lines"]]
+
+
+def _families(runs: Sequence[RunFiles]) -> dict[str, list[RunFiles]]:
+    """The runs that share their settings but for the seed, by the label of their line."""
+    by_settings: dict[object, list[RunFiles]] = {}
+    for run in runs:
+        by_settings.setdefault(run.family or run.label, []).append(run)
+    return {
+        family[0].label if len(family) == 1 else f"{family[0].label} ({len(family)} seeds)": family
+        for family in by_settings.values()
+    }
+
+
+def _lines(
+    families: dict[str, list[RunFiles]],
+    quantities: Sequence[tuple[str, Callable[[RunFiles], Series | None]]],
+) -> list[JsonDict]:
+    """One line for each family and quantity that has a value; ``run`` counts the families."""
+    lines = []
+    for place, (name, family) in enumerate(families.items()):
+        for part, (label, series_of) in enumerate(quantities):
+            series = [one for run in family if (one := series_of(run)) and one.present]
+            if not series:
+                continue
+            several = len(quantities) > 1
+            label = label if len(families) == 1 else f"{name}: {label}" if several else name
+            line = over_seeds(label, series)
+            if line.present:
+                lines.append(drawn(line) | {"run": place, "part": part})
+    return lines
+
+
+def _of_metric(key: str) -> Callable[[RunFiles], Series | None]:
+    return lambda run: Series(
+        key, [row["step"] for row in run.metrics], [row.get(key) for row in run.metrics]
+    )
+
+
+def _evaluated(families: dict[str, list[RunFiles]], sets: Sequence[str]) -> JsonDict:
+    def of_set(name: str) -> Callable[[RunFiles], Series | None]:
+        def series(run: RunFiles) -> Series | None:
+            rows = run.sets.get(name, [])
+            return Series(
+                name,
+                [row["step"] for row in rows],
+                [row["reward/mean"] for row in rows],
+                [row["reward/standard_error"] for row in rows],
             )
-        text = io.StringIO()
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=no_metadata)
-    return _inline(text.getvalue())
+
+        return series
+
+    text = "same prompts and seeds at every step; plus and minus one standard error over prompts"
+    if any(len(family) > 1 for family in families.values()):
+        text += ", or over seeds where a line has several"
+    lines = _lines(families, [(name, of_set(name)) for name in sets])
+    return {"title": "Reward on fixed prompts", "text": text, "kind": "line", "lines": lines}
 
 
-def _restrain(axes: Axes) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_FAINT)
-    axes.grid(axis="y", color=_FAINT, lw=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, colors=_INK, pad=4)
-    axes.margins(x=0.015)
-    lowest, highest = axes.dataLim.intervaly
-    if lowest == highest:  # show a flat line with 0, or the axis would magnify rounding
-        axes.set_ylim(*sorted((0, 2 * lowest or 1)))
-    first, last = axes.dataLim.intervalx
-    if last - first < 2:
-        axes.set_xlim(first - 1, last + 1)
-    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10], integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    decimals = ScalarFormatter(useOffset=False)
-    decimals.set_scientific(False)
-    axes.yaxis.set_major_formatter(decimals)
-
-
-def _inline(svg: str) -> str:
-    """The ``<svg>`` element without ids and namespace addresses, which HTML does not need."""
-    element = svg[svg.index("<svg") :]
-    element = re.sub(r' xmlns(:xlink)?="[^"]*"', "", element)
-    return re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", element)
+def _stages(run: RunFiles, several: bool) -> JsonDict:
+    """The seconds of each stage, and as "other" the rest of the step."""
+    metrics = run.metrics
+    steps = [row["step"] for row in metrics]
+    stages = {stage: [row.get(f"seconds/{stage}") or 0.0 for row in metrics] for stage in STAGES}
+    whole = [row.get("seconds/step") or 0.0 for row in metrics]
+    used = [math.fsum(parts) for parts in zip(*stages.values(), strict=True)]
+    stages["other"] = [max(0.0, step - part) for step, part in zip(whole, used, strict=True)]
+    total = math.fsum(map(math.fsum, stages.values()))
+    lines = [
+        drawn(Series(f"{stage} {math.fsum(seconds) / total:.0%}", steps, seconds))
+        | {"run": 0, "part": part}
+        for part, (stage, seconds) in enumerate(stages.items())
+        if any(seconds)
+    ]
+    title = f"Time of a step: {run.label}" if several else "Time of a step"
+    return {"title": title, "text": "seconds by stage", "kind": "stack", "lines": lines}

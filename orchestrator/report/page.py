@@ -1,85 +1,47 @@
-"""Writes report.html of a run folder: one file that loads nothing else, at any time of a run.
+"""The page of one run or of several, and report.html: one file that loads nothing else.
+
+The numbers are in the page as JSON, and its own script draws them. So the page that
+``eg-grpo serve`` keeps up to date is the same.
 
 Failure policy: a missing row or picture leaves a gap. Only a folder without a run is an error.
-Prompts and CoTs could hold HTML, so they are escaped.
+Prompts, CoTs and names could hold HTML. The JSON has no "<", and the script writes only text.
+
+A page is at most 10 MB: 8 MB of samples (see ``gallery``), and lists and lines that have a bound
+each.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import math
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
-from orchestrator.record.metrics import STAGES, STEP_METRICS, find
 from orchestrator.record.progress import duration
-from orchestrator.record.run_folder import read_rows
-from orchestrator.report.charts import Series, error_bar_chart, line_chart, stacked_chart
-from orchestrator.report.comparison import change_table, compare, evaluated_sets, headline
-from orchestrator.report.gallery import galleries
-from policy.disk import write_whole
-from policy.errors import UserError
-from policy.secrets import masked_tree
-from policy.text_files import read_text
-from policy.types import JsonDict
-from policy.yaml_text import dump, parse
-
-_SHORT_COT = 140  # characters of a longer CoT that show until a click opens it
-_EACH_REWARD = ("reward/{reward}", "detail/{reward}/{part}")  # keys in the table of metrics
-_METRICS = {metric.key: metric for metric in STEP_METRICS}
-
-
-def _meaning(key: str) -> str:
-    """The caption of a chart that shows one metric: its help and its unit from the table."""
-    metric = _METRICS[key]
-    return metric.help if metric.unit in ("1", "share") else f"{metric.help}, in {metric.unit}"
-
-
-# Title, caption, and one line for each metric: key -> label in the legend.
-_CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
-    (
-        "Reward spread",
-        "standard deviation of the total: of a step, and inside its groups",
-        {"reward/std": "step", "reward/group_std": "inside groups"},
-    ),
-    (
-        "Entropy",
-        "mean over tokens, normalised",
-        {"entropy/cot/mean": "CoT", "entropy/image/mean": "image"},
-    ),
-    (
-        "Entropy spread",
-        "standard deviation over tokens, normalised",
-        {"entropy/cot/std": "CoT", "entropy/image/std": "image"},
-    ),
-    (
-        "Guided minus conditional",
-        "what guidance adds to log-prob and entropy of the image tokens, mean in nats",
-        {"guidance/logprob_gap": "log-prob", "guidance/entropy_gap": "entropy"},
-    ),
-    ("KL to the reference", _meaning("kl/mean"), {"kl/mean": "KL"}),
-    ("Gradient norm", _meaning("grad_norm"), {"grad_norm": "gradient norm"}),
-    (
-        "Off-policy ratios",
-        "share of tokens whose ratio was clipped, and whose ratio is below 0.9 or above 1.1",
-        {"ratio/clipped": "clipped", "ratio/outside": "outside 0.9 to 1.1"},
-    ),
-    (
-        "Token partition",
-        "share of tokens of low and of high entropy",
-        {"tokens/low_fraction": "low", "tokens/high_fraction": "high"},
-    ),
-    ("Bonus", _meaning("bonus/mean"), {"bonus/mean": "bonus"}),
-    (
-        "Advantages the bonus reverses",
-        _meaning("bonus/flip_share"),
-        {"bonus/flip_share": "reversed"},
-    ),
-    ("CoT length", _meaning("cot_length/mean"), {"cot_length/mean": "tokens"}),
-    ("CoTs cut", _meaning("cot_length/capped"), {"cot_length/capped": "cut"}),
+from orchestrator.report.charts import charts
+from orchestrator.report.comparison import (
+    Comparison,
+    change_table,
+    compare,
+    evaluated_sets,
+    headline,
 )
+from orchestrator.report.gallery import gallery
+from orchestrator.report.run_comparison import run_table
+from orchestrator.report.run_files import RunFiles, read_rows, read_runs
+from policy.disk import write_whole
+from policy.secrets import masked_tree
+from policy.types import JsonDict
+from policy.yaml_text import dump
+
+MAX_PAGE_BYTES = 10_000_000
+_MAX_DROPPED, _MAX_ALARMS = 200, 12  # of each run
+_MAX_TEXT = 400  # characters of a prompt or reason in the list of what was dropped
+_MAX_SETTINGS = 100_000  # characters
+_SCRIPTS = ("charts.js", "gallery.js", "page.js")
 
 
 def write_report(run_folder: Path) -> Path:
@@ -87,48 +49,118 @@ def write_report(run_folder: Path) -> Path:
 
     Raises ``UserError`` if the folder holds neither metrics nor evaluations.
     """
-    metrics = read_rows(run_folder / "metrics.jsonl")
-    evaluations = read_rows(run_folder / "evaluations.jsonl")
-    if not metrics and not evaluations:
-        raise UserError(f"{run_folder} holds no run: no row in metrics.jsonl or evaluations.jsonl")
-    samples = run_folder / "samples"
-    settings_file = run_folder / "config.yaml"
-    settings = read_text(settings_file) if settings_file.is_file() else ""
-    config = parse(settings, str(settings_file)) or {}
-    last_step = max((row["step"] for row in metrics), default=0)
-    sets = evaluated_sets(evaluations)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("orchestrator.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "signed": _signed}
-    page = environment.get_template("report.html.j2").render(
-        name=config.get("name", run_folder.name),
-        last_step=last_step,
-        planned_steps=config.get("steps"),
-        duration=duration(math.fsum(row.get("seconds/step") or 0 for row in metrics)),
-        comparisons=[compare(label, rows) for label, rows in sets.items()],
-        alarms=_alarms(metrics),
-        charts=_charts(metrics, sets),
-        stage_chart=_stage_chart(metrics),
-        galleries=galleries(read_rows(samples / "records.jsonl"), samples),
-        set_names=list(sets),
-        table=change_table(sets),
-        settings=dump(masked_tree(config)) if config else "",
-        short_cot=_SHORT_COT,
-    )
-    report = run_folder / "report.html"
-    write_whole(report, page)
-    return report
+    return write_page([run_folder], run_folder / "report.html")
+
+
+def write_page(folders: Sequence[Path], file: Path) -> Path:
+    """Write the page of some run folders to ``file``; returns it. See ``write_report``."""
+    write_whole(file, html(page_data(read_runs(folders))))
+    return file
 
 
 def headlines(run_folder: Path) -> list[str]:
     """One line for each fixed set; the command ``train`` ends by printing them."""
     sets = evaluated_sets(read_rows(run_folder / "evaluations.jsonl"))
     return [headline(compare(label, rows)) for label, rows in sets.items()]
+
+
+def page_data(runs: Sequence[RunFiles]) -> JsonDict:
+    """Everything that the page of these runs shows, as JSON."""
+    samples, thinned = gallery([run.folder for run in runs])
+    names = [run.config.get("name", run.label) if len(runs) == 1 else run.label for run in runs]
+    return {
+        "title": ", ".join(names),
+        "runs": [
+            _run(run, name) | {"samples": found}
+            for run, name, found in zip(runs, names, samples, strict=True)
+        ],
+        "charts": charts(runs),
+        "comparison": run_table(runs) if len(runs) > 1 else [],
+        "thinned": thinned,
+    }
+
+
+def html(data: JsonDict, live: bool = False) -> str:
+    """The page. With ``live`` it asks the server that it came from for newer data."""
+    templates = resources.files("orchestrator.report") / "templates"
+    script = "\n".join((templates / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    source = "'self'" if live else "'none'"
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+        f"; form-action 'none'; script-src 'sha256-{digest}'; connect-src {source}"
+    )
+    parts = {
+        "POLICY": policy,
+        "TITLE": _escaped(data["title"]),
+        "STYLE": (templates / "page.css").read_text(encoding="utf-8"),
+        "LIVE": "true" if live else "false",
+        "SCRIPT": script,
+        "DATA": embedded(data),  # last, because a prompt could hold the name of another part
+    }
+    page = (templates / "page.html").read_text(encoding="utf-8")
+    for name, text in parts.items():
+        page = page.replace(f"[[{name}]]", text)
+    return page
+
+
+def embedded(data: JsonDict) -> str:
+    """JSON that can stand in a script element: no text in it can end the element."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _run(run: RunFiles, name: str) -> JsonDict:
+    last_step = max((row["step"] for row in run.metrics), default=0)
+    seconds = math.fsum(row.get("seconds/step") or 0 for row in run.metrics)
+    alarms = _alarms(run.metrics)
+    dropped = _dropped(run)
+    return {
+        "name": name,
+        "step": last_step,
+        "planned": run.config.get("steps"),
+        "duration": duration(seconds) if run.metrics else "",
+        "sets": list(run.sets),
+        "cards": [_card(compare(label, rows)) for label, rows in run.sets.items()],
+        "alarms": alarms[:_MAX_ALARMS],
+        "more_alarms": max(0, len(alarms) - _MAX_ALARMS),
+        "table": [
+            {
+                "section": row.section,
+                "name": row.name,
+                "changes": [
+                    [_finite(change.before), _finite(change.after), _finite(change.difference)]
+                    for change in row.changes
+                ],
+            }
+            for row in change_table(run.sets)
+        ],
+        "dropped": dropped[-_MAX_DROPPED:],
+        "more_dropped": max(0, len(dropped) - _MAX_DROPPED),
+        "settings": dump(masked_tree(run.config))[:_MAX_SETTINGS] if run.config else "",
+    }
+
+
+def _card(comparison: Comparison) -> JsonDict:
+    """The headline of a fixed set; see ``Comparison``."""
+    c = comparison
+    difference = c.difference
+    return {
+        "label": c.label,
+        "before_step": c.before_step,
+        "after_step": c.after_step,
+        "before": _finite(c.before),
+        "after": _finite(c.after),
+        "difference": None if difference is None else _finite(difference.mean),
+        "error": None if difference is None else _finite(difference.standard_error),
+        "errors": _finite(c.standard_errors),
+        "prompts": c.num_prompts,
+        "samples": c.num_samples,
+        "failed": c.num_failed,
+        "once": difference is None,
+    }
 
 
 def _alarms(metrics: Sequence[JsonDict]) -> list[JsonDict]:
@@ -144,73 +176,32 @@ def _alarms(metrics: Sequence[JsonDict]) -> list[JsonDict]:
     return sorted(found, key=lambda alarm: -alarm["count"])
 
 
-def _charts(
-    metrics: Sequence[JsonDict], sets: dict[str, list[JsonDict]]
-) -> list[tuple[str, str, Markup]]:
-    """Title, caption and SVG of every chart that has a value to draw."""
-    evaluated = [
-        Series(
-            label,
-            [row["step"] for row in rows],
-            [row["reward/mean"] for row in rows],
-            [row["reward/standard_error"] for row in rows],
-        )
-        for label, rows in sets.items()
-        if any(row["reward/mean"] is not None for row in rows)
+def _dropped(run: RunFiles) -> list[JsonDict]:
+    """Groups that were dropped and updates that were skipped, each with its reason, by step."""
+    groups = [
+        {
+            "step": row["step"],
+            "what": "group",
+            "prompt": row["prompt"][:_MAX_TEXT],
+            "reason": "; ".join(f"{n} × {text}" for text, n in row["reasons"].items())[:_MAX_TEXT],
+        }
+        for row in run.dropped
     ]
-    charts = []
-    if evaluated:
-        text = "same prompts and seeds at every step; plus and minus one standard error"
-        charts.append(("Reward on fixed prompts", text, Markup(error_bar_chart(evaluated))))
-    keys = dict.fromkeys(key for row in metrics for key in row)
-    each = {
-        key: key.partition("/")[2]
-        for key in keys
-        if (metric := find(key)) and metric.key in _EACH_REWARD
-    }
-    lines = [
-        ("Reward in training", _meaning("reward/mean"), {"reward/mean": "total"}),
-        ("Each reward in training", "with details of rewards; unweighted, mean of a step", each),
-        *_CHARTS,
+    updates = [
+        {
+            "step": row["step"],
+            "what": "update",
+            "prompt": f"{len(row['groups'])} groups",
+            "reason": row["reason"][:_MAX_TEXT],
+        }
+        for row in run.skipped
     ]
-    for title, text, labels in lines:
-        series = [one for key, label in labels.items() if (one := _series(metrics, key, label))]
-        if series:
-            charts.append((title, text, Markup(line_chart(series))))
-    return charts
+    return sorted(groups + updates, key=lambda row: row["step"])
 
 
-def _series(metrics: Sequence[JsonDict], key: str, label: str) -> Series | None:
-    series = Series(label, [row["step"] for row in metrics], [row.get(key) for row in metrics])
-    return series if series.present else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
-def _stage_chart(metrics: Sequence[JsonDict]) -> Markup | None:
-    """The seconds of each stage, and as "other" the rest of the step."""
-    steps = [row["step"] for row in metrics]
-    stages = {stage: [row.get(f"seconds/{stage}") or 0.0 for row in metrics] for stage in STAGES}
-    whole = [row.get("seconds/step") or 0.0 for row in metrics]
-    used = [math.fsum(parts) for parts in zip(*stages.values(), strict=True)]
-    stages["other"] = [max(0.0, step - part) for step, part in zip(whole, used, strict=True)]
-    total = math.fsum(map(math.fsum, stages.values()))
-    if not total:
-        return None
-    return Markup(
-        stacked_chart(
-            [
-                Series(f"{stage} {math.fsum(seconds) / total:.0%}", steps, seconds)
-                for stage, seconds in stages.items()
-                if any(seconds)
-            ]
-        )
-    )
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _signed(value: float | None, digits: int = 3) -> str:
-    """The number with its sign. The minus sign is the typographic one, as wide as a plus."""
-    text = _number(value, digits)
-    return text if text == "–" else f"{value:+.{digits}f}".replace("-", "−")
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

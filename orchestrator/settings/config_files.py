@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.settings.shipped import config_file
 from policy.errors import UserError
 from policy.text_files import read_text
 from policy.yaml_text import parse
@@ -16,11 +17,12 @@ BASE = "base"
 def read_layers(path: Path) -> list[dict[str, Any]]:
     """The layers of a configuration file: first those of the files in its ``base``, then its own.
 
-    ``base`` is one file or a list of files, relative to the file that names them. The settings of a
-    later layer replace those of an earlier one. Raises ``UserError`` that names the file at fault
+    ``base`` is one file or a list of files, relative to the file that names them. A shipped
+    configuration may be given by its name, as ``config_file`` says. The settings of a later layer
+    replace those of an earlier one. Raises ``UserError`` that names the file at fault
     and, for unclear YAML, the line.
     """
-    return _read(path, ())
+    return _read(config_file(path), ())
 
 
 def merged(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def _read(path: Path, derived: tuple[Path, ...]) -> list[dict[str, Any]]:
     tree = _mapping(path, named)
     layers = []
     for base in named_files(tree.pop(BASE, None) or [], f"{path}: {BASE}"):
-        layers += _read(path.parent / base, (*derived, path.resolve()))
+        layers += _read(config_file(base, path.parent), (*derived, path.resolve()))
     return [*layers, tree]
 
 

@@ -68,6 +68,22 @@ def finding(what: str, look: Callable[[], str]) -> Finding:
         return Finding(what, str(error), False)
 
 
+def gpus_text() -> str:
+    """The number and the names of the GPUs that torch finds here."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = {torch.cuda.get_device_name(index) for index in range(count)}
+    return f"{count} ({', '.join(sorted(names))})" if count else "none, everything runs on CPU"
+
+
+def shared_memory_text() -> str:
+    """The free shared memory. Raises ``UserError`` when there is none."""
+    if not SHARED_MEMORY.is_dir():
+        raise UserError(f"{SHARED_MEMORY} is missing; Ray's object store needs it")
+    return f"{shutil.disk_usage(SHARED_MEMORY).free // 2**20} MiB free in {SHARED_MEMORY}"
+
+
 def examine_host(expected: Expected) -> list[Finding]:
     """All checks of this host."""
     found = [

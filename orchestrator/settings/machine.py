@@ -1,4 +1,5 @@
-"""Checks that this machine has the ports, GPUs and shared memory that a configuration asks for."""
+"""Checks that this machine has the packages, ports, GPUs and shared memory that a configuration
+asks for."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import torch
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.host import SHARED_MEMORY
 from orchestrator.settings.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
+from orchestrator.settings.metrics_config import check_sinks
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.loading import read_config
@@ -20,10 +22,12 @@ from policy.errors import UserError
 
 
 def check_machine(config: RunConfig, model_path: Path) -> None:
-    """Raise ``UserError`` for a port, GPUs or shared memory that this machine does not have.
+    """Raise ``UserError`` for a package, a port, GPUs or shared memory that this machine lacks.
 
-    On an existing cluster only the port is checked, because actors may run on other machines.
+    On an existing cluster only packages and the port are checked, because actors may run on other
+    machines.
     """
+    check_sinks(config.metrics)
     if config.learner_ranks and (port := config.learner.rendezvous_port):
         check_port(port, "learner.rendezvous_port")
     if cluster_address(config.cluster.address) is not None:

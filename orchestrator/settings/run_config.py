@@ -21,8 +21,10 @@ from orchestrator.settings.config_errors import first_problem
 from orchestrator.settings.config_files import merged, read_layers
 from orchestrator.settings.layers import forget, inherited_from
 from orchestrator.settings.ledger_config import LedgerConfig
+from orchestrator.settings.metrics_config import MetricsConfig
 from orchestrator.settings.overrides import apply_override, split_bases
 from orchestrator.settings.renamed import check_renamed
+from orchestrator.settings.shipped import find_embedded_files
 from policy import secrets
 from policy.base_settings import IGNORED, Deadline, Dtype, Ignored, Name, Settings, refuse
 from policy.errors import UserError
@@ -57,7 +59,7 @@ class ModelConfig(Settings):
 class DataConfig(Settings):
     """Prompt files, one JSON object a line."""
 
-    train: Path
+    train: Path = Field(description="file of the prompts that are trained on")
     evaluation: dict[Name, Path] = Field(
         default_factory=dict, description="fixed evaluation sets by name, such as seen, held_out"
     )
@@ -87,7 +89,9 @@ class EvaluationConfig(Settings):
     every: int = Field(default=20, ge=1, description="steps between evaluations of `during`")
     during: str = Field(default="held_out", description="the set evaluated during training")
     prompts: int = Field(default=64, ge=1, description="prompts taken from the head of each file")
-    samples_per_prompt: int = Field(default=4, ge=1)
+    samples_per_prompt: int = Field(
+        default=4, ge=1, description="images of each prompt, with fixed seeds"
+    )
     guidance_scales: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         default=None,
         min_length=1,
@@ -154,9 +158,11 @@ class ClusterConfig(Settings):
 class RunConfig(Settings):
     """All settings of a run."""
 
-    name: Name
+    name: Name = Field(description="name of the run and of its folder")
     root: Path = Field(default=Path("runs"), description="run folders are made below it")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(
+        default=0, ge=0, description="decides the order of prompts and everything that is sampled"
+    )
     deterministic: bool = Field(
         default=False,
         description="use torch's deterministic algorithms in every worker; torch warns where it"
@@ -188,7 +194,9 @@ class RunConfig(Settings):
     model: ModelConfig
     data: DataConfig
     rollout: RolloutConfig
-    rewards: tuple[RewardConfig, ...] = Field(min_length=1)
+    rewards: tuple[RewardConfig, ...] = Field(
+        min_length=1, description="rewards, whose weighted sum is trained on"
+    )
     cache: CacheConfig = CacheConfig()
     ledger: LedgerConfig = LedgerConfig()
     learner: LearnerConfig
@@ -197,6 +205,7 @@ class RunConfig(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
     cluster: ClusterConfig = ClusterConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")
     def _check_sizes(self) -> RunConfig:
@@ -330,6 +339,7 @@ def _validated(
     that take its effect away.
     """
     check_renamed(tree, path)
+    tree = find_embedded_files(tree)
     while True:
         try:
             return RunConfig.model_validate(tree)

@@ -28,6 +28,7 @@ FREE = (
     # places of files and processes; how often the run saves and evaluates, and what it keeps
     *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
     *("cache", "rewards.*.cache", "ledger", "trajectories"),
+    "metrics",  # where they go
     # CPUs and GPUs that Ray reserves; devices and threads are separate settings
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),

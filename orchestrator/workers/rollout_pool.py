@@ -22,6 +22,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.resources import rollout_resources
@@ -126,6 +127,22 @@ class RolloutPool(ScalablePool[_Place]):
         self._events.append(WorkerLost(self.names[index], str(failure)))
 
     # Orders
+
+    def bring(self, weights: PublishedWeights) -> None:
+        """Send weights to the hosts of workers that still sample, so that loading them is short."""
+        if weights.refs is None:
+            return
+        sampling = {place.name for place in self._slots if place.doing == "sampling"}
+        hosts = {
+            ray.get(running, timeout=0).node_id
+            for name, running in zip(self.names, self._running, strict=True)
+            if name in sampling and is_here(running)
+        }
+        _, bucket, *_ = weights.refs
+        have = ray.experimental.get_object_locations([bucket])[bucket]["node_ids"]
+        if have:  # else it is so small that Ray sends it with the call
+            for host in hosts.difference(have):
+                _bring_to(host, weights.refs)
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
         """Have a worker load weights when it has done what it does; then ``WeightsLoaded``."""
@@ -334,6 +351,16 @@ class RolloutPool(ScalablePool[_Place]):
         pause_s = min(2.0 ** (self._lost_in_a_row - 2), _LONGEST_PAUSE_S)
         place.end_call()
         place.start_at = time.monotonic() + (pause_s if self._lost_in_a_row > 1 else 0.0)
+
+
+def _bring_to(host: str, refs: Sequence[ray.ObjectRef]) -> None:
+    """An empty task on the host: Ray brings a task's arguments to its host before it starts it."""
+    nothing = ray.remote(lambda *_: None).options(
+        num_cpus=0,
+        max_retries=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(host, soft=False),
+    )
+    nothing.remote(*refs)
 
 
 def fetch_groups(groups: Sequence[GroupRef], timeout_s: float) -> list[Group]:

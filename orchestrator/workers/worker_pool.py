@@ -7,8 +7,8 @@ ends their processes.
 Failure policy: a worker that does not come up raises ``WorkerFailed``. If Ray has started no
 process for it, the message says what the worker asks for and what is free. A warning says the same
 after 20 s: the cluster may be full, and a machine that comes back would have room. A rollout or
-reward worker whose process dies while it loads is started again once. A second death, an error that
-the worker raises and a missed deadline end the run: the settings are the likely cause.
+reward worker whose process dies or misses the deadline while it loads is started again once. A
+second time, or an error that the worker raises, ends the run: the settings are the likely cause.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class WorkerPool:
         """Create the workers and call ``load`` with all of them.
 
         ``start_worker`` starts the worker that has a name, at the place reserved for this name.
-        With ``restarts`` above 0 a worker that dies while it loads is started again, once.
+        With ``restarts`` above 0 a worker that is lost while it loads is started again, once.
 
         ``load`` makes the first call to each worker. The call returns when the worker can work.
         Constructors of workers must be quick, or Ray's search for a place and slow loading could
@@ -84,15 +84,31 @@ class WorkerPool:
             except WorkerDied as failure:
                 if isinstance(failure, WorkerNotStarted):
                     continue
-                log.warning("%s; it is replaced", failure)
-                self._replaceable.remove(index)
-                ray.kill(self.workers[index])
-                self.workers[index] = self._start(self.names[index])
-                self._running[index] = running(self.workers[index])
-                (self._loaded[index],) = self._load([self.workers[index]])
-                self._replaced_while_loading(index, failure)
+                self._replace_while_loading(index, failure)
                 replaced = True
         return replaced
+
+    def replace_late(self, late: WorkerLate) -> bool:
+        """Start those of the late workers again that are of this pool; False if it may not.
+
+        Such a worker may be frozen. Its process is killed.
+        """
+        indices = [index for index, name in enumerate(self.names) if name in late.names]
+        if not self._replaceable.issuperset(indices):
+            return False
+        for index in indices:
+            alone = WorkerLate([self.names[index]], late.timeout_s)
+            self._replace_while_loading(index, self._explained(alone))
+        return True
+
+    def _replace_while_loading(self, index: int, failure: WorkerFailed) -> None:
+        log.warning("%s; it is replaced", failure)
+        self._replaceable.remove(index)
+        ray.kill(self.workers[index])
+        self.workers[index] = self._start(self.names[index])
+        self._running[index] = running(self.workers[index])
+        (self._loaded[index],) = self._load([self.workers[index]])
+        self._replaced_while_loading(index, failure)
 
     def _replaced_while_loading(self, index: int, failure: WorkerFailed) -> None:
         """A hook for pools that count the workers they have lost."""
@@ -105,8 +121,14 @@ class WorkerPool:
 
     def _explained(self, late: WorkerLate) -> WorkerLate:
         """The error with what is known of the processes that did not answer."""
+        return WorkerLate(late.names, late.timeout_s, self._seen(late))
+
+    def _seen(self, late: WorkerLate) -> list[str]:
+        """What is known of the processes of this pool that did not answer."""
         seen = []
         for name in late.names:
+            if name not in self.names:
+                continue
             answer = self._running[self.names.index(name)]
             try:
                 seen.append(last_words(ray.get(answer, timeout=0)))
@@ -114,7 +136,7 @@ class WorkerPool:
                 seen.append(f"it {self._not_running(late.timeout_s)}")
             except RayError:
                 continue
-        return WorkerLate(late.names, late.timeout_s, seen)
+        return list(dict.fromkeys(seen))  # workers without a place all lack the same
 
     def _wait_loaded(self) -> list[Any]:
         return wait_loaded([self], self._start_timeout_s)
@@ -154,13 +176,6 @@ class WorkerPool:
             text, limit_s = self._not_running(NO_PROCESS_S), self._start_timeout_s
             log.warning("%s %s; it is given up after %g s", self.names[index], text, limit_s)
 
-    def _check_running(self, timeout_s: float) -> None:
-        """Raise ``WorkerFailed`` for a worker that has no process at the end of the deadline."""
-        _, waiting = ray.wait(self._running, num_returns=len(self._running), timeout=0)
-        if waiting:
-            name = self.names[self._running.index(waiting[0])]
-            raise WorkerFailed(f"{name} {self._not_running(timeout_s)}")
-
     def _not_running(self, timeout_s: float) -> str:
         """Why a worker has no process: what it asks for, and what is free."""
         asked, free = self.resources, ray.available_resources()
@@ -196,10 +211,12 @@ def wait_loaded(pools: Sequence[WorkerPool], timeout_s: float) -> list[Any]:
         answers = [answer for pool in pools for answer in pool._loaded]
         try:
             return _wait_and_warn(pools, answers, names, timeout_s)
-        except WorkerLate as late:
-            for pool in pools:
-                pool._check_running(timeout_s)
-            raise WorkerLate(late.names, timeout_s) from None
+        except WorkerLate as waited:
+            late = WorkerLate(waited.names, timeout_s)
+            slow = [pool for pool in pools if set(pool.names) & set(late.names)]
+            if False in [pool.replace_late(late) for pool in slow]:
+                seen = [one for pool in slow for one in pool._seen(late)]
+                raise WorkerLate(late.names, timeout_s, seen) from None
         except WorkerDied:
             if True not in {pool.replace_dead() for pool in pools}:
                 raise

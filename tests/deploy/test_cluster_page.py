@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ray.scripts.scripts import cli as ray_commands
 
-from orchestrator.cli import _parser
+from orchestrator.commands.parser import make_parser
 from tests.multihost.hosts import ROOT, Host, network, why_not
 from tests.training_records import rows
 
@@ -43,7 +43,7 @@ def section(title: str) -> str:
 @pytest.mark.parametrize("line", re.findall(r"(?:^|-- )(eg-grpo .*)$", PAGE, re.MULTILINE))
 def test_commands_of_the_project_are_understood(line: str) -> None:
     """Every ``eg-grpo`` line has a command and flags that exist."""
-    _, overrides = _parser().parse_known_args(shlex.split(line)[1:])
+    _, overrides = make_parser().parse_known_args(shlex.split(line)[1:])
     assert all(re.fullmatch(r"[a-z.]+=\S+", word) for word in overrides)
 
 
@@ -76,7 +76,7 @@ def test_three_hosts_by_hand(tmp_path: Path) -> None:
     and on two others, the check of the hosts, the job and its status. The run ends, with what the
     page says, and its folder is where the page says."""
     token, *lines = commands(section("Three hosts by hand"))
-    exports, lines = lines[:2], lines[2:]
+    exports, lines = lines[:4], lines[4:]
     (head,) = (line for line in lines if line.startswith("ray start --head"))
     join, _ = (line for line in lines if line.startswith("ray start --address"))
     doctor, submit, status = lines[2:5]

@@ -19,7 +19,7 @@ import pytest
 import redis
 import yaml
 
-from orchestrator.cli import _parser
+from orchestrator.commands.parser import make_parser
 from orchestrator.pipeline.ledger_server import server_binary
 from orchestrator.settings.run_config import RunConfig, load_config
 
@@ -81,7 +81,7 @@ def test_the_command_begins_or_resumes_the_run_of_the_configmap() -> None:
     """The entrypoint is a command of this project. It names the file that the ConfigMap puts onto
     the head, and says ``--resume``, so that every attempt goes on from the last checkpoint."""
     words = shlex.split(the("RayJob")["spec"]["entrypoint"])
-    parsed = _parser().parse_args(words[1:])
+    parsed = make_parser().parse_args(words[1:])
     assert (words[0], parsed.command, parsed.resume) == ("eg-grpo", "train", True)
     assert str(parsed.config) == "/etc/eg-grpo/run.yaml"
     head = the("RayCluster")["spec"]["headGroupSpec"]["template"]["spec"]
@@ -89,17 +89,20 @@ def test_the_command_begins_or_resumes_the_run_of_the_configmap() -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in head["containers"][0]["volumeMounts"]}
     assert mounts["run"] == "/etc/eg-grpo"
     (fetch,) = the("Job")["spec"]["template"]["spec"]["containers"]
-    parsed = _parser().parse_args(fetch["command"][1:])
+    parsed = make_parser().parse_args(fetch["command"][1:])
     assert (parsed.command, str(parsed.output)) == ("data", "/shared/data")
 
 
 def test_the_run_is_janus_pro_7b_with_each_role_on_its_own_group(tmp_path: Path) -> None:
-    """The settings in the ConfigMap are those of configs/janus-pro-7b.yaml but for the places. Each
-    role asks for the custom resource that one group declares, and the group has room for it."""
+    """The settings in the ConfigMap are those of configs/janus-pro-7b.yaml but for the places, and
+    the run waits half an hour for pods that come late. Each role asks for the custom resource that
+    one group declares, and the group has room for it."""
     config, base = run_settings(tmp_path), load_config(ROOT / "configs/janus-pro-7b.yaml", [])
     assert config.root == Path("/shared/runs")
-    place = {"root": base.root, "rollout": base.rollout, "learner": base.learner}
-    assert config.model_copy(update=place | {"rewards": base.rewards}) == base
+    assert config.cluster == base.cluster.model_copy(update={"wait_for_room_s": 1800.0})
+    place = {"root": base.root, "cluster": base.cluster, "rewards": base.rewards}
+    policy = {"rollout": base.rollout, "learner": base.learner}
+    assert config.model_copy(update=place | policy) == base
     anywhere = {"resources": {}, "placement": "pack"}
     assert config.rollout.model_copy(update={"resources": {}}) == base.rollout
     assert config.learner.model_copy(update=anywhere) == base.learner

@@ -13,12 +13,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from orchestrator.cli import _parser
+from orchestrator.commands.parser import make_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-PARSER = _parser()
+PARSER = make_parser()
 
 
 class BuiltPage(HTMLParser):

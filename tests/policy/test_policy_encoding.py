@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_tokenizer
@@ -104,3 +108,27 @@ def test_the_twin_keeps_length_and_frame() -> None:
     assert unconditional_twin(row, special).tolist() == [1, 0, 0, 0, 4]
     assert row.tolist() == [1, 11, 12, 13, 4]
     assert unconditional_twin(row[[0, 4]], special).tolist() == [1, 4]
+
+
+def test_the_pieces_of_a_cot_are_its_text() -> None:
+    """One piece for each token, and EOS adds nothing."""
+    encoder = tiny_encoder()
+    ids = encoder.tokenizer.encode(PROMPTS[0].text, add_special_tokens=False)
+    cot_ids = np.array([*ids, encoder.special.eos], dtype=np.int32)
+    pieces = encoder.cot_pieces(cot_ids)
+    assert len(pieces) == len(cot_ids)
+    assert "".join(pieces) == encoder.cot_text(cot_ids)
+    assert pieces[-1] == ""
+
+
+def test_a_character_of_several_tokens_belongs_to_the_last() -> None:
+    """Tokens of bytes, as Janus-Pro has: an umlaut is two bytes and an emoji four. Bytes at the end
+    that are no character are one sign, as in the text."""
+    alphabet = sorted(ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), ByteDecoder()
+    encoder = tiny_encoder()
+    encoder.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    cot_ids = np.array(encoder.tokenizer.encode("a \u00fc\U0001f534b"), dtype=np.int32)
+    assert encoder.cot_pieces(cot_ids) == ["a", " ", "", "\u00fc", "", "", "", "\U0001f534", "b"]
+    assert "".join(encoder.cot_pieces(cot_ids[:6])) == encoder.cot_text(cot_ids[:6])

@@ -1,4 +1,4 @@
-"""A run as a job of a Ray cluster, submitted by the same command until it is done."""
+"""A run as a job of a Ray cluster: submitted by the same command again, and stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -23,9 +23,9 @@ from tests.training_records import rows
 ROOT = Path(__file__).parents[3]
 RAY = str(Path(sys.executable).parent / "ray")
 TINY = (
-    "steps=3 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
+    "steps=1000 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
     " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
-    f" evaluation.every=100 checkpoint.every=1 {ONE_REWARD}"
+    f" evaluation.every=1000 checkpoint.every=3 {ONE_REWARD}"
 ).split()
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -42,6 +42,7 @@ def cluster() -> Iterator[str]:
          # The agent starts jobs. Its own choice is one port, which another Ray may have taken.
          "--dashboard-agent-listen-port", ports[2],
          "--num-cpus", "8", "--object-store-memory", str(128 * 2**20), "--disable-usage-stats"],
+        env=os.environ | {"RAY_JOB_STOP_WAIT_TIME_S": "200"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{ports[1]}"
@@ -60,32 +61,49 @@ def cluster() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_same_command_begins_a_run_and_goes_on_with_it(cluster: str, tmp_path: Path) -> None:
+def test_the_same_command_goes_on_with_a_run_and_a_stop_saves_a_step(
+    cluster: str, tmp_path: Path
+) -> None:
     """The driver of the first job is killed after a checkpoint. The second job has the same command
-    line, goes on from there and ends the run."""
+    line and goes on from there. ``ray job stop`` ends it, and the step that it was in is saved. Ray
+    sends SIGTERM to the run's own Redis too, and waits as long as is set where the head started."""
     run = tmp_path / "shapes"
-    submit = [RAY, "job", "submit", "--address", cluster]
+    submit = [RAY, "job", "submit", "--address", cluster, "--no-wait"]
     command = ["--", "env", "-C", str(ROOT), sys.executable, "-m", "orchestrator", "train",
                "configs/shapes.yaml", "--resume", f"root={tmp_path}", *TINY]  # fmt: skip
     deadline = time.monotonic() + 300
     # The cluster answers a little before the agent of the head can take a job.
-    while (
-        first := subprocess.run(
-            [*submit, "--no-wait", *command], capture_output=True, text=True, check=False
-        )
-    ).returncode:
+    while (first := said(*submit, *command)).returncode:
         assert time.monotonic() < deadline, first.stdout + first.stderr
-    while not (run / "checkpoints" / "step-1").is_dir():
-        assert time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.1)
+    wait_for(lambda: (run / "checkpoints" / "step-3").is_dir(), "a checkpoint", deadline)
     _, pid, *_ = (run / ".lock").read_text().split()
     os.kill(int(pid), signal.SIGKILL)
-    done = subprocess.run(
-        [*submit, *command], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert [row["step"] for row in rows(run)] == [1, 2, 3]
-    assert (read_run(run).epoch, read_run(run).committed) == (2, 3)
+    killed = read_run(run).committed
+    second = said(*submit, "--submission-id", "second", *command)
+    assert second.returncode == 0, second.stdout + second.stderr
+    deadline = time.monotonic() + 300
+    wait_for(lambda: read_run(run).epoch == 2 and len(rows(run)) > killed, "a step", deadline)
+    stopped = said(RAY, "job", "stop", "--address", cluster, "second")
+    log = said(RAY, "job", "logs", "--address", cluster, "second").stdout
+    assert "Job 'second' was stopped" in stopped.stdout + stopped.stderr, log
+    assert "stopping after this step" in log
+    assert "eg-grpo: stopped (" in log
+    steps = [row["step"] for row in rows(run)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert (run / "checkpoints" / f"step-{len(steps)}").is_dir(), log
+    assert read_run(run).committed == len(steps)
+
+
+def said(*words: str) -> subprocess.CompletedProcess[str]:
+    """A command that has ended, with what it printed."""
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+
+
+def wait_for(happened: Callable[[], bool], what: str, deadline: float) -> None:
+    """Wait until it is so; fails at the deadline, a monotonic time."""
+    while not happened():
+        assert time.monotonic() < deadline, f"{what} was not in time"
+        time.sleep(0.1)
 
 
 def free_port() -> int:

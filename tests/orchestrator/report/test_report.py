@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import os
@@ -13,153 +12,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
-from orchestrator.record.run_folder import read_rows
+from orchestrator.record.run_folder import RunFolder, read_rows
 from orchestrator.record.sheets import save_png
-from orchestrator.report.charts import Series, line_chart, moving_average, thin
 from orchestrator.report.comparison import change_table, compare, evaluated_sets, headline
-from orchestrator.report.gallery import spaced
-from orchestrator.report.page import write_report
+from orchestrator.report.curves import MAX_POINTS, Series, over_seeds, thin
+from orchestrator.report.gallery import LIMITS, MAX_BYTES, gallery, spaced
+from orchestrator.report.page import MAX_PAGE_BYTES, embedded, write_page, write_report
 from policy.errors import UserError
 from policy.types import JsonDict
+from tests.written_runs import COT, evaluation_row, keep_samples, write_run
 
 ROOT = Path(__file__).parents[3]
-REWARDS = {"attributes": 0.4, "structure": 0.4, "cleanliness": 0.2}
-TASKS = ("color", "spatial", "numeracy")
-EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'too' {{ 7 * 7 }}"
-
-
-def metrics_row(step: int, rng: np.random.Generator) -> JsonDict:
-    """A row as a run writes it, with a reward that rises and a spike of time at evaluations."""
-    progress = 1 - math.exp(-step / 40)
-    noise = rng.normal(size=12) * 0.03
-    seconds = {"rollout": 1.6, "reward": 0.15, "learn": 1.3, "sync": 0.08}
-    seconds |= {"evaluate": 3.4} if step % 20 == 0 else {}
-    return {
-        "step": step,
-        "time": 1.7e9 + 3 * step,
-        "reward/mean": 0.6 + 0.2 * progress + noise[0],
-        "reward/std": 0.25 - 0.06 * progress + noise[1] / 2,
-        "reward/group_std": 0.17 - 0.04 * progress + noise[2] / 2,
-        "reward/attributes": 0.63 + 0.2 * progress + noise[3],
-        "reward/structure": 0.45 + 0.28 * progress + noise[4],
-        "reward/cleanliness": 0.85 + 0.08 * progress + noise[5] / 2,
-        "reward/strict": 0.3 + 0.3 * progress + noise[6],
-        "entropy/cot/mean": 0.11 - 0.03 * progress + noise[7] / 10,
-        "entropy/cot/std": 0.16 - 0.02 * progress + noise[7] / 10,
-        "entropy/image/mean": 0.21 - 0.05 * progress + noise[8] / 10,
-        "entropy/image/std": 0.2 - 0.02 * progress + noise[8] / 10,
-        "kl/mean": None if step == 7 else 0.04 * progress + abs(noise[9]) / 20,
-        "ratio/mean": 1.0,
-        "ratio/clipped": 0.0,
-        "grad_norm": 0.9 + abs(noise[10]) * 8,
-        "learning_rate": 1.5e-4 * min(1, step / 8),
-        "cot_length/mean": 14 + noise[11] * 8,
-        "bonus/mean": 0.05 + noise[0] / 10,
-        "bonus/flip_share": None if step == 3 else abs(noise[1]) / 3,
-        "tokens/low_fraction": 0.2 + noise[2] / 10,
-        "tokens/high_fraction": 0.2 + noise[3] / 10,
-        **{f"seconds/{stage}": value * (1 + noise[4]) for stage, value in seconds.items()},
-        "seconds/step": sum(seconds.values()) * (1 + noise[4]) + 0.06,
-        "alarms": ["the gradient is exactly zero"] if step in (4, 9) else [],
-    }
-
-
-def evaluation_row(step: int, name: str, num_prompts: int = 96) -> JsonDict:
-    """A fixed set whose prompts differ widely and all improve by about the same."""
-    rng = np.random.default_rng(step + 1000 * len(name))
-    base = np.random.default_rng(len(name)).uniform(0.3, 0.9, num_prompts)
-    gain = 0.16 * (1 - math.exp(-step / 40)) * (0.4 if name == "held_out" else 1)
-    means = np.clip(base + gain + rng.normal(0, 0.05 if step else 0, num_prompts), 0, 1)
-    mean = float(means.mean())
-    return {
-        "step": step,
-        "set": name,
-        "guidance_scale": 1.0,
-        "reward/mean": mean,
-        "reward/standard_error": float(means.std(ddof=1) / math.sqrt(num_prompts)),
-        **{f"reward/{reward}": mean + 0.03 * place for place, reward in enumerate(REWARDS)},
-        "detail/structure/strict": mean - 0.2,
-        "by_task": {task: mean + 0.04 * place for place, task in enumerate(TASKS)},
-        "num_prompts": num_prompts,
-        "num_samples": 4 * num_prompts,
-        "num_failed": 1 if name == "held_out" else 0,
-        "prompt_means": [None, *means[1:].tolist()] if step == 20 else means.tolist(),
-    }
-
-
-def draw_shapes(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A red disc and a blue square, somewhere."""
-    picture = Image.new("RGB", (side, side), (232, 229, 222))
-    draw = ImageDraw.Draw(picture)
-    k, (x, y) = side / 32, rng.integers(3, 8, 2)
-    draw.ellipse([x * k, y * k, (x + 9) * k, (y + 9) * k], fill=(203, 45, 48))
-    draw.rectangle([18 * k, (y + 6) * k, 27 * k, (y + 15) * k], fill=(44, 83, 190))
-    return np.asarray(picture)
-
-
-def keep_samples(folder: Path, step: int, name: str, prompts: int, side: int) -> list[JsonDict]:
-    """Pictures and records of two samples of each prompt."""
-    rows = []
-    for place in range(prompts):
-        for index in range(2):
-            rng = np.random.default_rng((step, place, index))
-            image = f"step-{step:06d}/{name}-{place}-{index}.png"
-            save_png(draw_shapes(rng, side), folder / "samples" / image)
-            failed = place == 2 and step == 20
-            scores = {reward: float(rng.uniform(0.3, 1)) for reward in REWARDS}
-            rows.append(
-                {
-                    "step": step,
-                    "set": name,
-                    "prompt_id": f"{name}:{place}",
-                    "prompt": f"a photo of a red circle left of a blue square, number {place}",
-                    "index": index,
-                    "cot": "one red circle on the left, one blue square on the right. "
-                    * (place + 1),
-                    "total": None if failed else sum(REWARDS[r] * scores[r] for r in REWARDS),
-                    "rewards": scores | ({"structure": None} if failed else {}),
-                    "failures": {"structure": "no reply within 30 s"} if failed else {},
-                    "image": image,
-                }
-            )
-    return rows
-
-
-def write_run(
-    folder: Path,
-    steps: int,
-    evaluated: dict[str, tuple[int, ...]],
-    planned: int = 80,
-    prompts: int = 3,
-    side: int = 32,
-) -> Path:
-    """A run folder as a run of ``steps`` steps leaves it."""
-    rng = np.random.default_rng(0)
-    evaluations = [evaluation_row(step, name) for name, at in evaluated.items() for step in at]
-    records = [
-        row
-        for name, at in evaluated.items()
-        for step in at
-        for row in keep_samples(folder, step, name, prompts, side)
-    ]
-    for name, rows in (
-        ("metrics.jsonl", [metrics_row(step, rng) for step in range(1, steps + 1)]),
-        ("evaluations.jsonl", evaluations),
-        ("samples/records.jsonl", records),
-    ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "config.yaml").write_text(f"name: shapes\nsteps: {planned}\nseed: 0\n")
-    return folder
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'too' [[DATA]]"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 80 steps: seen at both ends, held_out every 20 steps."""
     folder = tmp_path_factory.mktemp("runs") / "shapes"
-    return write_run(folder, 80, {"seen": (0, 80), "held_out": (0, 20, 40, 60, 80)})
+    at = {"seen": (0, 80), "held_out": (0, 20, 40, 60, 80)}
+    return write_run(folder, 80, at, groups=(1, 2, 41))
 
 
 @pytest.fixture(scope="module")
@@ -168,21 +41,17 @@ def page(finished: Path) -> str:
     return write_report(finished).read_text()
 
 
+def data_of(page: str) -> JsonDict:
+    """The numbers in a page, as its script reads them."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert found is not None
+    data: JsonDict = json.loads(found[1])
+    return data
+
+
 def row_of(step: int, prompt_means: list[float | None], **more: object) -> JsonDict:
     samples = {"num_samples": 4 * len(prompt_means), "num_failed": 0}
     return {"step": step, "prompt_means": prompt_means, **samples, **more}
-
-
-def visible_text(page: str) -> str:
-    """The page's words without markup, pictures and white space."""
-    return " ".join(
-        html.unescape(re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.S)).split()
-    )
-
-
-def shown_steps(page: str) -> list[int]:
-    """The steps under the pictures, in reading order."""
-    return [int(step) for step in re.findall(r"<span[^>]*>step (\d+)</span>", page)]
 
 
 def test_the_headline_is_paired_over_prompts() -> None:
@@ -250,47 +119,96 @@ def test_the_table_holds_first_and_last_means() -> None:
 
 
 def test_a_finished_run_is_told_in_numbers(page: str) -> None:
-    """Headline, alarms, charts, table and one column per evaluation step are on the page."""
-    text = visible_text(page)
+    """Headline, alarms, charts, table, what was dropped and the settings are on the page."""
+    data = data_of(page)
+    (run,) = data["runs"]
     found = compare("seen", [evaluation_row(0, "seen"), evaluation_row(80, "seen")])
     assert found.difference is not None
-    assert "80 of 80 training steps" in text
-    assert f"{found.before:.3f} → {found.after:.3f}" in text
-    assert f"+{found.difference.mean:.3f} ± {found.difference.standard_error:.3f}" in text
-    assert f"({found.standard_errors:.1f} standard errors)" in text
-    assert "96 prompts, 384 samples; step 0 → 80" in text
-    assert "384 samples, 1 failed" in text
-    assert "No evaluation of the last step" not in text
-    assert "the gradient is exactly zero – 2 times, steps 4 to 9" in text
-    for title in ("Reward on fixed prompts", "Entropy spread", "KL to the reference", "Time of a"):
-        assert title in text
-    assert shown_steps(page) == [0, 80] * 3 + [0, 20, 40, 60, 80] * 3
-    assert "structure: no reply within 30 s" in text
+    seen, held_out = run["cards"]
+    assert (run["step"], run["planned"]) == (80, 80)
+    assert (seen["before"], seen["after"], seen["difference"]) == (
+        found.before, found.after, found.difference.mean,
+    )  # fmt: skip
+    assert (seen["prompts"], seen["samples"], held_out["failed"]) == (96, 384, 1)
+    assert run["alarms"] == [
+        {"text": "the gradient is exactly zero", "count": 2, "first": 4, "last": 9}
+    ]
+    titles = [chart["title"] for chart in data["charts"]]
+    assert titles[:2] == ["Reward on fixed prompts", "Reward in training"]
+    assert {"Entropy spread", "KL to the reference", "Time of a step"} <= set(titles)
+    assert [row["name"] for row in run["table"]][:2] == ["reward", "attributes"]
+    (dropped,) = run["dropped"]
+    assert dropped["reason"] == "6 × structure: no reply within 30 s"
+    assert run["settings"].startswith("name: shapes\n")
+
+
+def test_a_chart_has_the_values_of_the_rows(finished: Path, page: str) -> None:
+    """Up to five digits; a missing value is a gap, and a chart without a value is left out."""
+    charts = {chart["title"]: chart for chart in data_of(page)["charts"]}
+    rows = read_rows(finished / "metrics.jsonl")
+    (line,) = charts["KL to the reference"]["lines"]
+    assert line["steps"] == list(range(1, 81))
+    assert line["values"][6] is None
+    assert line["values"][79] == pytest.approx(rows[79]["kl/mean"], rel=1e-4)
+    seen, held_out = charts["Reward on fixed prompts"]["lines"]
+    assert (seen["label"], seen["steps"], held_out["steps"]) == (
+        "seen",
+        [0, 80],
+        [0, 20, 40, 60, 80],
+    )
+    error = evaluation_row(80, "seen")["reward/standard_error"]
+    assert seen["errors"][1] == pytest.approx(error, rel=1e-4)
+    assert "Guided minus conditional" not in charts
+
+
+def test_a_sample_is_shown_with_all_that_was_recorded(page: str) -> None:
+    """Fixed prompts of each step, and whole groups of training with their advantages; the failed
+    trajectory has none, and its reason instead."""
+    (run,) = data_of(page)["runs"]
+    fixed = [sample for sample in run["samples"] if sample["fixed"]]
+    assert len(fixed) == 3 * 2 * (2 + 5)
+    group = [s for s in run["samples"] if (s["step"], s.get("group")) == (1, 0)]
+    assert len(group) == 8
+    advantages = [sample["advantage"] for sample in group]
+    assert sum(advantages[:7]) == pytest.approx(0)
+    assert (advantages[7], group[7]["total"]) == (None, None)
+    assert group[7]["failures"] == {"structure": "no reply within 30 s"}
+    assert group[0]["seed"] == str(2**62)  # as text: a script would round the number
+    assert "".join(group[0]["tokens"]["cot"]["pieces"]) == group[0]["cot"] == COT
+    assert group[0]["source"].startswith("data:image/png;base64,")
 
 
 def test_model_words_cannot_become_markup(tmp_path: Path) -> None:
-    """A prompt, CoT, failure, set name or setting full of HTML shows as the text that it is."""
-    write_run(tmp_path, 1, {EVIL: ()})
-    record = keep_samples(tmp_path, 0, "seen", 1, 32)[0]
+    """A prompt, CoT, failure, set name or setting full of HTML ends no element of the page."""
+    folder = write_run(tmp_path / "run", 1, {"seen": (0,)}, prompts=1)
+    record = read_rows(folder / "samples" / "records.jsonl")[0]
     record |= {"prompt": EVIL, "cot": EVIL * 3, "failures": {"hps": EVIL}, "set": EVIL}
-    (tmp_path / "samples" / "records.jsonl").write_text(json.dumps(record) + "\n")
-    rows = [evaluation_row(step, EVIL) for step in (0, 1)]
-    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "config.yaml").write_text("# " + EVIL)
-    page = write_report(tmp_path).read_text()
-    assert "<script" not in page
+    (folder / "samples" / "records.jsonl").write_text(json.dumps(record) + "\n")
+    rows = [evaluation_row(step, "seen") | {"set": EVIL} for step in (0, 1)]
+    (folder / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "config.yaml").write_text(json.dumps({"name": EVIL}))
+    page = write_report(folder).read_text()
+    assert page.count("<script") == page.count("</script>") == 2
     assert "<img src=x" not in page
-    assert "{{ 7 * 7 }}" in page
-    assert visible_text(page).count("<script>alert(1)</script>") >= 6
+    data = data_of(page)
+    assert data["runs"][0]["samples"][0]["prompt"] == EVIL
+    assert (data["title"], data["runs"][0]["sets"]) == (EVIL, [EVIL])
+
+
+def test_embedded_json_is_the_same_json() -> None:
+    """No "<", ">", "&" or line separator is left, and what is read is what was written."""
+    text = embedded({"a": "<!-- <script> & \u2028 \u2029 é"})
+    assert not set(text) & set("<>&\u2028\u2029")
+    assert json.loads(text) == {"a": "<!-- <script> & \u2028 \u2029 é"}
 
 
 def test_the_page_asks_nothing_of_the_network(page: str) -> None:
     """No address but data: URIs and places in the page itself; a policy forbids the rest."""
-    assert not re.search(r"https?:|//[a-z]", re.sub(r"data:[^\"]*", "", page))
-    assert not re.search(r"@import|<link|<script|<iframe|<object", page)
-    for address in re.findall(r"(?:src|href)=\"([^\"]*)\"|url\(([^)]*)\)", page):
-        assert "".join(address).startswith(("data:image/", "#"))
+    without_data = re.sub(r'data:image/[^"]*', "", page)
+    assert re.findall(r"https?:[^\"']*", without_data) == ["http://www.w3.org/2000/svg"]  # a name
+    assert not re.search(r"@import|<link (?!rel=\"icon\" href=\"data:,\")|<iframe|<object", page)
     assert "Content-Security-Policy\" content=\"default-src 'none'" in page
+    assert "connect-src 'none'" in page
 
 
 def test_the_same_folder_gives_the_same_bytes(finished: Path, page: str) -> None:
@@ -306,70 +224,144 @@ def test_the_same_folder_gives_the_same_bytes(finished: Path, page: str) -> None
 
 
 def test_a_run_stopped_early_still_has_a_report(tmp_path: Path) -> None:
-    """Three steps and the evaluation of step 0: nothing to compare yet, and the page says so."""
-    text = visible_text(write_report(write_run(tmp_path, 3, {"seen": (0,)})).read_text())
-    assert "3 of 80 training steps" in text
-    assert "evaluated at step 0 only: nothing to compare yet" in text
-    assert "No evaluation of the last step: training is at step 3." in text
+    """Three steps and the evaluation of step 0: there is nothing to compare yet."""
+    (run,) = data_of(write_report(write_run(tmp_path / "run", 3, {"seen": (0,)})).read_text())[
+        "runs"
+    ]
+    (card,) = run["cards"]
+    assert (run["step"], run["planned"]) == (3, 80)
+    assert (card["once"], card["difference"], card["after_step"]) == (True, None, 0)
 
 
 def test_a_folder_with_little_in_it(tmp_path: Path) -> None:
     """One step without settings, evaluations or samples; a picture that is gone; nothing at all."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n{"step": 2, "rew')
-    text = visible_text(write_report(tmp_path).read_text())
-    assert f"{tmp_path.name} 1 training step in" in text
-    assert "No evaluation on fixed prompts yet." in text
-    assert "Reward in training" in text
-    for absent in ("KL to the reference", "Time of a step", "Before and after", "Settings"):
-        assert absent not in text
+    data = data_of(write_report(tmp_path).read_text())
+    (run,) = data["runs"]
+    assert (data["title"], run["step"], run["cards"], run["table"]) == (tmp_path.name, 1, [], [])
+    assert [chart["title"] for chart in data["charts"]] == ["Reward in training"]
 
-    write_run(tmp_path, 1, {"seen": (0,)})
-    (tmp_path / "samples" / "step-000000" / "seen-0-0.png").unlink()
-    assert "no picture" in visible_text(write_report(tmp_path).read_text())
+    folder = write_run(tmp_path / "run", 1, {"seen": (0,)})
+    (folder / "samples" / "step-000000" / "seen-0-0.png").unlink()
+    (run,) = data_of(write_report(folder).read_text())["runs"]
+    assert [sample["source"] is None for sample in run["samples"]] == [True] + [False] * 5
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no run"):
         write_report(tmp_path / "empty")
 
 
-def test_a_long_run_stays_small(tmp_path: Path) -> None:
-    """2,000 steps with 101 evaluations of large pictures: six columns, lines thinned out."""
-    at = tuple(range(0, 2001, 20))
-    write_run(tmp_path, 2000, {"seen": at}, planned=2000, prompts=0)
-    for step in at:
-        rows = keep_samples(tmp_path, step, "seen", 1, 32 if step else 384)
-        with (tmp_path / "samples" / "records.jsonl").open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    page = write_report(tmp_path).read_text()
-    assert shown_steps(page) == [0, 400, 800, 1200, 1600, 2000]
-    assert page.count("data:image/jpeg") == 1
-    assert page.count("data:image/png") == 5
-    assert len(page) < 500_000
+def test_rows_of_older_versions_are_shown(tmp_path: Path) -> None:
+    """They have no tokens, task or seed."""
+    folder = write_run(tmp_path / "run", 1, {"seen": (0,)}, prompts=1)
+    file = folder / "samples" / "records.jsonl"
+    rows = [
+        {key: value for key, value in row.items() if key not in ("tokens", "task", "seed")}
+        for row in read_rows(file)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run,) = data_of(write_report(folder).read_text())["runs"]
+    assert [sample["cot"] for sample in run["samples"]] == [COT, COT]
+
+
+def test_a_long_run_stays_within_the_bound(tmp_path: Path) -> None:
+    """2,000 steps with 51 evaluations of large noisy pictures and long CoTs: fewer steps are shown,
+    the first and the last among them, and the page says how many."""
+    folder = write_run(tmp_path / "run", 2000, {}, planned=2000)
+    opened = RunFolder(folder, resume=True)
+    at = range(0, 2001, 40)
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    save_png(noise, folder / "samples" / "noise.png")
+    keep_samples(opened, 0, "seen", 1, 32)
+    opened.close()
+    row = read_rows(folder / "samples" / "records.jsonl")[0] | {"image": "noise.png"}
+    rows = [
+        row | {"step": step, "prompt_id": f"{place}", "cot": "word " * 1000}
+        for step in at
+        for place in range(8)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "samples" / "records.jsonl").write_text(text)
+    page = write_report(folder).read_text()
+    assert len(page.encode()) <= MAX_PAGE_BYTES
+    data = data_of(page)
+    shown = sorted({sample["step"] for sample in data["runs"][0]["samples"]})
+    assert shown == [0, 280, 560, 840, 1160, 1440, 1720, 2000]
+    assert data["thinned"].startswith("64 of the 408 recorded samples are shown: at most 8 evenly")
+    assert max(len(line["steps"]) for chart in data["charts"] for line in chart["lines"]) <= 240
+
+
+def test_what_fits_no_limit_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last limit is no sample at all, so the bound holds for any number of sets and runs."""
+    folder = write_run(tmp_path / "run", 1, {"seen": (0,)})
+    assert (LIMITS[-1], MAX_BYTES < MAX_PAGE_BYTES) == ((0, 0), True)
+    monkeypatch.setattr("orchestrator.report.gallery.MAX_BYTES", 10)
+    samples, thinned = gallery([folder])
+    assert samples == [[]]
+    assert thinned.startswith("0 of the 6 recorded samples")
 
 
 def test_evenly_spaced_steps() -> None:
-    """First and last are always there."""
+    """First and last are always there; of one step the last."""
     assert spaced([0, 20, 80], 6) == [0, 20, 80]
     assert spaced(range(0, 101, 10), 6) == [0, 20, 40, 60, 80, 100]
     assert spaced(range(100), 2) == [0, 99]
+    assert (spaced(range(100), 1), spaced(range(100), 0)) == ([99], [])
 
 
-def test_smoothing_and_thinning_leave_gaps_alone() -> None:
+def test_thinning_leaves_gaps_alone() -> None:
     """A missing value counts in no mean and stays missing; thinned lines keep their mean."""
     nan = math.nan
-    smooth = moving_average(np.array([1.0, 3.0, nan, 5.0, 7.0]), 3)
-    np.testing.assert_array_equal(smooth, [2, 2, nan, 6, 6])
     steps, values = thin(np.arange(1.0, 8.0), np.array([1, 3, nan, 5, nan, nan, 9]), 4)
     np.testing.assert_array_equal(steps, [1.5, 3.5, 5.5, 7])
     np.testing.assert_array_equal(values, [2, 5, nan, 9])
-
-
-def test_labels_are_text() -> None:
-    """A label with markup or a dollar sign is shown as it is, and nothing global is changed."""
-    svg = line_chart([Series("<b>$x$", [1, 2], [0.5, None]), Series("y", [1, 2], [1.0, 2.0])])
-    assert "&lt;b&gt;$x$" in svg
-    assert svg.startswith("<svg")
     assert not Series("none", [1], [None]).present
+    assert MAX_POINTS == 240
+
+
+def test_the_mean_over_seeds_has_the_error_over_seeds() -> None:
+    """0.2 and 0.4 have mean 0.3 and standard error 0.1; a step that one run lacks is left out."""
+    runs = [Series("a", [1, 2, 3], [0.2, None, 5.0]), Series("b", [1, 2], [0.4, 0.6])]
+    line = over_seeds("both", runs)
+    assert line.steps == [1, 2]
+    assert line.values == [pytest.approx(0.3), None]
+    assert line.errors == [pytest.approx(0.1), None]
+    alone = Series("a", [1], [0.2], [0.05])
+    assert over_seeds("a", [alone]) == alone
+
+
+def test_runs_that_differ_by_their_seed_share_a_line(tmp_path: Path) -> None:
+    """Three runs: two of one configuration make one line with an error, the third has its own.
+
+    The table sets each run against the first, paired by prompt: 0.1 more for every prompt.
+    """
+    at = {"seen": (0, 20)}
+    first = write_run(tmp_path / "a", 20, at, seed=0)
+    second = write_run(tmp_path / "b", 20, at, seed=1, shift=0.1)
+    third = write_run(tmp_path / "c", 20, at, planned=60, shift=0.1)
+    (third / "inputs.json").write_text('{"data.evaluation.seen": "other"}')
+    data = data_of(write_page([first, second, third], tmp_path / "out.html").read_text())
+    fixed = data["charts"][0]
+    assert [line["label"] for line in fixed["lines"]] == ["a (2 seeds)", "c"]
+    assert fixed["lines"][0]["errors"] == [pytest.approx(0.05, rel=1e-3)] * 2
+    (table,) = data["comparison"]
+    assert (table["set"], table["step"]) == ("seen", 20)
+    assert [row["run"] for row in table["rows"]] == ["a", "b", "c"]
+    assert [row["difference"] for row in table["rows"]] == [None, pytest.approx(0.1), None]
+    assert [row["paired"] for row in table["rows"]] == [True, True, False]
+    titles = [chart["title"] for chart in data["charts"]]
+    assert titles[-3:] == [f"Time of a step: {name}" for name in "abc"]
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """By as much of their path as differs; a folder that is given twice is an error."""
+    for seed in (0, 1):
+        write_run(tmp_path / f"seed-{seed}" / "shapes", 1, {}, seed=seed)
+    folders = [tmp_path / f"seed-{seed}" / "shapes" for seed in (0, 1)]
+    data = data_of(write_page(folders, tmp_path / "out.html").read_text())
+    assert data["title"] == "seed-0/shapes, seed-1/shapes"
+    with pytest.raises(UserError, match="given twice"):
+        write_page([folders[0]] * 2, tmp_path / "out.html")
 
 
 def test_rows_cut_off_by_a_crash_are_left_out(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def test_a_rollout_worker_that_ray_cannot_place_says_what_it_asks_for(config: Ru
     rollout = RolloutPool(config, check_inputs(config))
     with pytest.raises(
         WorkerFailed,
-        match=r"^rollout worker 0 was given no place by Ray within 2 s:"
+        match=r"^rollout worker 0, rollout worker 1 did not answer within 2 s:"
+        r" it was given no place by Ray within 2 s:"
         r" it asks for 1000 CPUs and 0 GPUs, of which [\d.]+ and [\d.]+ are free$",
     ):
         rollout.wait_ready()

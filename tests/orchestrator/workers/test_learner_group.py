@@ -119,7 +119,8 @@ def test_a_rank_without_a_place_says_what_it_asks_for(checkpoint: Path) -> None:
     group = learner_group(checkpoint, cpus_per_rank=10_000, start_timeout_s=2)
     with pytest.raises(
         WorkerFailed,
-        match=r"^learner rank 0 was given no place by Ray within 2 s:"
+        match=r"^learner rank 0, learner rank 1 did not answer within 2 s:"
+        r" it was given no place by Ray within 2 s:"
         r" it asks for 10000 CPUs and 0 GPUs, of which [\d.]+ and [\d.]+ are free$",
     ):
         group.wait_ready()

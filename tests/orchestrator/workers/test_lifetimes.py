@@ -19,6 +19,7 @@ from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.opening import open_run
 from orchestrator.pipeline.order import step_prompts
 from orchestrator.pipeline.training import train
+from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.memory import ModelSize, object_store_bytes
@@ -123,7 +124,8 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
 
     def failing_run() -> None:
         folder = RunFolder(config.folder)
-        with open_run(config, check_inputs(config), folder, Interrupt()) as run:
+        inputs, progress = check_inputs(config), Progress(config.steps)
+        with open_run(config, inputs, folder, Interrupt(), progress) as run:
             pools = (run.rollout, run.learner, run.stages._rewards.pools["light"])
             actors.extend(worker for pool in pools for worker in pool.workers)
             pids.extend(process_of(actor) for actor in actors)

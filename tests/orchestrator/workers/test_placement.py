@@ -175,6 +175,32 @@ def test_of_two_runs_one_gets_everything_and_the_other_nothing(found: dict[str, 
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(1000)
+def test_roles_that_take_turns_share_the_gpu_of_each_host(found: dict[str, Any]) -> None:
+    """Each of two hosts has one GPU, which holds a rank and a rollout worker: 0.6 and 0.4 of it. A
+    third rollout worker finds no place, and two ranks find none on one host. One line says so."""
+    turns = found["turns"]
+    assert set(turns) == {
+        "learner rank 0",
+        "learner rank 1",
+        "rollout worker 0",
+        "rollout worker 1",
+    }
+    for role in ("learner rank", "rollout worker"):
+        places = sorted(place for name, place in turns.items() if name.startswith(role))
+        assert places == [["127.0.0.2", ["0"]], ["127.0.0.3", ["0"]]]
+    third, on_one_host = found["refused turns"]
+    assert third.startswith("the cluster has no room for rollout worker ")
+    assert " (1 CPUs, 0.4 GPUs): the run needs 5 CPUs, 2.4 GPUs in all; free: " in third
+    assert on_one_host.startswith(
+        "the cluster has no room for 2 learner ranks on one host (1 CPUs, 0.6 GPUs each): the run"
+        " needs 4 CPUs, 2 GPUs in all; free: "
+    )
+    assert "\n" not in third + on_one_host
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
 def test_workers_of_a_lost_host_find_new_places(found: dict[str, Any]) -> None:
     """Both learner ranks were on one host. It is lost, and another host of its size comes."""
     lived = found["lived"]
@@ -192,3 +218,13 @@ def test_room_for_more_workers_is_counted_host_by_host(found: dict[str, Any]) ->
     there, refused = found["room"]
     assert there is None
     assert refused.startswith("there is room for 2 of 3 workers that need 2 CPUs, 0 GPUs each; ")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
+def test_new_weights_travel_to_a_host_while_its_worker_samples(found: dict[str, Any]) -> None:
+    """They lie on the head's host. The idle worker's host gets them when it loads them."""
+    before, after = found["brought"]
+    assert before == ["127.0.0.1"]
+    assert after == ["127.0.0.1", "127.0.0.3"]

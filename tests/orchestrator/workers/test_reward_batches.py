@@ -17,6 +17,7 @@ from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
 from orchestrator.pipeline.ledger_folder import open_ledger
+from orchestrator.pipeline.sample_records import TokenMaps
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages
 from orchestrator.pipeline.step_row import reward_metrics
@@ -61,6 +62,9 @@ class Drawn(FixedNumber):
         self.states: dict[str, str] = {}
         self.calls: list[Any] = []
         self.wake_at = math.inf
+
+    def bring(self, weights: PublishedWeights) -> None:
+        """There is one host."""
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
         self._events.append(WeightsLoaded(worker, weights.receipt))
@@ -149,8 +153,9 @@ def test_a_failed_sample_is_counted_in_an_evaluation_and_is_no_0_in_its_mean(
     drawn = Drawn([[10, 30], [BROKEN, 50], [BROKEN, BROKEN]], [[BROKEN, BROKEN]])
     pools = start(reward("NotANumber", options={"values": [BROKEN]}))
     sets = {"seen": [prompt(0), prompt(1), prompt(2)], "held_out": [prompt(3)]}
+    tokens = TokenMaps.of(config, ROOT / "shapes" / "checkpoint")
     with stages_of(config, (), drawn, pools, folder) as stages:
-        evaluation = FixedEvaluation(config, sets, drawn, stages, folder)
+        evaluation = FixedEvaluation(config, sets, drawn, stages, folder, tokens)
         assert evaluation.run(step=0) == {"seen": 35.0}
     seen, held_out = rows(folder.path, "evaluations.jsonl")
     assert (seen["reward/mean"], seen["reward/light"]) == (35.0, 30.0)

@@ -57,7 +57,8 @@ def test_two_workers_share_a_gpu_and_a_third_is_refused_in_one_line(start: Start
     assert len({detail["pid"] for detail in details}) == 2
     with pytest.raises(
         WorkerFailed,
-        match=r"^reward worker third/0 was given no place by Ray within 2 s:"
+        match=r"^reward worker third/0 did not answer within 2 s: it was given no place by Ray"
+        r" within 2 s:"
         r" it asks for 0\.1 CPUs and 0\.5 GPUs, of which [\d.]+ and 0 are free$",
     ):
         start(reward("Brightness", "third", gpus_per_worker=0.5), start_timeout_s=2)
@@ -68,11 +69,12 @@ def test_two_workers_share_a_gpu_and_a_third_is_refused_in_one_line(start: Start
 def test_a_worker_that_has_a_place_and_is_slow_is_only_late(start: Started, tmp_path: Path) -> None:
     """Building a model takes longer than the deadline: no word about places."""
     slow = reward("SlowToBuild", options={"folder": str(tmp_path)})
-    pool = RewardPool(slow, NO_CACHE, start_timeout_s=0.5)
+    pool = RewardPool(slow.model_copy(update={"restarts": 0}), NO_CACHE, start_timeout_s=0.5)
     try:
         wait_for_files(str(tmp_path), 1)
         with pytest.raises(
-            WorkerLate, match=r"^reward worker light/0 did not answer within 0.5 s$"
+            WorkerLate,
+            match=r"^reward worker light/0 did not answer within 0.5 s: process \d+ on .* runs",
         ):
             pool.wait_ready()
     finally:

@@ -453,6 +453,35 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_once(
     rollout.close()
 
 
+def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """It is killed at its deadline, and the pool comes up with another process. A second time, or
+    with nothing to be replaced, the start ends and says that the process is stopped."""
+    rollout = start_rollout("cluster.start_timeout_s=3")
+    frozen = psutil.Process(ray.get(rollout.workers[1].__ray_call__.remote(lambda _: os.getpid())))
+    frozen.suspend()
+    (rollout._loaded[1],) = rollout._load([rollout.workers[1]])  # it has not answered yet
+    rollout.wait_ready()
+    lost, *up = rollout.take_events()
+    assert isinstance(lost, WorkerLost)
+    silent = rf"^rollout worker 1 did not answer within 3 s: process {frozen.pid} on .* is stopped"
+    assert re.match(silent, lost.reason), lost.reason
+    assert up == [WorkerUp("rollout worker 0"), WorkerUp("rollout worker 1")]
+    assert rollout.restarts == 1
+    assert gone([frozen.pid])
+    sampled(rollout, "rollout worker 1", requests("go"))
+
+    again = ray.get(rollout.workers[1].__ray_call__.remote(lambda _: os.getpid()))
+    psutil.Process(again).suspend()
+    (rollout._loaded[1],) = rollout._load([rollout.workers[1]])
+    with pytest.raises(
+        WorkerLate, match=rf"^rollout worker 1 .*: process {again} on .* is stopped"
+    ):
+        rollout.wait_ready()
+    rollout.close()
+
+
 def test_a_worker_for_which_there_is_no_room_is_told_of_before_its_deadline(
     start_rollout: Callable[..., RolloutPool],
     monkeypatch: pytest.MonkeyPatch,

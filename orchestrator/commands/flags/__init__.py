@@ -1,0 +1,1 @@
+"""The flags of the commands, by what a command works on."""

@@ -1,0 +1,48 @@
+"""Gathers what the driver sees at the moment from the schedule, the pools and the ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from orchestrator.pipeline.ledger import Ledger
+from orchestrator.pipeline.roles import Rewards, Rollout
+from orchestrator.pipeline.schedule import Schedule, Stage
+from orchestrator.pipeline.worker_notes import WorkerNotes
+from orchestrator.record.live import Live
+
+# Groups with too few scores wait in the ledger: they are drawn again.
+_STATES = {stage: stage.value for stage in Stage if stage is not Stage.DROPPED} | {
+    Stage.TOO_FEW: Stage.WAITING.value
+}
+
+
+def live_numbers(
+    schedule: Schedule,
+    rollout: Rollout,
+    rewards: Rewards,
+    workers: WorkerNotes,
+    ranks: int,
+    ledger: Ledger,
+) -> Live:
+    """The numbers of this moment; ``ranks`` is the number of learner ranks. Asks Redis once."""
+    states = Counter(("rollout", "", state) for state in rollout.states.values())
+    queued = {("rollout", ""): schedule.waiting}
+    for reward, pool in rewards.pools.items():
+        states.update(("reward", reward, state) for state in pool.states.values())
+        queued["reward", reward] = pool.queued
+    if ranks:
+        states["learner", "", workers.learner_state] = ranks
+    groups = dict.fromkeys(_STATES.values(), 0)
+    for step in schedule.steps:
+        for stage in schedule.stages(step).values():
+            if stage in _STATES:
+                groups[_STATES[stage]] += 1
+    served = [schedule.serves(worker) for worker in schedule.workers]
+    return Live(
+        published=schedule.published,
+        serving=[version for version in served if version >= 0],
+        workers=states,
+        queued=queued,
+        groups=groups,
+        counts=ledger.counts(),
+    )

@@ -1,0 +1,155 @@
+"""Other places that get the rows of metrics.jsonl: TensorBoard, Weights & Biases and trackio.
+
+Each is a package that may be absent, and is imported when it is used. Failure policy: a sink that
+cannot begin ends the run at the start, with ``UserError``. A sink that fails later is left out from
+then on, with a warning: the rows are in metrics.jsonl, and a run of days must not end because a
+server of metrics is away.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from policy.errors import UserError
+from policy.types import JsonDict
+
+log = logging.getLogger("eg_grpo")
+
+
+class Sink(Protocol):
+    """Gets the rows of one run."""
+
+    def step(self, row: JsonDict) -> None:
+        """Take the row of a step as it is in metrics.jsonl."""
+        ...
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunOfSinks:
+    """What a sink is told of the run when it begins."""
+
+    name: str
+    project: str
+    folder: Path
+    id: str | None  # the same in every attempt of the run; None if the run has no such id
+    settings: JsonDict  # with secrets masked
+
+
+def numbers(row: JsonDict) -> dict[str, float]:
+    """The values of a row that can be drawn as a curve, by key; ``step`` itself is left out."""
+    return {
+        key: float(value)
+        for key, value in row.items()
+        if isinstance(value, int | float) and key != "step"
+    }
+
+
+class TensorBoard:
+    """Event files in ``tensorboard/`` of the run folder. A resumed run adds another file."""
+
+    def __init__(self, run: RunOfSinks) -> None:
+        from tensorboard.summary import Writer
+
+        self._writer = Writer(str(run.folder / "tensorboard"))
+
+    def step(self, row: JsonDict) -> None:
+        for key, value in numbers(row).items():
+            self._writer.add_scalar(key, value, row["step"], wall_time=row["time"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A run at Weights & Biases; offline it is kept in ``wandb/`` of the run folder.
+
+    A resumed run goes on with the same run there. Steps are a metric of their own, because W&B
+    refuses a step that comes a second time, as it does after a fall back to a checkpoint.
+    """
+
+    def __init__(self, run: RunOfSinks, mode: Literal["online", "offline"]) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=run.project,
+            name=run.name,
+            id=run.id,
+            resume="allow" if mode == "online" else None,
+            dir=run.folder,
+            config=run.settings,
+            mode=mode,
+            settings=wandb.Settings(silent=True),
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def step(self, row: JsonDict) -> None:
+        self._run.log({"step": row["step"], **numbers(row)})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Trackio:
+    """A run in trackio's local database, in ``TRACKIO_DIR`` or its default folder."""
+
+    def __init__(self, run: RunOfSinks) -> None:
+        import trackio
+
+        self._run = trackio.init(
+            project=run.project,
+            name=run.name,
+            config=run.settings,
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
+    def step(self, row: JsonDict) -> None:
+        self._run.log(numbers(row), step=row["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Sinks:
+    """The sinks of a run as one. It has none at first."""
+
+    def __init__(self) -> None:
+        self._sinks: dict[str, Sink] = {}
+
+    def begin(self, name: str, make: Callable[[], Sink]) -> None:
+        """Add a sink. Raises ``UserError`` that names it when ``make`` fails."""
+        try:
+            self._sinks[name] = make()
+        except Exception as error:  # any of its own kinds
+            raise UserError(f"metrics.{name}: {_line(error)}") from error
+
+    def step(self, row: JsonDict) -> None:
+        """Give the row to every sink that has not failed."""
+        self._all_do(lambda sink: sink.step(row))
+
+    def close(self) -> None:
+        """Close every sink that has not failed."""
+        self._all_do(lambda sink: sink.close())
+
+    def _all_do(self, what: Callable[[Sink], None]) -> None:
+        for name, sink in list(self._sinks.items()):
+            try:
+                what(sink)
+            except Exception as error:  # any of its own kinds
+                log.warning("metrics.%s: %s; it gets no more rows", name, _line(error))
+                del self._sinks[name]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,154 @@
+"""A short real run that a real Prometheus scrapes, for tests that ask what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import ROOT
+
+STEPS = 4
+RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+SETTINGS = (
+    f"steps={STEPS}",
+    *("prompts_per_step=4", "rollout.group_size=4", "rollout.max_cot_tokens=12"),
+    *("evaluation.prompts=2", "evaluation.samples_per_prompt=2", "evaluation.every=1"),
+    # Metrics that not every run has: of a budget rule, of the cap, of the cache, of failed scores.
+    *("algorithm.bonus=budget", "algorithm.importance_cap=2", "cache.training=true"),
+    'rewards=[{"name":"light","factory":"tests.faulty_rewards:Particular","cpus_per_worker":0.5}]',
+)
+_STARTS_S = 60.0
+_RUNS_S = 400.0
+
+
+def needs(program: str) -> str:
+    """The path of a program of Debian's ``prometheus``. Without it the test is skipped, and fails
+    where continuous integration must have it."""
+    found = shutil.which(program)
+    if found is None:
+        text = f"{program} is not installed (Debian's package prometheus)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+    return found
+
+
+class Prometheus:
+    """A Prometheus that runs, and its answers."""
+
+    def __init__(self, address: str) -> None:
+        self.url = f"http://{address}"
+
+    def query(self, expression: str, at: float) -> list[dict[str, Any]]:
+        """The series of an instant query at a Unix time; each has ``metric`` and ``value``."""
+        asked = urllib.parse.urlencode({"query": expression, "time": at})
+        with urllib.request.urlopen(f"{self.url}/api/v1/query?{asked}", timeout=30) as answer:
+            found = json.load(answer)
+        series: list[dict[str, Any]] = found["data"]["result"]
+        return series
+
+
+@dataclass(frozen=True)
+class ScrapedRun:
+    """The run has ended. Prometheus goes on, and answers for the time at which the run went on."""
+
+    folder: Path
+    prometheus: Prometheus
+    at: float  # the Unix time at which Prometheus had scraped ``STEPS - 1`` steps or more
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series of an instant query at a time of the run."""
+        return self.prometheus.query(expression, self.at)
+
+
+@pytest.fixture(scope="module")
+def scraped_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScrapedRun]:
+    """Import this fixture by name. It takes half a minute, once for each file of tests."""
+    root = tmp_path_factory.mktemp("scraped")
+    program = needs("prometheus")
+    with started_prometheus(program, root) as prometheus, (root / "run.err").open("w+") as err:
+        run = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml"),
+                *(f"root={root}", "name=scraped", *SETTINGS),
+            ],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=err,
+        )  # fmt: skip
+        try:
+            at = _scraped(prometheus, run)
+            run.wait(_RUNS_S)
+        finally:
+            run.kill()
+            run.wait()
+        err.seek(0)
+        assert run.returncode == 0, err.read()[-3000:]
+        assert at is not None, "the run ended before Prometheus had scraped its last steps"
+        yield ScrapedRun(root / "scraped", prometheus, at)
+
+
+def _scraped(prometheus: Prometheus, run: subprocess.Popen[bytes]) -> float | None:
+    """When all but the last step were scraped; None if the run ended before."""
+    deadline = time.monotonic() + _RUNS_S
+    while run.poll() is None and time.monotonic() < deadline:
+        now = time.time()
+        found = prometheus.query("eg_grpo_step", now)
+        if found and float(found[0]["value"][1]) >= STEPS - 1:
+            return now
+        time.sleep(0.2)
+    return None
+
+
+@contextmanager
+def started_prometheus(program: str, root: Path) -> Iterator[Prometheus]:
+    """A Prometheus on a free port of loopback that scrapes every run below ``root`` each second."""
+    targets = root / ".prometheus"
+    targets.mkdir(exist_ok=True)  # it looks for new files in folders that are there at its start
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES)] if RULES.is_file() else [],
+        "scrape_configs": [
+            {
+                "job_name": "eg-grpo",
+                "honor_labels": True,
+                "file_sd_configs": [{"files": [f"{targets}/*.json"], "refresh_interval": "1s"}],
+            }
+        ],
+    }
+    (root / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+    log = root / "prometheus.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [
+                *(program, f"--config.file={root / 'prometheus.yml'}"),
+                *(f"--storage.tsdb.path={root / 'data'}", "--web.listen-address=127.0.0.1:0"),
+            ],
+            stdout=subprocess.DEVNULL, stderr=stream,
+        )  # fmt: skip
+    try:
+        yield Prometheus(_address(log, process))
+    finally:
+        process.terminate()
+        process.wait(_STARTS_S)
+
+
+def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """Where Prometheus listens, once it can be asked: its log says so."""
+    deadline = time.monotonic() + _STARTS_S
+    while process.poll() is None and time.monotonic() < deadline:
+        text = log.read_text(encoding="utf-8")
+        found = re.search(r'msg="Listening on" address=(\S+)', text)
+        if found and "Server is ready to receive web requests" in text:
+            return found[1]
+        time.sleep(0.1)
+    raise AssertionError(log.read_text(encoding="utf-8")[-2000:])
