@@ -7,11 +7,10 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,9 +27,6 @@ from ray.exceptions import (
 )
 
 from orchestrator.pipeline.learner_calls import learner_call
-from orchestrator.settings.inputs import Inputs
-from orchestrator.settings.run_config import load_config
-from orchestrator.workers import rollout_pool as pools_module
 from orchestrator.workers import waiting, worker_pool
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.rollout_events import BatchSampled, WorkerLeaves, WorkerLost, WorkerUp
@@ -56,20 +52,6 @@ from tests.started_pools import reward, reward_pools, sampled, take_event
 ROOT = Path(__file__).parents[3]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-
-
-@pytest.fixture
-def worker() -> Iterator[Callable[[], Any]]:
-    """Starts workers that end with the test."""
-    started: list[Any] = []
-
-    def start(*_: Any, **__: Any) -> Any:
-        started.append(Worker.remote())
-        return started[-1]
-
-    yield start
-    for actor in started:
-        ray.kill(actor)
 
 
 def gone(pids: list[int]) -> bool:
@@ -242,23 +224,6 @@ def test_what_a_worker_waited_for_in_vain_is_its_failure(worker: Callable[[], An
 
 
 @pytest.fixture
-def start_rollout(
-    worker: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., RolloutPool]:
-    """Starts a pool of two such workers that sleep while the learner works."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(pools_module, "start_rollout_worker", worker)
-
-    def start(*more: str) -> RolloutPool:
-        settings = ["rollout.workers=2", "rollout.sleep_while_learning=true", *more]
-        config = load_config(ROOT / "configs" / "shapes.yaml", settings)
-        inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
-        return RolloutPool(config, inputs)
-
-    return start
-
-
-@pytest.fixture
 def rollout(start_rollout: Callable[..., RolloutPool]) -> RolloutPool:
     return start_rollout()
 
@@ -419,67 +384,6 @@ def test_a_crash_loop_ends_with_its_cause_and_a_batch_in_between_breaks_it(
         r" row that were lost without a batch sampled in between$",
     ):
         take_event(rollout, WorkerLost)
-
-
-def test_a_worker_that_dies_while_it_loads_is_replaced_once(
-    start_rollout: Callable[..., RolloutPool],
-) -> None:
-    """The pool comes up under the same names, and says which worker it has lost. A second death of
-    a worker ends the start with its cause, and so does the first if nothing is to be replaced."""
-    rollout = start_rollout()
-    ray.kill(rollout.workers[1])
-    rollout.wait_ready()
-    lost, *up = rollout.take_events()
-    assert isinstance(lost, WorkerLost)
-    assert lost.reason.startswith("rollout worker 1 died: ")
-    assert up == [WorkerUp("rollout worker 0"), WorkerUp("rollout worker 1")]
-    assert rollout.restarts == 1
-    sampled(rollout, "rollout worker 1", requests("go"))
-    rollout.close()
-
-    rollout = start_rollout()
-    ray.kill(rollout.workers[1])
-    ray.wait(rollout._loaded[1:], timeout=60)
-    assert rollout.replace_dead()
-    ray.kill(rollout.workers[1])
-    with pytest.raises(WorkerDied, match=r"^rollout worker 1 died: "):
-        rollout.wait_ready()
-    rollout.close()
-
-    rollout = start_rollout("rollout.restarts=0")
-    ray.kill(rollout.workers[0])
-    with pytest.raises(WorkerDied, match=r"^rollout worker 0 died: "):
-        rollout.wait_ready()
-    rollout.close()
-
-
-def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
-    start_rollout: Callable[..., RolloutPool],
-) -> None:
-    """It is killed at its deadline, and the pool comes up with another process. A second time, or
-    with nothing to be replaced, the start ends and says that the process is stopped."""
-    rollout = start_rollout("cluster.start_timeout_s=3")
-    frozen = psutil.Process(ray.get(rollout.workers[1].__ray_call__.remote(lambda _: os.getpid())))
-    frozen.suspend()
-    (rollout._loaded[1],) = rollout._load([rollout.workers[1]])  # it has not answered yet
-    rollout.wait_ready()
-    lost, *up = rollout.take_events()
-    assert isinstance(lost, WorkerLost)
-    silent = rf"^rollout worker 1 did not answer within 3 s: process {frozen.pid} on .* is stopped"
-    assert re.match(silent, lost.reason), lost.reason
-    assert up == [WorkerUp("rollout worker 0"), WorkerUp("rollout worker 1")]
-    assert rollout.restarts == 1
-    assert gone([frozen.pid])
-    sampled(rollout, "rollout worker 1", requests("go"))
-
-    again = ray.get(rollout.workers[1].__ray_call__.remote(lambda _: os.getpid()))
-    psutil.Process(again).suspend()
-    (rollout._loaded[1],) = rollout._load([rollout.workers[1]])
-    with pytest.raises(
-        WorkerLate, match=rf"^rollout worker 1 .*: process {again} on .* is stopped"
-    ):
-        rollout.wait_ready()
-    rollout.close()
 
 
 def test_a_worker_for_which_there_is_no_room_is_told_of_before_its_deadline(
