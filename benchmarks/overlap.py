@@ -3,7 +3,7 @@
     python -m benchmarks.overlap stand-ins [--rollout 4 --reward 1 --learn 3 --sync 0.2]
     python -m benchmarks.overlap driver [--rollout-workers 256 --reward-workers 64]
     python -m benchmarks.overlap real --out DIR [--steps 20 --seeds 0 1 2] [OVERRIDE ...]
-    python -m benchmarks.overlap predicted --out DIR [--steps 12 --rollout 2 --reward 0.5 --learn 3]
+    python -m benchmarks.overlap predicted --out DIR [--steps 12 --rollout 4 --reward 1 --learn 6]
 
 ``stand-ins``: step time at staleness 0, 1 and 2 against the longest stage, with pools that sleep.
 ``driver``: CPU seconds of the driver's thread for one step, with pools of many workers that sleep.
@@ -73,7 +73,7 @@ def main() -> int:
     predicted.set_defaults(run=_predicted)
     predicted.add_argument("--out", type=Path, required=True)
     predicted.add_argument("--steps", type=int, default=12)
-    for name, seconds in (("rollout", 2.0), ("reward", 0.5), ("learn", 3.0)):
+    for name, seconds in (("rollout", 4.0), ("reward", 1.0), ("learn", 6.0)):
         predicted.add_argument(f"--{name}", type=float, default=seconds, help="seconds a call")
     options, overrides = parser.parse_known_args()
     options.run(options, overrides)

@@ -26,6 +26,7 @@ from orchestrator.pipeline.ledger_folder import open_ledger
 from orchestrator.pipeline.roles import Scalable
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages, groups_per_batch
+from orchestrator.record.exporter import Exporter
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.resources import Resources
 from orchestrator.settings.run_config import RunConfig
@@ -270,6 +271,7 @@ def stand_in_stages(
             Drops(run_folder, config.replacements),
             sleepers.wait,
             lambda each, count: None,
+            Exporter(config.name, ledger.epoch, config.steps, config.rollout.group_size).live,
         )
     run_folder.close()
 

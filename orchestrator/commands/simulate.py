@@ -88,19 +88,22 @@ def run(parsed: argparse.Namespace) -> None:
 def step_times(folder: Path, seconds: Seconds) -> tuple[float, float]:
     """Seconds of a step of a real run, and those that its settings have with these seconds.
 
-    Evaluations and waiting for checkpoints are not counted. Raises ``UserError`` for a run without
-    a row.
+    Both are means over the steps after the first ones, in which the stages fill. Evaluations and
+    waiting for checkpoints are not counted. Raises ``UserError`` for a run without such a step.
     """
     from orchestrator.settings.run_config import load_saved
 
-    rows = read_rows(folder / "metrics.jsonl")[-RECENT:]
+    scenario = scenario_of(load_saved(folder / "config.yaml"))
+    rows = read_rows(folder / "metrics.jsonl")[scenario.first_steps :][-RECENT:]
     if not rows:
-        raise UserError(f"--against: {folder} has no row in metrics.jsonl yet")
+        raise UserError(
+            f"--against: {folder} has no row in metrics.jsonl yet after its first"
+            f" {scenario.first_steps}"
+        )
     left_out = ("seconds/evaluate", "seconds/save")  # by the simulation
     measured = fmean(
         row["seconds/step"] - sum(row.get(name, 0.0) for name in left_out) for row in rows
     )
-    scenario = scenario_of(load_saved(folder / "config.yaml"))
     return measured, Simulation(scenario, seconds).run().step_s
 
 

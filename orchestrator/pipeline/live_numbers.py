@@ -7,7 +7,6 @@ from collections import Counter
 from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.roles import Rewards, Rollout
 from orchestrator.pipeline.schedule import Schedule, Stage
-from orchestrator.pipeline.worker_notes import WorkerNotes
 from orchestrator.record.live import Live
 
 # Groups with too few scores wait in the ledger: they are drawn again.
@@ -20,7 +19,7 @@ def live_numbers(
     schedule: Schedule,
     rollout: Rollout,
     rewards: Rewards,
-    workers: WorkerNotes,
+    learner_state: str,
     ranks: int,
     ledger: Ledger,
 ) -> Live:
@@ -31,7 +30,7 @@ def live_numbers(
         states.update(("reward", reward, state) for state in pool.states.values())
         queued["reward", reward] = pool.queued
     if ranks:
-        states["learner", "", workers.learner_state] = ranks
+        states["learner", "", learner_state] = ranks
     groups = dict.fromkeys(_STATES.values(), 0)
     for step in schedule.steps:
         for stage in schedule.stages(step).values():

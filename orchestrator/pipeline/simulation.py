@@ -64,6 +64,11 @@ class Scenario:
         """Batches that a step is dealt in."""
         return len(self.layout.batches(range(self.groups_per_step)))
 
+    @property
+    def first_steps(self) -> int:
+        """How many steps pass while the stages fill. Means are over the steps after these."""
+        return min(self.max_staleness + 1, self.steps // 2)
+
 
 @dataclass(frozen=True)
 class Chance:
@@ -137,7 +142,7 @@ class Simulation:
         self._to_score: deque[Batch] = deque()
         self._page, self._learner_call = _Page.WEIGHTS, 0
         # Sums over the time after the first steps.
-        self._measured_from = min(scenario.max_staleness + 1, scenario.steps // 2)
+        self._measured_from = scenario.first_steps
         self._first_at: float | None = 0.0 if self._measured_from == 0 else None
         self._learner_idle_s = self._rollout_idle_s = self._reward_idle_s = 0.0
         self._staleness: list[int] = []

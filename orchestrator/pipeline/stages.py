@@ -222,7 +222,7 @@ class Stages:
     def _live(self) -> Live:
         return live_numbers(
             *(self.schedule, self._rollout, self._rewards),
-            *(self.workers, self._config.learner_ranks, self._ledger),
+            *(self.workers.learner_state, self._config.learner_ranks, self._ledger),
         )
 
     def _rest(self) -> float:

@@ -14,12 +14,13 @@ from typing import Literal
 from orchestrator.record.metrics import PLACEHOLDERS, STEP_METRICS, Metric, Unit
 
 ExportedKind = Literal["gauge", "counter", "histogram"]
-ExportedUnit = Unit | Literal["bytes", "tokens/s", "images/s"]
+ExportedUnit = Unit | Literal["bytes", "tokens per second", "images per second"]
 
 PREFIX = "eg_grpo_"
 # Every series has these two labels, before the labels of its metric.
 COMMON_LABELS = ("run", "attempt")
-STARTING = "start"  # the stage before the first step, while workers start and load
+# The stage in which the workers of a run, or a learner group that replaces a lost one, start.
+STARTING = "start"
 FAILURE_REASONS = ("worker", "timeout", "error", "reward")
 WORKER_STATES = {
     "rollout": ("starting", "loading", "sampling", "idle", "lost"),
@@ -41,7 +42,7 @@ LABELS = {
     "reward": "the name of a reward; empty for workers that are no reward workers",
     "role": ", ".join(WORKER_STATES),
     "set": PLACEHOLDERS["set"][1],
-    "stage": f"{PLACEHOLDERS['stage'][1]}; and {STARTING}, until the first weights are published",
+    "stage": f"{PLACEHOLDERS['stage'][1]}; and {STARTING}, while workers start",
     "state": "what a worker does, or where a group is",
 }
 
@@ -160,9 +161,9 @@ LIVE = (
              "memory of Ray's object stores that is in use, on all hosts"),
     Exported(f"{PREFIX}object_store_capacity_bytes", "gauge", "bytes", (),
              "memory of Ray's object stores, on all hosts"),
-    Exported(f"{PREFIX}tokens_per_second", "gauge", "tokens/s", (),
+    Exported(f"{PREFIX}tokens_per_second", "gauge", "tokens per second", (),
              "tokens trained on over the duration of the step, of the last step"),
-    Exported(f"{PREFIX}images_per_second", "gauge", "images/s", (),
+    Exported(f"{PREFIX}images_per_second", "gauge", "images per second", (),
              "images of the trained groups over the duration of the step, of the last step"),
     Exported(f"{PREFIX}workers_lost_total", "counter", "workers", ("role",),
              "workers, or learner groups, that were lost and replaced"),

@@ -9,7 +9,9 @@ server of metrics is away.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -44,11 +46,11 @@ class RunOfSinks:
 
 
 def numbers(row: JsonDict) -> dict[str, float]:
-    """The values of a row that can be drawn as a curve, by key; ``step`` itself is left out."""
+    """The values of a row that can be drawn as a curve, by key, without step and time."""
     return {
         key: float(value)
         for key, value in row.items()
-        if isinstance(value, int | float) and key != "step"
+        if isinstance(value, int | float) and key not in ("step", "time")
     }
 
 
@@ -99,26 +101,31 @@ class WandB:
 
 
 class Trackio:
-    """A run in trackio's local database, in ``TRACKIO_DIR`` or its default folder."""
+    """A run in trackio's local database, in ``TRACKIO_DIR`` or its default folder.
+
+    What trackio prints goes to standard error: standard output is for the results of a run.
+    """
 
     def __init__(self, run: RunOfSinks) -> None:
         import trackio
 
-        self._run = trackio.init(
-            project=run.project,
-            name=run.name,
-            config=run.settings,
-            resume="allow",
-            embed=False,
-            auto_log_gpu=False,
-            auto_log_cpu=False,
-        )
+        with redirect_stdout(sys.stderr):
+            self._run = trackio.init(
+                project=run.project,
+                name=run.name,
+                config=run.settings,
+                resume="allow",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
 
     def step(self, row: JsonDict) -> None:
         self._run.log(numbers(row), step=row["step"])
 
     def close(self) -> None:
-        self._run.finish()
+        with redirect_stdout(sys.stderr):
+            self._run.finish()
 
 
 class Sinks:

@@ -41,10 +41,13 @@ def watched_object_stores() -> Iterator[ObjectStores]:
 
 
 def _watch(stores: ObjectStores, done: threading.Event) -> None:
+    state = None
     while not done.is_set():
         try:
-            # Ray has no public call for this. It is the one behind the command ``ray memory``.
-            state = internal_api.get_state_from_address(ray.get_runtime_context().gcs_address)
+            # Ray has no public calls for this. They are those behind the command ``ray memory``.
+            state = state or internal_api.get_state_from_address(
+                ray.get_runtime_context().gcs_address
+            )
             reply = internal_api.get_memory_info_reply(state, timeout_seconds=_ANSWER_S)
             found = reply.store_stats
             stores.used = found.object_store_bytes_used

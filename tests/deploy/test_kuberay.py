@@ -38,11 +38,11 @@ def schemas() -> Path | None:
 
 
 def test_kubernetes_accepts_every_manifest() -> None:
-    """All objects but KubeRay's follow Kubernetes' schemas, with no key that it does not know. So
-    do the pods that KubeRay is to make."""
+    """All objects but those of KubeRay and of Prometheus' operator follow Kubernetes' schemas, with
+    no key that it does not know. So do the pods that KubeRay is to make."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     for found in objects():
-        if not found["apiVersion"].startswith("ray.io/"):
+        if not found["apiVersion"].startswith(("ray.io/", "monitoring.coreos.com/")):
             kubernetes_validate.validate(found, KUBERNETES, strict=True)
     for template in pod_templates():
         pod = {"apiVersion": "v1", "kind": "Pod", **template}
@@ -101,7 +101,7 @@ def test_the_run_is_janus_pro_7b_with_each_role_on_its_own_group(tmp_path: Path)
     assert config.root == Path("/shared/runs")
     assert config.cluster == base.cluster.model_copy(update={"wait_for_room_s": 1800.0})
     place = {"root": base.root, "cluster": base.cluster, "rewards": base.rewards}
-    policy = {"rollout": base.rollout, "learner": base.learner}
+    policy = {"rollout": base.rollout, "learner": base.learner, "metrics": base.metrics}
     assert config.model_copy(update=place | policy) == base
     anywhere = {"resources": {}, "placement": "pack"}
     assert config.rollout.model_copy(update={"resources": {}}) == base.rollout
@@ -166,6 +166,29 @@ def test_policies_select_the_pods_that_there_are() -> None:
     assert len(policies) == 2
     assert named <= worn
     assert ("app.kubernetes.io/part-of", "eg-grpo-submitter") in named
+
+
+def test_prometheus_reaches_the_metrics_of_the_driver_and_of_ray(tmp_path: Path) -> None:
+    """The pod monitor selects Ray's pods and names ports that the head has; the run listens at one
+    of them, on every address; and the network policy lets Prometheus in there."""
+    monitor = the("PodMonitor")["spec"]
+    head = the("RayCluster")["spec"]["headGroupSpec"]["template"]
+    assert monitor["selector"]["matchLabels"] == head["metadata"]["labels"]
+    ports = {p["name"]: p["containerPort"] for p in head["spec"]["containers"][0]["ports"]}
+    assert [end["port"] for end in monitor["podMetricsEndpoints"]] == ["eg-grpo", "metrics"]
+    assert monitor["podMetricsEndpoints"][0]["honorLabels"] is True
+    assert set(ports) == {"gcs-server", "dashboard", "client", "metrics", "eg-grpo"}
+    metrics = run_settings(tmp_path).metrics
+    assert (metrics.host, metrics.port) == ("0.0.0.0", ports["eg-grpo"])
+    policies = [found["spec"] for found in objects() if found["kind"] == "NetworkPolicy"]
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    (rule,) = (
+        rule
+        for policy in policies
+        for rule in policy["ingress"]
+        if {"namespaceSelector": monitoring} in rule["from"]
+    )
+    assert [port["port"] for port in rule["ports"]] == [ports["eg-grpo"], ports["metrics"]]
 
 
 def test_redis_takes_the_password_and_keeps_every_write(tmp_path: Path) -> None:

@@ -254,11 +254,16 @@ def test_a_real_run_is_printed_beside_the_simulation(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """One batch for each of two workers: 4 s rollout and 1 s learning are 5 s. The run took
-    5.5 s, and 3 s more for an evaluation and a checkpoint, which the simulation leaves out."""
+    5.5 s, and 3 s more for an evaluation and a checkpoint, which the simulation leaves out. It also
+    leaves out the first step, in which workers warm up."""
     (tmp_path / "config.yaml").write_text(Path(SHAPES).read_text() + "max_staleness: 0\n")
     row = {"seconds/step": 8.5, "seconds/evaluate": 2.0, "seconds/save": 1.0}
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    first = json.dumps({"seconds/step": 99.0}) + "\n"
+    (tmp_path / "metrics.jsonl").write_text(first)
     flags = ["--seconds", "rollout=4,learn=1", "--against", str(tmp_path), "steps=10"]
+    assert main(["simulate", SHAPES, *flags]) == 2
+    assert "has no row in metrics.jsonl yet after its first 1" in capsys.readouterr().err
+    (tmp_path / "metrics.jsonl").write_text(first + json.dumps(row) + "\n")
     assert main(["simulate", SHAPES, *flags]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"against   {tmp_path}: measured 5.50 s a step without evaluation and saving, simulated"

@@ -1,0 +1,87 @@
+"""What a run opens to be looked at, and that it shows a Redis which is away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from orchestrator.pipeline.ledger_folder import open_ledger
+from orchestrator.pipeline.telemetry import open_telemetry
+from orchestrator.record.exporter import Exporter
+from orchestrator.record.run_folder import RunFolder
+from orchestrator.settings.ledger_config import LedgerConfig
+from orchestrator.settings.run_config import load_config
+
+SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
+ROW = {"step": 1, "time": 1.5e9, "groups/trained": 16, "seconds/step": 2.0, "loss": 0.5}
+
+
+def test_a_row_reaches_the_endpoint_and_the_sinks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The line that is printed, and the file in the run folder, name the address at which the row
+    is found. The files of a sink lie in the run folder. Without a port there is no endpoint."""
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(SHAPES.parents[1])
+    said: list[str] = []
+    words = [f"root={tmp_path}", "metrics.tensorboard=true"]
+    folder = RunFolder(tmp_path / "shapes")
+    with open_telemetry(load_config(SHAPES, words), folder, 3, "id", said.append) as telemetry:
+        telemetry.exporter.begin([])
+        telemetry.step(ROW)
+        ((target,),) = (
+            found["targets"] for found in json.loads((folder.path / "prometheus.json").read_text())
+        )
+        assert said == [f"metrics for Prometheus at http://{target}/metrics"]
+        with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+    assert target.startswith("127.0.0.1:")
+    assert 'eg_grpo_loss{attempt="3",run="shapes"} 0.5\n' in text
+    assert list((folder.path / "tensorboard").iterdir())
+    assert not (folder.path / "prometheus.json").exists()
+    words[1] = "metrics.port=null"
+    with open_telemetry(load_config(SHAPES, words), folder, 3, "id", said.append):
+        assert len(said) == 1
+        assert not (folder.path / "prometheus.json").exists()
+    folder.close()
+
+
+def test_a_redis_that_is_away_is_seen_while_the_driver_waits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The server is frozen while a thread writes to it: a scrape says for how long it waits, and
+    does not wait itself. When the server goes on, the time is 0 again."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    exporter = Exporter("shapes", 1, 9, 8)
+
+    def away() -> float:
+        labels = {"run": "shapes", "attempt": "1"}
+        found = exporter.registry.get_sample_value("eg_grpo_redis_away_seconds", labels)
+        assert found is not None
+        return found
+
+    with open_ledger(LedgerConfig(timeout_s=60), tmp_path, lambda text: None) as ledger:
+        exporter.watch("eg_grpo_redis_away_seconds", lambda: ledger.away_s)
+        ledger.count("lost/rollout")
+        assert away() == 0
+        server = int((tmp_path / "ledger" / "server.pid").read_text())
+        os.kill(server, signal.SIGSTOP)
+        writer = threading.Thread(target=ledger.count, args=("lost/rollout",))
+        try:
+            writer.start()
+            deadline = time.monotonic() + 60
+            while away() == 0 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert away() > 0
+        finally:
+            os.kill(server, signal.SIGCONT)
+        writer.join(60)
+        assert away() == 0
+        assert ledger.view().counts["lost/rollout"] == 2

@@ -1,0 +1,126 @@
+"""The other places that get the rows of a run, each with the real package."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.record.sinks import RunOfSinks, Sinks, TensorBoard, Trackio, WandB, numbers
+from orchestrator.settings import metrics_config
+from orchestrator.settings.metrics_config import MetricsConfig, check_sinks
+from policy.errors import UserError
+from policy.types import JsonDict
+
+
+def row(step: int) -> JsonDict:
+    return {
+        "step": step,
+        "time": 1.5e9 + step,
+        "reward/mean": step / 4,
+        "loss": None,
+        "alarms": ["a sentence"],
+        "rewards/failure_reasons": {},
+    }
+
+
+def run_of(folder: Path, name: str = "shapes") -> RunOfSinks:
+    return RunOfSinks(name, "eg-grpo-tests", folder, "0123456789abcdef", {"seed": 3})
+
+
+def test_only_numbers_of_a_row_can_be_drawn() -> None:
+    """Null, texts, lists and mappings are left out. So are step and time, which are axes."""
+    assert numbers(row(2)) == {"reward/mean": 0.5}
+
+
+def test_tensorboard_has_every_step(tmp_path: Path) -> None:
+    """Its own reader finds each value at its step."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sink = TensorBoard(run_of(tmp_path))
+    for step in (1, 2):
+        sink.step(row(step))
+    sink.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    found = [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors("reward/mean")]
+    assert found == [(1, 0.25), (2, 0.5)]
+
+
+def test_wandb_keeps_an_offline_run_in_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no account and no network: the run's file, which ``wandb sync`` sends, has the rows
+    and the settings."""
+    pytest.importorskip("wandb")
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    sink = WandB(run_of(tmp_path), "offline")
+    for step in (1, 2):
+        sink.step(row(step))
+    sink.close()
+    (file,) = tmp_path.glob("wandb/offline-run-*-0123456789abcdef/*.wandb")
+    deadline = time.monotonic() + 60  # a process of W&B's writes it
+    while b"reward/mean" not in file.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert b"reward/mean" in file.read_bytes()
+    assert b"seed" in file.read_bytes()
+
+
+def test_trackio_has_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own reader finds each value at its step."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    sink = Trackio(run_of(tmp_path))
+    for step in (1, 2):
+        sink.step(row(step))
+    sink.close()
+    logs = SQLiteStorage.get_logs("eg-grpo-tests", "shapes")
+    assert [(log["step"], log["reward/mean"]) for log in logs] == [(1, 0.25), (2, 0.5)]
+
+
+class Failing:
+    """A sink whose server goes away after the first row."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def step(self, row: JsonDict) -> None:
+        if self.rows:
+            raise ConnectionError("the server\nis away")
+        self.rows.append(row["step"])
+
+    def close(self) -> None:
+        raise AssertionError("it has failed, so that nobody closes it")
+
+
+def test_a_sink_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """There is one warning, and the run goes on. One that cannot begin ends it at the start."""
+    sinks, failing = Sinks(), Failing()
+    sinks.begin("wandb", lambda: failing)
+    with caplog.at_level(logging.WARNING, logger="eg_grpo"):
+        for step in (1, 2, 3):
+            sinks.step(row(step))
+        sinks.close()
+    assert failing.rows == [1]
+    assert caplog.messages == ["metrics.wandb: the server is away; it gets no more rows"]
+
+    def cannot() -> Any:
+        raise ConnectionError("no account")
+
+    with pytest.raises(UserError, match=r"^metrics\.wandb: no account$"):
+        sinks.begin("wandb", cannot)
+
+
+def test_an_absent_package_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the setting and the command that installs the package."""
+    monkeypatch.setattr(metrics_config, "find_spec", lambda name: None)
+    check_sinks(MetricsConfig())
+    with pytest.raises(UserError, match=r"^metrics\.wandb: .* pip install 'eg-grpo\[wandb\]'$"):
+        check_sinks(MetricsConfig(wandb="offline"))
