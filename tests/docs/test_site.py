@@ -13,12 +13,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from orchestrator.cli import _parser
+from orchestrator.commands.parser import make_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-PARSER = _parser()
+PARSER = make_parser()
 
 
 class BuiltPage(HTMLParser):
@@ -57,7 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, BuiltPage]:
     """The pages of the site, built by ``mkdocs build --strict`` without any network."""
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
         cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "https_proxy": "http://127.0.0.1:9"},
     )  # fmt: skip
