@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 import time
 import urllib.request
@@ -12,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.pipeline.ledger_folder import open_ledger
+from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.exporter import Exporter
 from orchestrator.record.run_folder import RunFolder
-from orchestrator.settings.ledger_config import LedgerConfig
 from orchestrator.settings.run_config import load_config
+from tests.redis_server import between, redis_server
 
 SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
 ROW = {"step": 1, "time": 1.5e9, "groups/trained": 16, "seconds/step": 2.0, "loss": 0.5}
@@ -53,12 +51,9 @@ def test_a_row_reaches_the_endpoint_and_the_sinks(
     folder.close()
 
 
-def test_a_redis_that_is_away_is_seen_while_the_driver_waits(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The server is frozen while a thread writes to it: a scrape says for how long it waits, and
-    does not wait itself. When the server goes on, the time is 0 again."""
-    monkeypatch.delenv("REDIS_URL", raising=False)
+def test_a_redis_that_is_away_is_seen_while_the_driver_waits(tmp_path: Path) -> None:
+    """Redis answers nothing while a thread writes to it: a scrape says for how long it waits, and
+    does not wait itself. When Redis answers again, the time is 0."""
     exporter = Exporter("shapes", 1, 9, 8)
 
     def away() -> float:
@@ -67,21 +62,19 @@ def test_a_redis_that_is_away_is_seen_while_the_driver_waits(
         assert found is not None
         return found
 
-    with open_ledger(LedgerConfig(timeout_s=60), tmp_path, lambda text: None) as ledger:
+    with redis_server(tmp_path) as url, between(url) as proxy:
+        ledger = Ledger.take(f"redis://{proxy.place}", "away", 0, lambda text: None, timeout_s=60)
         exporter.watch("eg_grpo_redis_away_seconds", lambda: ledger.away_s)
-        ledger.count("lost/rollout")
+        ledger.count("once")
         assert away() == 0
-        server = int((tmp_path / "ledger" / "server.pid").read_text())
-        os.kill(server, signal.SIGSTOP)
-        writer = threading.Thread(target=ledger.count, args=("lost/rollout",))
-        try:
-            writer.start()
-            deadline = time.monotonic() + 60
-            while away() == 0 and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert away() > 0
-        finally:
-            os.kill(server, signal.SIGCONT)
+        proxy.answers_to_lose = 1_000_000
+        writer = threading.Thread(target=ledger.count, args=("once",))
+        writer.start()
+        deadline = time.monotonic() + 60
+        while away() == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert away() > 0
+        proxy.answers_to_lose = 0
         writer.join(60)
         assert away() == 0
-        assert ledger.view().counts["lost/rollout"] == 2
+        assert ledger.counts() == {"once": 2}
