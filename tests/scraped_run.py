@@ -65,7 +65,7 @@ class ScrapedRun:
 
     folder: Path
     prometheus: Prometheus
-    at: float  # the Unix time at which Prometheus had scraped ``STEPS - 1`` steps or more
+    at: float  # a Unix time at which Prometheus had scraped ``STEPS - 1`` steps
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series of an instant query at a time of the run."""
@@ -98,15 +98,20 @@ def scraped_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScrapedRun
 
 
 def _scraped(prometheus: Prometheus, run: subprocess.Popen[bytes]) -> float | None:
-    """When all but the last step were scraped; None if the run ended before."""
-    deadline = time.monotonic() + _RUNS_S
+    """The last moment at which all steps but one were scraped as done; None if there was none.
+
+    By the last moment the rules have been evaluated with these steps too.
+    """
+    deadline, at = time.monotonic() + _RUNS_S, None
     while run.poll() is None and time.monotonic() < deadline:
         now = time.time()
         found = prometheus.query("eg_grpo_step", now)
-        if found and float(found[0]["value"][1]) >= STEPS - 1:
-            return now
+        if found and float(found[0]["value"][1]) == STEPS - 1:
+            at = now
+        elif at is not None:
+            break
         time.sleep(0.2)
-    return None
+    return at
 
 
 @contextmanager
