@@ -49,7 +49,7 @@ def gallery(folders: Sequence[Path]) -> tuple[list[list[JsonDict]], str]:
             size += sum(len(json.dumps(sample)) for sample in shown[-1])
             if size > MAX_BYTES:
                 break
-        else:
+        else:  # these limits fit, and the last ones always do
             break
     count = sum(map(len, shown))
     if count == whole:
