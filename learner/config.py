@@ -231,7 +231,13 @@ class LearnerConfig(Settings):
         False, description="weights in CPU memory while they are not needed; zero_stage 3 alone"
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where ranks compute")
-    threads: int = Field(1, ge=1, description="compute threads of a rank")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="compute threads of a rank; null takes the cores that are free in its turn: at"
+        " max_staleness 0 on a CPU, where rollout waits for the learner, its share of the cores,"
+        " 2 at most; else 1",
+    )
     cpus_per_rank: Share = Field(1.0, description="CPUs that Ray sets aside for a rank")
     gpus_per_rank: Share = Field(0.0, description="GPUs that Ray sets aside for a rank")
     resources: CustomResources = Field(

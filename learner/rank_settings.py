@@ -31,6 +31,7 @@ class LearnerSettings:
     total_steps: int
     # Seed of an adapter's first weights.
     seed: int = 0
+    threads: int = 1  # compute threads of a rank
     deterministic: bool = False  # see policy.runtime.choose_deterministic_algorithms
 
 

@@ -33,7 +33,7 @@ class LearnerWorker:
     """
 
     def __init__(self, settings: LearnerSettings) -> None:
-        tune_process(settings.learner.threads, settings.deterministic)
+        tune_process(settings.threads, settings.deterministic)
         self._settings = settings
         self._rank: LearnerRank | None = None
 
@@ -108,11 +108,14 @@ def start_learner_worker(settings: LearnerSettings, place: Any = None) -> Any:
     ``place`` is a scheduling strategy of Ray. Without one, Ray chooses the host.
     """
     config = settings.learner
-    threads = str(config.threads)
+    threads = str(settings.threads)
     # Libraries read these variables while they are imported.
     variables = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
+        # A thread without work sleeps. It would otherwise take a core from other processes while
+        # it waits, and two threads on a busy machine were slower than one.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": config.device,
     }

@@ -35,11 +35,11 @@ _RUNS_S = 400.0
 
 
 def needs(program: str) -> str:
-    """The path of a program of Debian's ``prometheus``. Without it the test is skipped, and fails
-    where continuous integration must have it."""
+    """The path of a program of Prometheus or Alertmanager. Without it the test is skipped, and
+    fails where continuous integration must have it."""
     found = shutil.which(program)
     if found is None:
-        text = f"{program} is not installed (Debian's package prometheus)"
+        text = f"{program} is not installed (Debian's prometheus, prometheus-alertmanager)"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
     return found
 

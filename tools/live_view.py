@@ -9,6 +9,7 @@ installed. The picture has two screens: one of the start, and one of the step ``
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from rich.text import Text
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "eg-grpo train shapes"
-SETTINGS = "steps=40 evaluation.prompts=16 evaluation.every=10".split()
-COLUMNS, LINES, STEP = 100, 24, 24
+SETTINGS = "steps=40 prompts_per_step=4 evaluation.prompts=4 evaluation.every=10".split()
+COLUMNS, LINES, STEP = 100, 24, 12
 _LONGEST_S = 900.0
 
 
@@ -45,7 +46,9 @@ def main(file: Path) -> None:
         console.print(Text(f"$ {COMMAND}   # {title}", style="bold"))
         console.print(Text.from_ansi(shown.replace(f"{folder}/", "runs/").rstrip()))
         console.print()
-    console.save_svg(str(file), title=COMMAND)
+    # Without the fonts that rich would have a browser fetch from another site.
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title=COMMAND), flags=re.S)
+    file.write_text(picture, encoding="utf-8")
 
 
 def screen(tmux: list[str], awaited: str) -> str:

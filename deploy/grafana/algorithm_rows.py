@@ -108,7 +108,7 @@ ENTROPY = Row(
         lines(
             "Mean entropy, text against image",
             "Entropy over log of the vocabulary size, mean over the tokens of the CoT and of the"
-            " image. The thin lines are the means of the last 6 hours.",
+            ' image. "usual" is the mean of the last 6 hours.',
             "none",
             value("eg_grpo_entropy_mean", "{{modality}}"),
             value("run_modality:eg_grpo_entropy_mean:avg6h", "{{modality}}, usual"),
@@ -124,8 +124,8 @@ ENTROPY = Row(
         ),
         lines(
             "Tokens of low and high entropy",
-            "Share of the tokens in the low set, which take no part in the update of the reward,"
-            " and in the high set, which get the bonus.",
+            "Share of the tokens in the low set, which the reward does not train, and in the high"
+            " set, which get the bonus.",
             "percentunit",
             value("eg_grpo_tokens_low_entropy_share", "low"),
             value("eg_grpo_tokens_high_entropy_share", "high"),

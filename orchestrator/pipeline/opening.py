@@ -25,6 +25,7 @@ from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.cluster_address import awaited_cluster
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.resources import roles
@@ -79,7 +80,7 @@ def open_run(
             open_telemetry(config, folder, ledger.epoch, ledger.run, progress.note) as telemetry,
             ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
-            with progress.waiting("starting Ray"):
+            with progress.waiting(awaited_cluster(cluster.address)):
                 opened.enter_context(
                     ray_cluster(
                         cluster.address,

@@ -13,6 +13,7 @@ from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.cluster_address import awaited_cluster
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.resources import roles
@@ -57,7 +58,7 @@ def open_replay(
             open_telemetry(config, folder, 1, None, progress.note) as telemetry,
             ExitStack() as opened,
         ):
-            with progress.waiting("starting Ray"):
+            with progress.waiting(awaited_cluster(cluster.address)):
                 opened.enter_context(
                     ray_cluster(
                         cluster.address,

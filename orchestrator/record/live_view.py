@@ -56,7 +56,7 @@ def shown_progress(steps: int) -> Iterator[Progress]:
         get_renderable=view.frame,
         console=console,
         refresh_per_second=_FRAMES_A_SECOND,
-        redirect_stdout=sys.stdout.isatty(),
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
     ):
         log.addHandler(view.warnings)
         try:
@@ -66,8 +66,13 @@ def shown_progress(steps: int) -> Iterator[Progress]:
             view.ended = True
 
 
-def can_show(stream: TextIO) -> bool:
-    """Whether the stream is a terminal that can move its cursor and shows block characters."""
+def can_show(stream: TextIO | None) -> bool:
+    """Whether the stream is a terminal that can move its cursor and shows block characters.
+
+    It is None if the caller of the process has closed it.
+    """
+    if stream is None:
+        return False
     encoding = (stream.encoding or "").lower().replace("-", "")
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and encoding == "utf8"
 
@@ -96,7 +101,7 @@ class LiveProgress(Progress):
     def waiting(self, what: str) -> Iterator[None]:
         """Show what the context waits for, and for how long."""
         outer = self._awaited
-        self._awaited, self._since = (*outer, what), self._monotonic()
+        self._awaited, self._since = (*outer, masked(what)), self._monotonic()
         try:
             yield
         finally:
@@ -146,7 +151,7 @@ class LiveProgress(Progress):
         left = f"ETA {duration(self._left or 0)}" if known else ""
         line.add_row(
             f"step {done}/{self.steps}",
-            ProgressBar(self.steps, done, width=_WIDTH // 2),
+            ProgressBar(self.steps, done, width=_WIDTH // 2, complete_style="green"),
             left,
             f"{duration(self._monotonic() - self._started)} since the start",
         )
@@ -177,14 +182,14 @@ class LiveProgress(Progress):
         for name, value in seconds.items():
             if longest and value >= 0.05:  # shorter ones would be shown as 0.0 s
                 bar = "█" * max(1, round(_WIDTH * value / longest))
-                yield name, Text.assemble(f"{value:6.1f} s  ", (bar, "blue"))
+                yield f"{name} time", Text.assemble(f"{value:6.1f} s  ", (bar, "blue"))
 
-    def _roles(self) -> Iterator[tuple[str, str]]:
+    def _roles(self) -> Iterator[tuple[str, Text]]:
         """How many workers each role has, and how many of them are in each state."""
         for role in dict.fromkeys(role for role, _ in self._states):
             counts = Counter(state for of, state in self._states if of == role)
             states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-            yield f"{role} workers" if role != "learner" else "learner ranks", states
+            yield f"{role} workers" if role != "learner" else "learner ranks", Text(states)
 
 
 class _LastWarnings(logging.Handler):

@@ -97,7 +97,7 @@ def _families(runs: Sequence[RunFiles]) -> dict[str, list[RunFiles]]:
     for run in runs:
         by_settings.setdefault(run.family or run.label, []).append(run)
     return {
-        family[0].label if len(family) == 1 else f"{family[0].label} ({len(family)} seeds)": family
+        family[0].label if len(family) == 1 else f"{family[0].label} ({len(family)} runs)": family
         for family in by_settings.values()
     }
 

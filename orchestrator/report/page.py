@@ -41,7 +41,7 @@ MAX_PAGE_BYTES = 10_000_000
 _MAX_DROPPED, _MAX_ALARMS = 200, 12  # of each run
 _MAX_TEXT = 400  # characters of a prompt or reason in the list of what was dropped
 _MAX_SETTINGS = 100_000  # characters
-_SCRIPTS = ("charts.js", "gallery.js", "page.js")
+_SCRIPTS = ("charts.js", "tokens.js", "gallery.js", "zoom.js", "page.js")
 
 
 def write_report(run_folder: Path) -> Path:

@@ -21,3 +21,9 @@ def cluster_address(configured: str | None) -> str | None:
 def in_submitted_job() -> bool:
     """Whether ``ray job submit`` started this process. Ray then sets the variable."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def awaited_cluster(configured: str | None) -> str:
+    """What a run waits for until it has its cluster."""
+    address = cluster_address(configured)
+    return "starting Ray" if address is None else f"connecting to the Ray cluster {address}"

@@ -1,12 +1,24 @@
-"""What the workers of a run ask of Ray: CPUs, GPUs and custom resources, role by role."""
+"""What the workers of a run ask of Ray: CPUs, GPUs and custom resources, role by role.
+
+How many threads a learner rank computes with is decided here as well.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.run_config import RunConfig
 from rewards.config import RewardConfig
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # the limit of a container: "200000 100000" is 2 cores
+# The weights after an update of the embedded world are equal to the bit with one and two threads.
+# With three and eight they differ by rounding, so that a run would depend on the machine's cores.
+_MOST_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,32 @@ def learner_resources(config: RunConfig) -> Resources:
     """What a learner rank asks for."""
     learner = config.learner
     return Resources(learner.cpus_per_rank, learner.gpus_per_rank, learner.resources)
+
+
+def learner_threads(config: RunConfig) -> int:
+    """The compute threads of a learner rank.
+
+    At ``max_staleness`` 0 the rollout workers wait while the learner computes, so that the cores
+    are free for the ranks. A private cluster has the cores of this machine. On an existing one a
+    rank has the CPUs that it reserves. With a larger staleness all roles compute at the same time.
+    """
+    learner = config.learner
+    if learner.threads is not None:
+        return learner.threads
+    if config.max_staleness or learner.device != "cpu":
+        return 1
+    private = cluster_address(config.cluster.address) is None
+    share = usable_cores() // learner.ranks if private else int(learner.cpus_per_rank)
+    return min(max(share, 1), _MOST_THREADS)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: a container may have fewer than the machine."""
+    allowed = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max 100000")
+        quota, period = map(int, _QUOTA.read_text().split())
+        allowed = min(allowed, max(1, quota // period))
+    return allowed
 
 
 def reward_resources(reward: RewardConfig) -> Resources:

@@ -25,11 +25,14 @@ FREE = (
     # Another number of ranks adds gradients in another order, so that results differ by rounding.
     # It may change, because a run must be able to go on with the machines that are left.
     "learner.ranks",
+    # A matrix product may add in another order with another number of threads. It must be possible
+    # to go on with a machine of fewer cores.
+    "learner.threads",
     # places of files and processes; how often the run saves and evaluates, and what it keeps
     *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
     *("cache", "rewards.*.cache", "ledger", "trajectories"),
     "metrics",  # where they go
-    # CPUs and GPUs that Ray reserves; devices and threads are separate settings
+    # CPUs and GPUs that Ray reserves; devices and rollout's threads are separate settings
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
     # bounds of the number of workers; max_workers decides how batches are cut

@@ -19,7 +19,7 @@ from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import LearnerSettings
 from learner.worker import start_learner_worker
 from orchestrator.settings.inputs import Inputs
-from orchestrator.settings.resources import learner_resources
+from orchestrator.settings.resources import learner_resources, learner_threads
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.waiting import WorkerLate, wait_all
@@ -57,6 +57,7 @@ class LearnerGroup(WorkerPool):
             total_steps=config.steps,
             seed=config.seed,
             deterministic=config.deterministic,
+            threads=learner_threads(config),
         )
         super().__init__(
             [f"learner rank {rank}" for rank in range(self.config.ranks)],

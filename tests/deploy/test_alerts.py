@@ -44,6 +44,10 @@ CASES = [
          {'up{job="eg-grpo", run="a"}': "1x9 0x90", 'up{job="eg-grpo", run="calm"}': "1x99"},
          10, {"job": "eg-grpo", "run": "a"},
          "Run a no longer answers, and did not end in order"),
+    Case("EgGrpoRunDown",  # on Kubernetes a target has no run
+         {'up{job="eg-grpo", pod="head"}': "1x9 0x90"},
+         10, {"job": "eg-grpo", "pod": "head"},
+         "Run head no longer answers, and did not end in order"),
     Case("EgGrpoNoStep",  # a step of "calm" takes 15 minutes
          {f"eg_grpo_step_timestamp_seconds{{{A}}}": "0x99",
           f"eg_grpo_step_duration_seconds_sum{{{A}}}": "50x99",

@@ -2,35 +2,42 @@
 // The images: one view for each fixed set and one for the groups of training. The state lives
 // outside of the page, so that a page that is served keeps it when new data come.
 
-const view = { name: null, step: null, every: false, task: "", score: "total", least: "", most: "", shown: "all", sort: "order", map: "beside", pages: 1 };
+const view = {
+  name: null,
+  step: null,
+  every: false,
+  task: "",
+  score: "total",
+  least: "",
+  most: "",
+  shown: "all",
+  sort: "order",
+  map: "beside",
+  pages: 1,
+};
 const BLOCKS = 24; // prompts or groups that show before "more" is asked for
-let zoomed = null; // the samples that the dialog walks through, and the place in them
-
-function bytes(text) {
-  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-}
 
 // Each sample gets its run, its view, and its entropies as numbers from 0 to 1.
 function prepared(data) {
   const samples = [];
-  data.runs.forEach((run, place) => run.samples.forEach((row, order) => {
-    const sample = { ...row, run: place, order, view: row.fixed ? `fixed ${row.set}` : "training" };
-    for (const name of ["cot", "image"]) {
-      const packed = row.tokens ? row.tokens[name] : null;
-      sample[name + "Map"] = packed ? { ...packed, levels: [...bytes(packed.entropy)].map((level) => level / 255) } : null;
-    }
-    samples.push(sample);
-  }));
+  data.runs.forEach((run, place) =>
+    run.samples.forEach((row, order) => {
+      const sample = {
+        ...row,
+        run: place,
+        order,
+        view: row.fixed ? `fixed ${row.set}` : "training",
+      };
+      for (const name of ["cot", "image"]) {
+        const packed = row.tokens ? row.tokens[name] : null;
+        sample[name + "Map"] = packed
+          ? { ...packed, levels: [...bytes(packed.entropy)].map((level) => level / 255) }
+          : null;
+      }
+      samples.push(sample);
+    }),
+  );
   return samples;
-}
-
-// The range of entropies that the shades of a view run through: all but the outermost 2%.
-function range(samples, name) {
-  const levels = samples.flatMap((sample) => sample[name] ? sample[name].levels : []).sort((a, b) => a - b);
-  if (!levels.length) return [0, 1];
-  const at = (share) => levels[Math.round(share * (levels.length - 1))];
-  const [low, high] = [at(0.02), at(0.98)];
-  return high > low ? [low, high] : [0, 1];
 }
 
 function scoreOf(sample, name) {
@@ -48,7 +55,11 @@ const SORTS = {
   order: ["as recorded", null, 1],
   best: ["score, highest first", (sample) => scoreOf(sample, view.score), -1],
   worst: ["score, lowest first", (sample) => scoreOf(sample, view.score), 1],
-  imageHigh: ["image entropy, highest first", (sample) => sample.imageMap && sample.imageMap.mean, -1],
+  imageHigh: [
+    "image entropy, highest first",
+    (sample) => sample.imageMap && sample.imageMap.mean,
+    -1,
+  ],
   imageLow: ["image entropy, lowest first", (sample) => sample.imageMap && sample.imageMap.mean, 1],
   cotHigh: ["CoT entropy, highest first", (sample) => sample.cotMap && sample.cotMap.mean, -1],
   cotLow: ["CoT entropy, lowest first", (sample) => sample.cotMap && sample.cotMap.mean, 1],
@@ -58,30 +69,58 @@ function sorted(list, valueOf) {
   const [, of, sign] = SORTS[view.sort];
   if (!of) return list;
   const keyed = list.map((item) => [valueOf(item, of), item]);
-  keyed.sort(([a], [b]) => a === b ? 0 : a === null ? 1 : b === null ? -1 : sign * (a - b));
+  keyed.sort(([a], [b]) => (a === b ? 0 : a === null ? 1 : b === null ? -1 : sign * (a - b)));
   return keyed.map(([, item]) => item);
 }
 
 function showGallery(section, data, samples) {
   const names = [...new Set(samples.map((sample) => sample.view))];
-  if (!names.length) { section.replaceChildren(); return; }
-  if (!names.includes(view.name)) { view.name = names[0]; view.step = null; }
+  if (!names.length) {
+    section.replaceChildren();
+    return;
+  }
+  if (!names.includes(view.name)) {
+    view.name = names[0];
+    view.step = null;
+  }
   const list = el("div");
   const controls = el("div", { class: "controls", role: "group", "aria-label": "Choose images" });
   const note = el("p", { class: "soft small quiet" });
   section.replaceChildren(el("h2", {}, "Images"), controls, key(), note, list);
-  let found = [], scales = {};
-  const changed = () => { view.pages = 1; showBlocks(list, data, found, scales); };
+  let found = [],
+    scales = {};
+  const changed = () => {
+    view.pages = 1;
+    showBlocks(list, data, found, scales);
+  };
 
   function select(id, label, options, apply = changed) {
-    const box = el("select", { id, onchange: () => { view[id] = box.value; apply(); } },
-      options.map(([value, text]) => el("option", { value }, text)));
+    const box = el(
+      "select",
+      {
+        id,
+        onchange: () => {
+          view[id] = box.value;
+          apply();
+        },
+      },
+      options.map(([value, text]) => el("option", { value }, text)),
+    );
     if (!options.some(([value]) => value === view[id])) view[id] = options[0][0];
     box.value = view[id];
     return el("label", {}, label, box);
   }
   function bound(id, label) {
-    const box = el("input", { id, type: "number", step: "any", placeholder: "any", oninput: () => { view[id] = box.value; changed(); } });
+    const box = el("input", {
+      id,
+      type: "number",
+      step: "any",
+      placeholder: "any",
+      oninput: () => {
+        view[id] = box.value;
+        changed();
+      },
+    });
     box.value = view[id];
     return el("label", {}, label, box);
   }
@@ -91,10 +130,22 @@ function showGallery(section, data, samples) {
     const at = [...new Set(found.map((sample) => sample.step))].sort((a, b) => a - b);
     const rewards = [...new Set(found.flatMap((sample) => Object.keys(sample.rewards)))];
     const tasks = [...new Set(found.map((sample) => sample.task).filter(Boolean))].sort();
-    const text = (name) => name === "training" ? "groups of training" : name.replace(/^fixed /, "fixed prompts: ");
+    const text = (name) =>
+      name === "training" ? "groups of training" : name.replace(/^fixed /, "fixed prompts: ");
     if (view.step === null || !at.includes(view.step)) view.step = at[at.length - 1];
     const output = el("output", { for: "step" });
-    const slider = el("input", { id: "step", type: "range", min: 0, max: at.length - 1, step: 1, oninput: () => { view.step = at[slider.value]; said(); changed(); } });
+    const slider = el("input", {
+      id: "step",
+      type: "range",
+      min: 0,
+      max: at.length - 1,
+      step: 1,
+      oninput: () => {
+        view.step = at[slider.value];
+        said();
+        changed();
+      },
+    });
     slider.value = at.indexOf(view.step);
     const said = () => {
       output.textContent = `${view.step} (${at.indexOf(view.step) + 1} of ${at.length} recorded)`;
@@ -102,18 +153,54 @@ function showGallery(section, data, samples) {
     };
     said();
     slider.disabled = view.every || at.length < 2;
-    const every = el("input", { id: "every", type: "checkbox", onchange: () => { view.every = every.checked; slider.disabled = view.every || at.length < 2; changed(); } });
+    const every = el("input", {
+      id: "every",
+      type: "checkbox",
+      onchange: () => {
+        view.every = every.checked;
+        slider.disabled = view.every || at.length < 2;
+        changed();
+      },
+    });
     every.checked = view.every;
     controls.replaceChildren(
-      select("name", "Show", names.map((name) => [name, text(name)]), () => { view.step = null; fillControls(); changed(); }),
-      el("div", { class: "field slider" }, el("label", { for: "step" }, "Training step "), output, slider),
+      select(
+        "name",
+        "Show",
+        names.map((name) => [name, text(name)]),
+        () => {
+          view.step = null;
+          fillControls();
+          changed();
+        },
+      ),
+      el(
+        "div",
+        { class: "field slider" },
+        el("label", { for: "step" }, "Training step "),
+        output,
+        slider,
+      ),
       el("label", { class: "inline" }, every, "all steps"),
       select("task", "Task", [["", "all tasks"], ...tasks.map((task) => [task, task])]),
       select("score", "Score", [["total", "total"], ...rewards.map((reward) => [reward, reward])]),
-      bound("least", "at least"), bound("most", "at most"),
-      select("shown", "Samples", [["all", "all"], ["scored", "scored"], ["failed", "failed, with reason"]]),
-      select("sort", "Order", Object.entries(SORTS).map(([name, [label]]) => [name, label])),
-      select("map", "Entropy map", [["beside", "beside the image"], ["over", "over the image"], ["off", "hidden"]]),
+      bound("least", "at least"),
+      bound("most", "at most"),
+      select("shown", "Samples", [
+        ["all", "all"],
+        ["scored", "scored"],
+        ["failed", "failed, with reason"],
+      ]),
+      select(
+        "sort",
+        "Order",
+        Object.entries(SORTS).map(([name, [label]]) => [name, label]),
+      ),
+      select("map", "Entropy map", [
+        ["beside", "beside the image"],
+        ["over", "over the image"],
+        ["off", "hidden"],
+      ]),
     );
   }
   fillControls();
@@ -123,15 +210,19 @@ function showGallery(section, data, samples) {
 }
 
 function key() {
-  return el("p", { class: "key small soft" },
+  return el(
+    "p",
+    { class: "key small soft" },
     el("span", {}, el("i", { class: "ramp" }), "image token: entropy, black low and white high"),
     el("span", {}, el("i", { class: "heat" }), "CoT token: entropy"),
     el("span", {}, el("i", { class: "low" }), "low set: advantage 0"),
-    el("span", {}, el("i", { class: "high" }), "high set: advantage and bonus"));
+    el("span", {}, el("i", { class: "high" }), "high set: advantage and bonus"),
+  );
 }
 
 function passes(sample) {
-  const score = scoreOf(sample, view.score), failed = sample.total === null;
+  const score = scoreOf(sample, view.score),
+    failed = sample.total === null;
   if (view.task && sample.task !== view.task) return false;
   if (view.shown !== "all" && failed !== (view.shown === "failed")) return false;
   if (view.least !== "" && (score === null || score < Number(view.least))) return false;
@@ -143,16 +234,23 @@ function blocksOf(samples) {
   const blocks = new Map();
   const latest = new Map(); // the last recorded step of each run that is not after the chosen one
   for (const sample of samples) {
-    if (sample.step <= view.step) latest.set(sample.run, Math.max(sample.step, latest.has(sample.run) ? latest.get(sample.run) : -1));
+    if (sample.step <= view.step)
+      latest.set(
+        sample.run,
+        Math.max(sample.step, latest.has(sample.run) ? latest.get(sample.run) : -1),
+      );
   }
   for (const sample of samples) {
     const fixed = sample.fixed;
     if (!view.every && sample.step !== (fixed ? latest.get(sample.run) : view.step)) continue;
     if (!passes(sample)) continue;
     const block = fixed ? sample.prompt : `${sample.run} ${sample.step} ${sample.group}`;
-    if (!blocks.has(block)) blocks.set(block, { prompt: sample.prompt, task: sample.task, rows: new Map(), samples: [] });
-    const found = blocks.get(block), row = `${sample.run} ${sample.step}`;
-    if (!found.rows.has(row)) found.rows.set(row, { run: sample.run, step: sample.step, samples: [] });
+    if (!blocks.has(block))
+      blocks.set(block, { prompt: sample.prompt, task: sample.task, rows: new Map(), samples: [] });
+    const found = blocks.get(block),
+      row = `${sample.run} ${sample.step}`;
+    if (!found.rows.has(row))
+      found.rows.set(row, { run: sample.run, step: sample.step, samples: [] });
     found.rows.get(row).samples.push(sample);
     found.samples.push(sample);
   }
@@ -160,40 +258,99 @@ function blocksOf(samples) {
 }
 
 function showBlocks(list, data, samples, scales) {
-  const blocks = blocksOf(samples), several = data.runs.length > 1;
+  const blocks = blocksOf(samples),
+    several = data.runs.length > 1;
   const walk = [];
   list.className = `map-${view.map} blocks ${samples[0].fixed && !several ? "" : "groups"}`;
   const shown = blocks.slice(0, BLOCKS * view.pages).map((block) => {
     const rows = [...block.rows.values()].sort((a, b) => a.step - b.step || a.run - b.run);
     const labelled = several || rows.length > 1 || !samples[0].fixed;
-    return el("article", { class: "block" },
-      el("h3", {}, block.prompt), block.task ? el("span", { class: "chip" }, block.task) : null,
-      el("div", { class: several ? "sides" : "" }, rows.map((row) => {
-        const cards = sorted(row.samples, (sample, of) => of(sample)).map((sample) => card(sample, walk, samples, scales));
-        const mean = meanOf(row.samples.map((sample) => scoreOf(sample, view.score)));
-        const words = `${several ? data.runs[row.run].name + ", " : ""}step ${row.step}, mean ${view.score === "total" ? "score" : view.score} ${number(mean)}`;
-        return el("div", { class: "row" }, labelled ? el("p", { class: "small soft runlabel" }, words) : null,
-          el("div", { class: labelled ? "samples labelled" : "samples" }, cards));
-      })));
+    return el(
+      "article",
+      { class: "block" },
+      el("h3", {}, block.prompt),
+      block.task ? el("span", { class: "chip" }, block.task) : null,
+      el(
+        "div",
+        { class: several ? "sides" : "" },
+        rows.map((row) => {
+          const cards = sorted(row.samples, (sample, of) => of(sample)).map((sample) =>
+            card(sample, walk, samples, scales),
+          );
+          const mean = meanOf(row.samples.map((sample) => scoreOf(sample, view.score)));
+          const run = several ? `${data.runs[row.run].name}, ` : "";
+          const score = view.score === "total" ? "score" : view.score;
+          const words = `${run}step ${row.step}, mean ${score} ${number(mean)}`;
+          return el(
+            "div",
+            { class: "row" },
+            labelled ? el("p", { class: "small soft runlabel" }, words) : null,
+            el("div", { class: labelled ? "samples labelled" : "samples" }, cards),
+          );
+        }),
+      ),
+    );
   });
   if (!blocks.length) shown.push(el("p", { class: "empty" }, "No sample passes these filters."));
   if (blocks.length > shown.length) {
-    shown.push(el("button", { class: "plain more", onclick: () => { view.pages++; showBlocks(list, data, samples, scales); } }, `show more: ${blocks.length - shown.length} others`));
+    shown.push(
+      el(
+        "button",
+        {
+          class: "plain more",
+          onclick: () => {
+            view.pages++;
+            showBlocks(list, data, samples, scales);
+          },
+        },
+        `show more: ${blocks.length - shown.length} others`,
+      ),
+    );
   }
   list.replaceChildren(...shown);
 }
 
 function card(sample, walk, samples, scales) {
   const place = walk.push(sample) - 1;
-  const words = `Image of step ${sample.step}, score ${number(sample.total)}. Open it with its details.`;
-  return el("div", { class: sample.imageMap ? "sample" : "sample plain" },
-    el("button", { class: "views", "aria-label": words, onclick: () => zoom(walk, place, samples, scales) }, picture(sample), map(sample, scales, view.map === "over")),
-    el("p", { class: "caption" },
-      sample.total === null ? el("b", { class: "bad" }, "failed") : el("b", {}, number(sample.total)),
-      "advantage" in sample ? el("span", { class: "soft" }, sample.advantage === null ? "not trained on" : `advantage ${signed(sample.advantage, 2)}`) : null),
-    el("dl", {}, Object.entries(sample.rewards).flatMap(([name, value]) => [el("dt", { title: name }, name), el("dd", {}, worth(sample, name, value))])),
-    Object.entries(sample.failures).map(([name, reason]) => el("p", { class: "bad" }, `${name}: ${reason}`)),
-    cot(sample, scales));
+  const words = `Image of step ${sample.step}, score ${number(sample.total)}: open it`;
+  return el(
+    "div",
+    { class: sample.imageMap ? "sample" : "sample plain" },
+    el(
+      "button",
+      { class: "views", "aria-label": words, onclick: () => zoom(walk, place, samples, scales) },
+      picture(sample),
+      map(sample, scales, view.map === "over"),
+    ),
+    el(
+      "p",
+      { class: "caption" },
+      sample.total === null
+        ? el("b", { class: "bad" }, "failed")
+        : el("b", {}, number(sample.total)),
+      "advantage" in sample
+        ? el(
+            "span",
+            { class: "soft" },
+            sample.advantage === null
+              ? "not trained on"
+              : `advantage ${signed(sample.advantage, 2)}`,
+          )
+        : null,
+    ),
+    el(
+      "dl",
+      {},
+      Object.entries(sample.rewards).flatMap(([name, value]) => [
+        el("dt", { title: name }, name),
+        el("dd", {}, worth(sample, name, value)),
+      ]),
+    ),
+    Object.entries(sample.failures).map(([name, reason]) =>
+      el("p", { class: "bad" }, `${name}: ${reason}`),
+    ),
+    cot(sample, scales),
+  );
 }
 
 function worth(sample, name, value) {
@@ -201,149 +358,7 @@ function worth(sample, name, value) {
 }
 
 function picture(sample) {
-  return sample.source ? el("img", { src: sample.source, alt: "", class: sample.pixelated ? "pixels" : null })
+  return sample.source
+    ? el("img", { src: sample.source, alt: "", class: sample.pixelated ? "pixels" : null })
     : el("div", { class: "missing" }, "no picture");
-}
-
-const LETTERS = { l: "low set", h: "high set", "-": "neither set" };
-
-// The map of an image's tokens: a grid of their entropies, with the outlines of both sets.
-function map(sample, scales, over) {
-  const packed = sample.imageMap;
-  if (!packed) return null;
-  const columns = Math.round(Math.sqrt(packed.levels.length)), rows = Math.ceil(packed.levels.length / columns);
-  const cell = Math.max(8, Math.floor(480 / columns));
-  const canvas = el("canvas", { width: cell * columns, height: cell * rows, role: "img", "aria-label": `token entropies, mean ${number(packed.mean)}` });
-  const paint = (image) => paintMap(canvas, packed, columns, cell, scales.image, image, sample.pixelated);
-  if (over && sample.source) {
-    const image = new Image();
-    image.onload = () => paint(image);
-    image.src = sample.source;
-  } else {
-    paint(null);
-  }
-  canvas.addEventListener("pointermove", (event) => {
-    const box = canvas.getBoundingClientRect();
-    const column = Math.floor((event.clientX - box.left) / box.width * columns), row = Math.floor((event.clientY - box.top) / box.height * rows);
-    const at = row * columns + column;
-    if (at < 0 || at >= packed.levels.length) return;
-    hint(event, `row ${row + 1}, column ${column + 1}: h ${number(packed.levels[at], 2)}, ${LETTERS[packed.sets[at]]}`);
-  });
-  canvas.addEventListener("pointerleave", () => { document.getElementById("hint").hidden = true; });
-  return canvas;
-}
-
-function paintMap(canvas, packed, columns, cell, [low, high], image, pixelated) {
-  const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
-  pen.globalCompositeOperation = "source-over";
-  if (image) {
-    pen.imageSmoothingEnabled = !pixelated;
-    pen.drawImage(image, 0, 0, canvas.width, canvas.height);
-    pen.globalCompositeOperation = "multiply";
-  }
-  packed.levels.forEach((level, at) => {
-    const shade = Math.max(0, Math.min(1, (level - low) / (high - low)));
-    const grey = Math.round(image ? 70 + 185 * shade : 20 + 225 * shade);
-    pen.fillStyle = `rgb(${grey}, ${grey}, ${grey})`;
-    pen.fillRect(at % columns * cell, Math.floor(at / columns) * cell, cell, cell);
-  });
-  pen.globalCompositeOperation = "source-over";
-  for (const [letter, name] of [["l", "--low"], ["h", "--high"]]) {
-    pen.strokeStyle = style.getPropertyValue(name);
-    pen.lineWidth = Math.max(2, cell / 9);
-    pen.beginPath();
-    [...packed.sets].forEach((set, at) => { if (set === letter) outline(pen, packed.sets, letter, at, columns, cell); });
-    pen.stroke();
-  }
-}
-
-// The sides of a cell whose neighbour is in another set, drawn just inside of the cell.
-function outline(pen, sets, letter, at, columns, cell) {
-  const column = at % columns, inset = pen.lineWidth / 2;
-  const [left, top] = [column * cell + inset, Math.floor(at / columns) * cell + inset];
-  const [right, bottom] = [left + cell - 2 * inset, top + cell - 2 * inset];
-  const sides = [
-    [at - columns, true, left, top, right, top], [at + columns, true, left, bottom, right, bottom],
-    [at - 1, column > 0, left, top, left, bottom], [at + 1, column < columns - 1, right, top, right, bottom],
-  ];
-  for (const [other, inside, x1, y1, x2, y2] of sides) {
-    if (inside && sets[other] === letter) continue;
-    pen.moveTo(x1 - (x1 === x2 ? 0 : inset), y1 - (y1 === y2 ? 0 : inset));
-    pen.lineTo(x2 + (x1 === x2 ? 0 : inset), y2 + (y1 === y2 ? 0 : inset));
-  }
-}
-
-function hint(event, text) {
-  const box = document.getElementById("hint");
-  box.textContent = text;
-  const parent = document.getElementById("zoom").open ? document.getElementById("zoom") : document.body;
-  if (box.parentNode !== parent) parent.append(box); // a dialog covers what is outside of it
-  box.hidden = false;
-  box.style.left = `${Math.max(4, Math.min(event.clientX + 12, document.documentElement.clientWidth - box.offsetWidth - 4))}px`;
-  box.style.top = `${event.clientY + 16}px`;
-}
-
-function cot(sample, scales) {
-  const packed = sample.cotMap;
-  if (!packed) return el("p", { class: "cot" }, sample.cot);
-  const [low, high] = scales.cot;
-  return el("p", { class: "cot" }, packed.pieces.map((piece, at) => {
-    const last = at === packed.pieces.length - 1 && piece === "";
-    if (piece === "" && !last) return null;
-    const set = packed.sets[at];
-    const token = el("span", { class: set === "-" ? null : set, title: `h ${number(packed.levels[at], 2)}, ${LETTERS[set]}${last ? ", end of the CoT" : ""}` }, last ? " ⏎" : piece);
-    const shade = Math.max(0, Math.min(1, (packed.levels[at] - low) / (high - low)));
-    token.style.backgroundColor = `rgba(var(--heat), ${(0.6 * shade).toFixed(2)})`;
-    return token;
-  }));
-}
-
-// The dialog
-
-function zoom(walk, place, samples, scales) {
-  const dialog = document.getElementById("zoom");
-  zoomed = { walk, samples, scales, place };
-  fillZoom();
-  if (!dialog.open) dialog.showModal();
-  dialog.querySelector("#next").focus();
-}
-
-function walkBy(by) {
-  zoomed.place = (zoomed.place + by + zoomed.walk.length) % zoomed.walk.length;
-  fillZoom();
-}
-
-function fillZoom() {
-  const { walk, place, samples, scales } = zoomed, sample = walk[place], dialog = document.getElementById("zoom");
-  const focused = document.activeElement && dialog.contains(document.activeElement) ? document.activeElement.id : "";
-  const facts = [
-    ["step", String(sample.step)], ["task", sample.task || "–"], ["seed", sample.seed || "–"],
-    ["total", sample.total === null ? "failed" : number(sample.total)],
-    ...("advantage" in sample ? [["advantage", sample.advantage === null ? "none: not trained on" : signed(sample.advantage)]] : []),
-    ...Object.entries(sample.rewards).map(([name, value]) => [name, worth(sample, name, value)]),
-    ...Object.entries(sample.failures).map(([name, reason]) => [`${name} failed`, reason]),
-    ...["cot", "image"].filter((name) => sample[name + "Map"]).map((name) => [`${name === "cot" ? "CoT" : "image"} entropy`, `mean ${number(sample[name + "Map"].mean)} of ${sample[name + "Map"].levels.length} tokens`]),
-  ];
-  const views = el("div", { class: "views" }, picture(sample), map(sample, scales, false));
-  dialog.replaceChildren(
-    el("div", { class: "bar" }, el("h3", {}, sample.prompt), el("div", { class: "buttons" },
-      el("button", { class: "plain", id: "previous", onclick: () => walkBy(-1), "aria-label": "previous image" }, "←"),
-      el("button", { class: "plain", id: "next", onclick: () => walkBy(1), "aria-label": "next image" }, "→"),
-      el("button", { class: "plain", id: "close", onclick: () => dialog.close() }, "close"))),
-    el("p", { class: "small soft" }, `${place + 1} of ${walk.length}; the arrow keys show the others`),
-    el("div", { class: "columns" }, el("div", { class: "seen" }, views, over(sample, samples)),
-      el("div", { class: "facts" }, el("dl", {}, facts.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])))),
-    cot(sample, scales));
-  const again = focused ? document.getElementById(focused) : null;
-  if (again) again.focus();
-}
-
-// The same sample of a fixed set at every recorded step.
-function over(sample, samples) {
-  const same = samples.filter((other) => sample.fixed && other.run === sample.run && other.prompt === sample.prompt && other.index === sample.index);
-  if (same.length < 2) return null;
-  return el("div", { class: "strip" }, same.map((other) => el("button", {
-    "aria-current": other === sample ? "true" : "false",
-    onclick: () => { zoomed.walk = same; zoomed.place = same.indexOf(other); fillZoom(); },
-  }, picture(other), `step ${other.step}`)));
 }

@@ -67,7 +67,7 @@ def test_a_person_sees_what_is_awaited_and_ctrl_c_leaves_the_terminal_whole(
         "starting Ray",
         "loading the policy on rollout worker 0",
         "loading shapes/checkpoint on learner rank 0",
-        "learner: learning",
+        "rollout workers  1 ",
     ):
         assert awaited in seen, awaited
     assert f"run folder {tmp_path / 'shapes'}\n" in seen

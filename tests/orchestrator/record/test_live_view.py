@@ -63,8 +63,8 @@ def test_a_step_is_drawn_with_its_estimate_curves_and_stages() -> None:
     assert "reward           0.7500  ▁█" in text
     assert "entropy image         -" in text
     assert "staleness 0.5 (at most 1)" in text
-    assert f"rollout           2.0 s  {'█' * 40}" in text
-    assert f"learn             1.0 s  {'█' * 20}" in [line.rstrip() for line in text.splitlines()]
+    assert f"rollout time      2.0 s  {'█' * 40}" in text
+    assert f"learn time        1.0 s  {'█' * 20}" in [line.rstrip() for line in text.splitlines()]
     view.step(ROW | {"reward/mean": 0.25})  # the run fell back and repeats step 1
     assert "reward           0.2500  ▄" in drawn(view)
 
@@ -107,10 +107,11 @@ def test_the_last_three_warnings_are_shown_masked_and_the_last_frame_has_no_cloc
 def test_a_stream_that_cannot_show_the_view_gets_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A pipe, a terminal without a cursor, and one that does not show UTF-8 get no view."""
+    """A pipe, a closed stream, a terminal without a cursor, and one that does not show UTF-8."""
     monkeypatch.setenv("TERM", "xterm")
     assert can_show(Terminal())
     assert not can_show(io.StringIO())
+    assert not can_show(None)
     latin = Terminal()
     latin.encoding = "iso-8859-1"
     assert not can_show(latin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,8 +233,24 @@ def test_an_image_opens_and_the_arrow_keys_walk_on(page: Any) -> None:
     one(dialog, "#next").send_keys(LEFT * 2)
     assert one(dialog, ".small").text.startswith("16 of 16")
     assert FAILURE in dialog.text
+    for _ in range(2):  # also after the dialog was filled again
+        page.execute_script(HOVER, one(dialog, "canvas"))
+        assert re.fullmatch(r"row 1, column 1: h 0\.\d\d, (low|high|neither) set", hint_of(page))
+        one(dialog, "#next").send_keys(RIGHT)
     one(dialog, "#next").send_keys(ESCAPE)
     assert not dialog.is_displayed()
+    assert page.get_log("browser") == []
+
+
+HOVER = """const box = arguments[0].getBoundingClientRect();
+arguments[0].dispatchEvent(
+  new PointerEvent("pointermove", {clientX: box.left + 3, clientY: box.top + 3}));"""
+
+
+def hint_of(page: Any) -> str:
+    hint = one(page, "#hint")
+    assert hint.is_displayed()
+    return str(hint.text)
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -342,7 +342,7 @@ def test_runs_that_differ_by_their_seed_share_a_line(tmp_path: Path) -> None:
     (third / "inputs.json").write_text('{"data.evaluation.seen": "other"}')
     data = data_of(write_page([first, second, third], tmp_path / "out.html").read_text())
     fixed = data["charts"][0]
-    assert [line["label"] for line in fixed["lines"]] == ["a (2 seeds)", "c"]
+    assert [line["label"] for line in fixed["lines"]] == ["a (2 runs)", "c"]
     assert fixed["lines"][0]["errors"] == [pytest.approx(0.05, rel=1e-3)] * 2
     (table,) = data["comparison"]
     assert (table["set"], table["step"]) == ("seen", 20)

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.machine import check_machine
-from orchestrator.settings.resources import Resources, roles
+from orchestrator.settings.resources import Resources, learner_threads, roles, usable_cores
 from orchestrator.settings.run_config import load_config
 from policy.errors import UserError
 
@@ -32,6 +32,44 @@ def test_every_role_says_what_each_of_its_workers_needs() -> None:
     assert str(rollout.each) == "0 CPUs, 0 GPUs, 0.5 big"
     assert (reward.key, reward.names) == ("rewards.a", ("reward worker a/0",))
     assert reward.each.for_ray == {"CPU": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "threads"),
+    [
+        ([], 2),
+        (["learner.ranks=3"], 2),
+        (["learner.ranks=4"], 1),
+        (["learner.ranks=8"], 1),
+        (["max_staleness=1"], 1),
+        (["learner.threads=4", "max_staleness=1"], 4),
+        (["learner.device=cuda", "learner.gpus_per_rank=1"], 1),
+        (["cluster.address=10.0.0.1:6379"], 1),
+        (["cluster.address=10.0.0.1:6379", "learner.cpus_per_rank=12"], 2),
+    ],
+)
+def test_a_rank_takes_the_cores_that_are_free_in_its_turn(
+    overrides: list[str], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A private cluster of 6 cores at staleness 0; its share of them with several ranks; what it
+    reserves on an existing cluster; one where rollout goes on meanwhile, or on a GPU. More than two
+    threads would give other bits."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("orchestrator.settings.resources.usable_cores", lambda: 6)
+    assert learner_threads(load_config(SHAPES, overrides)) == threads
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 1), ("max 100000", 3), (None, 3)])
+def test_a_container_has_the_cores_of_its_limit(
+    quota: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One and a half cores count as one; without a limit the process may use three."""
+    file = tmp_path / "cpu.max"
+    if quota is not None:
+        file.write_text(f"{quota}\n")
+    monkeypatch.setattr("orchestrator.settings.resources._QUOTA", file)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    assert usable_cores() == cores
 
 
 def test_a_run_of_rollout_alone_has_no_learner() -> None:

@@ -40,7 +40,7 @@ BOUND = {
     *("learner.weight_decay", "learner.warmup_steps", "learner.schedule", "learner.max_grad_norm"),
     *("learner.zero_stage", "model.dtype", "learner.gradient_checkpointing"),
     *("learner.offload_optimizer", "learner.offload_parameters"),
-    *("learner.device", "learner.threads"),
+    "learner.device",
     *("learner.lora.rank", "learner.lora.alpha", "learner.lora.target_modules"),
     *("algorithm.modalities", "algorithm.bonus", "algorithm.cap_factor"),
     *("algorithm.kappa", "algorithm.low_quantile", "algorithm.high_quantile"),
@@ -101,14 +101,14 @@ REMOTE = (
 
 def test_patience_may_grow(tmp_path: Path) -> None:
     """All deadlines, ports, shares of a machine, where and how often things are looked at, and the
-    number of learner ranks."""
+    number of learner ranks and of their threads."""
     folder = saved(tmp_path, REMOTE % 60)
     free = [
         *("learner.timeout_s=9999", "learner.start_timeout_s=9999", "rollout.timeout_s=9999"),
         *("rollout.load_timeout_s=9999", "cluster.start_timeout_s=9999", "cluster.address=auto"),
         *("rewards.0.timeout_s=9999", "rewards.0.retries=9", "rewards.0.retry_delay_s=2"),
         *("rewards.0.restarts=9", "learner.rendezvous_port=12345", "learner.cpus_per_rank=2"),
-        "learner.ranks=2",
+        *("learner.ranks=2", "learner.threads=2"),
         *("rollout.cpus_per_worker=2", "probe_tolerance=1e-3", "replacements=9", "name=other"),
         *("root=/elsewhere", "checkpoint.every=7", "evaluation.every=7", "cache.kind=none"),
     ]
@@ -118,7 +118,6 @@ def test_patience_may_grow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("learner.threads=2", "learner.threads: the run was started with 1, now it is 2"),
         ("rollout.threads=2", "rollout.threads: the run was started with 1, now it is 2"),
         ("rewards.0.cpus_per_worker=2", "rewards.0.cpus_per_worker: the run was started with 0.5"),
         ("rewards.0.options={retries: 3}", "rewards.0.options"),
