@@ -25,6 +25,8 @@ from policy.errors import UserError
 from policy.types import JsonDict
 
 HOST = "127.0.0.1"
+_PLAIN, _HTML = "text/plain; charset=utf-8", "text/html; charset=utf-8"
+_JSON = "application/json; charset=utf-8"
 _FILES = (
     *("config.yaml", "metrics.jsonl", "evaluations.jsonl", "dropped.jsonl", "skipped.jsonl"),
     *("samples/records.jsonl", "samples/training.jsonl"),
@@ -101,27 +103,27 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         port = self.connection.getsockname()[1]
         if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
-            self._answer(403, "text/plain", "this server answers to 127.0.0.1 and localhost alone")
+            self._answer(403, _PLAIN, "this server answers to 127.0.0.1 and localhost alone")
             return
         if self.path not in ("/", "/data.json"):
-            self._answer(404, "text/plain", "there is / and /data.json")
+            self._answer(404, _PLAIN, "there is / and /data.json")
             return
         try:
             data, tag = self._pages.data()
         except (UserError, OSError) as error:
-            self._answer(503, "text/plain", str(error))
+            self._answer(503, _PLAIN, str(error))
             return
         if self.path == "/":
-            self._answer(200, "text/html", html(data, live=True))
+            self._answer(200, _HTML, html(data, live=True))
         elif self.headers.get("If-None-Match") == tag:
-            self._answer(304, "application/json", "", tag)
+            self._answer(304, _JSON, "", tag)
         else:
-            self._answer(200, "application/json", embedded(data), tag)
+            self._answer(200, _JSON, embedded(data), tag)
 
     def _answer(self, status: int, kind: str, text: str, tag: str = "") -> None:
         content = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
