@@ -9,12 +9,14 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from house import ROOMS
 
 from orchestrator.settings.shipped import shipped_names
 from tests.command_line import ROOT
 
 
+@pytest.mark.slow
 def test_an_installation_finds_its_configurations_from_an_empty_folder(tmp_path: Path) -> None:
     """The wheel has the configurations and the files that they name; nothing is read from the
     checkout."""

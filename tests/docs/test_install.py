@@ -38,6 +38,7 @@ PLANS: list[tuple[str, str, int, int]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "row"), zip(PLANS, ROWS, strict=True), ids=range(len(PLANS)))
 def test_a_row_is_what_the_plan_prints(
     plan: tuple[str, str, int, int],

@@ -86,6 +86,7 @@ def run_with(learner: Any, folder: RunFolder) -> Run:
     }
     rest: dict[str, Any] = {
         "keeper": None,
+        "samples": None,
         "rollout": None,
         "publisher": None,
         "interrupt": Interrupt(),
