@@ -39,7 +39,7 @@ def live_numbers(
     served = [schedule.serves(worker) for worker in schedule.workers]
     return Live(
         published=schedule.published,
-        serving=[version for version in served if version >= 0],
+        serving=[version if version >= 0 else None for version in served],
         workers=states,
         queued=queued,
         groups=groups,

@@ -77,7 +77,9 @@ def open_run(
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
             fenced(folder.path, ledger.check_newest),
             _noted_in(ledger),
-            open_telemetry(config, folder, ledger.epoch, ledger.run, progress.note) as telemetry,
+            open_telemetry(
+                config, folder, ledger.epoch, ledger.run, config.steps, progress.note
+            ) as telemetry,
             ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
             with progress.waiting(awaited_cluster(cluster.address)):

@@ -55,7 +55,7 @@ def open_replay(
         progress.note(f"replaying steps {steps[0]} to {steps[-1]} of {source}, from {begin}")
         with (
             logged_to(folder.path / "run.log"),
-            open_telemetry(config, folder, 1, None, progress.note) as telemetry,
+            open_telemetry(config, folder, 1, None, steps[-1], progress.note) as telemetry,
             ExitStack() as opened,
         ):
             with progress.waiting(awaited_cluster(cluster.address)):

@@ -44,18 +44,17 @@ def open_telemetry(
     folder: RunFolder,
     attempt: int,
     run_id: str | None,
+    steps: int,
     say: Callable[[str], None],
 ) -> Iterator[Telemetry]:
     """Serve the run's metrics and begin its sinks, as long as the context lasts.
 
-    ``attempt`` is the label of the metrics, and ``run_id`` is the same in every attempt. ``say``
-    gets a line with the address. Raises ``UserError`` when the address cannot be listened at, or a
-    sink cannot begin.
+    ``attempt`` is the label of the metrics, ``run_id`` is the same in every attempt, and ``steps``
+    is the last step. ``say`` gets a line with the address. Raises ``UserError`` when the address
+    cannot be listened at, or a sink cannot begin.
     """
-    settings, exporter = (
-        config.metrics,
-        Exporter(config.name, attempt, config.steps, config.rollout.group_size),
-    )
+    settings, rewards = config.metrics, [reward.name for reward in config.rewards]
+    exporter = Exporter(config.name, attempt, steps, config.rollout.group_size, rewards)
     with ExitStack() as stack:
         if settings.port is not None:
             port = stack.enter_context(served(exporter, settings.host, settings.port))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,13 +26,18 @@ def announced(folder: Path, target: str) -> Iterator[None]:
     """Have both files name the target of the run in ``folder`` as long as the context lasts.
 
     A file that another driver has written since is left alone. What a process leaves that is killed
-    is overwritten when the run goes on.
+    is overwritten when the run goes on, or removed when another run takes its address.
     """
     # ``run`` is a label of the target too, so that ``up`` has it when the run does not answer.
-    text = json.dumps([{"targets": [target], "labels": {"run": folder.name}}]) + "\n"
+    # Prometheus drops labels that begin with __meta; this one tells the files of two drivers apart.
+    labels = {"run": folder.name, "__meta_driver": f"{socket.gethostname()}:{os.getpid()}"}
+    text = json.dumps([{"targets": [target], "labels": labels}]) + "\n"
     files = (folder / FILE, folder.parent / OF_ALL_RUNS / f"{folder.name}.json")
     with writing(files[1]):
         files[1].parent.mkdir(exist_ok=True)
+        for other in files[1].parent.glob("*.json"):
+            if target in _targets(other):
+                other.unlink(missing_ok=True)
     for file in files:
         write_whole(file, text)
     try:
@@ -40,6 +46,15 @@ def announced(folder: Path, target: str) -> Iterator[None]:
         for file in files:
             if file.is_file() and file.read_text(encoding="utf-8") == text:
                 file.unlink(missing_ok=True)
+
+
+def _targets(file: Path) -> list[str]:
+    """What a discovery file names; nothing if it is no such file, or is gone."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return [target for group in found for target in group["targets"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def target_of(host: str, port: int) -> str:

@@ -37,7 +37,7 @@ LABELS = {
     "run": "the name of the run",
     "attempt": "the epoch of the driver: 1 at first, one more after each `--resume`; 1 in a replay",
     "modality": PLACEHOLDERS["modality"][1],
-    "part": PLACEHOLDERS["part"][1],
+    "part": f"{PLACEHOLDERS['part'][1]}; the first 20 of each reward",
     "reason": f"of a failed score: {', '.join(FAILURE_REASONS)}; of a group: data, infrastructure",
     "reward": "the name of a reward; empty for workers that are no reward workers",
     "role": ", ".join(WORKER_STATES),
@@ -148,7 +148,7 @@ LIVE = (
              "versions by which the weights of a rollout worker are older than the published ones,"
              " the largest"),
     Exported(f"{PREFIX}workers_behind", "gauge", "workers", (),
-             "rollout workers that serve an older version than the published one"),
+             "rollout workers that serve an older version than the published one, or none yet"),
     Exported(f"{PREFIX}workers", "gauge", "workers", ("role", "reward", "state"),
              "workers of a role that are in a state now"),
     Exported(f"{PREFIX}queued_batches", "gauge", "batches", ("role", "reward"),
@@ -209,9 +209,11 @@ def markdown() -> str:
             "a key in the last column is the one of that key in [metrics.jsonl](metrics.md).\n"
             "[Monitoring](monitoring.md) says how a run is scraped.",
             "A gauge that has no value is not exported, and is never 0 instead. Gauges with a key\n"
-            "have the value of the last step. Counters count the whole run, earlier attempts\n"
-            "included. Those without a key are the counts of the ledger. Histograms have the\n"
-            f"steps of this attempt, in buckets up to {', '.join(f'{b:g}' for b in BUCKETS_S)} s.",
+            "have the value of the last step; that of an evaluation stays until the next one.\n"
+            "Counters count the whole run, earlier attempts included; what is trained again after\n"
+            "a fall back to a checkpoint counts again. Those without a key are the counts of the\n"
+            "ledger. Histograms have the steps of this attempt, in buckets up to\n"
+            f"{', '.join(f'{b:g}' for b in BUCKETS_S)} s.",
             "Every series has the labels `run` and `attempt`. No label names a worker, a prompt or"
             "\na group. The labels are:",
             "\n".join(f"- `{name}`: {meaning}" for name, meaning in LABELS.items()),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,6 +29,7 @@ from orchestrator.record.exported import (
     COMMON_LABELS,
     COUNTS,
     EXPORTED,
+    FAILURE_REASONS,
     FAULT_KINDS,
     PREFIX,
     STARTING,
@@ -40,6 +41,8 @@ from orchestrator.record.metrics import placed
 from policy.errors import UserError
 from policy.types import JsonDict
 
+MAX_PARTS = 20  # of each reward that are exported
+_EVALUATION = f"{PREFIX}evaluation_reward_mean"
 # Values of one metric, by the values of its labels without the common ones.
 Series = dict[tuple[str, ...], float]
 _FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
@@ -70,8 +73,17 @@ class Exporter:
     sees the numbers of one moment without a lock.
     """
 
-    def __init__(self, run: str, attempt: int, steps: int, images_per_group: int) -> None:
+    def __init__(
+        self,
+        run: str,
+        attempt: int,
+        steps: int,
+        images_per_group: int,
+        rewards: Sequence[str] = (),
+    ) -> None:
         """``steps`` is the length of the run; a group has ``images_per_group`` images."""
+        self._rewards = tuple(rewards)
+        self._parts: dict[str, set[str]] = {}
         self._common, self._images_per_group = (run, str(attempt)), images_per_group
         self._fixed: dict[str, Series] = {
             f"{PREFIX}start_timestamp_seconds": {(): time.time()},
@@ -81,7 +93,7 @@ class Exporter:
         self._sums: dict[str, Series] = {}
         self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {}
         self._live: dict[str, Series] = {}
-        self._stage, self._stage_since = STARTING, time.time()
+        self._stage = (STARTING, time.time())  # the stage, and since when
         self._watched: dict[str, Callable[[], float | None]] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -91,12 +103,18 @@ class Exporter:
     def begin(self, earlier: Iterable[JsonDict]) -> None:
         """Let the counters begin at the sums over the rows of earlier attempts, which may be none.
 
-        A counter without labels is 0 if there was nothing to count. Others need a first row.
+        A counter without labels is 0 if there was nothing to count, and so are the failed scores of
+        each reward: Prometheus sees no increase of a series that begins with its first failures.
+        Others need a first row.
         """
         sums: dict[str, Series] = defaultdict(lambda: defaultdict(float))
         for metric in EXPORTED:
             if metric.kind == "counter" and metric.key and not metric.labels:
                 sums[metric.name][()] = 0.0
+        for reward in self._rewards:
+            sums[f"{PREFIX}scores_failed_total"][reward,] = 0.0
+            for reason in FAILURE_REASONS:
+                sums[f"{PREFIX}scores_failed_by_reason_total"][reward, reason] = 0.0
         for row in earlier:
             _add(sums, row)
         self._sums = _frozen(sums)
@@ -106,7 +124,7 @@ class Exporter:
         gauges: dict[str, Series] = defaultdict(dict)
         histograms = {name: dict(of_labels) for name, of_labels in self._histograms.items()}
         for metric, labels, value in _numbers(row):
-            if metric.kind == "gauge":
+            if metric.kind == "gauge" and self._is_exported(metric, labels):
                 gauges[metric.name][labels] = value
             elif metric.kind == "histogram":
                 of_labels = histograms.setdefault(metric.name, {})
@@ -120,7 +138,24 @@ class Exporter:
         for name, series in self._sums.items():
             sums[name].update(series)
         _add(sums, row)
-        self._of_step, self._histograms, self._sums = dict(gauges), histograms, _frozen(sums)
+        # Few rows have an evaluation. Its value stays until the next one, so that a scrape sees it.
+        evaluated = self._of_step.get(_EVALUATION, {}) | gauges.get(_EVALUATION, {})
+        kept = {_EVALUATION: evaluated} if evaluated else {}
+        self._of_step, self._histograms, self._sums = gauges | kept, histograms, _frozen(sums)
+        # A replay waits for one stage alone, but for each step anew.
+        self._stage = (self._stage[0], time.time())
+
+    def _is_exported(self, metric: Exported, labels: tuple[str, ...]) -> bool:
+        """Whether a gauge with these labels is exported. A reward may name any number of parts, of
+        which the first ones are."""
+        if metric.key != "detail/{reward}/{part}":
+            return True
+        reward, part = labels
+        parts = self._parts.setdefault(reward, set())
+        if part not in parts and len(parts) == MAX_PARTS:
+            return False
+        parts.add(part)
+        return True
 
     def live(self, live: Live) -> None:
         """Take what the driver sees at the moment."""
@@ -136,34 +171,36 @@ class Exporter:
         }
         if live.published is not None:
             found[f"{PREFIX}published_weight_version"] = {(): float(live.published)}
-            lags = [live.published - version for version in live.serving]
+            lags = [live.published - version for version in live.serving if version is not None]
             if lags:
                 found[f"{PREFIX}weight_version_lag"] = {(): float(max(lags))}
-            found[f"{PREFIX}workers_behind"] = {(): float(sum(lag > 0 for lag in lags))}
+            behind = sum(version != live.published for version in live.serving)
+            found[f"{PREFIX}workers_behind"] = {(): float(behind)}
         self._live = found | _of_counts(live.counts)
 
     def stage(self, name: str) -> None:
         """The driver begins to wait for this stage, or goes on with it."""
-        if name != self._stage:
-            self._stage, self._stage_since = name, time.time()
+        if name != self._stage[0]:
+            self._stage = (name, time.time())
 
     def watch(self, name: str, read: Callable[[], float | None]) -> None:
         """Have each scrape call ``read`` for the gauge ``name``. It must return at once."""
-        self._watched[name] = read
+        self._watched = {**self._watched, name: read}
 
     # What a scrape gets
 
     def collect(self) -> Iterator[Metric]:
         """The metrics that have a value, as the registry asks for them."""
-        stage: Series = {(self._stage,): self._stage_since}
-        watched = {name: read() for name, read in self._watched.items()}
+        name, since = self._stage
+        stage: Series = {(name,): since}
+        watched = {metric: read() for metric, read in self._watched.items()}
         values: dict[str, Series] = {
             **self._fixed,
             **self._of_step,
             **self._sums,
             **self._live,
             f"{PREFIX}stage_start_timestamp_seconds": stage,
-            **{name: {(): value} for name, value in watched.items() if value is not None},
+            **{metric: {(): value} for metric, value in watched.items() if value is not None},
         }
         histograms = self._histograms
         for metric in EXPORTED:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _OF_WORKERS = ("its worker died", "its worker failed", "its answer was lost")
+_TIMEOUT = re.compile(r"no answer within|[\w.]*Timeout(Error|Exception)?:")
 _EXCEPTION = re.compile(r"[A-Za-z_.]*(Error|Exception|Interrupt|Exit):")
 
 
@@ -19,7 +20,7 @@ class Live:
     """
 
     published: int | None  # the newest weight version; None before the first
-    serving: Sequence[int]  # weight versions of the rollout workers that serve any
+    serving: Sequence[int | None]  # weight version of each rollout worker; None before its first
     workers: Mapping[tuple[str, str, str], int]  # by role, reward ("" for the others) and state
     queued: Mapping[tuple[str, str], int]  # batches that wait, by role and reward
     groups: Mapping[str, int]  # groups of the steps in flight, by state
@@ -33,6 +34,6 @@ def failure_kind(reason: str) -> str:
     """
     if reason.startswith(_OF_WORKERS):
         return "worker"
-    if reason.startswith(("no answer within", "TimeoutError:")):
+    if _TIMEOUT.match(reason):
         return "timeout"
     return "error" if _EXCEPTION.match(reason) else "reward"

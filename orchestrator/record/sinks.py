@@ -21,6 +21,8 @@ from policy.types import JsonDict
 
 log = logging.getLogger("eg_grpo")
 
+_FINISH_S = 60.0  # in which the rows must have reached W&B's server at the end of a run
+
 
 class Sink(Protocol):
     """Gets the rows of one run."""
@@ -89,7 +91,16 @@ class WandB:
             dir=run.folder,
             config=run.settings,
             mode=mode,
-            settings=wandb.Settings(silent=True),
+            # Without these W&B also sends the command line, which may hold a secret, the state of
+            # git and all that is printed, and at the end it waits for its server for ever.
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_meta=True,
+                finish_timeout=_FINISH_S,
+            ),
         )
         self._run.define_metric("*", step_metric="step")
 
@@ -103,6 +114,8 @@ class WandB:
 class Trackio:
     """A run in trackio's local database, in ``TRACKIO_DIR`` or its default folder.
 
+    There a name is a run: a later run of the same name would go on with it.
+
     What trackio prints goes to standard error: standard output is for the results of a run.
     """
 
@@ -112,7 +125,7 @@ class Trackio:
         with redirect_stdout(sys.stderr):
             self._run = trackio.init(
                 project=run.project,
-                name=run.name,
+                name=run.name if run.id is None else f"{run.name}-{run.id[:8]}",
                 config=run.settings,
                 resume="allow",
                 embed=False,

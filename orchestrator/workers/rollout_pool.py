@@ -139,7 +139,8 @@ class RolloutPool(ScalablePool[_Place]):
             if name in sampling and is_here(running)
         }
         _, bucket, *_ = weights.refs
-        have = ray.experimental.get_object_locations([bucket])[bucket]["node_ids"]
+        found = ray.experimental.get_object_locations([bucket])
+        have = found.get(bucket, {"node_ids": []})["node_ids"]
         if have:  # else it is so small that Ray sends it with the call
             for host in hosts.difference(have):
                 _bring_to(host, weights.refs)

@@ -176,7 +176,9 @@ def test_prometheus_reaches_the_metrics_of_the_driver_and_of_ray(tmp_path: Path)
     assert monitor["selector"]["matchLabels"] == head["metadata"]["labels"]
     ports = {p["name"]: p["containerPort"] for p in head["spec"]["containers"][0]["ports"]}
     assert [end["port"] for end in monitor["podMetricsEndpoints"]] == ["eg-grpo", "metrics"]
-    assert monitor["podMetricsEndpoints"][0]["honorLabels"] is True
+    endpoint = monitor["podMetricsEndpoints"][0]
+    assert endpoint["honorLabels"] is True
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "eg-grpo"}]
     assert set(ports) == {"gcs-server", "dashboard", "client", "metrics", "eg-grpo"}
     metrics = run_settings(tmp_path).metrics
     assert (metrics.host, metrics.port) == ("0.0.0.0", ports["eg-grpo"])

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from policy.types import JsonDict
 ROOT = Path(__file__).parents[3]
 LIVE = Live(
     published=7,
-    serving=(7, 5),
+    serving=(7, 5, None),
     workers={("rollout", "", "idle"): 2, ("reward", "hps", "scoring"): 1},
     queued={("rollout", ""): 0, ("reward", "hps"): 3},
     groups={"waiting": 0, "ready": 4},
@@ -116,6 +118,33 @@ def test_a_row_becomes_gauges_counters_and_histograms() -> None:
     assert value(found, "step_duration_seconds_count") == 2
 
 
+def test_an_evaluation_stays_until_the_next_one() -> None:
+    """Few steps have one, and a scrape may miss a step."""
+    found = exporter()
+    found.step(row(1, **{"evaluation/seen": 0.25}))
+    found.step(row(2))
+    assert value(found, "evaluation_reward_mean", set="seen") == 0.25
+    found.step(row(3, **{"evaluation/seen": 0.5}))
+    assert value(found, "evaluation_reward_mean", set="seen") == 0.5
+
+
+def test_a_reward_may_not_make_any_number_of_series() -> None:
+    """Of the parts that it names, the first 20 are exported, also of a later row."""
+    found = exporter()
+    found.step(row(1, **{f"detail/hps/{part}": 0.5 for part in range(30)}))
+    found.step(row(2, **{f"detail/hps/{part}": 0.5 for part in range(29, -1, -1)}))
+    values = [value(found, "score_detail_mean", reward="hps", part=str(p)) for p in range(30)]
+    assert values == [0.5] * 20 + [None] * 10
+
+
+def test_failed_scores_are_counted_from_0() -> None:
+    """Prometheus sees no increase in the first value of a series."""
+    found = Exporter("shapes", attempt=2, steps=80, images_per_group=8, rewards=["hps"])
+    found.begin([])
+    assert value(found, "scores_failed_total", reward="hps") == 0
+    assert value(found, "scores_failed_by_reason_total", reward="hps", reason="worker") == 0
+
+
 def test_counters_go_on_where_earlier_attempts_left_them() -> None:
     """The rows that a resumed run finds are in the counters, and not in the gauges."""
     found = exporter()
@@ -127,12 +156,12 @@ def test_counters_go_on_where_earlier_attempts_left_them() -> None:
 
 
 def test_the_driver_tells_what_goes_on_within_a_step() -> None:
-    """Two workers serve versions 7 and 5 of 7. A state that no worker is in has 0 workers. What the
-    ledger has never counted is 0."""
+    """Of version 7, two workers serve 7 and 5, and one has none yet. A state that no worker is in
+    has 0 workers. What the ledger has never counted is 0."""
     found = exporter()
     found.live(LIVE)
     assert value(found, "weight_version_lag") == 2
-    assert value(found, "workers_behind") == 1
+    assert value(found, "workers_behind") == 2
     assert value(found, "workers", role="rollout", reward="", state="idle") == 2
     assert value(found, "workers", role="rollout", reward="", state="lost") == 0
     assert value(found, "workers", role="reward", reward="hps", state="scoring") == 1
@@ -145,7 +174,8 @@ def test_the_driver_tells_what_goes_on_within_a_step() -> None:
 
 
 def test_the_stage_has_the_time_since_which_it_is_waited_for() -> None:
-    """Turns of the same stage do not begin it anew; only one stage is there at a time."""
+    """Turns of the same stage do not begin it anew, and a step does: a replay has one stage alone.
+    Only one stage is there at a time."""
     found = exporter()
     began = value(found, "stage_start_timestamp_seconds", stage="start")
     assert began is not None
@@ -154,6 +184,12 @@ def test_the_stage_has_the_time_since_which_it_is_waited_for() -> None:
     found.stage("learn")
     assert value(found, "stage_start_timestamp_seconds", stage="learn") == first
     assert value(found, "stage_start_timestamp_seconds", stage="start") is None
+    time.sleep(0.01)
+    found.step(row(1))
+    again = value(found, "stage_start_timestamp_seconds", stage="learn")
+    assert first is not None
+    assert again is not None
+    assert again > first
 
 
 @pytest.mark.parametrize(
@@ -162,6 +198,7 @@ def test_the_stage_has_the_time_since_which_it_is_waited_for() -> None:
         ("its worker died", "worker"),
         ("no answer within 60 s", "timeout"),
         ("TimeoutError: the scorer", "timeout"),
+        ("httpx.ReadTimeout: the scorer", "timeout"),
         ("ValueError: 3 results for 4 images", "error"),
         ("prompt 3: no request", "reward"),
         ("", "reward"),
@@ -209,10 +246,31 @@ def test_discovery_files_are_there_while_the_run_is(tmp_path: Path) -> None:
     with announced(folder, "127.0.0.1:9464"):
         for file in (own, of_all):
             (target,) = json.loads(file.read_text(encoding="utf-8"))
-            assert target == {"targets": ["127.0.0.1:9464"], "labels": {"run": "shapes"}}
+            assert target["targets"] == ["127.0.0.1:9464"]
+            # Prometheus keeps no label that begins with __meta.
+            driver = f"{socket.gethostname()}:{os.getpid()}"
+            assert target["labels"] == {"run": "shapes", "__meta_driver": driver}
         own.write_text("another driver's", encoding="utf-8")
     assert own.is_file()
     assert not of_all.exists()
+
+
+def test_a_run_that_takes_an_address_removes_the_file_that_a_killed_run_left(
+    tmp_path: Path,
+) -> None:
+    """Its metrics would else be scraped under the name of the other run as well. Files of other
+    addresses stay, and so does what is no discovery file."""
+    (tmp_path / ".prometheus").mkdir()
+    (tmp_path / "shapes").mkdir()
+    for name, text in (
+        ("killed", '[{"targets": ["127.0.0.1:9464"], "labels": {"run": "killed"}}]'),
+        ("alive", '[{"targets": ["127.0.0.1:9465"], "labels": {"run": "alive"}}]'),
+        ("other", "[1]"),
+    ):
+        (tmp_path / ".prometheus" / f"{name}.json").write_text(text, encoding="utf-8")
+    with announced(tmp_path / "shapes", "127.0.0.1:9464"):
+        found = sorted(file.stem for file in (tmp_path / ".prometheus").iterdir())
+    assert found == ["alive", "other", "shapes"]
 
 
 @pytest.mark.parametrize(

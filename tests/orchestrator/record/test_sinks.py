@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,11 @@ def test_wandb_keeps_an_offline_run_in_the_run_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It needs no account and no network: the run's file, which ``wandb sync`` sends, has the rows
-    and the settings."""
+    and the settings. It does not have the command line, which may hold a secret."""
     pytest.importorskip("wandb")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "argv", ["eg-grpo", "train", "ledger.url=redis://:unmasked@host"])
     sink = WandB(run_of(tmp_path), "offline")
     for step in (1, 2):
         sink.step(row(step))
@@ -68,6 +70,8 @@ def test_wandb_keeps_an_offline_run_in_the_run_folder(
         time.sleep(0.1)
     assert b"reward/mean" in file.read_bytes()
     assert b"seed" in file.read_bytes()
+    kept = [found.read_bytes() for found in (tmp_path / "wandb").rglob("*") if found.is_file()]
+    assert not any(b"unmasked" in content for content in kept)
 
 
 def test_trackio_has_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +85,7 @@ def test_trackio_has_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for step in (1, 2):
         sink.step(row(step))
     sink.close()
-    logs = SQLiteStorage.get_logs("eg-grpo-tests", "shapes")
+    logs = SQLiteStorage.get_logs("eg-grpo-tests", "shapes-01234567")
     assert [(log["step"], log["reward/mean"]) for log in logs] == [(1, 0.25), (2, 0.5)]
 
 
