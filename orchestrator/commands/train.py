@@ -81,7 +81,8 @@ def _run(
 
 def _checked(config: RunConfig) -> Inputs:
     """The inputs of the configuration, after all checks of its files and of this machine."""
-    # These import torch and transformers, which takes seconds. A mistake in the file is said first.
+    # These import torch and transformers, which takes seconds. ``load_config`` has run before, so
+    # that a user need not wait to hear of a mistake in the configuration file.
     from orchestrator.settings.inputs import check_inputs
     from orchestrator.settings.machine import check_machine
 
