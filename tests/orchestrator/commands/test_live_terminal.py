@@ -56,7 +56,7 @@ def test_a_person_sees_what_is_awaited_and_ctrl_c_leaves_the_terminal_whole(
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 400
         while "step 2/500" not in text(shown):
             assert time.monotonic() < deadline, text(shown)[-3000:]
             assert run.poll() is None, text(shown)[-3000:]
@@ -75,7 +75,7 @@ def test_a_person_sees_what_is_awaited_and_ctrl_c_leaves_the_terminal_whole(
         "reading files and loading libraries",
         "starting Ray",
         "loading the policy on rollout worker 0",
-        "loading shapes/checkpoint on learner rank 0",
+        "loading /",  # the model on the learner ranks, by its path, which may be cut
         "rollout workers  1 ",
     ):
         assert awaited in seen, awaited
