@@ -43,8 +43,8 @@ def shown_progress(steps: int) -> Iterator[Progress]:
     """The progress of a run: a live view on a terminal, else plain lines.
 
     At the end of the context, also after Ctrl-C, the last frame stays on the terminal and the
-    cursor is visible again. A frame without a step, after which nothing was said either, is taken
-    away: a mistake in the input is the error's line alone.
+    cursor is visible again. If no step has ended and neither a note nor a warning was shown, the
+    last frame is removed. A user who made a mistake in the input then sees the error's line alone.
     """
     if not can_show(sys.stderr):
         yield Progress(steps)
@@ -87,7 +87,8 @@ class LiveProgress(Progress):
         self._left: float | None = None
         self._awaited: tuple[str, ...] = ()
         self._states: tuple[tuple[str, str], ...] = ()
-        self.live = Live(  # it asks for a frame at once
+        # Live calls ``frame`` at once, so the attributes above must exist before.
+        self.live = Live(
             get_renderable=self.frame,
             console=Console(stderr=True, force_terminal=True),  # rich itself honours NO_COLOR
             refresh_per_second=_FRAMES_A_SECOND,
@@ -96,8 +97,11 @@ class LiveProgress(Progress):
         )
 
     def note(self, text: str) -> None:
-        """Print one line above the view. The terminal itself wraps it, so that a path in it can be
-        copied: rich would write line breaks into it."""
+        """Print one line above the view.
+
+        The terminal wraps a long line. rich would write a line break into it, and a path in the
+        line could not be copied.
+        """
         self._noted = True
         self.live.console.print(Text(masked(text)), soft_wrap=True)
 
@@ -106,7 +110,7 @@ class LiveProgress(Progress):
         self._begun = step
 
     def end(self) -> None:
-        """Have the last frame drawn without clocks; it stays if there is something to see."""
+        """Have the last frame drawn without clocks, or removed if nothing has been shown yet."""
         self._ended = True
         self.live.transient = not (self._rows or self._noted or self.warnings.texts)
 
