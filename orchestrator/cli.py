@@ -31,6 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     reads standard output any more, as after ``| head``.
     """
     sys.excepthook = _print_masked
+    if arguments is None:
+        # A reward of the user may be a module of the working folder. ``python -m`` finds it; the
+        # script that pip installs would not. Ray has its workers look there by itself.
+        sys.path.insert(0, "")
     if isinstance(sys.stdout, io.TextIOWrapper):  # escapes for a terminal that is not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -6,7 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
+SCRIPT = Path(sys.executable).with_name("eg-grpo")  # what pip installs
+needs_script = pytest.mark.skipif(not SCRIPT.exists(), reason="eg-grpo is not installed")
+# A module of a user with a reward, which works for images of any size.
+MY_REWARDS = """
+from policy.types import Score
+
+
+class Brightness:
+    def score(self, images, prompts):
+        return [Score(float(image.mean()) / 255) for image in images]
+"""
+MY_REWARD = "rewards=[{name: brightness, factory: my_rewards:Brightness, cpus_per_worker: 0.5}]"
 # For runs whose rewards are not what is tested: every pool of workers takes seconds to start.
 ONE_REWARD = (
     'rewards=[{"name":"attributes","factory":"shapes.rewards:Attributes","cpus_per_worker":0.5}]'

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +37,9 @@ def run(parsed: argparse.Namespace) -> None:
     print(f"prompt {prompt.id}{f' ({prompt.task_type})' if prompt.task_type else ''}")
     results: dict[str, tuple[RewardResult, ...]] = {}
     for reward in config.rewards:
-        os.environ.update(reward.runtime_env.resolved().env_vars)
-        scorer = RewardScorer(build_reward(reward), reward.batch_size)
-        (result,) = scorer.score([image], [prompt])
+        with _environment(reward.runtime_env.resolved().env_vars):
+            scorer = RewardScorer(build_reward(reward), reward.batch_size)
+            (result,) = scorer.score([image], [prompt])
         results[reward.name] = (result,)
         print(f"{reward.name}: {_text(result)}, weight {reward.weight:g}", flush=True)
     (total,) = weighted_totals(results, {reward.name: reward.weight for reward in config.rewards})
@@ -46,6 +47,18 @@ def run(parsed: argparse.Namespace) -> None:
         failed = [name for name, (of,) in results.items() if isinstance(of, RewardFailure)]
         raise RunFailed(f"no score from {', '.join(failed)}")
     print(f"total: {total:.4f}")
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set the variables, and afterwards have the environment of before again."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _image(path: Path) -> NDArray[np.uint8]:

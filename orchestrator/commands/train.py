@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +63,7 @@ def _run(
     from orchestrator.pipeline.training import train
     from orchestrator.report.page import write_report
 
-    config, folder = _folder(config, parsed)
+    config, folder = _folder(config, parsed, progress)
     try:
         with open_run(config, inputs, folder, interrupt, progress) as opened:
             train(opened)
@@ -81,7 +80,8 @@ def _run(
 
 def _checked(config: RunConfig) -> Inputs:
     """The inputs of the configuration, after all checks of its files and of this machine."""
-    # These import torch and transformers, which takes seconds. A mistake in the file is said first.
+    # These import torch and transformers, which takes seconds. ``load_config`` has run before, so
+    # that a user need not wait to hear of a mistake in the configuration file.
     from orchestrator.settings.inputs import check_inputs
     from orchestrator.settings.machine import check_machine
 
@@ -90,12 +90,14 @@ def _checked(config: RunConfig) -> Inputs:
     return inputs
 
 
-def _folder(config: RunConfig, parsed: argparse.Namespace) -> tuple[RunConfig, RunFolder]:
+def _folder(
+    config: RunConfig, parsed: argparse.Namespace, progress: Progress
+) -> tuple[RunConfig, RunFolder]:
     """Make or open the run folder. The configuration that is returned has the folder's name."""
     if not parsed.new:
         folder = RunFolder(config.folder, parsed.resume)
         if parsed.resume and not folder.goes_on:
-            print(f"{folder.path} has no run yet: it begins", file=sys.stderr)
+            progress.note(f"{folder.path} has no run yet: it begins")
         return config, folder
     if len(config.name) > LONGEST_NEW:
         raise UserError(f"name: --new may add a number to it: at most {LONGEST_NEW} characters")

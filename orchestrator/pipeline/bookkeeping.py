@@ -115,7 +115,7 @@ class Bookkeeper:
         for alarm in row["alarms"]:
             log.warning("step %d: %s", step, alarm)
             self._progress.note(f"step {step}: ALARM: {alarm}")
-        self._progress.step(row)
+        self._progress.step(written)
 
         reward = row.get(f"evaluation/{during}")
         checkpoints, every = self._folder.checkpoints, self._config.checkpoint.every

@@ -69,6 +69,7 @@ def open_run(
     """
     with closing(folder):
         step, checkpoint = _resume_point(folder, config)
+        progress.begin(step)
         save_settings(config, folder.path)
         interrupt.stop_within_s = config.checkpoint.stop_within_s
         cluster = config.cluster

@@ -48,6 +48,7 @@ def open_replay(
         if folder.goes_on:
             check_unchanged(config, folder.path)
         folder.fall_back(steps[0] - 1)
+        progress.begin(steps[0] - 1)
         write_whole(folder.path / "config.yaml", dump_config(config))
         cluster = config.cluster
         begin = "the model that it began with" if checkpoint is None else f"checkpoint {checkpoint}"

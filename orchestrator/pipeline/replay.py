@@ -76,7 +76,7 @@ def write_row(run: Replay, row: JsonDict, scored: Sequence[ScoredGroup], clock: 
     run.telemetry.step(written)
     for alarm in row["alarms"]:
         run.progress.note(f"step {row['step']}: ALARM: {alarm}")
-    run.progress.step(row)
+    run.progress.step(written)
 
 
 def save(run: Replay, step: int) -> None:

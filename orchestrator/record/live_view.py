@@ -8,6 +8,7 @@ from workers, above the view.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -42,28 +43,21 @@ def shown_progress(steps: int) -> Iterator[Progress]:
     """The progress of a run: a live view on a terminal, else plain lines.
 
     At the end of the context, also after Ctrl-C, the last frame stays on the terminal and the
-    cursor is visible again.
+    cursor is visible again. If no step has ended and neither a note nor a warning was shown, the
+    last frame is removed. A user who made a mistake in the input then sees the error's line alone.
     """
     if not can_show(sys.stderr):
         yield Progress(steps)
         return
-    # NO_COLOR is honoured by rich itself.
     view = LiveProgress(steps)
-    console = Console(stderr=True, force_terminal=True)
     log = logging.getLogger("eg_grpo")
-    # Standard output may be a file, which must get what is printed to it.
-    with Live(
-        get_renderable=view.frame,
-        console=console,
-        refresh_per_second=_FRAMES_A_SECOND,
-        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
-    ):
+    with view.live:
         log.addHandler(view.warnings)
         try:
             yield view
         finally:
             log.removeHandler(view.warnings)
-            view.ended = True
+            view.end()
 
 
 def can_show(stream: TextIO | None) -> bool:
@@ -84,13 +78,41 @@ class LiveProgress(Progress):
         """``monotonic`` gives the time in seconds."""
         super().__init__(steps)
         self.warnings = _LastWarnings()
-        self.ended = False  # true in the last frame, which stays
+        self._ended = False  # true in the last frame
+        self._noted = False
+        self._begun = 0
         self._monotonic = monotonic
         self._started = self._since = monotonic()
         self._rows: tuple[JsonDict, ...] = ()
         self._left: float | None = None
         self._awaited: tuple[str, ...] = ()
         self._states: tuple[tuple[str, str], ...] = ()
+        # Live calls ``frame`` at once, so the attributes above must exist before.
+        self.live = Live(
+            get_renderable=self.frame,
+            console=Console(stderr=True, force_terminal=True),  # rich itself honours NO_COLOR
+            refresh_per_second=_FRAMES_A_SECOND,
+            # Standard output may be a file, which must get what is printed to it.
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+        )
+
+    def note(self, text: str) -> None:
+        """Print one line above the view.
+
+        The terminal wraps a long line. rich would write a line break into it, and a path in the
+        line could not be copied.
+        """
+        self._noted = True
+        self.live.console.print(Text(masked(text)), soft_wrap=True)
+
+    def begin(self, step: int) -> None:
+        """Show that so many steps are done, until the row of a step says more."""
+        self._begun = step
+
+    def end(self) -> None:
+        """Have the last frame drawn without clocks, or removed if nothing has been shown yet."""
+        self._ended = True
+        self.live.transient = not (self._rows or self._noted or self.warnings.texts)
 
     def step(self, row: JsonDict) -> None:
         """Show the row of a step. A run that falls back to a checkpoint repeats steps."""
@@ -103,6 +125,7 @@ class LiveProgress(Progress):
         outer = self._awaited
         self._awaited, self._since = (*outer, masked(what)), self._monotonic()
         try:
+            self.live.refresh()  # a wait that is shorter than a frame is seen too
             yield
         finally:
             self._awaited, self._since = outer, self._monotonic()
@@ -120,7 +143,7 @@ class LiveProgress(Progress):
         grid.add_column(style="bold", no_wrap=True)
         grid.add_column(no_wrap=True, overflow="ellipsis")
         grid.add_row("progress", self._progress())
-        if not self.ended:
+        if not self._ended:
             grid.add_row("now", self._now())
         if self._rows:
             row = self._rows[-1]
@@ -138,16 +161,16 @@ class LiveProgress(Progress):
             )
             for stage, line in self._stages(row):
                 grid.add_row(stage, line)
-        for role, states in () if self.ended else self._roles():
+        for role, states in () if self._ended else self._roles():
             grid.add_row(role, states)
         for warning in self.warnings.texts:
             grid.add_row(Text("warning", style="bold yellow"), Text(warning, style="yellow"))
         return grid
 
     def _progress(self) -> RenderableType:
-        done = self._rows[-1]["step"] if self._rows else 0
+        done = self._rows[-1]["step"] if self._rows else self._begun
         line = Table.grid(padding=(0, 2, 0, 0))
-        known = self._left is not None and not self.ended
+        known = self._left is not None and not self._ended
         left = f"ETA {duration(self._left or 0)}" if known else ""
         line.add_row(
             f"step {done}/{self.steps}",
@@ -158,7 +181,8 @@ class LiveProgress(Progress):
         return line
 
     def _now(self) -> Text:
-        what = self._awaited[-1] if self._awaited else self._doing()
+        awaited = self._awaited  # read once: the run's thread sets it meanwhile
+        what = awaited[-1] if awaited else self._doing()
         if not what:
             what = "between two steps" if self._states else "reading files and loading libraries"
         return Text.assemble((what, "green"), f"  {duration(self._monotonic() - self._since)}")
@@ -212,14 +236,14 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
     """A curve of at most ``width`` block characters, from the smallest value to the largest.
 
     A longer series is cut into ``width`` parts of about equal length, and each becomes the mean of
-    its values. A part without a value is a blank. Equal values are drawn at half height.
+    its finite values. A part without one is a blank. Equal values are drawn at half height.
     """
     count = min(width, len(values))
     parts = [
         [
             value
             for value in values[len(values) * i // count : len(values) * (i + 1) // count]
-            if value is not None
+            if value is not None and math.isfinite(value)
         ]
         for i in range(count)
     ]

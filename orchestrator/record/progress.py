@@ -26,6 +26,9 @@ class Progress:
         """Print one line with its secrets masked."""
         print(masked(text), file=sys.stderr, flush=True)
 
+    def begin(self, step: int) -> None:
+        """Take the steps that were done when the run began or went on. Lines do not show them."""
+
     def step(self, row: JsonDict) -> None:
         """Print the line of one step from its row of ``metrics.jsonl``."""
         left = self.seconds_left(row)

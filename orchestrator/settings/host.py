@@ -61,11 +61,17 @@ class Expected:
 
 
 def finding(what: str, look: Callable[[], str]) -> Finding:
-    """The result of a check that returns what there is, or raises what is missing."""
+    """The result of a check that returns what there is, or raises what is missing.
+
+    A library that is broken here may raise anything when it is imported, such as ``OSError`` for a
+    shared library. The other checks go on.
+    """
     try:
         return Finding(what, look(), True)
     except (UserError, ImportError, importlib.metadata.PackageNotFoundError) as error:
         return Finding(what, str(error), False)
+    except Exception as error:
+        return Finding(what, f"{type(error).__name__}: {' '.join(str(error).split())}", False)
 
 
 def gpus_text() -> str:

@@ -22,6 +22,7 @@ from policy.errors import UserError
 
 # The part of the system that reads the settings of a group, by the first part of their keys.
 _READERS = {
+    "deterministic": "all workers",
     "model": "rollout workers and learner ranks",
     "rollout": "the rollout workers",
     "rewards": "the workers of this reward",
@@ -30,6 +31,23 @@ _READERS = {
     "algorithm": "the learner ranks, in the loss",
 }
 _DRIVER = "the driver"  # reads all other settings
+# Settings of these groups that the driver reads. It starts workers, waits for them, replaces them,
+# and decides what each one does next.
+_OF_THE_DRIVER = {
+    *("rollout.workers", "rollout.min_workers", "rollout.max_workers", "rollout.autoscale"),
+    *("rollout.group_size", "rollout.cpus_per_worker", "rollout.gpus_per_worker"),
+    *("rollout.resources", "rollout.sleep_while_learning", "rollout.timeout_s"),
+    *("rollout.load_timeout_s", "rollout.restarts", "rollout.attempts"),
+    *("rewards", "rewards.N.weight", "rewards.N.normalise", "rewards.N.workers"),
+    *("rewards.N.min_workers", "rewards.N.max_workers", "rewards.N.autoscale"),
+    *("rewards.N.cpus_per_worker", "rewards.N.gpus_per_worker", "rewards.N.resources"),
+    *("rewards.N.timeout_s", "rewards.N.retries", "rewards.N.retry_delay_s", "rewards.N.restarts"),
+    "cache.training",
+    *("learner.ranks", "learner.max_skipped_updates", "learner.restarts", "learner.cpus_per_rank"),
+    *("learner.gpus_per_rank", "learner.resources", "learner.placement"),
+    "learner.start_timeout_s",
+    "algorithm.minimum_survivors",
+}
 _WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
 _BOUNDS = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
 _REQUIRED = "must be given"
@@ -101,13 +119,23 @@ def as_markdown() -> str:
         groups.setdefault(head if dot or head in _nested(RunConfig) else "", []).append(setting)
     for head, settings in groups.items():
         about = RunConfig if not head else _nested(RunConfig)[head]
-        title, reader = head or "The run", settings[0].reader
         sections.append(
-            f"## {title}\n\n{_summary(about)} Used by {reader}.\n\n"
+            f"## {head or 'The run'}\n\n{_summary(about)} {_used_by(head, settings)}\n\n"
             "| setting | type and range | default | what it is |\n|---|---|---|---|\n"
             + "".join(_table_row(setting) for setting in settings)
         )
     return "\n".join(sections)
+
+
+def _used_by(head: str, settings: Sequence[Setting]) -> str:
+    """Who reads the settings of a group, and which of them somebody else reads."""
+    reader = _READERS.get(head, _DRIVER)
+    others: dict[str, list[str]] = {}
+    for setting in settings:
+        if setting.reader != reader:
+            others.setdefault(setting.reader, []).append(f"`{setting.key}`")
+    exceptions = "".join(f"; by {other}: {', '.join(keys)}" for other, keys in others.items())
+    return f"Used by {reader}{exceptions}."
 
 
 def _table_row(setting: Setting) -> str:
@@ -132,7 +160,7 @@ def _settings(cls: type[Settings], prefix: str) -> Iterator[Setting]:
                 _default_text(field),
                 "; ".join(dict.fromkeys(_ranges(field.metadata, field.annotation))),
                 _sentence(field.description or ""),
-                _READERS.get(key.partition(".")[0], _DRIVER),
+                _DRIVER if key in _OF_THE_DRIVER else _READERS.get(key.partition(".")[0], _DRIVER),
             )
         if inner is not None:
             item = f"{_ITEM}." if get_origin(field.annotation) is tuple else ""

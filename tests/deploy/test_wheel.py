@@ -18,8 +18,8 @@ from tests.command_line import ROOT
 
 @pytest.mark.slow
 def test_an_installation_finds_its_configurations_from_an_empty_folder(tmp_path: Path) -> None:
-    """The wheel has the configurations and the files that they name; nothing is read from the
-    checkout."""
+    """The wheel has the configurations, the files that they name, the ledger's script and what a
+    report is made of; nothing is read from the checkout."""
     source, site, empty = tmp_path / "source", tmp_path / "site", tmp_path / "empty"
     source.mkdir()
     empty.mkdir()
@@ -44,3 +44,10 @@ def test_an_installation_finds_its_configurations_from_an_empty_folder(tmp_path:
     resolved = eg_grpo("train", "shapes", "--dry-run")
     assert f"path: {site}/shapes/checkpoint\n" in resolved
     assert f"train: {site}/shapes/data/train.jsonl\n" in resolved
+    row = '{"step": 1, "time": 0.0, "reward/mean": 0.5, "seconds/step": 3.0, "alarms": []}\n'
+    (empty / "metrics.jsonl").write_text(row, encoding="utf-8")
+    assert eg_grpo("report", ".") == "report: report.html\n"
+    for pattern in ("pipeline/*.lua", "report/templates/*"):
+        files = [path.relative_to(ROOT) for path in (ROOT / "orchestrator").glob(pattern)]
+        assert files
+        assert [path for path in files if not (site / path).is_file()] == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,22 @@ def test_the_facts_hold_no_secret(
     assert facts["Redis server"] in ("redis-server", "valkey-server")
     assert "REDIS_URL" in facts["variables set"]
     assert "hunter2" not in printed
+
+
+def test_a_library_that_is_broken_is_a_line(tmp_path: Path) -> None:
+    """torch whose shared library cannot be loaded: its facts say so, and the others follow."""
+    (tmp_path / "torch").mkdir()
+    broken = 'raise OSError("libcudart.so.13: cannot open shared object file")'
+    (tmp_path / "torch" / "__init__.py").write_text(broken, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "env"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert facts["GPUs"] == "OSError: libcudart.so.13: cannot open shared object file"
+    assert "MiB free" in facts["shared memory"]
 
 
 def test_help_and_version_load_no_library_of_a_command() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,19 @@ from shapes.render import render
 from shapes.request import Request
 from shapes.scenes import Item, Scene
 from shapes.world import Kind
+from tests.command_line import MY_REWARD, MY_REWARDS, ROOT, SCRIPT, needs_script
 
 PROMPT = "a photo of a yellow square above a cyan circle"
+VARIABLE_REWARD = """
+import os
+
+from policy.types import Score
+
+
+class Bright:
+    def score(self, images, prompts):
+        return [Score(float(os.environ.get("BRIGHT", "0")))] * len(images)
+"""
 
 
 @pytest.fixture
@@ -69,6 +82,44 @@ def test_a_file_that_is_no_image_is_refused(
     error = capsys.readouterr().err
     assert error.startswith(f"eg-grpo: --image: {file} {reason}")
     assert error.count("\n") == 1
+
+
+@needs_script
+def test_the_installed_script_finds_a_reward_in_the_working_folder(
+    image: Path, tmp_path: Path
+) -> None:
+    """As docs/own_reward.md has it: ``my_rewards.py`` lies in the folder where a user types
+    ``eg-grpo``. The mean of a white image is 1."""
+    (tmp_path / "my_rewards.py").write_text(MY_REWARDS, encoding="utf-8")
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")
+    done = subprocess.run(
+        [SCRIPT, "rewards", "test", "shapes", MY_REWARD, "--image", "white.png", "--prompt", "x"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[1:] == ["brightness: 1.0000, weight 1", "total: 1.0000"]
+
+
+def test_the_variables_of_a_reward_are_not_those_of_the_next(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a run, where each reward has processes of its own. The first has a variable; neither
+    the second nor this process has it afterwards."""
+    (tmp_path / "variable_rewards.py").write_text(VARIABLE_REWARD, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    factory = "factory: variable_rewards:Bright"
+    rewards = (
+        f"rewards=[{{name: first, {factory}, runtime_env: {{env_vars: {{BRIGHT: '1'}}}}}},"
+        f" {{name: second, {factory}}}]"
+    )
+    words = ["rewards", "test", "shapes", rewards, "--image", str(image), "--prompt", PROMPT]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "first: 1.0000, weight 1",
+        "second: 0.0000, weight 1",
+    ]
+    assert "BRIGHT" not in os.environ
 
 
 def test_another_size_is_a_failure_and_not_a_number(

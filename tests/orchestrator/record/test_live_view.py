@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import sys
 import time
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from orchestrator.record.live_view import LiveProgress, can_show, shown_progress, sparkline
 from orchestrator.record.progress import Progress
+from policy.errors import RunFailed, UserError
 
 ROW = {
     "step": 1, "reward/mean": 0.5, "kl/mean": 0.0012, "grad_norm": 0.25,
@@ -27,6 +29,15 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 80 columns without colours, which is standard error from now on."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    for name, value in {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    return terminal
 
 
 def drawn(view: LiveProgress) -> str:
@@ -81,14 +92,73 @@ def test_workers_are_counted_by_role_and_the_busy_ones_say_what_is_done() -> Non
     assert "now              learner: learning" in drawn(view)
 
 
+def test_a_resumed_run_shows_the_steps_that_are_done() -> None:
+    """Until the first row, the step is the one of the checkpoint."""
+    view = LiveProgress(80, lambda: 0.0)
+    view.begin(20)
+    assert "step 20/80" in drawn(view)
+    view.step(ROW | {"step": 21})
+    assert "step 21/80" in drawn(view)
+
+
+def test_a_number_that_is_not_finite_does_not_hide_the_error_of_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run's own error leaves the view after rows whose metrics are NaN and infinity."""
+    terminal = on_terminal(monkeypatch)
+
+    def run() -> None:
+        with shown_progress(5) as view:
+            view.step(ROW | {"reward/mean": math.nan, "kl/mean": math.nan})
+            view.step(ROW | {"step": 2, "entropy/cot/mean": math.inf})
+            raise RunFailed("a rank died")
+
+    with pytest.raises(RunFailed, match="a rank died"):
+        run()
+    assert "step 2/5" in terminal.getvalue()
+
+
+def test_a_short_wait_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not last until the next frame."""
+    terminal = on_terminal(monkeypatch)
+    with shown_progress(5) as view, view.waiting("starting Ray"):
+        pass
+    assert "starting Ray  0 s" in terminal.getvalue()
+
+
+def test_a_long_note_has_no_line_break_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path of 200 characters on a terminal of 80 can be copied whole."""
+    terminal = on_terminal(monkeypatch)
+    with shown_progress(5) as view:
+        view.note(f"run folder /{'x' * 200}")
+    assert f"run folder /{'x' * 200}\n" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_a_view_that_said_nothing_leaves_nothing(
+    said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake in the input comes before the first note: its line is then all there is. The last
+    thing that the view writes is the erasure of its frame."""
+    terminal = on_terminal(monkeypatch)
+
+    def run() -> None:
+        with shown_progress(5) as view:
+            if said:
+                view.note("run folder runs/shapes")
+            raise UserError("data.train: no file")
+
+    with pytest.raises(UserError):
+        run()
+    after = terminal.getvalue().rpartition("step 0/5")[2]
+    assert ("\x1b[2K" in after) != said
+
+
 def test_the_last_three_warnings_are_shown_masked_and_the_last_frame_has_no_clock(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Warnings of the run's log are in the view while it is open; afterwards the cursor is back."""
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = on_terminal(monkeypatch)
     with shown_progress(5) as view:
         assert isinstance(view, LiveProgress)
         for name in ("first", "second", "third", "http://me:password@host is\naway"):
@@ -146,4 +216,5 @@ def test_a_sparkline_has_gaps_and_means_of_parts() -> None:
     assert sparkline([1.0, None, 2.0], 3) == "▁ █"
     assert sparkline([0.3, 0.3], 2) == "▄▄"
     assert sparkline([None, None], 2) == "  "
+    assert sparkline([1.0, math.nan, -math.inf, 2.0], 4) == "▁  █"
     assert sparkline([], 2) == ""

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.settings.layers import flat
-from orchestrator.settings.reference import all_settings, as_markdown
+from orchestrator.settings.reference import _OF_THE_DRIVER, all_settings, as_markdown
 from orchestrator.settings.run_config import load_config
 
 ROOT = Path(__file__).parents[3]
@@ -29,6 +29,22 @@ def test_every_setting_has_a_description_and_every_key_of_a_run_is_there() -> No
         assert any(".".join(parts[:end]) in known for end in range(1, len(parts) + 1)), key
 
 
+def test_what_the_driver_reads_of_the_workers_groups() -> None:
+    """The number of workers, their places and their deadlines: no worker knows them."""
+    readers = {setting.key: setting.reader for setting in all_settings()}
+    of_the_driver = {key for key, reader in readers.items() if reader == "the driver"}
+    assert {key for key in of_the_driver if key.startswith("learner.")} == {
+        "learner.ranks", "learner.max_skipped_updates", "learner.restarts",
+        "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.resources",
+        "learner.placement", "learner.start_timeout_s",
+    }  # fmt: skip
+    assert {key for key in of_the_driver if key.startswith("algorithm.")} == {
+        "algorithm.minimum_survivors"
+    }
+    assert of_the_driver > _OF_THE_DRIVER  # no key of the table is outdated
+    assert readers["deterministic"] == "all workers"
+
+
 @pytest.mark.parametrize(
     ("key", "text"),
     [
@@ -41,6 +57,12 @@ def test_every_setting_has_a_description_and_every_key_of_a_run_is_there() -> No
             "rewards.0.min_workers",
             "rewards.N.min_workers: Fewest reward workers that scaling may leave.\n"
             "  type     integer\n  default  1\n  range    at least 1\n"
+            "  used by  the driver\n",
+        ),
+        (
+            "rewards.0.batch_size",
+            "rewards.N.batch_size: Images passed to one score() call.\n"
+            "  type     integer\n  default  64\n  range    at least 1\n"
             "  used by  the workers of this reward\n",
         ),
         (
