@@ -282,9 +282,7 @@ function comparison(tables) {
                     {},
                     row.difference !== null
                       ? `${signed(row.difference)} ± ${number(row.difference_error)}`
-                      : row.paired
-                        ? "–"
-                        : "other prompts",
+                      : row.unlike || "–",
                   ),
                 ),
               ),
