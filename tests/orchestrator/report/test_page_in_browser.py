@@ -115,6 +115,17 @@ def test_a_chart_without_values_is_left_out(page: Any) -> None:
     assert all(chart.find_elements("css selector", "path, circle") for chart in drawn)
 
 
+def test_new_charts_are_as_high_as_the_old_ones(page: Any) -> None:
+    """Before they are drawn, too: the page never becomes shorter, which would move what is read."""
+    before, after = page.execute_script(
+        """const data = JSON.parse(document.getElementById("data").textContent);
+        const before = document.documentElement.scrollHeight;
+        showCharts(document.getElementById("charts"), data.charts);
+        return [before, document.documentElement.scrollHeight];"""
+    )
+    assert before == after
+
+
 def test_the_slider_shows_the_same_prompts_at_another_step(page: Any) -> None:
     """By keyboard: the last of five recorded steps, then the one before it, then the first."""
     output, slider = one(page, "output"), one(page, "#step")
