@@ -57,13 +57,23 @@ def over_seeds(label: str, runs: Sequence[Series]) -> Series:
     )
 
 
-def drawn(series: Series) -> JsonDict:
-    """The series as the page takes it: thinned to ``MAX_POINTS``, with five digits."""
+def drawn(series: Series, limit: int = MAX_POINTS) -> JsonDict:
+    """The series as the page takes it: thinned to ``limit`` points, with five digits.
+
+    ``reach`` is how far from a point, in steps, the page may show its value: half of the distance
+    between two points if each is the mean of several steps, else half a step.
+    """
     steps, values = _array(series.steps), _array(series.values)
-    thinned, means = thin(steps, values, MAX_POINTS)
-    line: JsonDict = {"label": series.label, "steps": _rounded(thinned), "values": _rounded(means)}
+    thinned, means = thin(steps, values, limit)
+    apart = float(np.median(np.diff(thinned))) if 1 < len(thinned) < len(steps) else 1.0
+    line: JsonDict = {
+        "label": series.label,
+        "steps": _rounded(thinned),
+        "values": _rounded(means),
+        "reach": apart / 2,
+    }
     if len(series.errors):
-        line["errors"] = _rounded(thin(steps, _array(series.errors), MAX_POINTS)[1])
+        line["errors"] = _rounded(thin(steps, _array(series.errors), limit)[1])
     return line
 
 

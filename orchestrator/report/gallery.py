@@ -1,17 +1,17 @@
 """The samples that a page shows: pictures, CoTs, scores and token entropies, within a bound.
 
 The rule of thinning. ``LIMITS`` is a list of pairs: the most steps of a set, and the most prompts
-of a set (or groups of a training step). The first pair whose samples fit into ``MAX_BYTES``, of all
-runs of the page together, is taken. The steps that are left are evenly spaced, the first and the
-last are among them. The prompts that are left are the first ones of the file. Nothing is chosen by
-what a picture shows or how it scored.
+of a set (or groups of a training step). The first pair keeps everything. The first pair whose
+samples fit into the bound, of all runs of the page together, is taken. The steps that are left are
+evenly spaced, the first and the last are among them. The prompts that are left are the first ones
+of the file. Nothing is chosen by what a picture shows or how it scored.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import json
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,36 +21,37 @@ from PIL import Image
 
 from orchestrator.record.run_folder import TRAINING_SAMPLES, read_rows
 from orchestrator.record.sheets import fit
+from orchestrator.report.embedding import embedded_size
 from policy.types import JsonDict
 
 MAX_BYTES = 8_000_000
-LIMITS = ((16, 8), (8, 8), (4, 8), (2, 8), (2, 4), (2, 2), (2, 1), (1, 1), (0, 0))
+_ALL = sys.maxsize
+LIMITS = ((_ALL, _ALL), (16, 8), (8, 8), (4, 8), (2, 8), (2, 4), (2, 2), (2, 1), (1, 1), (0, 0))
 _MAX_PIXELS = 256  # a larger picture is reduced to this size
 _PIXEL_ART = 96  # a picture up to this size stays a PNG and is enlarged without smoothing
 _SHOWN = (
-    *("set", "step", "prompt", "task", "index", "seed", "cot", "total", "rewards"),
+    *("set", "step", "prompt_id", "prompt", "task", "index", "seed", "cot", "total", "rewards"),
     *("not_applicable", "failures", "advantage", "group", "tokens"),
 )
 
 
-def gallery(folders: Sequence[Path]) -> tuple[list[list[JsonDict]], str]:
+def gallery(
+    folders: Sequence[Path], max_bytes: int = MAX_BYTES
+) -> tuple[list[list[JsonDict]], str]:
     """The samples of each run, and a sentence that says what was left out; "" if nothing was.
 
-    A sample has the fields of its row in ``samples/*.jsonl`` that the page shows, and its picture
-    as a data URI: None if the file cannot be read.
+    All samples together take at most ``max_bytes``. A sample has the fields of its row in
+    ``samples/*.jsonl`` that the page shows, and its picture as a data URI: None if the file cannot
+    be read.
     """
     rows = [_rows(folder / "samples") for folder in folders]
     whole = sum(map(len, rows))
     for steps, prompts in LIMITS:
         kept = [_thinned(run, steps, prompts) for run in rows]
-        shown, size = [], 0
-        for folder, run in zip(folders, kept, strict=True):
-            shown.append([_sample(row, folder / "samples") for row in run])
-            size += sum(len(json.dumps(sample)) for sample in shown[-1])
-            if size > MAX_BYTES:
-                break
-        else:  # these limits fit, and the last ones always do
+        shown = _fitting(folders, kept, max_bytes)
+        if shown is not None:
             break
+    assert shown is not None  # the last limits keep no sample, and that always fits
     count = sum(map(len, shown))
     if count == whole:
         return shown, ""
@@ -76,6 +77,22 @@ def _rows(samples: Path) -> list[JsonDict]:
     return [row | {"fixed": True} for row in read_rows(samples / "records.jsonl")] + [
         row | {"fixed": False} for row in trained
     ]
+
+
+def _fitting(
+    folders: Sequence[Path], runs: Sequence[Sequence[JsonDict]], max_bytes: int
+) -> list[list[JsonDict]] | None:
+    """The samples of each run's rows, or None as soon as they take more than ``max_bytes``."""
+    shown: list[list[JsonDict]] = []
+    size = 0
+    for folder, rows in zip(folders, runs, strict=True):
+        shown.append([])
+        for row in rows:
+            shown[-1].append(_sample(row, folder / "samples"))
+            size += embedded_size(shown[-1][-1]) + 1  # and a comma
+            if size > max_bytes:
+                return None
+    return shown
 
 
 def _thinned(rows: Sequence[JsonDict], max_steps: int, max_prompts: int) -> list[JsonDict]:

@@ -6,15 +6,14 @@ The numbers are in the page as JSON, and its own script draws them. So the page 
 Failure policy: a missing row or picture leaves a gap. Only a folder without a run is an error.
 Prompts, CoTs and names could hold HTML. The JSON has no "<", and the script writes only text.
 
-A page is at most 10 MB: 8 MB of samples (see ``gallery``), and lists and lines that have a bound
-each.
+A page of any number of runs is at most 10 MB. Its charts and its lists have a bound each. Its
+samples take what is left, at most 8 MB (see ``gallery``).
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from importlib import resources
@@ -29,7 +28,8 @@ from orchestrator.report.comparison import (
     evaluated_sets,
     headline,
 )
-from orchestrator.report.gallery import gallery
+from orchestrator.report.embedding import embedded
+from orchestrator.report.gallery import MAX_BYTES, gallery
 from orchestrator.report.run_comparison import run_table
 from orchestrator.report.run_files import RunFiles, read_rows, read_runs
 from policy.disk import write_whole
@@ -38,9 +38,10 @@ from policy.types import JsonDict
 from policy.yaml_text import dump
 
 MAX_PAGE_BYTES = 10_000_000
-_MAX_DROPPED, _MAX_ALARMS = 200, 12  # of each run
+_MAX_ALARMS = 12  # of each run
+_MAX_DROPPED = 200  # groups and updates of all runs of a page
 _MAX_TEXT = 400  # characters of a prompt or reason in the list of what was dropped
-_MAX_SETTINGS = 100_000  # characters
+_MAX_SETTINGS = 200_000  # characters of all runs of a page
 _SCRIPTS = ("charts.js", "tokens.js", "gallery.js", "zoom.js", "page.js")
 
 
@@ -66,18 +67,22 @@ def headlines(run_folder: Path) -> list[str]:
 
 def page_data(runs: Sequence[RunFiles]) -> JsonDict:
     """Everything that the page of these runs shows, as JSON."""
-    samples, thinned = gallery([run.folder for run in runs])
     names = [run.config.get("name", run.label) if len(runs) == 1 else run.label for run in runs]
-    return {
+    data: JsonDict = {
         "title": ", ".join(names),
         "runs": [
-            _run(run, name) | {"samples": found}
-            for run, name, found in zip(runs, names, samples, strict=True)
+            _run(run, name, len(runs)) | {"samples": []}
+            for run, name in zip(runs, names, strict=True)
         ],
         "charts": charts(runs),
         "comparison": run_table(runs) if len(runs) > 1 else [],
-        "thinned": thinned,
+        "thinned": "",
     }
+    left = MAX_PAGE_BYTES - len(html(data).encode()) - _MAX_TEXT  # of which ``thinned`` takes some
+    samples, data["thinned"] = gallery([run.folder for run in runs], min(MAX_BYTES, left))
+    for run, found in zip(data["runs"], samples, strict=True):
+        run["samples"] = found
+    return data
 
 
 def html(data: JsonDict, live: bool = False) -> str:
@@ -104,19 +109,13 @@ def html(data: JsonDict, live: bool = False) -> str:
     return page
 
 
-def embedded(data: JsonDict) -> str:
-    """JSON that can stand in a script element: no text in it can end the element."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
-
-
-def _run(run: RunFiles, name: str) -> JsonDict:
+def _run(run: RunFiles, name: str, sharing: int) -> JsonDict:
+    """What the page shows of one run but for its samples; ``sharing`` runs are on the page."""
     last_step = max((row["step"] for row in run.metrics), default=0)
     seconds = math.fsum(row.get("seconds/step") or 0 for row in run.metrics)
     alarms = _alarms(run.metrics)
     dropped = _dropped(run)
+    first = max(0, len(dropped) - _MAX_DROPPED // sharing)
     return {
         "name": name,
         "step": last_step,
@@ -137,9 +136,9 @@ def _run(run: RunFiles, name: str) -> JsonDict:
             }
             for row in change_table(run.sets)
         ],
-        "dropped": dropped[-_MAX_DROPPED:],
-        "more_dropped": max(0, len(dropped) - _MAX_DROPPED),
-        "settings": dump(masked_tree(run.config))[:_MAX_SETTINGS] if run.config else "",
+        "dropped": dropped[first:],
+        "more_dropped": first,
+        "settings": dump(masked_tree(run.config))[: _MAX_SETTINGS // sharing] if run.config else "",
     }
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from orchestrator.report.page import embedded, html, page_data
+from orchestrator.report.embedding import embedded
+from orchestrator.report.page import html, page_data
 from orchestrator.report.run_files import read_runs
 from policy.errors import UserError
 from policy.types import JsonDict

@@ -7,6 +7,7 @@ const COLOURS = 8,
   DASHES = ["", "6 3", "2 3", "9 3 2 3"];
 const FEW = 20; // a line of at most so many points has a mark at each and is not smoothed
 const MANY_ERRORS = 40; // more points get a band instead of error bars
+const HEIGHTS = { line: 210, stack: 220 };
 const MINUS = "\u2212";
 
 function el(tag, attributes = {}, ...children) {
@@ -84,9 +85,22 @@ function swatch(chart, line) {
   );
 }
 
+let told = null; // the chart whose values show, and the step that they are of
+
+// New charts show the values that the old ones showed.
+function showCharts(section, charts) {
+  const shown = told;
+  const drawn = charts.length
+    ? [el("div", { class: "charts" }, charts.map((chart, place) => chartFigure(chart, place)))]
+    : [];
+  fill(section, "Over training steps", drawn);
+  told = shown;
+}
+
 // The figure of one chart. It is drawn again when its width changes.
 function chartFigure(chart, place) {
-  const picture = svg("svg", { tabindex: 0, id: `chart-${place}`, role: "img" });
+  const height = HEIGHTS[chart.kind];
+  const picture = svg("svg", { tabindex: 0, id: `chart-${place}`, role: "img", height });
   const legend =
     chart.lines.length > 1 || chart.kind === "stack"
       ? el(
@@ -112,20 +126,24 @@ function chartFigure(chart, place) {
 
   function show(index) {
     chosen = Math.max(0, Math.min(steps.length - 1, index));
+    told = { title: chart.title, step: steps[chosen] };
     showValues(chart, picture, tip, scale, steps[chosen]);
   }
+  function nearest(step) {
+    return steps.reduce(
+      (best, other, at) => (Math.abs(other - step) < Math.abs(steps[best] - step) ? at : best),
+      0,
+    );
+  }
   function hide() {
+    if (!figure.isConnected) return; // new figures have taken its place
+    told = null;
     tip.hidden = true;
     picture.querySelector(".pointer").replaceChildren();
   }
   picture.addEventListener("pointermove", (event) => {
     const step = scale.step(event.clientX - picture.getBoundingClientRect().left);
-    show(
-      steps.reduce(
-        (best, other, at) => (Math.abs(other - step) < Math.abs(steps[best] - step) ? at : best),
-        0,
-      ),
-    );
+    show(nearest(step));
   });
   picture.addEventListener("pointerleave", hide);
   picture.addEventListener("blur", hide);
@@ -144,12 +162,13 @@ function chartFigure(chart, place) {
     width = figure.clientWidth;
     tip.hidden = true;
     scale = draw(chart, picture, width);
+    if (told && told.title === chart.title) show(nearest(told.step));
   }).observe(figure);
   return figure;
 }
 
 function draw(chart, picture, width) {
-  const height = chart.kind === "stack" ? 220 : 210,
+  const height = HEIGHTS[chart.kind],
     right = width - 8,
     bottom = height - 22,
     top = 8;
@@ -182,7 +201,6 @@ function draw(chart, picture, width) {
   const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
 
   picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  picture.setAttribute("height", height);
   const drawn = [];
   for (const mark of marks) {
     drawn.push(
@@ -294,14 +312,16 @@ function band(line, x, y) {
   return `M${[...upper, ...lower].join("L")}z`;
 }
 
-// The values at one step, beside a rule at that step. A line without this step is left out.
+// The values at one step, beside a rule at that step. A line whose nearest point is further away
+// than it reaches is left out.
 function showValues(chart, picture, tip, scale, step) {
   const rows = [],
     dots = [];
   let total = 0;
   for (const line of chart.lines) {
-    const at = line.steps.indexOf(step);
-    if (at < 0) continue;
+    const away = line.steps.map((other) => Math.abs(other - step));
+    const at = away.indexOf(Math.min(...away));
+    if (away[at] > line.reach) continue;
     const value = line.values[at],
       error = line.errors ? line.errors[at] : null;
     total += value || 0;
@@ -309,7 +329,12 @@ function showValues(chart, picture, tip, scale, step) {
     rows.push(el("tr", {}, el("th", {}, swatch(chart, line), line.label), el("td", {}, text)));
     if (chart.kind !== "stack" && value !== null) {
       dots.push(
-        svg("circle", { cx: scale.x(step), cy: scale.y(value), r: 4, fill: colour(chart, line) }),
+        svg("circle", {
+          cx: scale.x(line.steps[at]),
+          cy: scale.y(value),
+          r: 4,
+          fill: colour(chart, line),
+        }),
       );
     }
   }

@@ -206,7 +206,7 @@ function showGallery(section, data, samples) {
   fillControls();
   note.textContent = data.thinned;
   note.hidden = !data.thinned;
-  changed();
+  showBlocks(list, data, found, scales);
 }
 
 function key() {
@@ -244,7 +244,10 @@ function blocksOf(samples) {
     const fixed = sample.fixed;
     if (!view.every && sample.step !== (fixed ? latest.get(sample.run) : view.step)) continue;
     if (!passes(sample)) continue;
-    const block = fixed ? sample.prompt : `${sample.run} ${sample.step} ${sample.group}`;
+    // Two runs with different prompt files may use one id for two prompts.
+    const block = fixed
+      ? `${sample.prompt_id} ${sample.prompt}`
+      : `${sample.run} ${sample.step} ${sample.group}`;
     if (!blocks.has(block))
       blocks.set(block, { prompt: sample.prompt, task: sample.task, rows: new Map(), samples: [] });
     const found = blocks.get(block),
@@ -320,7 +323,7 @@ function card(sample, walk, samples, scales) {
       "button",
       { class: "views", "aria-label": words, onclick: () => zoom(walk, place, samples, scales) },
       picture(sample),
-      map(sample, scales, view.map === "over"),
+      view.map === "off" ? null : map(sample, scales, 240, view.map === "over"),
     ),
     el(
       "p",

@@ -3,54 +3,63 @@
 
 const POLL_MS = 3000;
 
+const built = {}; // the data of each section, as text
+
+// A section is built again only if its data are new: what a user has open or types there stays.
 function show(data) {
   const focused = document.activeElement ? document.activeElement.id : "";
   const several = data.runs.length > 1;
+  const runs = data.runs.map(({ samples, ...run }) => run);
+  const named = data.runs.map(({ name, samples }) => ({ name, samples }));
   const sections = {
-    overview: (section) =>
-      section.replaceChildren(
-        ...data.runs.flatMap((run) => overview(run, several)),
-        comparison(data.comparison),
-      ),
-    charts: (section) =>
-      fill(
-        section,
-        "Over training steps",
-        data.charts.length ? [el("div", { class: "charts" }, data.charts.map(chartFigure))] : [],
-      ),
-    images: (section) => showGallery(section, data, prepared(data)),
-    dropped: (section) =>
-      fill(
-        section,
-        "Dropped",
-        data.runs.flatMap((run) => dropped(run, several)),
-      ),
-    settings: (section) =>
-      fill(
-        section,
-        "Settings",
-        data.runs
-          .filter((run) => run.settings)
-          .map((run) =>
-            el(
-              "details",
-              { id: `settings-of-${run.name}` },
-              el("summary", {}, several ? run.name : "config.yaml"),
-              el("pre", { tabindex: 0 }, run.settings),
+    overview: [
+      [runs, data.comparison],
+      (section) =>
+        section.replaceChildren(
+          ...runs.flatMap((run) => overview(run, several)),
+          comparison(data.comparison),
+        ),
+    ],
+    charts: [data.charts, (section) => showCharts(section, data.charts)],
+    images: [[named, data.thinned], (section) => showGallery(section, data, prepared(data))],
+    dropped: [
+      runs.map((run) => [run.dropped, run.more_dropped]),
+      (section) =>
+        fill(
+          section,
+          "Dropped",
+          runs.flatMap((run) => dropped(run, several)),
+        ),
+    ],
+    settings: [
+      runs.map((run) => run.settings),
+      (section) =>
+        fill(
+          section,
+          "Settings",
+          runs
+            .filter((run) => run.settings)
+            .map((run) =>
+              el(
+                "details",
+                {},
+                el("summary", {}, several ? run.name : "config.yaml"),
+                el("pre", { tabindex: 0 }, run.settings),
+              ),
             ),
-          ),
-      ),
+        ),
+    ],
   };
-  const open = [...document.querySelectorAll("details[open]")].map((details) => details.id);
-  for (const [id, build] of Object.entries(sections)) build(document.getElementById(id));
-  for (const id of open) {
-    const details = document.getElementById(id);
-    if (details) details.open = true;
+  for (const [id, [part, build]] of Object.entries(sections)) {
+    const text = JSON.stringify(part);
+    if (built[id] === text) continue;
+    built[id] = text;
+    build(document.getElementById(id));
   }
   head(data);
   const again =
     focused && !document.getElementById("zoom").open ? document.getElementById(focused) : null;
-  if (again) again.focus({ preventScroll: true });
+  if (again && again !== document.activeElement) again.focus({ preventScroll: true });
 }
 
 function fill(section, title, children) {
@@ -282,9 +291,7 @@ function comparison(tables) {
                     {},
                     row.difference !== null
                       ? `${signed(row.difference)} ± ${number(row.difference_error)}`
-                      : row.paired
-                        ? "–"
-                        : "other prompts",
+                      : row.unlike || "–",
                   ),
                 ),
               ),
@@ -366,9 +373,10 @@ async function follow() {
   }
 }
 
-document.getElementById("zoom").addEventListener("keydown", (event) => {
+// The focus leaves the dialog when what had it is replaced, so the whole page listens.
+document.addEventListener("keydown", (event) => {
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (by) {
+  if (by && document.getElementById("zoom").open) {
     event.preventDefault();
     walkBy(by);
   }

@@ -22,13 +22,14 @@ function described(packed, at) {
   return `h ${number(packed.levels[at], 2)}, ${LETTERS[packed.sets[at]]}`;
 }
 
-// The map of an image's tokens: a grid of their entropies, with the outlines of both sets.
-function map(sample, scales, over) {
+// The map of an image's tokens: a grid of their entropies, with the outlines of both sets. It has
+// about as many pixels on a side as `side` says.
+function map(sample, scales, side, over) {
   const packed = sample.imageMap;
   if (!packed) return null;
   const columns = Math.round(Math.sqrt(packed.levels.length)),
     rows = Math.ceil(packed.levels.length / columns);
-  const cell = Math.max(8, Math.floor(480 / columns));
+  const cell = Math.max(4, Math.floor(side / columns));
   const canvas = el("canvas", {
     width: cell * columns,
     height: cell * rows,

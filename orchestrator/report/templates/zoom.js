@@ -46,7 +46,7 @@ function fillZoom() {
         `mean ${number(sample[name + "Map"].mean)} of ${sample[name + "Map"].levels.length} tokens`,
       ]),
   ];
-  const views = el("div", { class: "views" }, picture(sample), map(sample, scales, false));
+  const views = el("div", { class: "views" }, picture(sample), map(sample, scales, 480, false));
   document.getElementById("zoomed").replaceChildren(
     el(
       "div",
@@ -104,7 +104,7 @@ function over(sample, samples) {
     (other) =>
       sample.fixed &&
       other.run === sample.run &&
-      other.prompt === sample.prompt &&
+      other.prompt_id === sample.prompt_id &&
       other.index === sample.index,
   );
   if (same.length < 2) return null;
@@ -115,6 +115,7 @@ function over(sample, samples) {
       el(
         "button",
         {
+          id: `of-step-${other.step}`,
           "aria-current": other === sample ? "true" : "false",
           onclick: () => {
             zoomed.walk = same;

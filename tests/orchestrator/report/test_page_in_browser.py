@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.record.run_folder import read_rows
 from orchestrator.report.page import write_page, write_report
 from orchestrator.report.server import PageServer
+from policy.types import JsonDict
 from tests.browser import chromium, look, requested
-from tests.written_runs import FAILURE, evaluation_row, write_run
+from tests.written_runs import FAILURE, evaluation_row, metrics_row, write_run
 
 EVIL = "</script><script>window.evil = 1</script><img src=x onerror='window.evil = 2'><b>bold</b>"
 LONG = "averyveryverylongwordwithoutanyspace" * 6
-LEFT, RIGHT, ESCAPE, ENTER = "\ue012", "\ue014", "\ue00c", "\ue007"
+LEFT, RIGHT, HOME, ESCAPE, ENTER = "\ue012", "\ue014", "\ue011", "\ue00c", "\ue007"
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,17 @@ def test_a_chart_without_values_is_left_out(page: Any) -> None:
     drawn = page.find_elements("css selector", ".chart > svg")
     assert len(drawn) == len(titles)
     assert all(chart.find_elements("css selector", "path, circle") for chart in drawn)
+
+
+def test_new_charts_are_as_high_as_the_old_ones(page: Any) -> None:
+    """Before they are drawn, too: the page never becomes shorter, which would move what is read."""
+    before, after = page.execute_script(
+        """const data = JSON.parse(document.getElementById("data").textContent);
+        const before = document.documentElement.scrollHeight;
+        showCharts(document.getElementById("charts"), data.charts);
+        return [before, document.documentElement.scrollHeight];"""
+    )
+    assert before == after
 
 
 def test_the_slider_shows_the_same_prompts_at_another_step(page: Any) -> None:
@@ -242,6 +255,41 @@ def test_an_image_opens_and_the_arrow_keys_walk_on(page: Any) -> None:
     assert page.get_log("browser") == []
 
 
+def test_prompts_of_equal_text_are_told_apart(browser: Any, tmp_path: Path) -> None:
+    """Each has its own block, and its own strip of steps in the dialog. After a click on a step of
+    the strip the arrow keys still walk on, wherever the focus is."""
+    folder = write_run(tmp_path / "run", 1, {"seen": (0, 20)}, prompts=2)
+    file = folder / "samples" / "records.jsonl"
+    rows = [row | {"prompt": "a red circle"} for row in read_rows(file)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = opened(browser, write_report(folder))
+    assert texts(page, ".block h3") == ["a red circle"] * 2
+    one(page, ".views").click()
+    dialog = one(page, "#zoom")
+    assert one(dialog, ".small").text.startswith("1 of 4")
+    first, second = dialog.find_elements("css selector", ".strip button")
+    assert (first.text, second.text) == ("step 0", "step 20")
+    first.click()
+    assert one(dialog, ".small").text.startswith("1 of 2")
+    active = page.switch_to.active_element
+    assert active.get_attribute("id") == "of-step-0"
+    active.send_keys(RIGHT)
+    assert one(dialog, ".small").text.startswith("2 of 2")
+    one(dialog, "dt").click()
+    page.switch_to.active_element.send_keys(RIGHT)
+    assert one(dialog, ".small").text.startswith("1 of 2")
+
+
+def test_maps_are_as_large_as_they_show(page: Any) -> None:
+    """240 pixels in the list and 480 in the dialog; a map that is hidden is not drawn at all."""
+    assert one(page, ".sample canvas").get_attribute("width") == "240"
+    one(page, ".views").click()
+    assert one(page, "#zoom canvas").get_attribute("width") == "480"
+    one(page, "#zoom").send_keys(ESCAPE)
+    choose(page, "map", "hidden")
+    assert page.find_elements("css selector", ".sample canvas") == []
+
+
 HOVER = """const box = arguments[0].getBoundingClientRect();
 arguments[0].dispatchEvent(
   new PointerEvent("pointermove", {clientX: box.left + 3, clientY: box.top + 3}));"""
@@ -309,9 +357,13 @@ def test_words_of_the_model_stay_text(browser: Any, tmp_path: Path) -> None:
 
 def test_runs_are_compared_side_by_side(browser: Any, tmp_path: Path) -> None:
     """One line of each run in a chart, one row of each in the table, and the same prompt of both
-    next to each other."""
+    next to each other. The values of a step are those of both runs, though a point of the long one
+    is the mean of two steps."""
     at = {"seen": (0, 20)}
-    runs = [write_run(tmp_path / name, 20, at, planned=20 + i) for i, name in enumerate("ab")]
+    runs = [
+        write_run(tmp_path / name, steps, at, planned=steps)
+        for name, steps in (("a", 100), ("b", 480))
+    ]
     page = opened(browser, write_page(runs, tmp_path / "comparison.html"))
     assert texts(page, "#charts figure:first-of-type .legend li") == ["a", "b"]
     assert texts(page, "#overview tbody th") == ["a", "b"]
@@ -320,12 +372,20 @@ def test_runs_are_compared_side_by_side(browser: Any, tmp_path: Path) -> None:
     assert [texts(row, ".runlabel")[0].split(",")[0] for row in (left, right)] == ["a", "b"]
     assert left.rect["y"] == right.rect["y"]
     assert left.rect["x"] < right.rect["x"]
+    one(page, "#chart-1").send_keys(HOME)
+    tip = one(page, "figure:nth-of-type(2) .tip")
+    assert tip.text.startswith("step 1\n")
+    assert texts(tip, "th") == ["a", "b"]
     assert page.get_log("browser") == []
 
 
 def test_a_page_that_is_served_follows_its_run(browser: Any, tmp_path: Path) -> None:
-    """New rows appear by themselves, what was chosen stays so, and only this server is asked."""
-    folder = write_run(tmp_path / "run", 20, {"seen": (0,)})
+    """New rows appear by themselves, and only this server is asked.
+
+    The controls, what was typed into them, the values that show in a chart and the place on the
+    page stay through new rows. Only new samples build the images again: as many prompts show.
+    """
+    folder = write_run(tmp_path / "run", 20, {"seen": (0,)}, prompts=25)
     with PageServer([folder], port=0) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
@@ -335,10 +395,27 @@ def test_a_page_that_is_served_follows_its_run(browser: Any, tmp_path: Path) -> 
             browser.get(address)
             requested(browser)
             choose(browser, "sort", "score, lowest")
-            with (folder / "evaluations.jsonl").open("a") as file:
-                file.write(json.dumps(evaluation_row(20, "seen")) + "\n")
-            wait_for(browser, "step 0 → 20, paired by prompt")
+            least = one(browser, "#least")
+            least.send_keys("0.")
+            one(browser, "#chart-1").send_keys(LEFT)
+            place = "return window.scrollY"
+            browser.execute_script("window.scrollTo(0, 1e6)")
+            before = browser.execute_script(place)
+            add(folder / "metrics.jsonl", metrics_row(21, np.random.default_rng(0)))
+            wait_for(browser, "#head", "21 of 80 training steps")
+            tip = one(browser, "figure:nth-of-type(2) .tip")
+            assert tip.text.startswith("step 20\n")
+            assert browser.execute_script(place) == before
+            least.send_keys("01")
+            assert least.get_attribute("value") == "0.01"
+            one(browser, ".more").click()
+            sample = read_rows(folder / "samples" / "records.jsonl")[-1]
+            add(folder / "samples" / "records.jsonl", sample | {"step": 20})
+            add(folder / "evaluations.jsonl", evaluation_row(20, "seen"))
+            wait_for(browser, "#overview", "step 0 → 20, paired by prompt")
+            wait_for(browser, "#images", "0 (1 of 2 recorded)")
             assert one(browser, "#sort").get_attribute("value") == "worst"
+            assert len(browser.find_elements("css selector", ".block")) == 25
             assert set(requested(browser)) == {address + "data.json"}
             assert [e for e in browser.get_log("browser") if e["level"] != "INFO"] == []
         finally:
@@ -346,7 +423,12 @@ def test_a_page_that_is_served_follows_its_run(browser: Any, tmp_path: Path) -> 
             serving.join()
 
 
-def wait_for(page: Any, text: str) -> None:
+def add(file: Path, row: JsonDict) -> None:
+    with file.open("a") as opened_file:
+        opened_file.write(json.dumps(row) + "\n")
+
+
+def wait_for(page: Any, part: str, text: str) -> None:
     from selenium.webdriver.support.wait import WebDriverWait
 
-    WebDriverWait(page, 120).until(lambda _: text in one(page, "#overview").text)
+    WebDriverWait(page, 120).until(lambda _: text in one(page, part).text)

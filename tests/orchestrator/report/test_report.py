@@ -6,19 +6,25 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from orchestrator.record.metrics import STEP_METRICS
 from orchestrator.record.run_folder import RunFolder, read_rows
 from orchestrator.record.sheets import save_png
 from orchestrator.report.comparison import change_table, compare, evaluated_sets, headline
-from orchestrator.report.curves import MAX_POINTS, Series, over_seeds, thin
+from orchestrator.report.curves import MAX_POINTS, Series, drawn, over_seeds, thin
+from orchestrator.report.embedding import embedded
 from orchestrator.report.gallery import LIMITS, MAX_BYTES, gallery, spaced
-from orchestrator.report.page import MAX_PAGE_BYTES, embedded, write_page, write_report
+from orchestrator.report.page import MAX_PAGE_BYTES, write_page, write_report
+from orchestrator.report.run_comparison import run_table
+from orchestrator.report.run_files import RunFiles
 from policy.errors import UserError
 from policy.types import JsonDict
 from tests.written_runs import COT, evaluation_row, keep_samples, write_run
@@ -291,12 +297,50 @@ def test_a_long_run_stays_within_the_bound(tmp_path: Path) -> None:
     assert max(len(line["steps"]) for chart in data["charts"] for line in chart["lines"]) <= 240
 
 
-def test_what_fits_no_limit_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fits_is_shown_whole(tmp_path: Path) -> None:
+    """21 recorded steps, as a run of 80 steps has them, are all on the page."""
+    at = range(0, 81, 4)
+    folder = write_run(tmp_path / "run", 1, {"seen": at}, prompts=1)
+    data = data_of(write_report(folder).read_text())
+    assert sorted({sample["step"] for sample in data["runs"][0]["samples"]}) == list(at)
+    assert data["thinned"] == ""
+
+
+def test_a_page_of_several_runs_stays_within_the_bound(tmp_path: Path) -> None:
+    """Four runs of 240 steps with 200 metrics, 300 dropped groups, long settings and 8 MB of
+    samples each: the charts have fewer points, the lists are shared, and the samples get the bytes
+    that are left."""
+    first = write_run(tmp_path / "run-0", 1, {"seen": (0,)}, prompts=1)
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    save_png(noise, first / "samples" / "noise.png")
+    sample = read_rows(first / "samples" / "records.jsonl")[0] | {"image": "noise.png"}
+    values = {f"detail/hps/{part}": 1 / (part + 3) for part in range(200)}
+    lost = {"step": 1, "prompt_id": "1", "prompt": "<é>" * 200, "reasons": {"<é>" * 200: 1}}
+    files: dict[str, list[JsonDict]] = {
+        "metrics.jsonl": [{"step": step} | values for step in range(1, 241)],
+        "dropped.jsonl": [lost] * 300,
+        "samples/records.jsonl": [sample | {"step": n, "cot": "<é>" * 3000} for n in range(40)],
+    }
+    for name, rows in files.items():
+        (first / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs = [first, *(shutil.copytree(first, tmp_path / f"run-{place}") for place in (1, 2, 3))]
+    for place, run in enumerate(runs):
+        (run / "config.yaml").write_text(f"name: a\nsteps: {place}\nlong: {'x' * 60_000}\n")
+    page = write_page(runs, tmp_path / "out.html").read_text()
+    assert 5_000_000 < len(page.encode()) <= MAX_PAGE_BYTES
+    data = data_of(page)
+    assert max(len(line["steps"]) for chart in data["charts"] for line in chart["lines"]) == 120
+    for run_data in data["runs"]:
+        assert (len(run_data["dropped"]), run_data["more_dropped"]) == (50, 250)
+        assert len(run_data["settings"]) == 50_000
+        assert len(run_data["samples"]) == 16
+
+
+def test_what_fits_no_limit_is_left_out(tmp_path: Path) -> None:
     """The last limit is no sample at all, so the bound holds for any number of sets and runs."""
     folder = write_run(tmp_path / "run", 1, {"seen": (0,)})
     assert (LIMITS[-1], MAX_BYTES < MAX_PAGE_BYTES) == ((0, 0), True)
-    monkeypatch.setattr("orchestrator.report.gallery.MAX_BYTES", 10)
-    samples, thinned = gallery([folder])
+    samples, thinned = gallery([folder], max_bytes=10)
     assert samples == [[]]
     assert thinned.startswith("0 of the 6 recorded samples")
 
@@ -348,9 +392,81 @@ def test_runs_that_differ_by_their_seed_share_a_line(tmp_path: Path) -> None:
     assert (table["set"], table["step"]) == ("seen", 20)
     assert [row["run"] for row in table["rows"]] == ["a", "b", "c"]
     assert [row["difference"] for row in table["rows"]] == [None, pytest.approx(0.1), None]
-    assert [row["paired"] for row in table["rows"]] == [True, True, False]
+    assert [row["unlike"] for row in table["rows"]] == ["", "", "other prompts"]
     titles = [chart["title"] for chart in data["charts"]]
     assert titles[-3:] == [f"Time of a step: {name}" for name in "abc"]
+
+
+def run_files(label: str, **of_row: Any) -> RunFiles:
+    """A run that evaluated the set "seen" at step 5 with two samples of each of two prompts."""
+    row = row_of(5, [0.2, 0.4], set="seen", num_samples=4, guidance_scale=1.0) | of_row
+    row |= {"reward/mean": 0.3, "reward/standard_error": 0.1}
+    sets = {row["set"]: [row]}
+    return RunFiles(Path(label), label, [], sets, [], [], {}, {"data.evaluation.seen": "1"})
+
+
+def test_only_what_was_evaluated_alike_is_paired() -> None:
+    """Another guidance scale or number of samples has no difference, and the row says which."""
+    runs = [
+        run_files("a"),
+        run_files("same"),
+        run_files("guided", guidance_scale=5.0),
+        run_files("more", num_samples=8),
+    ]
+    (table,) = run_table(runs)
+    assert [(row["run"], row["difference"], row["unlike"]) for row in table["rows"]] == [
+        ("a", None, ""),
+        ("same", 0, ""),
+        ("guided", None, "guidance 5, not 1"),
+        ("more", None, "4 samples of a prompt, not 2"),
+    ]
+
+
+def test_a_set_that_the_first_run_lacks_is_compared() -> None:
+    """The first run that has the set is then the one that the others are set against."""
+    runs = [run_files("a", set="other"), run_files("b"), run_files("c")]
+    (table,) = run_table(runs)
+    assert (table["set"], [row["run"] for row in table["rows"]]) == ("seen", ["b", "c"])
+
+
+def test_every_number_of_the_metrics_is_drawn(tmp_path: Path) -> None:
+    """A row with all keys of the table, each of another value: a line has each value.
+
+    ``step`` and ``time`` say when, and the evaluations have a chart of their own. Of the stages
+    the chart shows the seconds too.
+    """
+    names = {"modality": "cot", "part": "a", "reward": "r", "role": "w", "stage": "learn"}
+    keys = [
+        re.sub(r"\{(\w+)\}", lambda match: names[match[1]], metric.key)
+        for metric in STEP_METRICS
+        if metric.kind != "other" and metric.key not in ("step", "time", "evaluation/{set}")
+    ]
+    row = {"step": 1} | {key: place + 1.0 for place, key in enumerate(keys)}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row | {"seconds/step": 1e3}) + "\n")
+    data = data_of(write_report(tmp_path).read_text())
+    shown = {line["values"][0] for chart in data["charts"] for line in chart["lines"]}
+    assert {key for key in keys if row[key] not in shown} == {"seconds/step"}  # their sum
+
+
+def test_the_legend_names_what_differs_in_a_family(tmp_path: Path) -> None:
+    """The reward, its part, or the role, with what is measured of it."""
+    row = {"step": 1, "detail/hps/a/b": 1, "reward/hps": 2, "seconds/scoring/hps/max": 3}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    charts = data_of(write_report(tmp_path).read_text())["charts"]
+    assert {chart["title"]: [line["label"] for line in chart["lines"]] for chart in charts} == {
+        "Each reward in training": ["hps", "hps/a/b"],
+        "Time of scoring": ["hps longest"],
+    }
+
+
+def test_a_point_reaches_half_way_to_its_neighbours() -> None:
+    """480 steps become 240 points that are 2 steps apart; 240 steps keep theirs.
+
+    A point that is no mean of several steps stands for its own step alone, however far the next."""
+    long, short = (Series("a", range(1, n + 1), [1.0] * n) for n in (480, 240))
+    assert (drawn(long)["steps"][0], drawn(long)["reach"]) == (1.5, 1)
+    assert (drawn(short)["steps"][0], drawn(short)["reach"]) == (1, 0.5)
+    assert drawn(Series("evaluated", [0, 80], [0.1, 0.2]))["reach"] == 0.5
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.report.page import embedded, page_data
+from orchestrator.report.embedding import embedded
+from orchestrator.report.page import page_data
 from orchestrator.report.run_files import read_runs
 from orchestrator.report.server import PageServer
 from policy.errors import UserError
