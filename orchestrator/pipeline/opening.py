@@ -78,9 +78,7 @@ def open_run(
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
             fenced(folder.path, ledger.check_newest),
             _noted_in(ledger),
-            open_telemetry(
-                config, folder, ledger.epoch, ledger.run, config.steps, progress.note
-            ) as telemetry,
+            open_telemetry(config, folder, ledger.epoch, ledger.run, config.steps) as telemetry,
             ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
             with progress.waiting(awaited_cluster(cluster.address)):
@@ -95,6 +93,7 @@ def open_run(
             with progress.waiting("finding places for the workers"):
                 places = opened.enter_context(reserved(config, roles(config)))
             _announce(progress, config, inputs)
+            telemetry.announce(progress.note)
             telemetry.watch(ledger, opened.enter_context(watched_object_stores()))
             with progress.waiting("checking the hosts of the workers"):
                 check_hosts(config, inputs, roles(config))

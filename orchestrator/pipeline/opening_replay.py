@@ -56,7 +56,7 @@ def open_replay(
         progress.note(f"replaying steps {steps[0]} to {steps[-1]} of {source}, from {begin}")
         with (
             logged_to(folder.path / "run.log"),
-            open_telemetry(config, folder, 1, None, steps[-1], progress.note) as telemetry,
+            open_telemetry(config, folder, 1, None, steps[-1]) as telemetry,
             ExitStack() as opened,
         ):
             with progress.waiting(awaited_cluster(cluster.address)):
@@ -68,6 +68,7 @@ def open_replay(
                         cluster.start_timeout_s,
                     )
                 )
+            telemetry.announce(progress.note)
             learners = [role for role in roles(config) if role.key == "learner"]
             with progress.waiting("finding places for the learner ranks"):
                 places = opened.enter_context(reserved(config, learners))

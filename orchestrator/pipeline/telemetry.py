@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 class Telemetry:
     """Passes the numbers of a run on to its exporter and its sinks."""
 
-    def __init__(self, exporter: Exporter, sinks: Sinks) -> None:
-        self.exporter, self._sinks = exporter, sinks
+    def __init__(self, exporter: Exporter, sinks: Sinks, target: str | None) -> None:
+        """``target`` is the ``host:port`` at which the metrics can be scraped; None: they cannot."""
+        self.exporter, self._sinks, self._target = exporter, sinks, target
+
+    def announce(self, say: Callable[[str], None]) -> None:
+        """Say where the metrics are, if anywhere."""
+        if self._target is not None:
+            say(f"metrics for Prometheus at http://{self._target}/metrics")
 
     def watch(self, ledger: Ledger, stores: ObjectStores) -> None:
         """Have each scrape look whether the ledger waits for Redis, and how full the stores are."""
@@ -45,22 +51,21 @@ def open_telemetry(
     attempt: int,
     run_id: str | None,
     steps: int,
-    say: Callable[[str], None],
 ) -> Iterator[Telemetry]:
     """Serve the run's metrics and begin its sinks, as long as the context lasts.
 
     ``attempt`` is the label of the metrics, ``run_id`` is the same in every attempt, and ``steps``
-    is the last step. ``say`` gets a line with the address. Raises ``UserError`` when the address
-    cannot be listened at, or a sink cannot begin.
+    is the last step. Raises ``UserError`` when the address cannot be listened at, or a sink cannot
+    begin.
     """
     settings, rewards = config.metrics, [reward.name for reward in config.rewards]
     exporter = Exporter(config.name, attempt, steps, config.rollout.group_size, rewards)
+    target = None
     with ExitStack() as stack:
         if settings.port is not None:
             port = stack.enter_context(served(exporter, settings.host, settings.port))
             target = target_of(settings.host, port)
             stack.enter_context(announced(folder.path, target))
-            say(f"metrics for Prometheus at http://{target}/metrics")
         sinks = stack.enter_context(closing(Sinks()))
         run = RunOfSinks(
             config.name,
@@ -75,4 +80,4 @@ def open_telemetry(
             sinks.begin("wandb", lambda: WandB(run, mode))
         if settings.trackio:
             sinks.begin("trackio", lambda: Trackio(run))
-        yield Telemetry(exporter, sinks)
+        yield Telemetry(exporter, sinks, target)

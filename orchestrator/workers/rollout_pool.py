@@ -138,7 +138,7 @@ class RolloutPool(ScalablePool[_Place]):
             for name, running in zip(self.names, self._running, strict=True)
             if name in sampling and is_here(running)
         }
-        _, bucket, *_ = weights.refs
+        bucket = weights.refs[:2][-1]  # the first one, after the slots
         found = ray.experimental.get_object_locations([bucket])
         have = found.get(bucket, {"node_ids": []})["node_ids"]
         if have:  # else it is so small that Ray sends it with the call

@@ -31,7 +31,8 @@ def test_a_row_reaches_the_endpoint_and_the_sinks(
     said: list[str] = []
     words = [f"root={tmp_path}", "metrics.tensorboard=true"]
     folder = RunFolder(tmp_path / "shapes")
-    with open_telemetry(load_config(SHAPES, words), folder, 3, "id", 80, said.append) as telemetry:
+    with open_telemetry(load_config(SHAPES, words), folder, 3, "id", 80) as telemetry:
+        telemetry.announce(said.append)
         telemetry.exporter.begin([])
         telemetry.step(ROW)
         ((target,),) = (
@@ -45,7 +46,8 @@ def test_a_row_reaches_the_endpoint_and_the_sinks(
     assert list((folder.path / "tensorboard").iterdir())
     assert not (folder.path / "prometheus.json").exists()
     words[1] = "metrics.port=null"
-    with open_telemetry(load_config(SHAPES, words), folder, 3, "id", 80, said.append):
+    with open_telemetry(load_config(SHAPES, words), folder, 3, "id", 80) as telemetry:
+        telemetry.announce(said.append)
         assert len(said) == 1
         assert not (folder.path / "prometheus.json").exists()
     folder.close()
