@@ -24,7 +24,7 @@ class Telemetry:
     """Passes the numbers of a run on to its exporter and its sinks."""
 
     def __init__(self, exporter: Exporter, sinks: Sinks, target: str | None) -> None:
-        """``target`` is the ``host:port`` at which the metrics can be scraped; None: they cannot."""
+        """``target`` is the ``host:port`` at which the metrics can be scraped, if they can."""
         self.exporter, self._sinks, self._target = exporter, sinks, target
 
     def announce(self, say: Callable[[str], None]) -> None:
