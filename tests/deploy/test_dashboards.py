@@ -57,8 +57,8 @@ def test_every_rule_has_data(scraped_run: ScrapedRun) -> None:
 
 
 def in_the_run(expr: str) -> str:
-    """The expression, or for a plain metric its last value in the run. There is one stage at a time:
-    at one moment the others have no series."""
+    """The expression, or for a plain metric its last value in the run. There is one stage at a
+    time, so that the others have no series at one moment."""
     if isinstance(promql_parser.parse(expr), promql_parser.VectorSelector):
         return f"last_over_time({expr}[10m])"
     return expr
