@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from learner.algorithm.loss_metrics import Metrics, exact_ratio
+from learner.algorithm.methods.entropy_control import EntropyCredit
 from learner.algorithm.methods.token_method import Rows
 from learner.algorithm.objective import (
     BatchCounts,
@@ -92,10 +93,12 @@ def micro_batch_loss(
     algorithm: AlgorithmConfig,
     counts: BatchCounts,
     settled: Any,
+    credit: EntropyCredit | None = None,
 ) -> tuple[Tensor, Metrics]:
     """This micro-batch's share of the loss, and its metrics as sums.
 
-    ``settled`` is the result of the token method's batch stage, None without one.
+    ``settled`` is the result of the token method's batch stage, None without one. ``credit`` is
+    what entropy control adds, if there is any.
 
     With behaviour_logprob rollout, stale trajectories get the clipped surrogate, whose ratio is
     exp(log-prob - recorded log-prob). All others get the on-policy surrogate, times the truncated
@@ -113,6 +116,10 @@ def micro_batch_loss(
         # A token with such a ratio needs no weight: the ratio compares with what the rollout engine
         # computed, so that it contains the difference of the two engines.
         importance_BT = torch.where(has_ratio_B1, 1.0, weight_BT)
+    added_BT = None
+    if credit is not None:
+        masks = batch.cot_mask_BT, batch.image_mask_BT
+        added_BT = credit.added_advantage(current_BT.float(), entropy_BT, *masks)
     loss, metrics = eg_grpo_loss(
         LossBatch(
             logprob_BT=logprob_BT,
@@ -126,6 +133,7 @@ def micro_batch_loss(
             importance_weight_BT=importance_BT,
             surrogate_weight_BT=batch.surrogate_weight_BT,
             kl_weight_BT=batch.kl_weight_BT,
+            added_advantage_BT=added_BT,
         ),
         algorithm.objective(),
         counts,

@@ -45,6 +45,15 @@ class CriticalConfig(Settings):
     )
 
 
+class EntropyControlConfig(Settings):
+    """Targets of the mean entropies, and how the coefficients that pull towards them move."""
+
+    cot_target: float = Field(gt=0, description="nats at which the CoT tokens' entropy is held")
+    image_target: float = Field(gt=0, description="the same for image tokens")
+    learning_rate: float = Field(5e-5, gt=0, description="of the coefficients, by Adam")
+    limit: float = Field(0.005, gt=0, description="largest absolute value of a coefficient")
+
+
 class AlgorithmConfig(Settings):
     """EG-GRPO, its ablations, and other token methods. The defaults are those of the authors' code.
 
@@ -70,6 +79,11 @@ class AlgorithmConfig(Settings):
     )
     top_entropy: TopEntropyConfig = TopEntropyConfig()
     critical: CriticalConfig = CriticalConfig()
+    entropy_control: EntropyControlConfig | None = Field(
+        None,
+        description="hold mean entropies at targets, added to any method (docs/methods.md); null"
+        " leaves them to themselves",
+    )
     modalities: Modalities = Field(
         "both", description="tokens that entropy guides; none is plain GRPO"
     )
@@ -162,6 +176,16 @@ class AlgorithmConfig(Settings):
                 "kl_beta",
                 f"method {self.method} compares with the reference, which is not kept at 0: give a"
                 " value above 0",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_entropy_control(self) -> Self:
+        if self.entropy_control is not None and self.aggregation != "token-mean":
+            raise refuse(
+                type(self),
+                "entropy_control",
+                "is a mean over tokens: aggregation must be token-mean",
             )
         return self
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from learner.algorithm.loss_metrics import Metrics, add_metrics, finish_metrics
+from learner.algorithm.methods.entropy_control import EntropyCredit
 from learner.batch_loss import (
     BatchSize,
     ShareSize,
@@ -23,6 +24,7 @@ from learner.batch_loss import (
     trajectory_metrics,
 )
 from learner.collectives import exchange
+from learner.entropy_controllers import EntropyControllers
 from learner.group_weights import GroupStage, group_record
 from learner.micro_batches import (
     GroupSlice,
@@ -47,6 +49,11 @@ class Updater:
         self._algorithm = settings.algorithm
         self._method = settings.algorithm.objective().method
         self._special = special
+        self.entropy_control: EntropyControllers | None = None
+        if settings.algorithm.entropy_control is not None:
+            self.entropy_control = EntropyControllers(
+                settings.algorithm.entropy_control, model.vocab_sizes
+            )
 
     def update(self, slices: Sequence[GroupSlice], weight_version: int) -> dict[str, float]:
         """One optimizer step on the batch whose slices the ranks hold; returns its metrics.
@@ -59,6 +66,7 @@ class Updater:
         batches = self.micro_batches(items, weight_version)
         size = _batch_size(items, batches, weight_version)
         entropies, settled = self._batch_stage(batches, size)
+        credit = self._entropy_credit(size)
         parts = [trajectory_metrics(items, weight_version, self._special.eos)]
         loss_sum = 0.0
         for index in range(size.micro_batches):
@@ -80,6 +88,7 @@ class Updater:
                 self._algorithm,
                 size.counts,
                 settled,
+                credit,
             )
             # A loss that is not finite could still have finite gradients, and the update would not
             # be skipped. Multiplying by NaN makes them NaN.
@@ -95,7 +104,13 @@ class Updater:
             "tokens/trained": size.counts.tokens,
             "updates/skipped": int(not math.isfinite(grad_norm)),
         }
-        return row if settled is None else row | self._method.settled_metrics(settled)
+        if settled is not None:
+            row |= self._method.settled_metrics(settled)
+        if self.entropy_control is not None:
+            row |= self.entropy_control.metrics()
+            if math.isfinite(grad_norm):
+                self.entropy_control.move(row["entropy/cot/mean"], row["entropy/image/mean"])
+        return row
 
     def micro_batches(
         self, items: Sequence[TrainingTrajectory], weight_version: int
@@ -121,7 +136,15 @@ class Updater:
     @property
     def _entropy_from_training(self) -> bool:
         """Whether the training forward pass computes the entropies."""
-        return "entropy" in self._method.needs
+        needs = self._method.needs
+        return "entropy" in needs or (self.entropy_control is not None and "batch" not in needs)
+
+    def _entropy_credit(self, size: BatchSize) -> EntropyCredit | None:
+        """What entropy control adds to the token advantages of this step."""
+        if self.entropy_control is None:
+            return None
+        image_tokens = size.counts.sequences * math.prod(self._model.image_grid)
+        return self.entropy_control.credit(size.counts.tokens - image_tokens, image_tokens)
 
     def _batch_stage(
         self, batches: Sequence[MicroBatch], size: BatchSize

@@ -91,6 +91,7 @@ class LossBatch:
     importance_weight_BT: Tensor | None = None  # truncated_importance_weight; None stands for 1
     surrogate_weight_BT: Tensor | None = None  # of the method's group stage; None stands for 1
     kl_weight_BT: Tensor | None = None  # the same for the KL term
+    added_advantage_BT: Tensor | None = None  # entropy control's addition to A~; None stands for 0
 
 
 def eg_grpo_loss(
@@ -117,6 +118,8 @@ def eg_grpo_loss(
 
     terms = settings.method.terms(rows, settled)
     token_advantage_BT = _masked(terms.advantage_BT, mask_BT)
+    if batch.added_advantage_BT is not None:
+        token_advantage_BT = token_advantage_BT + _masked(batch.added_advantage_BT, mask_BT)
 
     if batch.behaviour_logprob_BT is None:
         surrogate_BT = policy_surrogate_on_policy(logprob_BT, token_advantage_BT)

@@ -35,7 +35,18 @@ def test_a_preset_over_any_configuration_chooses_its_method(name: str) -> None:
         algorithm = load_config(Path(base), [*overrides, GUIDED]).algorithm
         assert type(algorithm.objective().method) is METHODS[name]
         assert (algorithm.method, algorithm.modalities, algorithm.bonus) == (name, "both", "capped")
-    assert {path.stem for path in (CONFIGS / "methods").iterdir()} == set(METHODS)
+    files = {path.stem for path in (CONFIGS / "methods").iterdir()}
+    assert files == {*METHODS, "entropy-control"}
+
+
+def test_entropy_control_is_added_to_any_method() -> None:
+    """Its preset leaves the method as it is."""
+    control, similarity = "base=methods/entropy-control", "base=methods/similarity"
+    for overrides, kind in (([control], EgGrpo), ([control, similarity], Similarity)):
+        algorithm = load_config(Path("shapes"), overrides).algorithm
+        assert algorithm.entropy_control is not None
+        assert algorithm.entropy_control.image_target == 7.0
+        assert type(algorithm.objective().method) is kind
 
 
 def test_settings_reach_their_method() -> None:
@@ -57,6 +68,10 @@ def test_settings_reach_their_method() -> None:
             "rollout.guidance_scale: algorithm.method contrast compares log-prob",
         ),
         (["method=critical", "kl_beta=0"], "algorithm.kl_beta: method critical compares with the "),
+        (
+            ["entropy_control={cot_target: 2, image_target: 7}", "aggregation=sequence-mean"],
+            "algorithm.entropy_control: is a mean over tokens: aggregation must be token-mean",
+        ),
         (["method=gcpo"], "algorithm.method: Input should be 'eg-grpo', 'top-entropy', "),
         (["method=top-entropy", "top_entropy.fraction=0"], "algorithm.top_entropy.fraction: Input"),
     ],
