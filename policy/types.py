@@ -8,7 +8,7 @@ Shape legend: C = CoT tokens, N = image tokens, H W = pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,10 @@ class Trajectory:
     image_logprobs_guided: FloatArray  # N
     image_entropies_guided: FloatArray  # N
     image: NDArray[np.uint8]  # H W 3, RGB
+    # N, the log-probs from u alone; empty at w = 1, where u is not computed.
+    image_logprobs_unconditional: FloatArray = field(
+        default_factory=lambda: np.zeros(0, dtype=np.float32)
+    )
 
     @property
     def num_tokens(self) -> int:

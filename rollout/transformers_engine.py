@@ -135,6 +135,7 @@ class TransformersEngine:
                 image_logprobs_guided=images.logprobs_guided[b],
                 image_entropies_guided=images.entropies_guided[b],
                 image=pixels[b],
+                image_logprobs_unconditional=images.logprobs_unconditional[b],
             )
             for b, slot in enumerate(slots)
         ]

@@ -118,6 +118,7 @@ ROWS = {
 HISTOGRAMS = ("seconds/{stage}", "seconds/step")
 # Keys that are not exported, and why.
 NOT_EXPORTED = {
+    "entropy_control/{modality}": "eg_grpo_entropy_mean shows what it does",
     "rewards/failed": "it is the sum of eg_grpo_scores_failed_total over rewards",
     "workers/{role}": "eg_grpo_workers has the workers of a role by state, as they are now",
 }

@@ -107,7 +107,7 @@ class VllmEngine:
             ],
             finished,
         )
-        trajectories = iter(self._trajectories(slots))
+        trajectories = iter(self._trajectories(slots, sampling.guided))
         return [
             Group(request.prompt, tuple(next(trajectories) for _ in request.seeds))
             for request in requests
@@ -213,15 +213,17 @@ class VllmEngine:
         finally:
             torch.set_num_threads(threads)
 
-    def _trajectories(self, slots: Sequence[_Slot]) -> list[Trajectory]:
+    def _trajectories(self, slots: Sequence[_Slot], guided: bool) -> list[Trajectory]:
         size = self._config.batch_size
         pixels: list[np.ndarray] = []
         for start in range(0, len(slots), size):
             ids = np.stack([slot.image.ids for slot in slots[start : start + size] if slot.image])
             pixels.extend(self._policy.decode(torch.from_numpy(ids).long().to(self._config.device)))
-        return [self._trajectory(slot, image) for slot, image in zip(slots, pixels, strict=True)]
+        return [
+            self._trajectory(slot, image, guided) for slot, image in zip(slots, pixels, strict=True)
+        ]
 
-    def _trajectory(self, slot: _Slot, pixels: np.ndarray) -> Trajectory:
+    def _trajectory(self, slot: _Slot, pixels: np.ndarray, guided: bool) -> Trajectory:
         cot, image = slot.cot, slot.image
         assert cot is not None
         assert image is not None
@@ -243,6 +245,7 @@ class VllmEngine:
             image_logprobs_guided=image.logprobs_guided,
             image_entropies_guided=image.entropies_guided,
             image=pixels,
+            image_logprobs_unconditional=image.logprobs_unconditional[: None if guided else 0],
         )
 
 

@@ -182,8 +182,10 @@ def test_each_phase_draws_from_its_own_noise() -> None:
 
 
 def test_without_guidance_both_records_are_one() -> None:
-    """At w = 1 the guided distribution is the conditional one, bit for bit."""
+    """At w = 1 the guided distribution is the conditional one, bit for bit, and there is no record
+    without the prompt."""
     for t in sample(guidance_scale=1.0):
+        assert len(t.image_logprobs_unconditional) == 0
         assert np.array_equal(t.image_logprobs_guided, t.image_logprobs_conditional)
         assert np.array_equal(t.image_entropies_guided, t.image_entropies_conditional)
     t = sample(guidance_scale=2.0)[0]
