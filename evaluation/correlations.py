@@ -33,8 +33,12 @@ def ranks(x_N: Array) -> Array:
 
 
 def centred(x_N: Array, prompt_N: NDArray[np.int64]) -> Array:
-    """The values minus the mean of their prompt, N; what differs between prompts is gone."""
+    """The values minus the mean of their prompt, N; what differs between prompts is gone.
+
+    They are rounded to 12 digits behind the point. Values that differ by the rounding of the mean
+    alone would else have different ranks.
+    """
     _, place_N, count_P = np.unique(prompt_N, return_inverse=True, return_counts=True)
     mean_P = np.bincount(place_N, weights=x_N) / count_P
-    difference_N: Array = x_N - mean_P[place_N]
+    difference_N: Array = np.round(x_N - mean_P[place_N], 12)
     return difference_N
