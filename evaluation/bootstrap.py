@@ -37,9 +37,7 @@ class Interval:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def bootstrap(
-    statistic: Callable[..., Array], *prompts: NDArray[Any], resamples: int = RESAMPLES
-) -> list[Interval]:
+def bootstrap(statistic: Callable[..., Array], *prompts: NDArray[Any]) -> list[Interval]:
     """The K numbers of a statistic with their intervals of ``LEVEL``.
 
     Each of ``prompts`` is a sample: the prompt of each of its N observations. ``statistic`` takes
@@ -61,7 +59,7 @@ def bootstrap(
     if len(shared) < 2:
         return [Interval(float(value), float("nan"), float("nan")) for value in value_K]
     generator = np.random.Generator(np.random.Philox(0))
-    choice_RP = generator.integers(len(shared), size=(resamples, len(shared)))
+    choice_RP = generator.integers(len(shared), size=(RESAMPLES, len(shared)))
     value_RK = np.array([of_prompts(choice_P) for choice_P in choice_RP])
     return [_interval(float(value), value_RK[:, k]) for k, value in enumerate(value_K)]
 

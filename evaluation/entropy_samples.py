@@ -160,18 +160,13 @@ class CotTable:
     def take(self, rows: Integers | NDArray[np.bool_]) -> CotTable:
         """The table of these CoTs alone."""
         return CotTable(
-            self.setting,
-            *(
-                column[rows]
-                for column in (
-                    self.prompt_K,
-                    self.cot_K,
-                    self.cot_entropy_K,
-                    self.entropy_K,
-                    self.std_K,
-                    self.reward_K,
-                )
-            ),
+            setting=self.setting,
+            prompt_K=self.prompt_K[rows],
+            cot_K=self.cot_K[rows],
+            cot_entropy_K=self.cot_entropy_K[rows],
+            entropy_K=self.entropy_K[rows],
+            std_K=self.std_K[rows],
+            reward_K=self.reward_K[rows],
         )
 
 

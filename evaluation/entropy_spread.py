@@ -12,7 +12,6 @@ also taken within prompts: of the values minus the mean of their prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +34,8 @@ def spread_findings(tables: Sequence[ImageTable]) -> list[Finding]:
         finding
         for quantity in ("image entropy", "reward")
         for within in (False, True)
-        for before, table in pairwise([None, *tables])
+        for before, table in zip([None, *tables], tables, strict=False)
         for finding in _of_setting(before, table, quantity, within)
-        if table is not None
     ]
 
 
@@ -92,8 +90,7 @@ def token_findings(tables: Sequence[TokenTable]) -> list[Finding]:
     """Figure 5: mean and variance of the entropies over all tokens, and their changes."""
     return [
         finding
-        for before, table in pairwise([None, *tables])
-        if table is not None
+        for before, table in zip([None, *tables], tables, strict=False)
         for finding in _of_tokens(before, table)
     ]
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -130,7 +131,8 @@ class EntropyDrawing:
 
     def _drawn_as(self, setting: Setting, model: Path) -> DrawnAs:
         config, extent = self._config, self._extent
-        rollout, janus = config.rollout, read_config(model)
+        rollout = config.rollout
+        janus: Any = read_config(model)
         encoder = load_encoder(model, config.model.template, self._instruction)
         check_positions(
             janus, encoder, extent.prompts, rollout.max_cot_tokens, "rollout.max_cot_tokens"

@@ -22,7 +22,8 @@ _ENTROPY = "mean entropy of image tokens (normalised)"
 def image_spread_figure(tables: Sequence[ImageTable]) -> Figure:
     """Figure 2: entropy and reward of each image, a panel for each setting, and their widths."""
     figure = new_figure(max(6.4, 3.0 * len(tables)), 5.6)
-    above, below = figure.subfigures(2, 1, height_ratios=(3, 1.6 + 0.25 * len(tables)))
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 1.6 + 0.25 * len(tables)))
+    above, below = parts[:, 0]
     look = styles([table.setting for table in tables])
     panels = above.subplots(1, len(tables), sharex=True, sharey=True, squeeze=False)[0]
     for axes, table in zip(panels, tables, strict=True):

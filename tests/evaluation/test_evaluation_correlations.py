@@ -74,7 +74,7 @@ def test_a_correlation_over_prompts_is_not_one_within_them() -> None:
     assert pearson(centred(x, prompts), centred(y, prompts)) == pytest.approx(-1)
 
 
-def test_resamples_keep_prompts_whole() -> None:
+def test_resamples_keep_prompts_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every resample has as many prompts as there are, and all rows of each prompt equally often.
 
     The second sample has the same prompts as the first in each resample. Prompt 9, which is in one
@@ -92,7 +92,8 @@ def test_resamples_keep_prompts_whole() -> None:
         seen.append(tuple(counts))
         return np.zeros(1)
 
-    bootstrap(statistic, first, second, resamples=200)
+    monkeypatch.setattr("evaluation.bootstrap.RESAMPLES", 200)
+    bootstrap(statistic, first, second)
     assert len(seen) == 201
     assert len(set(seen)) == 10  # the multisets of three prompts
 

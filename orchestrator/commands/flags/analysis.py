@@ -53,12 +53,14 @@ def add_analyze_flags(analyze: argparse.ArgumentParser) -> None:
         default="std",
         help="how the entropies of a chain's images spread, for both thresholds (default std)",
     )
-    for flag, kind, default, words in (
-        ("--stable-below", float, 0.011, "threshold of figure 3"),
-        ("--unstable-from", float, 0.03, "threshold of figure 4"),
-        ("--bins", int, 4, "bins of figure 4"),
+    for flag, threshold, words in (
+        ("--stable-below", 0.011, "spread below which a chain counts in figure 3"),
+        ("--unstable-from", 0.03, "spread from which a chain counts on the right of figure 4"),
     ):
-        entropy.add_argument(flag, type=kind, default=default, help=f"{words} (default {default})")
+        entropy.add_argument(
+            flag, type=float, default=threshold, help=f"{words} (default {threshold})"
+        )
+    entropy.add_argument("--bins", type=int, default=4, help="bins of figure 4 (default 4)")
 
 
 def _with_cot(text: str) -> tuple[str, bool]:
