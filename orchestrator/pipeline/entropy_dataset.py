@@ -104,7 +104,7 @@ class SettingFolder:
             results = _RESULTS.validate_python(kept["results"])
         except (ValidationError, TypeError, KeyError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{file} is damaged, or is none of its kind: {reason}") from None
+            raise UserError(f"{file} is damaged: {reason}") from None
         return results if kept["reward"] == _scored_by(reward) else None
 
     def keep_results(
