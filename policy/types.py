@@ -66,7 +66,9 @@ class Trajectory:
     index_in_group: int
     weight_version: int
     seed: int
-    cot_prompt_ids: IntArray  # phase 1 prompt as it was used, never re-tokenised
+    # Phase 1 prompt as it was used, never re-tokenised. Where no CoT was drawn, it is empty, as are
+    # the other arrays of phase 1.
+    cot_prompt_ids: IntArray
     cot_ids: IntArray  # C, ends with EOS unless the length cap was reached
     cot_logprobs: FloatArray  # C
     cot_entropies: FloatArray  # C

@@ -180,6 +180,12 @@ def test_without_guidance_both_records_are_one(engine: Engine) -> None:
         assert np.array_equal(t.image_entropies_guided, t.image_entropies_conditional)
 
 
+def test_without_a_cot_it_draws_what_the_transformers_engine_draws(engine: Engine) -> None:
+    """A cap of 0 skips phase 1 in both engines."""
+    sampling = Sampling(5.0, 1.0, 0)
+    assert_same(sample(engine, sampling), transformers_sample(sampling, None))
+
+
 @torch.no_grad()
 def test_without_guidance_the_twin_does_not_touch_what_is_drawn(engine: Any) -> None:
     """At w = 1 beside a row at w = 5: a twin so large that u + (c - u) has lost c changes no token
