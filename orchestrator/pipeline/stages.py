@@ -107,6 +107,12 @@ class Stages:
 
     # What the training page waits for
 
+    def expect(self, weights: PublishedWeights) -> None:
+        """Have workers without work begin to load weights that are on their way. ``serve`` comes
+        when all of them are there."""
+        self._weights = weights
+        self.schedule.expect(weights.weight_version)
+
     def serve(self, weights: PublishedWeights, evaluate: bool) -> float:
         """Have every worker change over to the weights between two of its batches.
 
@@ -115,7 +121,7 @@ class Stages:
         """
         self._weights = weights
         self._rollout.bring(weights)
-        self.schedule.publish(weights.receipt.weight_version, hold=evaluate)
+        self.schedule.publish(weights.weight_version, hold=evaluate)
         self._turn(0.0)
         while self.schedule.loading:
             self._turn()
@@ -189,6 +195,7 @@ class Stages:
     def fall_back(self, step: int) -> None:
         """Undo what was done since weight version ``step``; the next ``serve`` goes on."""
         self.schedule.fall_back(step)
+        self._weights = None
         self._notes.discard()
         for name in list(self._works):
             self._forget(name)

@@ -25,7 +25,7 @@ from policy.low_rank import Receiver
 from policy.probe import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, IntArray, Prompt, Trajectory
-from policy.weights import WeightBuckets
+from policy.weights import BucketLost, WeightBuckets
 from rollout.config import RolloutConfig
 from rollout.drawing import Phase
 from rollout.engine import EngineIdentity, GenerationRequest
@@ -124,7 +124,8 @@ class VllmEngine:
         """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot.
 
         After the first push the records are compared with those of a policy that holds the same
-        weights. When anything else fails half way, vLLM is rebuilt with the last good weights.
+        weights. When anything else fails half way, vLLM is rebuilt with the last good weights. If a
+        bucket is lost, the next push replaces all that was replaced, and nothing is rebuilt.
         """
         self._serving.check_weights(weights, self._receiver)
         streams = self._serving.streams
@@ -135,6 +136,8 @@ class VllmEngine:
                 self._receiver.load(policy.trained_parameters(), weights)
                 self._check(self._serving, policy)
             probe = vllm_probe_logprobs(self._serving, self._policy, self._encoder.special)
+        except BucketLost:
+            raise
         except Exception as error:
             forget_frames(error)
             self._build(streams)
