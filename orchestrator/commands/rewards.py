@@ -6,22 +6,15 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from orchestrator.settings.run_config import RunConfig, load_config
 from policy.errors import RunFailed, UserError
+from policy.image_files import read_image
 from policy.prompts import load_prompts
 from policy.types import Prompt, RewardFailure, RewardResult
 from rewards.factory import build_reward
 from rewards.scoring import RewardScorer
 from rewards.totals import weighted_totals
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -32,7 +25,7 @@ def run(parsed: argparse.Namespace) -> None:
     or a reward cannot be built, and ``RunFailed`` when one gives no score.
     """
     config = load_config(parsed.config, parsed.overrides)
-    image = _image(parsed.image)
+    image = read_image(parsed.image, "--image")
     prompt = _prompt(config, parsed.prompt)
     print(f"prompt {prompt.id}{f' ({prompt.task_type})' if prompt.task_type else ''}")
     results: dict[str, tuple[RewardResult, ...]] = {}
@@ -59,17 +52,6 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def _image(path: Path) -> NDArray[np.uint8]:
-    """The pixels of an image file (H W 3)."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"--image: {path} does not exist") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"--image: {path} cannot be read as an image: {error}") from None
 
 
 def _prompt(config: RunConfig, text: str) -> Prompt:

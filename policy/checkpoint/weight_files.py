@@ -6,6 +6,7 @@ tensors only.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from policy.digest import sha256
 from policy.errors import UserError
 from policy.inner_path import stays_inside
 from policy.text_files import read_json
@@ -44,6 +46,12 @@ def weight_files(folder: Path, pickled: bool = False) -> list[Path]:
             return found
     wanted = f"*.safetensors or {PICKLED}" if pickled else "*.safetensors"
     raise UserError(f"checkpoint {folder} has no {wanted} file")
+
+
+def weights_sha256(folder: Path) -> str:
+    """One SHA-256 of the weights of a checkpoint folder, whatever its files are called."""
+    digests = "".join(sha256(file) for file in weight_files(folder))
+    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def read_tensors(files: list[Path], shapes_only: bool = False) -> dict[str, Tensor]:
