@@ -127,6 +127,12 @@ PUBLIC_FILES = (
         "fbb5363515b4a28009e360afaaaf389d2dd2289e50dbb0c6ef4ea0c7fe4f3d4f",
     ),
     PublicFile(
+        "t2i_compbench_objects.txt",
+        _COMPBENCH + "new_objects.txt",
+        1568,
+        "f39a3d2ff6067d7738673cbf465dc659ccc750776162989a5d9916f1d5f3e231",
+    ),
+    PublicFile(
         "wise_legacy/cultural_common_sense.json",
         _WISE + "cultural_common_sense.json",
         125062,

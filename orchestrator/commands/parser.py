@@ -44,7 +44,7 @@ COMMANDS = (
     ("rewards", "try the rewards of a configuration", add_rewards_flags),
     ("config", "explain the settings of a configuration file", add_config_flags),
     ("configs", "list or copy the configurations that ship with the package", add_configs_flags),
-    ("data", "download the public prompt files", add_data_flags),
+    ("data", "provide the public prompt files and noun chunks", add_data_flags),
     (
         "status",
         "show where a run is: groups, workers, errors and the time left",

@@ -88,9 +88,10 @@ def _read_pickled(file: Path, shapes_only: bool) -> dict[str, Tensor]:
         state = torch.load(file, mmap=True, **options)
     except RuntimeError:  # a file from before torch 1.6 is not a zip file and cannot be mapped
         state = torch.load(file, mmap=False, **options)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        # Some trainers store the weights under this key, beside their own data.
-        state = state["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            # Some trainers store the weights under such a key, beside their own data.
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"checkpoint file {file} does not hold tensors by name")
     return state

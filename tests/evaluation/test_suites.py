@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.suites.geneval import GENEVAL
+from evaluation.suites.images import measure_diversity
 from evaluation.suites.registry import SUITES, suite_named
 from evaluation.suites.shapes import SHAPES
 from evaluation.suites.suite import Column, Item, columns_of, image_means
@@ -26,7 +27,7 @@ def test_the_help_names_every_suite() -> None:
 
 def test_an_unknown_suite_is_named() -> None:
     """The error lists the suites there are."""
-    with pytest.raises(UserError, match="no suite is called 'gen'; known: geneval, wise"):
+    with pytest.raises(UserError, match="no suite is called 'gen'; known: compbench, geneval"):
         suite_named("gen")
 
 
@@ -157,3 +158,12 @@ def test_the_embedded_suite_weighs_rewards_as_training_does() -> None:
     item = SHAPES.load(Path("nowhere"))[0]
     scores = {"attributes": [Score(0.5)], "structure": [Score(1.0)], "cleanliness": [Score(0.0)]}
     assert SHAPES.measure(item, scores)["seen/total"] == pytest.approx(0.6)
+
+
+def test_diversity_reads_features_by_number() -> None:
+    """Eleven features: f10 comes after f9. Two orthogonal images make a Vendi score of 2."""
+    one = {f"f{place}": float(place == 10) for place in range(11)}
+    other = {f"f{place}": float(place == 2) for place in range(11)}
+    item = Item(PROMPT, "complex", ("features",))
+    found = measure_diversity(item, {"features": [Score(1.0, one), Score(1.0, other)]})
+    assert found == pytest.approx({"vendi": 2.0})

@@ -9,10 +9,13 @@ from orchestrator.commands.flags.shared import add_overrides
 
 # What each suite measures. The suites themselves are in ``evaluation.suites.registry``.
 SUITES = {
+    "compbench": "T2I-CompBench: colours, shapes, textures and relations of objects",
     "geneval": "GenEval: objects, counts, colours and positions, by an object detector",
     "wise": "WISE as the paper used it: prompts that need knowledge, by a judge behind HTTP",
     "wise-verified": "WISE in its version of 2026, whose scores are not those of the paper's"
     " version",
+    "diversity": "how different the images of one prompt are, by the Vendi score",
+    "quality": "how good images look, by BLIP-2, LAION aesthetics and PickScore",
     "shapes": "the embedded world, which needs no download",
 }
 
