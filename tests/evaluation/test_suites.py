@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.chunks import Analyses, Analysis, write_analyses
+from evaluation.suites.compbench import COMPBENCH
 from evaluation.suites.geneval import GENEVAL
 from evaluation.suites.images import measure_diversity
 from evaluation.suites.registry import SUITES, suite_named
@@ -167,3 +169,82 @@ def test_diversity_reads_features_by_number() -> None:
     item = Item(PROMPT, "complex", ("features",))
     found = measure_diversity(item, {"features": [Score(1.0, one), Score(1.0, other)]})
     assert found == pytest.approx({"vendi": 2.0})
+
+
+def compbench_files(folder: Path) -> Path:
+    """Two prompts in each category, a complex one of each kind, and the old color list."""
+    objects = "bird - birds\nchair - chairs\nbook - books\n"
+    (folder / "t2i_compbench_objects.txt").write_text(objects)
+    lists = {
+        "color": ["a red book", "a blue chair"],
+        "shape": ["a round book", "a square chair"],
+        "texture": ["a leather book", "a wooden chair"],
+        "non_spatial": ["A bird sings.", "A bird sleeps."],
+        "spatial": ["a bird on the left of a chair", "a book on the top of a chair"],
+        "numeracy": ["two birds", "three chairs"],
+        "complex": ["a red book near a chair", "a red bird sings", "a red bird sings near a book"],
+        "complex_val_spatial": ["a red book near a chair"],
+        "complex_val_action": ["a red bird sings"],
+        "complex_val_spatialaction": ["a red bird sings near a book"],
+    }
+    (folder / "t2i_compbench").mkdir()
+    for name, lines in lists.items():
+        file = name if name.startswith("complex_val") else f"{name}_val"
+        (folder / "t2i_compbench" / f"{file}.txt").write_text("\n".join(lines))
+    old = ["a red book", "a white chair"]
+    (folder / "t2i_compbench_2023").mkdir()
+    (folder / "t2i_compbench_2023" / "color_val.txt").write_text("\n".join(old))
+    texts = {text for lines in [*lists.values(), old] for text in lines}
+    prompts = {text: Analysis((text,), _tokens(text)) for text in texts}
+    write_analyses(folder / "chunks.json", Analyses("3.8.0", "en_core_web_sm 3.8.0", prompts))
+    return folder
+
+
+def _tokens(text: str) -> tuple[tuple[str, str], ...]:
+    nouns = ("bird", "birds", "book", "chair", "chairs")
+    parts = dict.fromkeys(nouns, "NOUN") | {"red": "ADJ"}
+    return tuple((word, parts.get(word, "X")) for word in text.split())
+
+
+def test_compbench_gives_each_prompt_what_its_scorers_need(tmp_path: Path) -> None:
+    """Chunks, objects, numbers, and the text without adjectives; complex prompts by their list."""
+    items = {item.prompt.id: item for item in COMPBENCH.load(compbench_files(tmp_path))}
+    assert items["color_val:1"].prompt.evaluation == {"chunks": ["a red book"]}
+    assert items["non_spatial_val:1"].scorers == ("clip_score",)
+    asked = items["numeracy_val:1"].prompt.evaluation
+    assert asked is not None
+    assert asked["counts"] == [["bird", 2]]
+    assert [items[f"complex_val:{n}"].scorers for n in (1, 2, 3)] == [
+        ("blip_vqa", "spatial"),
+        ("blip_vqa", "clip_score"),
+        ("blip_vqa", "spatial", "clip_score"),
+    ]
+    action = items["complex_val:2"].prompt.evaluation
+    assert action is not None
+    assert action["clip_text"] == "a bird sings"
+
+
+def test_a_prompt_of_both_color_lists_is_drawn_once(tmp_path: Path) -> None:
+    """The lists share a line: three prompts, of which one counts in both columns."""
+    items = [i for i in COMPBENCH.load(compbench_files(tmp_path)) if i.prompt.task_type == "color"]
+    assert [(item.prompt.text, item.stratum, item.also) for item in items] == [
+        ("a red book", "color", ("color_2023",)),
+        ("a blue chair", "color", ()),
+        ("a white chair", "color_2023", ()),
+    ]
+    assert image_means(items[0], {"blip_vqa": [Score(0.5)]}) == {"color": 0.5, "color_2023": 0.5}
+
+
+def test_the_official_names_number_the_images_of_a_category(tmp_path: Path) -> None:
+    """Image 3 of the second prompt is 000013 of its category: the 3-in-1 score counts so."""
+    item = COMPBENCH.load(compbench_files(tmp_path))[1]
+    assert COMPBENCH.official_name is not None
+    assert COMPBENCH.official_name(item, 3, 10) == "color/a blue chair_000013.png"
+
+
+def test_a_prompt_without_an_analysis_is_an_error(tmp_path: Path) -> None:
+    """It would have no noun chunk, and a prompt without one scores 1."""
+    folder = compbench_files(tmp_path)
+    (folder / "t2i_compbench" / "shape_val.txt").write_text("an oval pond")
+    with pytest.raises(UserError, match="no noun chunks of the prompt 'an oval pond'"):
+        COMPBENCH.load(folder)
