@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.markdown_table import table
 from evaluation.suites.registry import suite_named
 from orchestrator.pipeline.interrupt import graceful_interrupt
-from orchestrator.record.evaluation_folder import RESULT, EvaluationFolder
+from orchestrator.record.evaluation_folder import PROMPTS, RESULT, EvaluationFolder
 from orchestrator.record.progress import Progress
+from orchestrator.record.run_folder import read_rows
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.workers.cluster import private_environment
+from policy.disk import check_vacant, writing
 from policy.errors import RunFailed, Stopped, UserError
+from policy.inner_path import stays_inside
 from policy.text_files import read_json
 from policy.types import JsonDict
 
@@ -25,6 +29,9 @@ def run(parsed: argparse.Namespace) -> None:
     """
     if parsed.action == "table":
         print(table([_name(folder) for folder in parsed.folders], _results(parsed.folders)), end="")
+        return
+    if parsed.action == "export":
+        print(f"{_export(parsed.folder, parsed.output)} images in {parsed.output}")
         return
     if parsed.action == "draw":
         from orchestrator.commands.other_model import draw
@@ -74,6 +81,32 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     finally:
         folder.close()
     _print(file)
+
+
+def _export(folder: Path, output: Path) -> int:
+    """Copy the images of an evaluation under the names of the suite's authors; returns how many.
+
+    Raises ``UserError`` before anything is copied when the suite has no such names, a name is no
+    safe file name, or an image is missing.
+    """
+    check_vacant(output)
+    copies = [
+        (folder / "images" / f"{row['place']:05d}" / f"{index:02d}.png", name)
+        for row in read_rows(folder / PROMPTS)
+        for index, name in enumerate(row["official_names"])
+    ]
+    if not copies:
+        raise UserError(f"{folder}: its suite has no official names of images, or has not begun")
+    for file, name in copies:
+        if not stays_inside(name) or max(len(part.encode()) for part in Path(name).parts) > 255:
+            raise UserError(f"{folder}: {name!a} is no safe name of a file")
+        if not file.is_file():
+            raise UserError(f"{folder} has no {file.name} of {name}: run its evaluation to the end")
+    for file, name in copies:
+        with writing(output / name):
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, output / name)
+    return len(copies)
 
 
 def _results(folders: Sequence[Path]) -> list[JsonDict]:

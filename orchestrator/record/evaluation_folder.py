@@ -29,7 +29,7 @@ from policy.errors import UserError
 from policy.text_files import read_json
 from policy.types import JsonDict, RewardFailure, RewardResult, Score
 
-ASKED, RESULT = "evaluation.json", "result.json"
+ASKED, PROMPTS, RESULT = "evaluation.json", "prompts.jsonl", "result.json"
 _LOCK = ".lock"
 
 
@@ -84,7 +84,7 @@ class EvaluationFolder:
     def list_prompts(self, rows: Iterable[JsonDict]) -> None:
         """Write which prompt each place has."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_whole(self.path / "prompts.jsonl", text)
+        write_whole(self.path / PROMPTS, text)
 
     # Scores
 

@@ -21,7 +21,7 @@ SUITES = {
 
 
 def add_evaluate_flags(evaluate: argparse.ArgumentParser) -> None:
-    """One action for each suite, and ``draw``, ``understanding`` and ``table``."""
+    """One action for each suite, and ``draw``, ``export``, ``understanding`` and ``table``."""
     actions = evaluate.add_subparsers(required=True, metavar="suite", dest="action")
     for name, about in SUITES.items():
         suite = actions.add_parser(name, help=about, description=f"Measures {about}.")
@@ -71,6 +71,10 @@ def add_evaluate_flags(evaluate: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="folder for the result, empty or not there"
     )
     _add_device(understanding)
+    text = "copy the images of an evaluation under the names that the suite's own programs want"
+    export = actions.add_parser("export", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    export.add_argument("folder", type=Path, metavar="OUT", help="folder of an evaluation")
+    export.add_argument("output", type=Path, help="folder for the images, empty or not there")
     text = "print the results of one suite as a Markdown table, with intervals and differences"
     table = actions.add_parser("table", help=text, description=f"{text[0].upper()}{text[1:]}.")
     table.add_argument(

@@ -152,3 +152,23 @@ def test_a_table_of_a_folder_without_a_result(
     assert main(["evaluate", "table", str(tmp_path)]) == 2
     expected = f"eg-grpo: {tmp_path} holds no result.json: run its evaluation to the end\n"
     assert capsys.readouterr().err == expected
+
+
+def test_images_are_exported_under_the_authors_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The programs of T2I-CompBench look for <prompt>_<number>.png; a name may not leave the
+    folder."""
+    folder = tmp_path / "done"
+    (folder / "images" / "00000").mkdir(parents=True)
+    (folder / "images" / "00000" / "00.png").write_bytes(b"an image")
+    name = "color/a red book_000000.png"
+    row = {"place": 0, "official_names": [name]}
+    (folder / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    out = tmp_path / "out"
+    assert main(["evaluate", "export", str(folder), str(out)]) == 0
+    assert (out / name).read_bytes() == b"an image"
+    (folder / "prompts.jsonl").write_text(json.dumps({**row, "official_names": ["../x"]}) + "\n")
+    assert main(["evaluate", "export", str(folder), str(tmp_path / "other")]) == 2
+    assert "'../x' is no safe name of a file" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
