@@ -3,8 +3,11 @@
 The files belong to their authors and are not part of this project. ``eg-grpo data fetch`` downloads
 them. Every address names a commit, so that its content cannot change.
 - training prompts and CoT instructions: EG-GRPO, the paper's code (Apache-2.0)
-- ``t2i_compbench/``: validation prompts of T2I-CompBench (MIT)
-- ``wise_legacy/``: WISE in the version the paper used (its repository states no licence)
+- ``t2i_compbench/``: validation prompts of T2I-CompBench (MIT); ``t2i_compbench_2023/``: the color
+  list as it was before September 2025, with which published figures were measured
+- ``geneval/``: the prompts of GenEval (MIT)
+- ``wise_legacy/``: WISE in the version the paper used; ``wise_verified/``: its version of 2026;
+  ``wise_judge/``: the programs whose texts ask a judge (their repository states no licence)
 """
 
 from __future__ import annotations
@@ -17,7 +20,13 @@ _COMPBENCH = (
     _GITHUB
     + "Karine-Huang/T2I-CompBench/1b7094991a57f3c22abdd4f6e8ba6c1a15517073/examples/dataset/"
 )
-_WISE = _GITHUB + "PKU-YuanGroup/WISE/eb51174483a5de2e34e8614cf9dfb3319ee7fcd0/WISE_legacy/data/"
+_COMPBENCH_2023 = (
+    _GITHUB
+    + "Karine-Huang/T2I-CompBench/7710d059c3391fe97fbf9e2ad3813ed0e7d87979/examples/dataset/"
+)
+_GENEVAL = _GITHUB + "djghosh13/geneval/af4902f24d3ca90ebbb446dd9891a59e0f82725f/prompts/"
+_WISE_ROOT = _GITHUB + "PKU-YuanGroup/WISE/eb51174483a5de2e34e8614cf9dfb3319ee7fcd0/"
+_WISE = _WISE_ROOT + "WISE_legacy/data/"
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,12 @@ PUBLIC_FILES = (
         "fbb5363515b4a28009e360afaaaf389d2dd2289e50dbb0c6ef4ea0c7fe4f3d4f",
     ),
     PublicFile(
+        "t2i_compbench_objects.txt",
+        _COMPBENCH + "new_objects.txt",
+        1568,
+        "f39a3d2ff6067d7738673cbf465dc659ccc750776162989a5d9916f1d5f3e231",
+    ),
+    PublicFile(
         "wise_legacy/cultural_common_sense.json",
         _WISE + "cultural_common_sense.json",
         125062,
@@ -134,5 +149,47 @@ PUBLIC_FILES = (
         _WISE + "spatio-temporal_reasoning.json",
         100831,
         "e27d797885ad86e64d857d0cc93d33e04be572a8dcae95692a2c7e7876233f9a",
+    ),
+    PublicFile(
+        "t2i_compbench_2023/color_val.txt",
+        _COMPBENCH_2023 + "color_val.txt",
+        11875,
+        "1e37a12c1861bf6b11623eaffb0bf6d6eeea9702caf45b95d040f1721bba7f4f",
+    ),
+    PublicFile(
+        "geneval/evaluation_metadata.jsonl",
+        _GENEVAL + "evaluation_metadata.jsonl",
+        85209,
+        "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13",
+    ),
+    PublicFile(
+        "wise_verified/cultural_common_sense_verified.json",
+        _WISE_ROOT + "data_verified/cultural_common_sense_verified.json",
+        119062,
+        "23482925266e2784b2ba24b75239fdc6691bf85ae253d2c4aa38b71b45fefa89",
+    ),
+    PublicFile(
+        "wise_verified/natural_science_verified.json",
+        _WISE_ROOT + "data_verified/natural_science_verified.json",
+        177868,
+        "6f346c336f16f611e5c73e0fcacdccb336c200d534cf111526b22d50ea912555",
+    ),
+    PublicFile(
+        "wise_verified/spatio-temporal_reasoning_verified.json",
+        _WISE_ROOT + "data_verified/spatio-temporal_reasoning_verified.json",
+        109695,
+        "42c0b9d829365e392c2d4af283850dc76b1f922ab0c79198366de4f306eaf2b6",
+    ),
+    PublicFile(
+        "wise_judge/gpt_eval.py",
+        _WISE_ROOT + "WISE_legacy/gpt_eval.py",
+        11685,
+        "06fd6dcd7cf45a638fe8a3634b880d936077f161f3641002e58d7bf51daa2407",
+    ),
+    PublicFile(
+        "wise_judge/vllm_eval.py",
+        _WISE_ROOT + "vllm_eval.py",
+        11713,
+        "e6c51c2ae81e4eb0465755b248cbcefeef3fb8340e281bb3ac43ea9689e32192",
     ),
 )

@@ -48,6 +48,9 @@ def prompt_from_row(row: Any, prompt_id: str) -> Prompt:
         spatial = SpatialInfo(
             *(_name(spatial[key], f"spatial_info.{key}") for key in ("obj1", "obj2", "locality"))
         )
+    evaluation = row.get("evaluation")
+    if evaluation is not None and not isinstance(evaluation, dict):
+        raise TypeError("evaluation must be an object")
     return Prompt(
         id=prompt_id,
         text=text,
@@ -56,6 +59,7 @@ def prompt_from_row(row: Any, prompt_id: str) -> Prompt:
         attr_nouns=_names(row, "attr_nouns"),
         spatial_info=spatial,
         numeracy_info=_numeracy(row.get("numeracy_info")),
+        evaluation=evaluation,
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
+JsonDict = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Prompt:
 
     Example: ``Prompt(id="train:17", text="a photo of a red circle", task_type="attribute",
     nouns=("circle",), attr_nouns=("red circle",))``.
+
+    ``evaluation`` is what the scorers of a benchmark need beside the text, in the form of JSON.
+    Each scorer documents the keys that it reads.
     """
 
     id: str
@@ -50,6 +54,7 @@ class Prompt:
     attr_nouns: tuple[str, ...] = ()
     spatial_info: SpatialInfo | None = None
     numeracy_info: tuple[NumeracyItem, ...] = ()
+    evaluation: JsonDict | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -124,4 +129,3 @@ class RewardFailure:
 
 
 RewardResult = Score | RewardFailure
-JsonDict = dict[str, Any]

@@ -22,7 +22,9 @@ class Reward(Protocol):
     """Scores images against the prompts they were drawn for.
 
     A reward that loads weights may have an attribute ``digest`` (str) that identifies them. The
-    cache then returns a score only for the weights that computed it.
+    cache then returns a score only for the weights that computed it. A scorer of a benchmark whose
+    figures cannot be compared with published ones has a class attribute ``not_comparable`` (str),
+    the reason.
     """
 
     def score(

@@ -53,7 +53,7 @@ class RemoteReward:
     @classmethod
     def check(cls, url: str, timeout_s: float = 60.0, retries: int = 3) -> None:
         """Raise ``UserError`` for options with which the reward cannot be built."""
-        if not _is_address(url):
+        if not is_address(url):
             raise UserError(f"url: {url!r} is not an http or https address")
         if not timeout_s > 0:
             raise UserError(f"timeout_s: {timeout_s} is not above 0")
@@ -63,14 +63,14 @@ class RemoteReward:
     @classmethod
     def longest_call_s(cls, url: str, timeout_s: float = 60.0, retries: int = 3) -> float:
         """Seconds that one ``score()`` may take: the deadlines of all tries and their pauses."""
-        return (retries + 1) * timeout_s + sum(map(_pause_s, range(retries)))
+        return (retries + 1) * timeout_s + sum(map(pause_s, range(retries)))
 
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
     ) -> list[RewardResult]:
         """The server's result for each image. Raises as the failure policy above says."""
         items = [
-            {"image_png": _png(image), "prompt": asdict(prompt)}
+            {"image_png": png_base64(image), "prompt": asdict(prompt)}
             for image, prompt in zip(images, prompts, strict=True)
         ]
         status, content = self._ask(json.dumps({"items": items}).encode())
@@ -91,7 +91,7 @@ class RemoteReward:
         problem = ""
         for attempt in range(self._retries + 1):
             if attempt:
-                time.sleep(_pause_s(attempt - 1) * _jitter.uniform(0.5, 1.0))
+                time.sleep(pause_s(attempt - 1) * _jitter.uniform(0.5, 1.0))
             try:
                 status, content = asyncio.run(self._try(body))
             except TimeoutError:
@@ -119,12 +119,13 @@ class RemoteReward:
             return answer.status, content
 
 
-def _pause_s(attempt: int) -> float:
+def pause_s(attempt: int) -> float:
     """The longest pause in seconds after an attempt. The first attempt is number 0."""
     return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16))
 
 
-def _is_address(url: str) -> bool:
+def is_address(url: str) -> bool:
+    """Whether this is an http or https address that a request can be sent to."""
     try:
         parts = urlsplit(url)
         usable = parts.port != 0  # raises ValueError for a port that is no number
@@ -135,7 +136,8 @@ def _is_address(url: str) -> bool:
     return usable and printable and parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _png(image: NDArray[np.uint8]) -> str:
+def png_base64(image: NDArray[np.uint8]) -> str:
+    """The PNG file of an image (uint8 H W 3) in base64."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")

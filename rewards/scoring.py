@@ -55,6 +55,11 @@ class RewardScorer:
         self._identity = identity
         self._work = ScoringWork()
 
+    @property
+    def digest(self) -> str | None:
+        """What identifies the reward's weights, if the reward says so."""
+        return getattr(self._reward, "digest", None)
+
     def take_work(self) -> ScoringWork:
         """The work since the last call of this method."""
         work, self._work = self._work, ScoringWork()

@@ -58,9 +58,12 @@ class RewardWorker:
         self._cache = cache
         self._built: RewardScorer | None = None
 
-    def ready(self) -> None:
-        """Return once the reward is built; raises ``UserError`` when it cannot be built."""
-        self._scorer()
+    def ready(self) -> str | None:
+        """The digest of the reward's weights, if it has one, once the reward is built.
+
+        Raises ``UserError`` when it cannot be built.
+        """
+        return self._scorer().digest
 
     def score(
         self, selection: Sequence[Sequence[int]], *groups: Group, remember: bool = False

@@ -107,9 +107,10 @@ def test_record_and_report_load_neither_ray_nor_torch() -> None:
 
 
 def test_settings_and_pipeline_load_no_ray() -> None:
-    """The two that start actors alone do, ``opening`` and ``opening_replay``: simulated workers can
-    play the roles of all others."""
-    openings = {f"orchestrator.pipeline.{name}" for name in ("opening", "opening_replay")}
+    """The three that start actors alone do, ``opening``, ``opening_replay`` and
+    ``opening_evaluation``: simulated workers can play the roles of all others."""
+    names = ("opening", "opening_replay", "opening_evaluation")
+    openings = {f"orchestrator.pipeline.{name}" for name in names}
     pipeline = set(modules_of("pipeline")) - openings
     assert "ray" not in loaded([*modules_of("settings"), *sorted(pipeline)])
 

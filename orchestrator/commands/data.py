@@ -1,13 +1,16 @@
-"""``eg-grpo data fetch``: downloads and checks the public prompt files, and lists leaks.
+"""``eg-grpo data``: provides the files that training and evaluation read.
 
-A leak is a validation prompt that is also a training prompt.
+``fetch`` downloads and checks the public prompt files, and lists leaks: validation prompts that are
+also training prompts. ``chunks`` writes the noun chunks of prompts.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from evaluation.chunks import analyse, write_analyses
 from evaluation.leaks import find_leaks, load_validation
 from evaluation.public_files import PUBLIC_FILES, TRAINING
 from orchestrator.commands.download import download
@@ -21,9 +24,12 @@ _SEEN_PROMPTS = 64
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Fetch, which is the only action."""
+    """Do what the action says."""
     try:
-        fetch(parsed.output)
+        if parsed.action == "fetch":
+            fetch(parsed.output)
+        else:
+            write_chunks(parsed.files, parsed.output, parsed.model)
     except NotWritten as error:
         raise UserError(str(error)) from None
 
@@ -54,6 +60,18 @@ def fetch(output: Path) -> None:
     for leak in leaks:
         print(f"  {leak.validation.place}  {leak.validation.text}")
     print("data.leaks in the configuration says whether training keeps or drops them")
+
+
+def write_chunks(files: Sequence[Path], output: Path, model: str) -> None:
+    """Analyse every prompt of the files with spaCy and write what it finds to ``output``."""
+    prompts = [prompt.text for file in files for prompt in load_validation(file)]
+    analyses = analyse(prompts, model)
+    write_analyses(output, analyses)
+    print(f"{len(analyses.prompts)} prompts, spaCy {analyses.spacy}, {analyses.model}: {output}")
+    if without := [text for text, found in analyses.prompts.items() if not found.chunks]:
+        print(f"{len(without)} prompts have no noun chunk, so any image scores 1:")
+        for text in without:
+            print(f"  {text}")
 
 
 def _write_seen(file: Path, training_file: Path) -> int:

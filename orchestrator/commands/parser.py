@@ -9,6 +9,7 @@ import argparse
 import importlib.metadata
 
 from orchestrator.commands.flags.analysis import add_analyze_flags
+from orchestrator.commands.flags.evaluation import add_evaluate_flags
 from orchestrator.commands.flags.files import add_config_flags, add_configs_flags, add_data_flags
 from orchestrator.commands.flags.machine import add_completion_flags, add_env_flags
 from orchestrator.commands.flags.models import (
@@ -40,11 +41,12 @@ COMMANDS = (
     ),
     ("generate", "draw images for a prompt with a trained model", add_generate_flags),
     ("analyze", "draw a dataset and make the analyses of the paper from it", add_analyze_flags),
+    ("evaluate", "measure a model with a benchmark suite", add_evaluate_flags),
     ("export", "copy a checkpoint's model for other programs", add_export_flags),
     ("rewards", "try the rewards of a configuration", add_rewards_flags),
     ("config", "explain the settings of a configuration file", add_config_flags),
     ("configs", "list or copy the configurations that ship with the package", add_configs_flags),
-    ("data", "download the public prompt files", add_data_flags),
+    ("data", "provide the public prompt files and noun chunks", add_data_flags),
     (
         "status",
         "show where a run is: groups, workers, errors and the time left",

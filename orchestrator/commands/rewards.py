@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import argparse
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from orchestrator.settings.run_config import RunConfig, load_config
 from policy.errors import RunFailed, UserError
+from policy.image_files import read_image
 from policy.prompts import load_prompts
 from policy.types import Prompt, RewardFailure, RewardResult
 from rewards.in_process import scorer_in_process
 from rewards.totals import weighted_totals
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -29,7 +22,7 @@ def run(parsed: argparse.Namespace) -> None:
     or a reward cannot be built, and ``RunFailed`` when one gives no score.
     """
     config = load_config(parsed.config, parsed.overrides)
-    image = _image(parsed.image)
+    image = read_image(parsed.image, "--image")
     prompt = _prompt(config, parsed.prompt)
     print(f"prompt {prompt.id}{f' ({prompt.task_type})' if prompt.task_type else ''}")
     results: dict[str, tuple[RewardResult, ...]] = {}
@@ -43,17 +36,6 @@ def run(parsed: argparse.Namespace) -> None:
         failed = [name for name, (of,) in results.items() if isinstance(of, RewardFailure)]
         raise RunFailed(f"no score from {', '.join(failed)}")
     print(f"total: {total:.4f}")
-
-
-def _image(path: Path) -> NDArray[np.uint8]:
-    """The pixels of an image file (H W 3)."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"--image: {path} does not exist") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"--image: {path} cannot be read as an image: {error}") from None
 
 
 def _prompt(config: RunConfig, text: str) -> Prompt:

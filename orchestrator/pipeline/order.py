@@ -47,6 +47,11 @@ def training_request(
     )
 
 
+def suite_seeds(seed: int, suite: str, prompt_id: str, count: int) -> tuple[int, ...]:
+    """The seeds of a prompt's images in a suite. They do not depend on the other prompts."""
+    return tuple(derived_seed("evaluate", seed, suite, prompt_id, index) for index in range(count))
+
+
 def derived_seed(*parts: int | str) -> int:
     """A 63-bit seed made from ``parts``, which say what it is used for.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from policy.disk import writing
+from policy.disk import write_whole, writing
 
 _GAP = 12  # pixels between tiles and around the sheet
 _FONT_SIZE, _LINE_HEIGHT = 12, 16
@@ -86,6 +87,18 @@ def save_png(image: Image.Image | NDArray[np.uint8], path: Path) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, format="PNG")
+
+
+def save_whole_png(image: NDArray[np.uint8], path: Path) -> None:
+    """Write an image (uint8 H W 3) as PNG: whole, or not at all. Makes missing folders.
+
+    Raises ``NotWritten``.
+    """
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, format="PNG")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content.getvalue())
 
 
 def _caption_lines(tile: Tile, font: Font, width: int) -> list[tuple[str, tuple[int, int, int]]]:

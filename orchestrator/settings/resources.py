@@ -14,6 +14,7 @@ from pathlib import Path
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.run_config import RunConfig
 from rewards.config import RewardConfig
+from rollout.config import RolloutConfig
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # the limit of a container: "200000 100000" is 2 cores
 # The weights after an update of the embedded world are equal to the bit with one and two threads.
@@ -54,20 +55,28 @@ class Role:
 def roles(config: RunConfig) -> list[Role]:
     """The roles of a run. The first is the hardest to place: its workers may need one host."""
     ranks = tuple(f"learner rank {rank}" for rank in range(config.learner_ranks))
-    rollout = tuple(f"rollout worker {index}" for index in range(config.rollout.workers))
     found = [
         Role("learner", ranks, learner_resources(config)),
-        Role("rollout", rollout, rollout_resources(config)),
+        rollout_role(config.rollout),
+        *(reward_role(reward) for reward in config.rewards),
     ]
-    for reward in config.rewards:
-        names = tuple(f"reward worker {reward.name}/{index}" for index in range(reward.workers))
-        found.append(Role(f"rewards.{reward.name}", names, reward_resources(reward)))
     return [role for role in found if role.names]
 
 
-def rollout_resources(config: RunConfig) -> Resources:
+def rollout_role(rollout: RolloutConfig) -> Role:
+    """The rollout workers."""
+    names = tuple(f"rollout worker {index}" for index in range(rollout.workers))
+    return Role("rollout", names, rollout_resources(rollout))
+
+
+def reward_role(reward: RewardConfig) -> Role:
+    """The workers of one reward."""
+    names = tuple(f"reward worker {reward.name}/{index}" for index in range(reward.workers))
+    return Role(f"rewards.{reward.name}", names, reward_resources(reward))
+
+
+def rollout_resources(rollout: RolloutConfig) -> Resources:
     """What a rollout worker asks for."""
-    rollout = config.rollout
     return Resources(rollout.cpus_per_worker, rollout.gpus_per_worker, rollout.resources)
 
 

@@ -79,6 +79,11 @@ class GroupFiles:
             raise
 
 
+def stored(group: Group) -> GroupRef:
+    """Put a group of this process into the object store."""
+    return GroupRef(group.prompt, ray.put(group), len(group.trajectories))
+
+
 class GroupFilesWorker:
     """The actor of ``GroupFiles``."""
 

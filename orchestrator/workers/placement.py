@@ -33,7 +33,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.resources import Resources, Role, amounts_text
-from orchestrator.settings.run_config import RunConfig
+from orchestrator.settings.run_config import ClusterConfig, RunConfig
 from policy.errors import RunFailed
 
 log = logging.getLogger("eg_grpo")
@@ -114,21 +114,28 @@ ANYWHERE = Places({})  # Ray chooses the host of every worker
 
 @contextmanager
 def reserved(config: RunConfig, wanted: Sequence[Role]) -> Iterator[Places]:
-    """Reserve a place for every worker of these roles, and give all places back at the end.
+    """Reserve a place for every worker of these roles; see ``claimed``."""
+    with claimed(config.cluster, claims(wanted, config.learner.placement)) as places:
+        yield places
+
+
+@contextmanager
+def claimed(cluster: ClusterConfig, wanted: Sequence[Claim]) -> Iterator[Places]:
+    """Reserve what is claimed, and give all places back at the end.
 
     Waits up to ``cluster.wait_for_room_s`` for room. Raises ``RunFailed`` if there is none.
     """
-    if cluster_address(config.cluster.address) is None:
+    if cluster_address(cluster.address) is None:
         yield ANYWHERE
         return
-    places = _places(claims(wanted, config.learner.placement), config.cluster.wait_for_room_s)
+    places = _places(wanted, cluster.wait_for_room_s)
     try:
         yield places
     finally:
         places.close()
 
 
-def claims(wanted: Sequence[Role], learner_placement: str) -> list[Claim]:
+def claims(wanted: Sequence[Role], learner_placement: str = "pack") -> list[Claim]:
     """What is reserved for the roles, in the order in which it is placed.
 
     Workers that can only be on some hosts come first, because others might take their room. Then

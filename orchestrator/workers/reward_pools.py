@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import ray
 
-from orchestrator.settings.run_config import RunConfig
+from orchestrator.settings.worker_settings import WorkerSettings
 from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.reward_pool import RewardPool, Usage
 from orchestrator.workers.reward_round import Round
@@ -34,7 +34,7 @@ class _Scoring:
 class RewardPools:
     """One ``RewardPool`` for each reward; together they start and end as one pool does."""
 
-    def __init__(self, config: RunConfig, places: Places = ANYWHERE) -> None:
+    def __init__(self, config: WorkerSettings, places: Places = ANYWHERE) -> None:
         self.weights = {reward.name: reward.weight for reward in config.rewards}
         self._start_timeout_s = config.cluster.start_timeout_s
         cache = resolve_cache(config.cache)
@@ -47,9 +47,14 @@ class RewardPools:
         }
         self._scorings: dict[Hashable, _Scoring] = {}
 
-    def wait_ready(self) -> None:
-        """Block until every worker of every pool has built its reward."""
-        wait_loaded(list(self.pools.values()), self._start_timeout_s)
+    def wait_ready(self) -> dict[str, str | None]:
+        """Block until every worker of every pool has built its reward.
+
+        Returns the digest of each reward's weights, of those rewards that have one.
+        """
+        workers = [name for name, pool in self.pools.items() for _ in pool.workers]
+        digests = wait_loaded(list(self.pools.values()), self._start_timeout_s)
+        return dict(zip(workers, digests, strict=True))
 
     # Orders
 

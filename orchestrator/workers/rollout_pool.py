@@ -27,9 +27,8 @@ import ray
 from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.resources import rollout_resources
-from orchestrator.settings.run_config import RunConfig
+from orchestrator.settings.worker_settings import PolicyFiles, WorkerSettings
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.rollout_events import (
@@ -94,7 +93,9 @@ class _Place(Slot):
 class RolloutPool(ScalablePool[_Place]):
     """Rollout workers, each of which follows one order at a time."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs, places: Places = ANYWHERE) -> None:
+    def __init__(
+        self, config: WorkerSettings, inputs: PolicyFiles, places: Places = ANYWHERE
+    ) -> None:
         self.config = config.rollout
         start = partial(
             start_rollout_worker,
@@ -109,7 +110,7 @@ class RolloutPool(ScalablePool[_Place]):
             [f"rollout worker {index}" for index in range(self.config.workers)],
             lambda name: start(place=places.of(name)),
             lambda workers: [worker.identity.remote() for worker in workers],
-            rollout_resources(config),
+            rollout_resources(config.rollout),
             config.cluster.start_timeout_s,
             config.rollout.restarts,
         )

@@ -6,6 +6,7 @@ tensors only.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from policy.digest import sha256
 from policy.errors import UserError
 from policy.inner_path import stays_inside
 from policy.text_files import read_json
@@ -44,6 +46,12 @@ def weight_files(folder: Path, pickled: bool = False) -> list[Path]:
             return found
     wanted = f"*.safetensors or {PICKLED}" if pickled else "*.safetensors"
     raise UserError(f"checkpoint {folder} has no {wanted} file")
+
+
+def weights_sha256(folder: Path) -> str:
+    """One SHA-256 of the weights of a checkpoint folder, whatever its files are called."""
+    digests = "".join(sha256(file) for file in weight_files(folder))
+    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def read_tensors(files: list[Path], shapes_only: bool = False) -> dict[str, Tensor]:
@@ -80,9 +88,10 @@ def _read_pickled(file: Path, shapes_only: bool) -> dict[str, Tensor]:
         state = torch.load(file, mmap=True, **options)
     except RuntimeError:  # a file from before torch 1.6 is not a zip file and cannot be mapped
         state = torch.load(file, mmap=False, **options)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        # Some trainers store the weights under this key, beside their own data.
-        state = state["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            # Some trainers store the weights under such a key, beside their own data.
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"checkpoint file {file} does not hold tensors by name")
     return state

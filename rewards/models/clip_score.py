@@ -70,22 +70,25 @@ class ClipScorer:
     def score(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
     ) -> list[RewardResult]:
-        """The scaled cosine of each image and its prompt."""
+        """The scaled cosine of each image and its prompt.
+
+        A prompt that several images share is encoded once.
+        """
         texts = list(dict.fromkeys(prompt.text for prompt in prompts))
-        text_UD, image_BD = self._text_features(texts), self._image_features(images)
+        text_UD, image_BD = self.text_features(texts), self.image_features(images)
         place = {text: index for index, text in enumerate(texts)}
         prompt_BD = text_UD[[place[prompt.text] for prompt in prompts]]
         return [Score(value) for value in ((image_BD * prompt_BD).sum(-1) * self.scale).tolist()]
 
-    def _text_features(self, texts: list[str]) -> Tensor:
-        """Unit vectors U D. A prompt that several images share is encoded once."""
+    def text_features(self, texts: list[str]) -> Tensor:
+        """Unit vectors U D."""
         tokens = {
             name: tensor.to(self.model.device) for name, tensor in self.inputs.texts(texts).items()
         }
         features = self.model.get_text_features(**tokens)
         return normalize(features.pooler_output.float(), dim=-1)
 
-    def _image_features(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    def image_features(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Unit vectors B D."""
         pixels = self.inputs.images(list(images))
         features = self.model.get_image_features(

@@ -22,6 +22,7 @@ FULL = {
     "attr_nouns": ["two cats"],
     "spatial_info": {"obj1": "cats", "obj2": "dog", "locality": "on the left of"},
     "numeracy_info": [{"obj_name": "cat", "num": 2}],
+    "evaluation": {"chunks": ["two cats", "a dog"]},
     "anything_else": 1,
 }
 
@@ -45,6 +46,7 @@ def test_rows_of_the_public_format_load(tmp_path: Path) -> None:
             attr_nouns=("two cats",),
             spatial_info=SpatialInfo("cats", "dog", "on the left of"),
             numeracy_info=(NumeracyItem("cat", 2),),
+            evaluation={"chunks": ["two cats", "a dog"]},
         ),
         Prompt(id="train:3", text="a red circle", task_type="color"),
     ]
@@ -84,6 +86,7 @@ def test_rows_of_the_public_format_load(tmp_path: Path) -> None:
         ({"nouns": "cat"}, "nouns must be a list of strings"),
         ({"nouns": [1]}, "nouns must be a string, not int"),
         ({"spatial_info": "left"}, "spatial_info must be an object"),
+        ({"evaluation": ["a cat"]}, "evaluation must be an object"),
         ({"spatial_info": {"obj1": "a", "obj2": "b"}}, "key 'locality' is missing"),
         ({"numeracy_info": [3]}, "numeracy_info must be a list of objects"),
         ({"numeracy_info": 3}, "numeracy_info must be a list of objects"),

@@ -18,7 +18,7 @@ from policy.types import Group, NumeracyItem, Prompt, SpatialInfo
 PROMPT = Prompt(
     id="train:17", text='drei "Äpfel"\n\u2028 🍎', task_type="numeracy", nouns=("apple",),
     attr_nouns=("red apple",), spatial_info=SpatialInfo("apple", "pear", "left of"),
-    numeracy_info=(NumeracyItem("apple", 3),),
+    numeracy_info=(NumeracyItem("apple", 3),), evaluation={"chunks": ["Äpfel"], "locality": None},
 )  # fmt: skip
 ODD = np.array([-0.0, np.nan, -np.inf, 1e-45, 0.1], dtype=np.float32)
 

@@ -84,6 +84,7 @@ def test_the_key_knows_everything_that_a_score_depends_on() -> None:
         content_key(IMAGE.reshape(2, 8, 3), PROMPT, "hps"),
         content_key(IMAGE, replace(PROMPT, text="two dogs"), "hps"),
         content_key(IMAGE, replace(PROMPT, numeracy_info=(NumeracyItem("cat", 2),)), "hps"),
+        content_key(IMAGE, replace(PROMPT, evaluation={"chunks": ["two cats"]}), "hps"),
         content_key(IMAGE, PROMPT, "git"),
     ]
     assert len(set(keys)) == len(keys)

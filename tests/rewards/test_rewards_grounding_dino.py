@@ -58,8 +58,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tokens_and_pixels(reward: GroundingDinoReward, rows: list[int]) -> dict[str, Any]:
     captions = [CAPTIONS[row] for row in rows]
-    pixels = reward._image_processor([images(2)[row] for row in rows], return_tensors="pt")
-    return dict(reward._tokenizer(captions, padding=True, return_tensors="pt")) | dict(pixels)
+    pixels = reward._detector.image_processor([images(2)[row] for row in rows], return_tensors="pt")
+    return dict(reward._detector.tokenizer(captions, padding=True, return_tensors="pt")) | dict(
+        pixels
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -70,7 +72,7 @@ def test_the_detector_gives_the_authors_numbers(
     """In every variant, for a caption alone and for one that is padded beside a longer one."""
     reward = GroundingDinoReward(str(folder), variant=variant)
     with torch.inference_mode():
-        output = reward._model(**tokens_and_pixels(reward, rows))
+        output = reward._detector.model(**tokens_and_pixels(reward, rows))
     for place, row in enumerate(rows):
         probability_QT = torch.tensor(PROBABILITIES[row])
         found_QT = output.logits[place].sigmoid()[:, : probability_QT.shape[1]]
@@ -82,7 +84,7 @@ def test_both_readers_of_the_text_get_the_authors_positions(folder: Path) -> Non
     """The text backbone as indices, the encoder in the dtype of its sines and cosines."""
     reward = GroundingDinoReward(str(folder))
     seen: dict[str, Any] = {}
-    inner = reward._model.model
+    inner = reward._detector.model.model
     inner.text_backbone.embeddings.register_forward_pre_hook(
         lambda module, inputs, named: seen.update(backbone=named["position_ids"]), with_kwargs=True
     )
@@ -91,7 +93,7 @@ def test_both_readers_of_the_text_get_the_authors_positions(folder: Path) -> Non
         with_kwargs=True,
     )
     with torch.inference_mode():
-        reward._model(**tokens_and_pixels(reward, [0, 1]))
+        reward._detector.model(**tokens_and_pixels(reward, [0, 1]))
     assert seen["backbone"].tolist() == list(POSITIONS)
     assert seen["backbone"].dtype == torch.int64
     assert seen["encoder"].tolist() == list(POSITIONS)

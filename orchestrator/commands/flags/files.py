@@ -11,11 +11,28 @@ def add_data_flags(data: argparse.ArgumentParser) -> None:
         "download the files that are missing, check the others, and list the validation prompts"
         " that are also training prompts"
     )
-    fetch = data.add_subparsers(required=True, metavar="action").add_parser(
-        "fetch", help=text, description=f"{text[0].upper()}{text[1:]}."
-    )
+    actions = data.add_subparsers(required=True, metavar="action")
+    fetch = actions.add_parser("fetch", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    fetch.set_defaults(action="fetch")
     fetch.add_argument(
         "--output", type=Path, default=Path("data"), help="folder of the files (default data/)"
+    )
+    text = "find the noun chunks of prompts with spaCy, for the scorers of T2I-CompBench"
+    chunks = actions.add_parser("chunks", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    chunks.set_defaults(action="chunks")
+    chunks.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="*.txt, one prompt a line"
+    )
+    chunks.add_argument(
+        "--output",
+        type=Path,
+        default=Path("data/chunks.json"),
+        help="file to write (default data/chunks.json)",
+    )
+    chunks.add_argument(
+        "--model",
+        default="en_core_web_sm",
+        help="model of spaCy, which must be installed (default en_core_web_sm)",
     )
 
 

@@ -121,7 +121,7 @@ def test_a_cut_through_the_training_file_is_whole_or_not_there(
 
 def test_the_table_is_pinned_and_complete() -> None:
     """Every address names a commit by all its 40 digits; places differ."""
-    assert len({file.path for file in PUBLIC_FILES}) == len(PUBLIC_FILES) == 17
+    assert len({file.path for file in PUBLIC_FILES}) == len(PUBLIC_FILES) == 25
     for file in PUBLIC_FILES:
         commit = file.url.removeprefix("https://raw.githubusercontent.com/").split("/")[2]
         assert len(commit) == 40

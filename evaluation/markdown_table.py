@@ -1,0 +1,171 @@
+"""Writes results of one suite as Markdown: the table, paired differences, the protocol, notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from evaluation.comparison import (
+    RESAMPLES,
+    SHOWN,
+    Interval,
+    column_interval,
+    differences_of_protocol,
+    paired_interval,
+    standardised,
+)
+from evaluation.published import published_rows
+from policy.errors import UserError
+from policy.types import JsonDict
+
+_QUALITY = ("blip2_itm", "laion", "pickscore")
+
+
+def table(names: Sequence[str], results: Sequence[JsonDict]) -> str:
+    """The Markdown of these results; the differences are to the first one.
+
+    Raises ``UserError`` when a result is of another suite than the first: no column would be of the
+    same thing. Results that differ from the first in prompts, images per prompt or scorers get a
+    mark, and no difference is computed.
+    """
+    first = results[0]
+    for name, result in zip(names, results, strict=True):
+        if result["suite"] != first["suite"]:
+            raise UserError(
+                f"{name} is a result of {result['suite']}, and {names[0]} of {first['suite']}:"
+                " a table is of one suite"
+            )
+        if result["failures"]:
+            raise UserError(f"{name} has failures and no values; run its evaluation again")
+    reasons = [differences_of_protocol(first, result) for result in results]
+    marked = [f"{name} †" if why else name for name, why in zip(names, reasons, strict=True)]
+    columns = [column for column in first["columns"] if column["value"] is not None]
+    parts = [
+        f"# {first['suite']}: {first['prompts']} prompts, {first['images_per_prompt']} images each",
+        _values(marked, results, columns),
+    ]
+    if len(results) > 1:
+        parts.append(_differences(names, results, reasons, columns))
+    if first["suite"] == "quality":
+        parts.append(_quality(names, results))
+    parts.append(_protocol(names, results))
+    parts.append(_notes(names, results, reasons, columns))
+    return "\n\n".join(parts) + "\n"
+
+
+def _values(marked: Sequence[str], results: Sequence[JsonDict], columns: Sequence[JsonDict]) -> str:
+    rows = [
+        [name, *(_cell(column_interval(result, _own(result, column))) for column in columns)]
+        for name, result in zip(marked, results, strict=True)
+    ]
+    for model, figures in published_rows(results[0]["suite"]).items():
+        cells = [f"{figures[c['name']]:.2f}" if c["name"] in figures else "" for c in columns]
+        if any(cells):
+            rows.append([f"{model} (published)", *cells])
+    return _markdown(["model", *(_title(column) for column in columns)], rows)
+
+
+def _differences(
+    names: Sequence[str],
+    results: Sequence[JsonDict],
+    reasons: Sequence[Sequence[str]],
+    columns: Sequence[JsonDict],
+) -> str:
+    rows = []
+    for name, result, why in zip(names[1:], results[1:], reasons[1:], strict=True):
+        if not why:
+            found = (paired_interval(results[0], result, column) for column in columns)
+            rows.append([name, *(_cell(interval, sign=True) for interval in found)])
+    if not rows:
+        return f"No result can be compared with {names[0]}."
+    heads = [f"minus {names[0]}", *(_title(column) for column in columns)]
+    return f"Paired differences over prompts:\n\n{_markdown(heads, rows)}"
+
+
+def _quality(names: Sequence[str], results: Sequence[JsonDict]) -> str:
+    """The z-mean of the three measures, which have no common scale."""
+    try:
+        means = standardised(results, _QUALITY)
+    except ValueError as error:
+        return f"There is no z-mean of quality: {error}."
+    rows = [
+        [name, "" if mean is None else f"{mean:+.3f}"]
+        for name, mean in zip(names, means, strict=True)
+    ]
+    text = f"Mean z-score of {', '.join(_QUALITY)}, in standard deviations of {names[0]}'s prompts"
+    return f"{text}:\n\n{_markdown(['model', 'z-mean'], rows)}"
+
+
+def _protocol(names: Sequence[str], results: Sequence[JsonDict]) -> str:
+    rows = [
+        [
+            name,
+            str(result.get("model", f"images of {result.get('images')}")),
+            str(result.get("weights", ""))[:12],
+            *(str(result.get(key, "unknown")) for key in SHOWN),
+        ]
+        for name, result in zip(names, results, strict=True)
+    ]
+    heads = ["model", "drawn by", "weights", *(key.replace("_", " ") for key in SHOWN)]
+    return f"How the images were drawn:\n\n{_markdown(heads, rows)}"
+
+
+def _notes(
+    names: Sequence[str],
+    results: Sequence[JsonDict],
+    reasons: Sequence[Sequence[str]],
+    columns: Sequence[JsonDict],
+) -> str:
+    first = results[0]
+    notes = [
+        "Brackets hold 95 % intervals: percentiles of a bootstrap over prompts with"
+        f" {RESAMPLES} resamples, each stratum by itself. They do not cover another seed or judge.",
+        *(
+            f"† {name} cannot be compared with {names[0]}: another {', another '.join(why)}."
+            for name, why in zip(names, reasons, strict=True)
+            if why
+        ),
+        *(
+            f"‡ {column['name']}: {column['not_comparable']}."
+            for column in columns
+            if column["not_comparable"]
+        ),
+        *(
+            f"Scorer {scorer['name']} is not that of the suite's authors:"
+            f" {scorer['not_comparable']}."
+            for scorer in first["scorers"]
+            if scorer["not_comparable"]
+        ),
+    ]
+    if published_rows(first["suite"]):
+        notes.append("Published rows are the EG-GRPO paper's, of one seed and without intervals.")
+        if not first["whole"]:
+            notes.append("They cannot be compared: these results are of a part of the suite.")
+    lists = ", ".join(f"{key}: {text}" for key, text in first["lists"].items())
+    notes.append(f"Prompt lists: {lists or 'those of the package'}.")
+    return "\n".join(f"- {note}" for note in notes)
+
+
+def _own(result: JsonDict, column: JsonDict) -> JsonDict:
+    """The column of this name in another result."""
+    named = (own for own in result["columns"] if own["name"] == column["name"])
+    found: JsonDict = next(named, {**column, "value": None})
+    return found
+
+
+def _title(column: JsonDict) -> str:
+    return f"{column['name']} ‡" if column["not_comparable"] else str(column["name"])
+
+
+def _cell(interval: Interval | None, sign: bool = False) -> str:
+    if interval is None:
+        return ""
+    form = "+.2f" if sign else ".2f"
+    if math.isnan(interval.low):
+        return f"{interval.value:{form}}"
+    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

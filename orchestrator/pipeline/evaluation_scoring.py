@@ -1,0 +1,66 @@
+"""Scores the images of an evaluation with one reward, some prompts at a time.
+
+The images are read from files. Only those of a few hundred are in the object store at once, and the
+next are read while the workers score.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from orchestrator.pipeline.roles import Rewards, Waiting
+from orchestrator.workers.rollout_events import GroupRef
+from policy.types import Group, RewardResult
+
+_LONGEST_TURN_S = 1.0
+# Images in the object store for each reward worker, in batches: one that it scores and one that
+# waits for it. There are two rounds at a time, so that no worker waits for the last of a round.
+_ROUNDS = 2
+
+
+def score(
+    places: Sequence[int],
+    read: Callable[[int], Group],
+    scorer: str,
+    per_round: int,
+    rewards: Rewards,
+    store: Callable[[Group], GroupRef],
+    wait: Waiting,
+    keep: Callable[[int, Sequence[RewardResult]], None],
+) -> None:
+    """Score the images of every place with the one reward of ``rewards``, called ``scorer``.
+
+    ``read`` gives the group of a place, and ``store`` puts it into the object store. ``per_round``
+    prompts are scored together. ``keep`` is called once for each place, as soon as it is scored.
+    """
+    waiting = [places[start : start + per_round] for start in range(0, len(places), per_round)]
+    rounds: dict[int, Sequence[int]] = {}
+    left: dict[int, int] = {}
+    begun = 0
+    while waiting or rounds:
+        while waiting and len(rounds) < _ROUNDS:
+            chosen = waiting.pop(0)
+            groups = [read(place) for place in chosen]
+            rounds[begun], left[begun] = chosen, len(chosen)
+            size = len(groups[0].trajectories)
+            rewards.begin(begun, [group.prompt for group in groups], size)
+            for index, group in enumerate(groups):
+                rewards.add(begun, index, store(group))
+            begun += 1
+        rewards.advance()
+        longest = min(_LONGEST_TURN_S, max(0.0, rewards.wake_at - time.monotonic()))
+        for call in wait(rewards.calls, longest):
+            rewards.receive(call)
+        for key, index in rewards.take_lost():
+            assert isinstance(key, int)
+            rewards.forget(key, [index])
+            rewards.add(key, index, store(read(rounds[key][index])))
+        rewards.take_failures()
+        for key, index, scored in rewards.take_scored():
+            assert isinstance(key, int)
+            keep(rounds[key][index], scored.results[scorer])
+            left[key] -= 1
+            if not left[key]:
+                rewards.end(key)
+                del rounds[key], left[key]

@@ -1,0 +1,126 @@
+"""Runs an evaluation on Ray: rollout workers draw, then the workers of each scorer score.
+
+One role works at a time. So every role may have all GPUs of the cluster, and a machine with one GPU
+needs room for one model. Workers are placed, and replaced when they are lost, as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+
+from orchestrator.pipeline.evaluation import Evaluation
+from orchestrator.pipeline.evaluation_drawing import draw
+from orchestrator.pipeline.evaluation_scoring import score
+from orchestrator.record.counter import Counter
+from orchestrator.record.progress import Progress
+from orchestrator.record.run_log import logged_to
+from orchestrator.settings.cluster_address import awaited_cluster
+from orchestrator.settings.resources import reward_role, rollout_role
+from orchestrator.settings.suite_inputs import EvaluatedPolicy
+from orchestrator.workers.cluster import ray_cluster
+from orchestrator.workers.group_files import stored
+from orchestrator.workers.placement import claimed, claims
+from orchestrator.workers.publisher import IdlePublisher
+from orchestrator.workers.reward_pools import RewardPools
+from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.waiting import wait_answers
+from policy.errors import UserError
+from policy.types import Group, RewardResult
+from rewards.config import RewardConfig
+
+# Prompts that a reward worker has at hand in one round, in batches.
+_BATCHES = 2
+
+
+def evaluate(evaluation: Evaluation, progress: Progress) -> None:
+    """Draw and score what is missing. What is done stays done, whatever ends the process."""
+    config = evaluation.inputs.config
+    to_draw, policy = evaluation.to_draw(), evaluation.inputs.policy
+    if not to_draw and not any(evaluation.to_score(reward.name) for reward in config.rewards):
+        return
+    cluster = config.cluster
+    with logged_to(evaluation.folder.path / "evaluate.log"), ExitStack() as opened:
+        asked = config.rollout.workers * config.rollout.cpus_per_worker
+        asked += sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
+        with progress.waiting(awaited_cluster(cluster.address)):
+            opened.enter_context(
+                ray_cluster(
+                    cluster.address, asked, cluster.object_store_mb, cluster.start_timeout_s
+                )
+            )
+        if policy is not None and to_draw:
+            _draw(evaluation, policy, to_draw, progress)
+        for reward in config.rewards:
+            if places := evaluation.to_score(reward.name):
+                _score(evaluation, reward, places, progress)
+
+
+def _draw(
+    evaluation: Evaluation, policy: EvaluatedPolicy, places: list[int], progress: Progress
+) -> None:
+    inputs, config = evaluation.inputs, evaluation.inputs.config
+    images, total = inputs.images_per_prompt, len(inputs.items) * inputs.images_per_prompt
+    with (
+        claimed(config.cluster, claims([rollout_role(config.rollout)])) as reserved,
+        closing(RolloutPool(config, policy, reserved)) as rollout,
+    ):
+        with progress.waiting("loading the policy on the rollout workers"):
+            rollout.wait_ready()
+        counter = Counter(progress.note, "images drawn", total, total - images * len(places))
+
+        def keep(index: int, group: Group) -> None:
+            evaluation.keep_drawn(places[index], group)
+            counter.add(images)
+
+        draw(
+            [evaluation.request(place) for place in places],
+            policy.sampling,
+            config.rollout,
+            rollout,
+            IdlePublisher().publish(None, 0),
+            wait_answers,
+            keep,
+        )
+
+
+def _score(
+    evaluation: Evaluation, reward: RewardConfig, places: list[int], progress: Progress
+) -> None:
+    inputs, config = evaluation.inputs, evaluation.inputs.config
+    folder, images = evaluation.folder, inputs.images_per_prompt
+    alone = config.model_copy(update={"rewards": (reward,)})
+    with (
+        claimed(config.cluster, claims([reward_role(reward)])) as reserved,
+        closing(RewardPools(alone, reserved)) as rewards,
+    ):
+        with progress.waiting(f"loading {reward.name} on the reward workers"):
+            digest = rewards.wait_ready()[reward.name]
+        if before := folder.digests(reward.name) - {digest}:
+            raise UserError(
+                f"--out: {folder.path} has scores of {reward.name} with the weights"
+                f" {before.pop()}, which are not those that the settings name now"
+            )
+
+        all_places = sum(reward.name in item.scorers for item in inputs.items)
+        counter = Counter(
+            progress.note,
+            f"images scored by {reward.name}",
+            all_places * images,
+            (all_places - len(places)) * images,
+        )
+
+        def keep(place: int, results: Sequence[RewardResult]) -> None:
+            folder.keep_scored(reward.name, digest, place, results)
+            counter.add(images)
+
+        score(
+            places,
+            evaluation.group,
+            reward.name,
+            reward.workers * _BATCHES * max(1, reward.batch_size // images),
+            rewards,
+            stored,
+            wait_answers,
+            keep,
+        )

@@ -1,0 +1,158 @@
+"""The folder of one evaluation: what was asked for, the images, the scores and the result.
+
+``evaluation.json`` says what is measured. ``images/<place>/<index>.png`` holds the images: both
+numbers count from 0, and the place has five digits. ``prompts.jsonl`` lists the prompt of each
+place. ``drawn.jsonl`` has one row for each prompt that is drawn, with its seeds and CoTs.
+``scores/<scorer>.jsonl`` has one row for each prompt that a scorer has judged. ``result.json`` has
+the values and the table's columns.
+
+Failure policy: an image is written whole before the row that says so. A row is on the disk before
+the next work begins. So whatever ends the process, the next one goes on after the last row.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.record.run_folder import read_rows
+from orchestrator.record.sheets import save_whole_png
+from policy.disk import check_vacant, write_whole, writing
+from policy.errors import UserError
+from policy.text_files import read_json
+from policy.types import JsonDict, RewardFailure, RewardResult, Score
+
+ASKED, PROMPTS, RESULT = "evaluation.json", "prompts.jsonl", "result.json"
+_LOCK = ".lock"
+
+
+class EvaluationFolder:
+    """Owns the files of one evaluation. The folder stays locked until ``close``."""
+
+    def __init__(self, path: Path, asked: JsonDict) -> None:
+        """Begin an evaluation, or go on with the one that is there.
+
+        ``asked`` says what is measured. Raises ``UserError`` when the folder holds something else,
+        when what is asked for differs, or when another process uses the folder.
+        """
+        self.path, self.asked = path, asked
+        if not (path / ASKED).is_file():
+            _check_new(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (path / _LOCK).open("a")
+        except OSError as error:
+            raise UserError(f"--out: {path} cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise UserError(f"--out: {path} is in use by another process") from None
+        if (path / ASKED).is_file():
+            _check_same(read_json(path / ASKED), asked, path)
+        write_whole(path / ASKED, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
+        (path / "scores").mkdir(exist_ok=True)
+        _cut_half_rows(path)
+
+    def close(self) -> None:
+        """Let another process use the folder."""
+        self._lock.close()
+
+    # Images
+
+    def image(self, place: int, index: int) -> Path:
+        """The file of an image."""
+        return self.path / "images" / f"{place:05d}" / f"{index:02d}.png"
+
+    def keep_drawn(self, place: int, row: JsonDict, images: Sequence[NDArray[np.uint8]]) -> None:
+        """Write the images of a prompt, and then the row that says that they are there."""
+        for index, image in enumerate(images):
+            save_whole_png(image, self.image(place, index))
+        self._append("drawn.jsonl", {"place": place, **row})
+
+    def drawn(self) -> set[int]:
+        """The places whose images are all there."""
+        return {row["place"] for row in read_rows(self.path / "drawn.jsonl")}
+
+    def list_prompts(self, rows: Iterable[JsonDict]) -> None:
+        """Write which prompt each place has."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_whole(self.path / PROMPTS, text)
+
+    # Scores
+
+    def keep_scored(
+        self, scorer: str, digest: str | None, place: int, results: Sequence[RewardResult]
+    ) -> None:
+        """Write what a scorer, whose weights have this digest, says of a prompt's images."""
+        said = [_as_row(result) for result in results]
+        self._append(f"scores/{scorer}.jsonl", {"place": place, "digest": digest, "results": said})
+
+    def digests(self, scorer: str) -> set[str]:
+        """The digests of the weights that gave the scores; none for a scorer without weights."""
+        rows = read_rows(self.path / "scores" / f"{scorer}.jsonl")
+        return {row["digest"] for row in rows if row["digest"] is not None}
+
+    def scored(self, scorer: str) -> dict[int, list[RewardResult]]:
+        """The newest results of a scorer by place. Failures are among them."""
+        rows = read_rows(self.path / "scores" / f"{scorer}.jsonl")
+        return {row["place"]: [_of_row(result) for result in row["results"]] for row in rows}
+
+    def _append(self, name: str, row: JsonDict) -> None:
+        file = self.path / name
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        with writing(file), file.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    # The result
+
+    def write_result(self, result: JsonDict) -> Path:
+        """Write ``result.json``; returns its path."""
+        file = self.path / RESULT
+        write_whole(file, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return file
+
+
+def _cut_half_rows(folder: Path) -> None:
+    """Cut off the half line that a crash may have left, because a new row would be joined to it."""
+    for file in (*folder.glob("*.jsonl"), *(folder / "scores").glob("*.jsonl")):
+        end = file.read_bytes().rfind(b"\n") + 1
+        with writing(file):
+            os.truncate(file, end)
+
+
+def _as_row(result: RewardResult) -> JsonDict:
+    if isinstance(result, RewardFailure):
+        return {"failure": result.reason}
+    return {"value": result.value} | ({"detail": result.detail} if result.detail else {})
+
+
+def _of_row(row: JsonDict) -> RewardResult:
+    if "failure" in row:
+        return RewardFailure(row["failure"])
+    return Score(row["value"], row.get("detail"))
+
+
+def _check_new(path: Path) -> None:
+    try:
+        check_vacant(path)
+    except UserError as error:
+        raise UserError(f"--out: {error}") from None
+
+
+def _check_same(before: JsonDict, now: JsonDict, path: Path) -> None:
+    now = json.loads(json.dumps(now))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"--out: {path} holds an evaluation with another {key}; give another folder"
+            )

@@ -1,0 +1,64 @@
+"""Finds the images that another model drew for a suite."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from orchestrator.settings.suite_inputs import SuiteInputs
+from policy.digest import sha256
+from policy.errors import UserError
+from policy.text_files import read_json
+from policy.types import JsonDict
+
+DRAWN_BY = "drawn_by.json"  # what `eg-grpo evaluate draw` notes beside the images
+_SHOWN = 3
+
+
+def image_name(place: int, index: int) -> str:
+    """The name of an image: ``<place>/<index>.png``, with five and two digits."""
+    return f"{place:05d}/{index:02d}.png"
+
+
+def given_images(folder: Path, inputs: SuiteInputs) -> dict[tuple[int, int], Path]:
+    """The file of each place and index, both counted from 0.
+
+    A file has the ``image_name``, or the name that the programs of the suite's authors use. Raises
+    ``UserError`` that names files which are missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--images: {folder} is not a folder")
+    count = inputs.images_per_prompt
+    found: dict[tuple[int, int], Path] = {}
+    missing: list[str] = []
+    for place, item in enumerate(inputs.items):
+        for index in range(count):
+            names = [image_name(place, index)]
+            if inputs.suite.official_name is not None:
+                names.append(inputs.suite.official_name(item, index, count))
+            file = next((folder / name for name in names if (folder / name).is_file()), None)
+            if file is None:
+                missing.append(" or ".join(names))
+            else:
+                found[place, index] = file
+    if missing:
+        more = f", and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise UserError(
+            f"--images: {folder} lacks {len(missing)} of {count * len(inputs.items)} images:"
+            f" {', '.join(missing[:_SHOWN])}{more}"
+        )
+    return found
+
+
+def about_images(folder: Path, images: dict[tuple[int, int], Path]) -> JsonDict:
+    """What a result says of images that were drawn elsewhere."""
+    about: JsonDict = {"images": str(folder), "images_sha256": images_digest(images)}
+    if (folder / DRAWN_BY).is_file():
+        about["drawn_by"] = read_json(folder / DRAWN_BY)
+    return about
+
+
+def images_digest(images: dict[tuple[int, int], Path]) -> str:
+    """The SHA-256 of all files together."""
+    files = "".join(sha256(file) for _, file in sorted(images.items()))
+    return hashlib.sha256(files.encode()).hexdigest()

@@ -1,0 +1,188 @@
+"""Reads and checks what an evaluation needs, before the first worker starts."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from evaluation.suites.suite import Item, Suite
+from orchestrator.settings.inputs import check_positions, read_instruction, verified_policy_folder
+from orchestrator.settings.machine import check_device
+from orchestrator.settings.suite_config import SuiteConfig, load_suite_config
+from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults
+from policy.checkpoint.hub import checkpoint_folder
+from policy.checkpoint.loading import check_checkpoint, load_encoder, read_config
+from policy.checkpoint.weight_files import weights_sha256
+from policy.errors import UserError
+from policy.sampling import Sampling
+from policy.secrets import masked_tree
+from policy.templates import template_named
+from policy.types import JsonDict
+from rewards.config import RewardConfig
+from rewards.factory import check_factory
+
+
+@dataclass(frozen=True)
+class EvaluatedPolicy:
+    """The policy that draws: what a rollout worker needs to know of it."""
+
+    named: str  # as the user named it
+    model_path: Path
+    instruction: str | None
+    sampling: Sampling
+    digest: str  # of the weights
+
+
+@dataclass(frozen=True)
+class SuiteInputs:
+    """Everything that an evaluation starts from; ``policy`` is None if images are given."""
+
+    suite: Suite
+    config: SuiteConfig
+    items: list[Item]
+    policy: EvaluatedPolicy | None
+    # Strata that were not asked for. Some prompts may belong to them too.
+    left_out: frozenset[str]
+
+    @property
+    def images_per_prompt(self) -> int:
+        return self.config.images_per_prompt or self.suite.images_per_prompt
+
+    def asked(self) -> JsonDict:
+        """What is measured and how: everything that a comparison of two results depends on."""
+        config = self.config
+        prompts = [[item.stratum, asdict(item.prompt)] for item in self.items]
+        return {
+            "suite": self.suite.name,
+            "lists": dict(self.suite.lists),
+            "prompts": len(self.items),
+            "whole": config.prompts is None and config.images_per_prompt is None,
+            "prompts_sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+            "images_per_prompt": self.images_per_prompt,
+            **({} if self.policy is None else self._of_policy(self.policy)),
+            "scorers": [
+                {
+                    "name": reward.name,
+                    "factory": reward.factory,
+                    "options": masked_tree(reward.options),
+                    "not_comparable": not_comparable(reward),
+                }
+                for reward in config.rewards
+            ],
+        }
+
+    def _of_policy(self, policy: EvaluatedPolicy) -> JsonDict:
+        config = self.config
+        template = template_named(config.model.template)
+        instruction = policy.instruction or template.default_instruction
+        return {
+            "model": policy.named,
+            "weights": policy.digest,
+            "template": template.name,
+            "roles": template.turn,
+            "cot": config.model.cot,
+            "instruction": instruction if config.model.cot else None,
+            **asdict(policy.sampling),
+            "engine": config.rollout.engine,
+            "dtype": config.model.dtype,
+            "seed": config.seed,
+        }
+
+
+def check_suite(suite: Suite, model: str | None, overrides: list[str]) -> SuiteInputs:
+    """Read the settings, the prompts and, if one is given, the checkpoint; raises ``UserError``."""
+    folder, defaults = None, GenerationDefaults.of("janus-plain", None, _NO_POLICY)
+    if model is not None:
+        folder = verified_policy_folder(checkpoint_folder(model))
+        check_checkpoint(folder)
+        defaults = load_defaults(folder)
+    config = load_suite_config(suite.name, overrides, asdict(defaults.sampling), defaults.template)
+    items, left_out = _of_strata(suite, config)
+    items = _heads(items, config.prompts)
+    known = {reward.name for reward in config.rewards}
+    for item in items:
+        if missing := set(item.scorers) - known:
+            raise UserError(
+                f"evaluate {suite.name}: rewards: {item.stratum} is scored by"
+                f" {missing.pop()}, which the settings do not have"
+            )
+    asked = {scorer for item in items for scorer in item.scorers}
+    config = config.model_copy(
+        update={"rewards": tuple(reward for reward in config.rewards if reward.name in asked)}
+    )
+    for reward in config.rewards:
+        if not reward.runtime_env.pip:  # else perhaps only its workers can import it
+            check_factory(reward)
+    policy = None
+    if model is not None and folder is not None:
+        policy = _policy(model, folder, config, defaults, items)
+    return SuiteInputs(suite, config, items, policy, left_out)
+
+
+# Sampling of an evaluation that draws nothing: the settings want values, and nothing reads them.
+_NO_POLICY = Sampling(guidance_scale=1.0, temperature=1.0, max_cot_tokens=1)
+
+
+def not_comparable(reward: RewardConfig) -> str:
+    """Why the scores of a reward differ from those of the suite's authors; empty if they do not."""
+    module, name = reward.factory.split(":")
+    found = getattr(importlib.import_module(module), name)
+    return str(getattr(found, "not_comparable", ""))
+
+
+def _policy(
+    named: str, folder: Path, config: SuiteConfig, defaults: GenerationDefaults, items: list[Item]
+) -> EvaluatedPolicy:
+    instruction = defaults.instruction
+    if config.model.instruction is not None:
+        instruction = read_instruction(config.model.instruction)
+    sampling = config.rollout.sampling
+    if not config.model.cot:
+        sampling = replace(sampling, max_cot_tokens=0)
+    if config.cluster.address in (None, "local"):
+        check_device(config.rollout.device, "rollout.device")
+        there = torch.cuda.device_count()
+        if config.rollout.workers * config.rollout.gpus_per_worker > there:
+            raise UserError(
+                f"rollout.workers: {config.rollout.workers} workers ask for"
+                f" {config.rollout.workers * config.rollout.gpus_per_worker:g} GPUs, this machine"
+                f" has {there}"
+            )
+    encoder = load_encoder(folder, config.model.template, instruction)
+    check_positions(
+        read_config(folder),
+        encoder,
+        [item.prompt for item in items],
+        sampling.max_cot_tokens,
+        "rollout.max_cot_tokens",
+    )
+    return EvaluatedPolicy(named, folder, instruction, sampling, weights_sha256(folder))
+
+
+def _of_strata(suite: Suite, config: SuiteConfig) -> tuple[list[Item], frozenset[str]]:
+    """The prompts of the strata that are asked for, and the other strata."""
+    items = suite.load(config.data)
+    known = dict.fromkeys(stratum for item in items for stratum in (item.stratum, *item.also))
+    for stratum in config.strata or ():
+        if stratum not in known:
+            raise UserError(f"strata: {suite.name} has no {stratum!r}, only {', '.join(known)}")
+    asked = set(config.strata or known)
+    chosen = [item for item in items if asked & {item.stratum, *item.also}]
+    return chosen, frozenset(known) - asked
+
+
+def _heads(items: list[Item], count: int | None) -> list[Item]:
+    """The first ``count`` items of each stratum, in the order of the suite."""
+    strata = dict.fromkeys(item.stratum for item in items)
+    chosen = {
+        id(item)
+        for stratum in strata
+        for item in islice((item for item in items if item.stratum == stratum), count)
+    }
+    return [item for item in items if id(item) in chosen]

@@ -1,0 +1,124 @@
+"""Intervals over prompts, and the table of several results."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.comparison import (
+    column_interval,
+    differences_of_protocol,
+    paired_interval,
+    standardised,
+)
+from evaluation.markdown_table import table
+from policy.errors import UserError
+
+COLUMN = {"name": "color", "weights": {"color": 1.0}, "scale": 100.0, "not_comparable": ""}
+
+
+def result(values: dict[str, dict[str, float]], **changed: Any) -> dict[str, Any]:
+    """A result of these values with one column for each stratum."""
+    columns = [
+        {**COLUMN, "name": name, "weights": {name: 1.0},
+         "value": 100 * float(np.mean(list(of_prompts.values())))}
+        for name, of_prompts in values.items()
+    ]  # fmt: skip
+    return {
+        "suite": "compbench", "prompts": 4, "whole": True, "prompts_sha256": "abc", "lists": {},
+        "images_per_prompt": 10, "scorers": [], "digests": {}, "columns": columns, "failures": {},
+        "values": values, "model": "m", "weights": "0123456789abcdef", "template": "janus-plain",
+        "cot": True, "guidance_scale": 5.0, "temperature": 1.0, "seed": 0,
+    } | changed  # fmt: skip
+
+
+BEFORE = result({"color": {"a": 0.1, "b": 0.9, "c": 0.2, "d": 0.8}})
+AFTER = result({"color": {"a": 0.2, "b": 1.0, "c": 0.3, "d": 0.9}}, model="trained")
+
+
+def test_pairing_removes_what_prompts_have_in_common() -> None:
+    """Each prompt gains 0.1: the paired interval is one point, the intervals of both are wide."""
+    paired = paired_interval(BEFORE, AFTER, COLUMN)
+    alone = column_interval(BEFORE, BEFORE["columns"][0])
+    assert paired is not None
+    assert alone is not None
+    assert (paired.value, paired.low, paired.high) == pytest.approx((10.0, 10.0, 10.0))
+    assert alone.value == pytest.approx(50.0)
+    assert alone.low < 30 < 70 < alone.high
+
+
+def test_the_interval_of_many_prompts_is_that_of_the_normal_distribution() -> None:
+    """400 prompts of 0 and 1, half of each: mean 50, standard error 2.5, so 45.1 to 54.9."""
+    values = {"color": {str(prompt): float(prompt % 2) for prompt in range(400)}}
+    found = column_interval(result(values), result(values)["columns"][0])
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((45.1, 54.9), abs=0.3)
+
+
+def test_strata_are_drawn_independently() -> None:
+    """The variance of a mean of two equal strata is half of one's, and not the same."""
+    of_prompts = {str(prompt): float(prompt % 2) for prompt in range(400)}
+    values = {"time": of_prompts, "space": of_prompts}
+    both = {**COLUMN, "weights": {"time": 0.5, "space": 0.5}, "value": 50.0}
+    found = column_interval(result(values), both)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((50 - 3.46, 50 + 3.46), abs=0.3)
+
+
+def test_one_prompt_has_no_interval() -> None:
+    """One prompt shows no spread, and an interval of no width would claim certainty."""
+    one = result({"color": {"a": 0.5}})
+    found = column_interval(one, one["columns"][0])
+    assert found is not None
+    assert found.value == 50.0
+    assert math.isnan(found.low)
+
+
+def test_results_of_other_prompts_scorers_or_numbers_of_images_are_not_compared() -> None:
+    """Another guidance or template is what one compares."""
+    assert differences_of_protocol(BEFORE, {**BEFORE, "guidance_scale": 1.0}) == []
+    other = {**BEFORE, "images_per_prompt": 4, "digests": {"blip_vqa": ["x"]}}
+    assert differences_of_protocol(BEFORE, other) == ["images per prompt", "weights of a scorer"]
+
+
+def test_the_table_shows_values_differences_protocol_and_published_figures() -> None:
+    """The published row says that it is one; the trained model has its paired difference."""
+    text = table(["base", "trained"], [BEFORE, AFTER])
+    assert "| base | 50.00 [" in text
+    assert "| trained | +10.00 [+10.00, +10.00] |" in text
+    assert "| base | m | 0123456789ab | janus-plain | True | 5.0 | 1.0 | 10 | 0 |" in text
+    both = result({"shape": {"a": 0.1, "b": 0.9}})
+    assert "| EG-GRPO (published) | 60.88 |" in table(["base"], [both])
+
+
+def test_the_table_marks_what_cannot_be_compared() -> None:
+    """No difference is computed, and the reason is below the table."""
+    few = {**AFTER, "images_per_prompt": 4}
+    text = table(["base", "few"], [BEFORE, few])
+    assert "| few † |" in text
+    assert "No result can be compared with base." in text
+    assert "† few cannot be compared with base: another images per prompt." in text
+
+
+def test_a_table_of_two_suites_is_refused() -> None:
+    """No column would be of the same thing."""
+    with pytest.raises(UserError, match="b is a result of wise, and a of compbench"):
+        table(["a", "b"], [BEFORE, {**AFTER, "suite": "wise"}])
+
+
+def test_a_result_with_failures_is_refused() -> None:
+    """It has no values."""
+    with pytest.raises(UserError, match="b has failures and no values"):
+        table(["a", "b"], [BEFORE, {**AFTER, "failures": {"judge: late": 3}}])
+
+
+def test_quality_is_standardised_by_the_first_result() -> None:
+    """The first has mean 2 and deviation 1 in x, 20 and 10 in y. The other gains 1 and 5."""
+    first = result({"x": {"a": 1.0, "b": 2.0, "c": 3.0}, "y": {"a": 10.0, "b": 20.0, "c": 30.0}})
+    other = result({"x": {"a": 2.0, "b": 3.0, "c": 4.0}, "y": {"a": 15.0, "b": 25.0, "c": 35.0}})
+    assert standardised([first, other], ["x", "y"]) == pytest.approx([0.0, 0.75])
+    with pytest.raises(ValueError, match="y does not vary"):
+        standardised([result({"y": {"a": 1.0, "b": 1.0}})], ["y"])
