@@ -40,7 +40,7 @@ def run(parsed: argparse.Namespace) -> None:
     config = load_config(parsed.config, parsed.overrides)
     check_device(config.rollout.device, "rollout.device")
     thresholds = _thresholds(parsed)
-    tune_process()
+    tune_process(config.rollout.threads)
     from orchestrator.pipeline.entropy_drawing import EntropyDrawing, Extent, Setting
 
     settings = [Setting(*_named(text), with_cot) for text, with_cot in parsed.settings or ()]

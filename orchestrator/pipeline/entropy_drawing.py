@@ -23,12 +23,18 @@ from orchestrator.settings.inputs import (
 )
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.hub import checkpoint_folder
-from policy.checkpoint.loading import is_original, load_encoder, read_config
+from policy.checkpoint.loading import (
+    check_checkpoint,
+    is_original,
+    load_encoder,
+    read_config,
+)
 from policy.checkpoint.weight_files import weight_files
 from policy.digest import sha256
 from policy.errors import UserError
 from policy.sampling import Sampling
 from policy.types import Prompt, RewardFailure, RewardResult
+from rewards.factory import check_factory
 from rewards.in_process import scorer_in_process
 from rollout.transformers_engine import load_transformers_engine
 
@@ -61,12 +67,16 @@ class EntropyDrawing:
     def __init__(
         self, config: RunConfig, settings: Sequence[Setting], extent: Extent, output: Path
     ) -> None:
-        """Raises ``UserError`` for a checkpoint that cannot be used, and for a folder with samples
-        that were drawn otherwise."""
+        """Raises ``UserError`` for a reward or a checkpoint that cannot be used, and for a folder
+        with samples that were drawn otherwise."""
+        for reward in config.rewards:
+            check_factory(reward)
         self._config = config
         self._extent = extent
         self._instruction = read_instruction(config.model.instruction)
         models = [verified_policy_folder(checkpoint_folder(s.model)) for s in settings]
+        for model in models:
+            check_checkpoint(model)
         drawn_as = [
             self._drawn_as(setting, model) for setting, model in zip(settings, models, strict=True)
         ]
@@ -82,28 +92,29 @@ class EntropyDrawing:
         missing = [folder.missing(prompts) for folder in self.folders]
         progress = _Progress("drawn", sum(map(len, missing)))
         for folder, model, places in zip(self.folders, self._models, missing, strict=True):
-            if not places:
-                continue
-            config = self._config
-            engine = load_transformers_engine(
-                config.rollout, model, config.model.template, self._instruction, config.model.dtype
-            )
-            how = folder.drawn_as
-            sampling = Sampling(how.guidance_scale, how.temperature, how.max_cot_tokens)
-            for place in places:
-                seeds = [derived_seed("analysis", how.seed, place, cot) for cot in range(how.cots)]
-                try:
-                    group = engine.generate_per_cot(
-                        prompts[place], seeds, how.images_per_cot, sampling
-                    )
-                except torch.OutOfMemoryError:
-                    raise UserError(
-                        f"rollout.batch_size: {config.rollout.device} has no room for"
-                        f" {config.rollout.batch_size} images at once"
-                    ) from None
-                folder.keep(place, group)
-                progress.one(folder.name)
-            del engine  # else two policies would be in memory while the next one is loaded
+            if places:
+                self._draw(folder, model, places, progress)
+
+    def _draw(
+        self, folder: SettingFolder, model: Path, places: Sequence[int], progress: _Progress
+    ) -> None:
+        config, how = self._config, folder.drawn_as
+        sampling = Sampling(how.guidance_scale, how.temperature, how.max_cot_tokens)
+        engine = load_transformers_engine(
+            config.rollout, model, config.model.template, self._instruction, config.model.dtype
+        )
+        for place in places:
+            prompt = self._extent.prompts[place]
+            seeds = [derived_seed("analysis", how.seed, place, cot) for cot in range(how.cots)]
+            try:
+                group = engine.generate_per_cot(prompt, seeds, how.images_per_cot, sampling)
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"rollout.batch_size: {config.rollout.device} has no room for"
+                    f" {config.rollout.batch_size} images at once"
+                ) from None
+            folder.keep(place, group)
+            progress.one(folder.name)
 
     def score(self) -> None:
         """Score the groups that a reward has not scored yet, reward by reward.

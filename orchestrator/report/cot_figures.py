@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,22 +41,21 @@ def cot_entropy_figure(
     for (left, right), table in zip(panels, cots, strict=True):
         colour = look[table.setting][0]
         stable_K = thresholds.stable_K(table, spread)
-        _points(left, table.cot_entropy_K[~stable_K], table.reward_K[~stable_K], GREY, "unstable")
+        _points(left, table.cot_entropy_K[~stable_K], table.reward_K[~stable_K], GREY)
         x_K, y_K = table.cot_entropy_K[stable_K], table.reward_K[stable_K]
-        _points(left, x_K, y_K, colour, f"{spread} of image entropy < {thresholds.stable_below:g}")
+        _points(left, x_K, y_K, colour)
         _fit(left, x_K, y_K)
         subset = f"{spread} < {thresholds.stable_below:g}"
         left.set_title(_correlations(findings, "3 left", table.setting, subset), fontsize=9)
-        left.set_xlabel("mean entropy of CoT tokens (normalised)")
+        left.set_xlabel("mean entropy of CoT tokens (normalised); grey: the other CoTs")
         left.set_ylabel(_REWARD)
-        left.legend(fontsize=8, frameon=False)
         tidy(left)
         (of_setting,) = [image for image in images if image.setting == table.setting]
         _strips(right, of_setting, colour, prompts)
         ratio = _one(findings, "3 right", table.setting, "variance between / within CoTs", True, "")
         right.set_title(
-            f"{table.setting}: variance between / within CoTs, all prompts\n"
-            f"{number(ratio.interval)}",
+            f"{table.setting}: {ratio.count} images of {ratio.prompts} prompts\n"
+            f"variance between / within CoTs: {number(ratio.interval)}",
             fontsize=9,
         )
     return figure
@@ -74,14 +74,14 @@ def instability_figure(
     spread = thresholds.spread
     for (left, middle, right), table in zip(panels, cots, strict=True):
         colour = look[table.setting][0]
-        _points(left, table.spread_K(spread), table.reward_K, colour, "")
+        _points(left, table.spread_K(spread), table.reward_K, colour)
         _fit(left, table.spread_K(spread), table.reward_K)
         left.set_xlabel(f"{spread} of image entropy over the images of a CoT")
         left.set_title(_correlations(findings, "4 left", table.setting, ""), fontsize=9)
         _bins(middle, table, thresholds, findings, colour)
         unstable_K = thresholds.unstable_K(table, spread)
         x_K, y_K = table.entropy_K[unstable_K], table.reward_K[unstable_K]
-        _points(right, x_K, y_K, colour, "")
+        _points(right, x_K, y_K, colour)
         _fit(right, x_K, y_K)
         right.set_xlabel("mean entropy of image tokens (normalised)")
         subset = f"{spread} >= {thresholds.unstable_from:g}"
@@ -92,11 +92,8 @@ def instability_figure(
     return figure
 
 
-def _points(axes: Axes, x_N: Array, y_N: Array, colour: str, label: str) -> None:
-    if len(x_N):
-        axes.scatter(
-            x_N, y_N, s=12, alpha=0.5, color=colour, linewidths=0, label=label, rasterized=True
-        )
+def _points(axes: Axes, x_N: Array, y_N: Array, colour: str) -> None:
+    axes.scatter(x_N, y_N, s=14, alpha=0.6, color=colour, linewidths=0, rasterized=True)
 
 
 def _fit(axes: Axes, x_N: Array, y_N: Array) -> None:
@@ -121,8 +118,8 @@ def _strips(axes: Axes, table: ImageTable, colour: str, prompts: Sequence[str]) 
         axes.plot([place - 0.35, place + 0.35], [means[cot]] * 2, color="black", lw=1.6)
     axes.set_xticks(range(len(means)))
     axes.set_xticklabels([])
-    text = prompts[prompt]
-    axes.set_xlabel(f"CoTs of “{text if len(text) <= 60 else text[:59] + '…'}”, line: mean")
+    text = shorten(prompts[prompt], 50, placeholder=" …")
+    axes.set_xlabel(f"the CoTs of one prompt, with their means (lines):\n{text}")
     axes.set_ylabel("reward of an image")
     tidy(axes)
 
@@ -149,13 +146,21 @@ def _bins(
             label="within prompts" if within else "over all CoTs",
         )  # fmt: skip
     axes.axhline(0, color="black", lw=0.8)
+    axes.set_ylim(-1.05, 1.05)
     axes.set_xticks(range(1, thresholds.bins + 1))
     axes.set_xlabel(f"bins of the {thresholds.spread} of image entropy, low to high")
     axes.set_ylabel("Pearson of image entropy and reward")
-    change = _one(findings, "4 middle", table.setting, "Pearson", False, "last bin minus first bin")
-    title = f"{table.setting}: last bin minus first bin"
-    axes.set_title(f"{title}\n{number(change.interval)}", fontsize=9)
-    axes.legend(fontsize=8, frameon=False)
+    change, change_within = (
+        _one(findings, "4 middle", table.setting, "Pearson", within, "last bin minus first bin")
+        for within in (False, True)
+    )
+    axes.set_title(
+        f"{table.setting}: {change.count} CoTs in the two outer bins\n"
+        f"last bin minus first: {number(change.interval)}\n"
+        f"within prompts: {number(change_within.interval)}",
+        fontsize=9,
+    )
+    axes.legend(fontsize=8, loc="lower left", ncols=2, frameon=False)
     tidy(axes)
 
 
@@ -166,7 +171,7 @@ def _correlations(findings: Sequence[Finding], figure: str, setting: str, subset
     rule = f"{subset}, " if subset else ""
     return (
         f"{setting}: {rule}{plain.count} CoTs of {plain.prompts} prompts\n"
-        f"Pearson {number(plain.interval)}, within prompts {number(within.interval)}"
+        f"Pearson: {number(plain.interval)}\nwithin prompts: {number(within.interval)}"
     )
 
 

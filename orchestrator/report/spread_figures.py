@@ -60,17 +60,17 @@ def _widths(axes: Axes, values: Sequence[tuple[str, NDArray[np.float64]]], label
 def token_figure(tables: Sequence[TokenTable]) -> Figure:
     """Figure 5: the distribution of token entropies of each setting, CoT and image apart."""
     look = styles(list(dict.fromkeys(table.setting for table in tables)))
-    modalities = list(dict.fromkeys(table.modality for table in tables))
-    figure = new_figure(4.6 * len(modalities), 3.8)
+    modalities = sorted({table.modality for table in tables})  # CoT stands before image
+    figure = new_figure(4.8 * len(modalities), 3.6 + 0.2 * len(look))
     panels = figure.subplots(1, len(modalities), squeeze=False)[0]
     for axes, modality in zip(panels, modalities, strict=True):
         for table in tables:
             if table.modality == modality:
                 _histogram(axes, table, look[table.setting][0])
-        axes.set_xlabel(f"entropy of {modality} tokens (normalised)")
+        axes.set_xlabel(f"entropy of {modality} tokens (normalised); dashed: mean")
         axes.set_ylabel(f"share of tokens in a bin of {1 / BINS:g}")
         axes.set_yscale("log")
-        axes.legend(fontsize=8, frameon=False, title="dashed: mean", title_fontsize=8)
+        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         tidy(axes)
     return figure
 
