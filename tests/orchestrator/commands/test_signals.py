@@ -138,7 +138,7 @@ def test_sigterm_while_starting_ends_at_once(tmp_path: Path, moment: str) -> Non
 def test_workers_that_are_killed_while_the_run_opens_are_replaced(tmp_path: Path) -> None:
     """One of each role, as soon as it is there. The run goes on by itself, and the ledger has
     counted the three."""
-    with started(tmp_path) as run:
+    with started(tmp_path, "steps=1") as run:
         for role in ("Rollout", "Reward", "Learner"):
             worker_of(run, role).kill()
         _, said = run.communicate(timeout=300)
@@ -193,17 +193,17 @@ def test_a_driver_that_was_frozen_and_replaced_changes_no_file(tmp_path: Path) -
     A host that does not see the locks is one for which they are not there. Each driver has a Redis
     of its own, with the same data, so the folder alone tells the older one of the newer.
     """
-    every = ("checkpoint.every=1", "trajectories.keep_steps=2")
+    every = ("steps=2", "checkpoint.every=1", "trajectories.keep_steps=2")
     folder = tmp_path / "shapes"
     with started(tmp_path, *every) as older:
-        wait_for(older, "step 1/3")
+        wait_for(older, "step 1/2")
         older.send_signal(signal.SIGSTOP)
         for lock in (folder / ".lock", folder / "ledger" / ".lock"):
             lock.unlink(missing_ok=True)
         with started(tmp_path, "--resume", *every) as newer:
             _, said = newer.communicate(timeout=300)
         assert newer.returncode == 0, said
-        assert [row["step"] for row in rows(folder)] == [1, 2, 3]
+        assert [row["step"] for row in rows(folder)] == [1, 2]
         before = content(folder)
         older.send_signal(signal.SIGCONT)
         _, said = older.communicate(timeout=120)
