@@ -19,5 +19,4 @@ def published_weights(rank: LearnerRank) -> tuple[WeightReceipt, WeightBuckets]:
         try:
             buckets.append(next(stream).copy())
         except StopIteration as end:
-            receipt, slots = end.value
-            return receipt, WeightBuckets(slots, tuple(buckets))
+            return end.value, WeightBuckets(rank.slots() if buckets else (), tuple(buckets))

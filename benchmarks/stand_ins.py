@@ -137,7 +137,8 @@ class SleepingRollout(FixedNumber):
         pass
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
-        answer = WeightsLoaded(worker, weights.receipt)
+        receipt = WeightReceipt(weights.weight_version, "", np.zeros(1, dtype=np.float32))
+        answer = WeightsLoaded(worker, receipt)
         self._answers[self._sleepers.call(self._seconds.sync)] = answer
         self.states[worker] = "loading"
 
@@ -232,9 +233,10 @@ class SleepingPublisher:
     """Plays ``roles.Publisher``: every receipt is right."""
 
     def publish(self, learner: Any, weight_version: int) -> PublishedWeights:
-        receipt = WeightReceipt(weight_version, "", np.zeros(1, dtype=np.float32))
-        nothing: Any = None  # there is no object
-        return PublishedWeights(receipt, nothing, ())
+        return PublishedWeights(weight_version, refs=None)
+
+    def complete(self, learner: Any, weights: PublishedWeights) -> None:
+        """Nothing is on its way."""
 
     def check(self, worker: str, receipt: WeightReceipt) -> float:
         return 0.0
@@ -271,7 +273,7 @@ def stand_in_stages(
             Drops(run_folder, config.replacements),
             sleepers.wait,
             lambda each, count: None,
-            Exporter(config.name, ledger.epoch, config.steps, config.rollout.group_size).live,
+            Exporter(config.name, ledger.epoch, config.steps, config.rollout.group_size).snapshot,
         )
     run_folder.close()
 

@@ -8,9 +8,10 @@ code that a run uses. Each figure is the median of the turns, in GB/s of the wei
 
 - ``copy``: one thread copies the bytes between two arrays of one process;
 - ``digest``: the sender walks over its buckets and computes their digests, and sends nothing;
-- ``publish``: until all buckets are in the object store;
+- ``publish``: until all buckets are in the object store, while no worker loads them;
 - ``load``: the slowest worker's stall: from buckets in the store to live parameters and checksum;
-- ``push``: from the call of the sender to the answer of the last worker, and its share of ``copy``.
+- ``push``: another version, which idle workers load while it is published: from the call of the
+  sender to the answer of the last worker, and its share of ``copy``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,15 +31,27 @@ import torch
 from torch import Tensor
 
 from orchestrator.workers.cluster import private_environment, ray_cluster
-from policy.weights import Bucket, OutgoingWeights, TensorSlot, WeightBuckets, load_into
+from policy.probe import WeightReceipt
+from policy.weights import (
+    Bucket,
+    OutgoingWeights,
+    TensorSlot,
+    WeightBuckets,
+    load_into,
+    planned_slots,
+)
 
 private_environment()  # before Ray is imported
 
 import ray  # noqa: E402
 
+from learner.worker import LearnerWorker  # noqa: E402
+from rollout.worker import ArrivingBuckets  # noqa: E402
+
 GB = 10**9
 HIDDEN, FEED_FORWARD = 4096, 11008
 DEADLINE_S = 600.0
+PARTS = ("copy", "digest", "publish", "load", "push")
 
 
 def layers(size: int, fill: float) -> dict[str, Tensor]:
@@ -57,26 +71,28 @@ def layers(size: int, fill: float) -> dict[str, Tensor]:
     }
 
 
-class Sender:
-    """Publishes as ``learner.worker.LearnerWorker`` does."""
+class Sender(LearnerWorker):
+    """A learner worker whose rank has weights and nothing else."""
 
     def __init__(self, size: int) -> None:
         self._tensors = layers(size, fill=1.0)
+        slots = planned_slots(self._tensors.items())
+        rank: Any = SimpleNamespace(weight_version=0, slots=lambda: slots, publish=self._publish)
+        self._rank = rank
+        self._slots = slots
 
     def size(self) -> int:
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def digest(self) -> float:
         start = time.perf_counter()
-        deque(OutgoingWeights(self._tensors.items()), maxlen=0)
+        deque(OutgoingWeights(self._tensors.items(), self._slots), maxlen=0)
         return time.perf_counter() - start
 
-    @ray.method(num_returns="streaming")
-    def publish(self) -> Iterator[Bucket | tuple[TensorSlot, ...] | str]:
-        outgoing = OutgoingWeights(self._tensors.items())
+    def _publish(self) -> Generator[Bucket, None, WeightReceipt]:
+        outgoing = OutgoingWeights(self._tensors.items(), self._slots)
         yield from outgoing
-        yield outgoing.slots
-        yield outgoing.checksum
+        return WeightReceipt(0, outgoing.checksum, np.zeros(0, np.float32))
 
 
 class Receiver:
@@ -85,10 +101,12 @@ class Receiver:
     def __init__(self, size: int) -> None:
         self._tensors = layers(size, fill=0.0)
 
-    def load(self, slots: tuple[TensorSlot, ...], *buckets: Bucket) -> tuple[str, float]:
+    def load(
+        self, slots: tuple[TensorSlot, ...], buckets: list[ray.ObjectRef]
+    ) -> tuple[str, float]:
         start = time.perf_counter()
-        checksum = load_into(self._tensors.items(), WeightBuckets(slots, buckets))
-        return checksum, time.perf_counter() - start
+        weights = WeightBuckets(slots, ArrivingBuckets(buckets))
+        return load_into(self._tensors.items(), weights), time.perf_counter() - start
 
 
 def plain_copy(size: int) -> float:
@@ -99,25 +117,37 @@ def plain_copy(size: int) -> float:
     return time.perf_counter() - start
 
 
-def one_push(sender: Any, receivers: list[Any]) -> dict[str, float]:
-    """Seconds of the parts of one push; raises if other bytes arrived than were sent."""
+def begin(sender: Any) -> tuple[tuple[Any, Any], ray.ObjectRef]:
+    """Publish as ``LearnerGroup`` does: what a worker needs for a load, and the receipt to come."""
+    _, slots = ray.get(sender.begin_push.remote(), timeout=DEADLINE_S)
+    buckets = [sender.push_bucket.remote() for _ in range(slots[-1].bucket + 1)]
+    return (ray.put(slots), buckets), sender.end_push.remote()
+
+
+def one_by_one(sender: Any, receivers: list[Any]) -> dict[str, float]:
+    """Seconds until weights are published, and of the slowest worker that then loads them."""
     start = time.perf_counter()
-    stream = sender.publish.remote()
-    ray.get(stream.completed(), timeout=DEADLINE_S)
-    *buckets, slots, checksum = list(stream)
-    published = time.perf_counter()
-    answers = ray.get(
-        [receiver.load.remote(slots, *buckets) for receiver in receivers], timeout=DEADLINE_S
-    )
-    pushed = time.perf_counter()
-    sums = {found for found, _ in answers} | {ray.get(checksum, timeout=DEADLINE_S)}
-    if len(sums) != 1:
+    weights, receipt = begin(sender)
+    ray.get(receipt, timeout=DEADLINE_S)
+    published = time.perf_counter() - start
+    loads = [receiver.load.remote(*weights) for receiver in receivers]
+    return {"publish": published, "load": slowest(loads, receipt)}
+
+
+def one_push(sender: Any, receivers: list[Any]) -> float:
+    """Seconds until every worker has loaded weights, which it does while they are published."""
+    start = time.perf_counter()
+    weights, receipt = begin(sender)
+    slowest([receiver.load.remote(*weights) for receiver in receivers], receipt)
+    return time.perf_counter() - start
+
+
+def slowest(loads: list[ray.ObjectRef], receipt: ray.ObjectRef) -> float:
+    """The longest load in seconds; raises if other bytes arrived than were sent."""
+    answers = ray.get(loads, timeout=DEADLINE_S)
+    if {found for found, _ in answers} != {ray.get(receipt, timeout=DEADLINE_S).checksum}:
         raise RuntimeError("a worker received other weights than the sender sent")
-    return {
-        "publish": published - start,
-        "load": max(seconds for _, seconds in answers),
-        "push": pushed - start,
-    }
+    return max(seconds for _, seconds in answers)
 
 
 def measure(size: int, workers: int, turns: int) -> dict[str, float]:
@@ -131,9 +161,11 @@ def measure(size: int, workers: int, turns: int) -> dict[str, float]:
         rows = []
         for _ in range(turns):
             row = {"copy": plain_copy(real_size)}
+            row |= one_by_one(sender, receivers)
             row["digest"] = ray.get(sender.digest.remote(), timeout=DEADLINE_S)
-            rows.append(row | one_push(sender, receivers))
-    medians = {part: statistics.median(row[part] for row in rows) for part in rows[0]}
+            row["push"] = one_push(sender, receivers)
+            rows.append(row)
+    medians = {part: statistics.median(row[part] for row in rows) for part in PARTS}
     return {"size": float(real_size), **medians}
 
 

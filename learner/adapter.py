@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from learner.collectives import gathered
+from learner.collectives import Read, gathered
 from learner.config import LoraConfig
 from learner.rank_settings import ADAPTER_NOTE
 from policy.checkpoint.hub import hub_revision
@@ -120,10 +120,10 @@ class Adapter:
             down, up = factors[stem + _DOWN].to(device), factors[stem + _UP].to(device)
             yield f"{stem}.weight", merge(tensor.to(device), down, up, self._scale)
 
-    def factors(self) -> Iterator[tuple[str, Tensor]]:
+    def factors(self, read: Read = gathered) -> Iterator[tuple[str, Tensor]]:
         """What a ``policy.low_rank.Receiver`` needs to merge the same weights."""
         yield SCALE, torch.tensor(self._scale, dtype=torch.float64)
-        for name, tensor in gathered(self._trained()):
+        for name, tensor in read(self._trained()):
             kind = _DOWN if name.endswith(_DOWN) else _UP
             stem = name.removesuffix(kind)
             yield f"{stem}.weight{DOWN if kind == _DOWN else UP}", tensor

@@ -5,16 +5,19 @@ A process without a process group counts as a group of one rank, and does not ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 GATHER_BYTES = 512 * 2**20  # full tensors that are gathered at a time, unless one alone is larger
 
 T = TypeVar("T")
+# ``gathered`` or ``undivided``
+Read = Callable[[Iterable[tuple[str, nn.Parameter]]], Iterator[tuple[str, Tensor]]]
 
 
 class PeerLost(Exception):
@@ -60,6 +63,13 @@ def gathered(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[s
         with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
             full = [(name, parameter.detach().cpu().clone()) for name, parameter in part]
         yield from full
+
+
+def undivided(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors without data that have the names, shapes and types of those ``gathered`` yields."""
+    for name, parameter in parameters:
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        yield name, torch.empty(shape, dtype=parameter.dtype, device="meta")
 
 
 def _groups(

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration
 
-from learner.collectives import gathered
+from learner.collectives import Read, gathered
 from learner.distributed import deepspeed_settings
 from learner.logprob_module import LogprobModule
 from learner.passes import Passes, adamw
@@ -111,14 +111,15 @@ class DeepSpeedPasses(Passes):
         shell.generation_config = model.generation_config
         return shell
 
-    def trained_tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def trained_tensors(self, read: Read = gathered) -> Iterator[tuple[str, Tensor]]:
         """Full tensors that rollout workers are sent; every rank must exhaust it.
 
         These are the trained parameters, or the factors of the adapter that is trained instead.
+        ``read`` gives the tensors of parameters. With ``undivided`` no rank waits for another.
         """
         if self.adapter is not None:
-            return self.adapter.factors()
-        return gathered(self._policy.trained_parameters())
+            return self.adapter.factors(read)
+        return read(self._policy.trained_parameters())
 
     def model_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Full tensors of the whole model with its frozen parts; every rank must exhaust it."""

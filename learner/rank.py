@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from learner import step_checkpoint as checkpoint
-from learner.collectives import exchange, peers_watched
+from learner.collectives import exchange, peers_watched, undivided
 from learner.deepspeed_passes import DeepSpeedPasses
 from learner.distributed import join
 from learner.micro_batches import GroupSlice
@@ -28,7 +28,13 @@ from policy.encoding import special_ids
 from policy.errors import UserError
 from policy.probe import WeightReceipt
 from policy.types import FloatArray
-from policy.weights import Bucket, OutgoingWeights, TensorSlot, tensors_digest
+from policy.weights import (
+    Bucket,
+    OutgoingWeights,
+    TensorSlot,
+    planned_slots,
+    tensors_digest,
+)
 
 
 class LearnerRank:
@@ -58,19 +64,26 @@ class LearnerRank:
 
     # Weights
 
-    def publish(self) -> Generator[Bucket, None, tuple[WeightReceipt, tuple[TensorSlot, ...]]]:
-        """Yield the buckets of the trained weights; return the receipt and what is in the buckets.
+    def slots(self) -> tuple[TensorSlot, ...]:
+        """What will be in the buckets that ``publish`` yields. They are equal at every push."""
+        return planned_slots(self._model.trained_tensors(undivided))
+
+    def publish(self) -> Generator[Bucket, None, WeightReceipt]:
+        """Yield the buckets of the trained weights; return the receipt.
 
         Each rollout worker must answer with this receipt. A bucket is valid until the next one is
         asked for. Every rank must call it and read it to the end. Only rank 0 yields any.
         """
-        probe = self.probe()
+        tensors = self._model.trained_tensors()
         if self._place.rank > 0:
-            deque(self._model.trained_tensors(), maxlen=0)
-            return WeightReceipt(self.weight_version, "", probe), ()
-        outgoing = OutgoingWeights(self._model.trained_tensors())
-        yield from outgoing
-        return WeightReceipt(self.weight_version, outgoing.checksum, probe), outgoing.slots
+            deque(tensors, maxlen=0)
+            checksum = ""
+        else:
+            outgoing = OutgoingWeights(tensors, self.slots())
+            yield from outgoing
+            checksum = outgoing.checksum
+        # The probe comes last, so that rollout workers load the weights meanwhile.
+        return WeightReceipt(self.weight_version, checksum, self.probe())
 
     def probe(self) -> FloatArray:
         """Log-probs of the fixed probe under the present weights; every rank must call it."""
@@ -94,6 +107,8 @@ class LearnerRank:
             self._write_model(folder)
             exchange(None)
             if self._place.rank == 0:
+                if self._updater.entropy_control is not None:
+                    self._updater.entropy_control.save(folder)
                 checkpoint.write_manifest(folder, self._manifest())
             exchange(None)
 
@@ -133,6 +148,8 @@ class LearnerRank:
         manifest, problem = exchange((manifest, problem))[0]
         if problem is not None or manifest is None:
             raise UserError(problem or f"checkpoint {folder} has no manifest")
+        if self._updater.entropy_control is not None:
+            self._updater.entropy_control.load(folder)
         state, universal = folder / checkpoint.STATE, checkpoint.universal_folder(folder)
         self._remove(universal)  # a load that was killed may have left it
         if manifest.zero_stage == 0 or manifest.world_size == self._place.world_size:

@@ -7,7 +7,7 @@ its collective. ``orchestrator.workers.learner_group`` decides what follows.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from learner.micro_batches import GroupSlice
+from learner.push import Push
 from learner.rank_settings import LearnerSettings, Place
 from policy.probe import WeightReceipt
 from policy.runtime import release_cached_memory, tune_process
@@ -36,6 +37,7 @@ class LearnerWorker:
         tune_process(settings.threads, settings.deterministic)
         self._settings = settings
         self._rank: LearnerRank | None = None
+        self._push: Push | None = None
 
     def host(self) -> str:
         """IP address of this rank's machine."""
@@ -77,15 +79,22 @@ class LearnerWorker:
         release_cached_memory()
         return row
 
-    @ray.method(num_returns="streaming")
-    def publish(self) -> Iterator[Bucket | tuple[TensorSlot, ...] | WeightReceipt]:
-        """Yield the buckets, then what is in them, then the receipt, each as an object of its own.
+    # A push: ``begin_push``, ``push_bucket`` as often as rank 0 has buckets, ``end_push``. Each
+    # bucket is the answer to a call of its own. Its reference is known when the call is made, so
+    # rollout workers can wait for a bucket that is not there yet.
 
-        Ray copies a bucket into the object store before it asks for the next one.
-        """
-        receipt, slots = yield from self._joined.publish()
-        yield slots
-        yield receipt
+    def begin_push(self) -> tuple[int, tuple[TensorSlot, ...]]:
+        """The weight version, and what the buckets of rank 0 will hold."""
+        self._push = Push(self._joined.publish())
+        return self._joined.weight_version, self._joined.slots()
+
+    def push_bucket(self) -> Bucket:
+        """The next bucket. Ray copies it into the object store before the next call begins."""
+        return self._begun.bucket()
+
+    def end_push(self) -> WeightReceipt:
+        """The receipt of the weights; every rank must be asked for it."""
+        return self._begun.receipt()
 
     def save(self, folder: Path) -> None:
         self._joined.save(folder)
@@ -100,6 +109,12 @@ class LearnerWorker:
         if self._rank is None:
             raise RuntimeError("the rank has not joined its group")
         return self._rank
+
+    @property
+    def _begun(self) -> Push:
+        if self._push is None:
+            raise RuntimeError("no push has begun")
+        return self._push
 
 
 def start_learner_worker(settings: LearnerSettings, place: Any = None) -> Any:

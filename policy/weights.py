@@ -5,16 +5,19 @@ object store without a copy. NumPy has no bfloat16, so such weights are sent as 
 bits.
 
 A push copies a large tensor twice: into the object store, and from there into the parameters of
-each worker. Threads compute the digests of the buckets during these copies.
+each worker. The sender computes the digest of a bucket while the bucket is copied. A receiver
+computes it piece by piece, and copies each piece while the processor's cache still has it.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -27,9 +30,14 @@ Bucket = NDArray[np.generic]
 # A tensor of this size or more is a bucket of its own. Smaller ones share buckets of this size,
 # because each object costs Ray about a millisecond.
 BUCKET_BYTES = 32 * 2**20
-# One thread digests about as fast as one thread copies. The second one is for a machine whose
-# copies use several threads.
-_DIGEST_THREADS = 2
+# A receiver reads so many bytes at a time, which fit into a processor's cache.
+_PIECE_BYTES = 2**20
+# One thread cannot use all the bandwidth of a machine's memory. More than two gain little.
+_THREADS = 2
+
+
+class BucketLost(Exception):
+    """A bucket will not come, because its sender has died or failed."""
 
 
 @dataclass(frozen=True)
@@ -48,90 +56,105 @@ class TensorSlot:
 class WeightBuckets:
     """The trained tensors of one weight version."""
 
-    slots: tuple[TensorSlot, ...]
+    slots: tuple[TensorSlot, ...]  # bucket by bucket, and in the order of their offsets
+    # They may still be on their way: then reading one waits for it, or raises ``BucketLost``.
     buckets: Sequence[Bucket]
+
+
+def planned_slots(
+    tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES
+) -> tuple[TensorSlot, ...]:
+    """The slots of tensors that will be sent; only their names, shapes and dtypes count.
+
+    A bucket has one dtype. Tensors smaller than ``bucket_bytes`` share buckets.
+    """
+    shared: dict[str, list[TensorSlot]] = {}  # by dtype: the bucket that still has room
+    full: list[list[TensorSlot]] = []
+    for name, tensor in tensors:
+        dtype, count = _dtype_name(tensor), tensor.numel()
+        slot = TensorSlot(name, tuple(tensor.shape), dtype, 0, 0, count)
+        if count * tensor.element_size() >= bucket_bytes:
+            full.append([slot])
+            continue
+        others = shared.setdefault(dtype, [])
+        filled = others[-1].offset + others[-1].count if others else 0
+        if (filled + count) * tensor.element_size() > bucket_bytes:
+            full.append(others)
+            others, filled = [], 0
+        shared[dtype] = [*others, replace(slot, offset=filled)]
+    full += shared.values()
+    return tuple(replace(slot, bucket=index) for index, slots in enumerate(full) for slot in slots)
 
 
 class OutgoingWeights:
     """The buckets of named tensors, one after the other, to be read once.
 
-    A bucket may be a view of a tensor: it is valid until the next one is asked for. ``slots`` and
-    ``checksum`` are complete when all buckets have been read.
+    A bucket may be a view of a tensor: it is valid until the next one is asked for. ``checksum`` is
+    complete when all buckets have been read.
     """
 
     def __init__(
-        self, tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES
+        self, tensors: Iterable[tuple[str, Tensor]], slots: tuple[TensorSlot, ...]
     ) -> None:
-        """A bucket has one dtype. Tensors smaller than ``bucket_bytes`` share buckets."""
-        self.slots: tuple[TensorSlot, ...] = ()
+        """``slots`` are the ``planned_slots`` of the tensors, which come in the same order."""
+        self.slots = slots
         self.checksum = ""
         self._tensors = tensors
-        self._bucket_bytes = bucket_bytes
 
     def __iter__(self) -> Iterator[Bucket]:
-        """Raises ``ValueError`` for an empty tensor: one that was not gathered from its shards."""
-        slots: list[TensorSlot] = []
+        """Raises ``ValueError`` for a tensor that was not gathered from its shards."""
         digests: list[bytes] = []
         with ThreadPoolExecutor(1) as digester:
-            for inside, bucket in _filled(self._tensors, self._bucket_bytes):
-                slots += [replace(slot, bucket=len(digests)) for slot in inside]
+            for bucket in _filled(self._tensors, self.slots):
                 digest = digester.submit(_digest, bucket)
                 yield bucket
                 digests.append(digest.result())
-        self.slots = tuple(slots)
         self.checksum = _combined(self.slots, digests)
 
 
-@dataclass
-class _Shared:
-    """A bucket that still has room: ``filled`` elements of ``data`` are in use."""
-
-    data: Bucket
-    filled: int = 0
-    slots: list[TensorSlot] = field(default_factory=list)
-
-    def add(self, slot: TensorSlot, flat: Bucket) -> None:
-        self.slots.append(replace(slot, offset=self.filled))
-        self.data[self.filled : self.filled + flat.size] = flat
-        self.filled += flat.size
-
-
-def _filled(
-    tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int
-) -> Iterator[tuple[list[TensorSlot], Bucket]]:
-    """Each full bucket with its slots, which do not know the bucket's number yet."""
-    shared: dict[str, _Shared] = {}  # by dtype
+def _filled(tensors: Iterable[tuple[str, Tensor]], slots: Sequence[TensorSlot]) -> Iterator[Bucket]:
+    """The buckets in order, each as soon as all that lies in it has come."""
+    places = {slot.name: slot for slot in slots}
+    lacking = Counter[int]()
+    for slot in slots:
+        lacking[slot.bucket] += slot.count
+    sizes, buckets, following = dict(lacking), dict[int, Bucket](), 0
     for name, tensor in tensors:
-        if tensor.numel() == 0:
+        slot = places[name]
+        flat = _to_numpy(tensor)
+        if not flat.size == slot.count > 0:
             raise ValueError(f"weight {name} is empty: it was not gathered from its shards")
-        flat, dtype = _to_numpy(tensor), _dtype_name(tensor)
-        slot = TensorSlot(name, tuple(tensor.shape), dtype, 0, 0, flat.size)
-        if flat.nbytes >= bucket_bytes:
-            yield [slot], flat
-            continue
-        bucket = shared.get(dtype)
-        if bucket is not None and bucket.filled + flat.size > bucket.data.size:
-            yield bucket.slots, bucket.data[: bucket.filled]
-            bucket = None
-        if bucket is None:
-            bucket = shared[dtype] = _Shared(np.empty(bucket_bytes // flat.itemsize, flat.dtype))
-        bucket.add(slot, flat)
-    for bucket in shared.values():
-        yield bucket.slots, bucket.data[: bucket.filled]
+        if slot.bucket == following and slot.count == sizes[following]:
+            buckets[following] = flat  # it fills its bucket, whose turn it is: no copy is needed
+        else:
+            if slot.bucket not in buckets:
+                buckets[slot.bucket] = np.empty(sizes[slot.bucket], flat.dtype)
+            buckets[slot.bucket][slot.offset : slot.offset + slot.count] = flat
+        lacking[slot.bucket] -= slot.count
+        while following in buckets and not lacking[following]:
+            yield buckets.pop(following)
+            following += 1
 
 
 def pack(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int = BUCKET_BYTES) -> WeightBuckets:
     """Copies of all buckets of the tensors; see ``OutgoingWeights``."""
-    outgoing = OutgoingWeights(tensors, bucket_bytes)
-    buckets = tuple(bucket.copy() for bucket in outgoing)
-    return WeightBuckets(outgoing.slots, buckets)
+    named = list(tensors)
+    outgoing = OutgoingWeights(named, planned_slots(named, bucket_bytes))
+    return WeightBuckets(outgoing.slots, tuple(bucket.copy() for bucket in outgoing))
 
 
 def unpack(weights: WeightBuckets) -> Iterator[tuple[str, Tensor]]:
     """Yield each tensor as a view of its bucket. A bucket stays in memory as long as its views."""
-    for slot in weights.slots:
-        flat = weights.buckets[slot.bucket][slot.offset : slot.offset + slot.count]
-        yield slot.name, _to_torch(flat, slot.dtype).view(slot.shape)
+    for tensors in _by_bucket(weights):
+        yield from tensors
+
+
+def _by_bucket(weights: WeightBuckets) -> Iterator[list[tuple[str, Tensor]]]:
+    """The tensors of each bucket, which are views of it."""
+    for index, slots in groupby(weights.slots, attrgetter("bucket")):
+        bucket = weights.buckets[index]
+        parts = [(slot, bucket[slot.offset : slot.offset + slot.count]) for slot in slots]
+        yield [(slot.name, _to_torch(part, slot.dtype).view(slot.shape)) for slot, part in parts]
 
 
 def checksum(weights: WeightBuckets) -> str:
@@ -140,13 +163,14 @@ def checksum(weights: WeightBuckets) -> str:
     It protects against corruption and mistakes, not against an attacker: XXH3 reads memory about as
     fast as a copy does, and a cryptographic hash takes ten times as long.
     """
-    with ThreadPoolExecutor(_DIGEST_THREADS) as digester:
+    with ThreadPoolExecutor(_THREADS) as digester:
         return _combined(weights.slots, digester.map(_digest, weights.buckets))
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """The checksum that ``tensors`` would have in buckets. It copies one bucket at a time."""
-    outgoing = OutgoingWeights(tensors)
+    named = list(tensors)
+    outgoing = OutgoingWeights(named, planned_slots(named))
     deque(outgoing, maxlen=0)
     return outgoing.checksum
 
@@ -176,20 +200,35 @@ def check_fit(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) 
             raise ValueError(f"weight {name} is {source.dtype}, not {dtype}")
 
 
-@torch.no_grad()
 def load_into(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> str:
-    """Copy the buckets into the parameters of the same names, shapes and dtypes.
+    """Copy the buckets into the parameters of the same names, shapes and dtypes, as they come.
 
     ``check_fit`` checks all of them before the first copy, so that a wrong push changes nothing.
-    Returns the weights' checksum, which is computed during the copies.
+    Returns the weights' checksum. Raises ``BucketLost`` when a bucket does not come: some
+    parameters then have new values and others have not.
     """
     targets = dict(parameters)
     check_fit(targets.items(), weights)
-    with ThreadPoolExecutor(_DIGEST_THREADS) as digester:
-        digests = digester.map(_digest, weights.buckets)
-        for name, source in unpack(weights):
-            targets[name].copy_(source)
-        return _combined(weights.slots, digests)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        # This thread makes the views: ``_to_torch`` may be called by one thread at a time.
+        digests = [
+            threads.submit(_copy, [(source, targets[name]) for name, source in tensors])
+            for tensors in _by_bucket(weights)
+        ]
+        return _combined(weights.slots, (digest.result() for digest in digests))
+
+
+@torch.no_grad()
+def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> bytes:
+    """Copy the tensors of one bucket, in order, into others; returns the digest of the bucket."""
+    digest = xxhash.xxh3_128()
+    for pair in pairs:
+        source, target = map(torch.atleast_1d, pair)
+        rows = max(1, _PIECE_BYTES * len(source) // source.nbytes)
+        for piece, into in zip(source.split(rows), target.split(rows), strict=True):
+            digest.update(piece.view(torch.uint8).numpy().data)
+            into.copy_(piece)
+    return digest.digest()
 
 
 def _dtype_name(tensor: Tensor) -> str:

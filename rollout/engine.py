@@ -62,7 +62,11 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
-        """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot."""
+        """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot.
+
+        When it raises ``BucketLost``, a part may be replaced. The caller then asks for nothing else
+        before it has loaded a whole version.
+        """
         ...
 
     def sleep(self) -> None:

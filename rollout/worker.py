@@ -5,6 +5,8 @@ weights. An exception reaches the caller unchanged, and the worker goes on: a fa
 has no effect, and a refused ``load_weights`` leaves the old weights in place. Ray does not restart
 a worker that dies, because the new process would sample from the checkpoint's weights without
 anybody knowing. Whoever replaces a worker has to push the current weights to the new one first.
+Weights are loaded while the rest of them is still being published. If the rest does not come, the
+worker holds a part of each version, and refuses to sample until it has loaded a whole version.
 The caller enforces the deadlines (``timeout_s``, ``load_timeout_s``).
 """
 
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayError
 
 from policy.runtime import tune_process
 from policy.sampling import Sampling
@@ -49,10 +52,13 @@ class RolloutWorker:
             load_engine, config, Path(checkpoint), template, instruction, dtype, deterministic
         )
         self._engine: Engine | None = None
+        self._whole = True  # whether all weights are of one version
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling | None = None
     ) -> list[Group]:
+        if not self._whole:
+            raise RuntimeError("the last push of weights broke off: the worker holds a part of it")
         return self._serving().generate(requests, sampling)
 
     def generate_groups(
@@ -67,13 +73,24 @@ class RolloutWorker:
         return (*groups, len(groups))
 
     def load_weights(
-        self, weight_version: int, slots: tuple[TensorSlot, ...], *buckets: Bucket
+        self, weight_version: int, slots: tuple[TensorSlot, ...], buckets: Sequence[ray.ObjectRef]
     ) -> WeightReceipt:
-        """Ray brings the buckets to this machine before the call starts, while others still run."""
+        """Copies each bucket as soon as it is on this machine. Raises Ray's error for one that will
+        never be."""
         engine = self._serving()
-        from policy.weights import WeightBuckets
+        from policy.weights import BucketLost, WeightBuckets
 
-        return engine.load_weights(WeightBuckets(slots, buckets), weight_version)
+        weights = WeightBuckets(slots, ArrivingBuckets(buckets))
+        whole, self._whole = self._whole, False
+        try:
+            receipt = engine.load_weights(weights, weight_version)
+        except ValueError:  # the push was refused before anything was changed
+            self._whole = whole
+            raise
+        except BucketLost as lost:
+            raise (lost.__cause__ or lost) from None
+        self._whole = True
+        return receipt
 
     def sleep(self) -> None:
         self._serving().sleep()
@@ -88,6 +105,28 @@ class RolloutWorker:
         if self._engine is None:
             self._engine = self._load()
         return self._engine
+
+
+class ArrivingBuckets(Sequence["Bucket"]):
+    """Buckets that may still be on their way into the object store: reading one waits for it."""
+
+    def __init__(self, refs: Sequence[ray.ObjectRef]) -> None:
+        self._refs = list(refs)
+        self._here: list[Bucket] = []
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Raises ``BucketLost`` from Ray's error when the bucket will never come."""
+        from policy.weights import BucketLost
+
+        for ref in self._refs[len(self._here) : index + 1]:
+            try:
+                self._here.append(ray.get(ref))
+            except RayError as error:
+                raise BucketLost(f"bucket {len(self._here)} of the weights is lost") from error
+        return self._here[index]
 
 
 def load_engine(

@@ -181,9 +181,8 @@ def brought(config: Any, scratch: Path) -> list[list[str]]:
         inputs: Any = SimpleNamespace(model_path=Path("none"), instruction=None)
         pool = rollout_pool.RolloutPool(two, inputs)
         pool.wait_ready()
-        receipt: Any = None
         bucket = ray.put(np.ones(2**20))
-        weights = PublishedWeights(receipt, (ray.put(()), bucket), ())
+        weights = PublishedWeights(0, (ray.put(()), bucket))
 
         def having() -> list[str]:
             have = ray.experimental.get_object_locations([bucket])[bucket]["node_ids"]

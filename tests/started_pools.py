@@ -11,7 +11,7 @@ import ray
 
 from orchestrator.pipeline.roles import Pool
 from orchestrator.settings.run_config import load_config
-from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_events import (
@@ -137,9 +137,19 @@ def sampled(
     return groups
 
 
+def published(
+    publisher: WeightPublisher, learner: LearnerGroup, weight_version: int
+) -> PublishedWeights:
+    """The learner's weights, all of which are in the object store."""
+    weights = publisher.publish(learner, weight_version)
+    publisher.complete(learner, weights)
+    return weights
+
+
 def loaded(
     rollout: RolloutPool, worker: str, weights: PublishedWeights, publisher: WeightPublisher
 ) -> float:
     """The gap of a worker's probe once it has loaded the weights; raises what the check raises."""
+    rollout.bring(weights)
     rollout.load(worker, weights)
     return publisher.check(worker, take_event(rollout, WeightsLoaded).receipt)

@@ -38,7 +38,9 @@ _STATES = {
     "load_weights": "load",
     "score": "scoring",
     "update": "learning",
-    "publish": "push",
+    "begin_push": "push",
+    "push_bucket": "push",
+    "end_push": "push",
     "save": "checkpoint",
 }
 _PR_SET_CHILD_SUBREAPER = 36

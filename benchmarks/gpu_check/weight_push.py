@@ -13,7 +13,7 @@ import torch
 from benchmarks.gpu_check.measuring import GB, seconds_of, size_in_bytes
 from benchmarks.gpu_check.models import janus
 from benchmarks.gpu_check.task import Measure, Task
-from policy.weights import OutgoingWeights, load_into, pack
+from policy.weights import OutgoingWeights, load_into, pack, planned_slots
 
 
 def measures(task: Task) -> Iterator[Measure]:
@@ -23,7 +23,7 @@ def measures(task: Task) -> Iterator[Measure]:
     size = size_in_bytes(named.values())
 
     def send() -> None:
-        deque(OutgoingWeights(named.items()), maxlen=0)
+        deque(OutgoingWeights(named.items(), planned_slots(named.items())), maxlen=0)
 
     packed = pack(named.items())  # it pins the host's memory for ``send`` as well
     taken = {"to the host, with digests": seconds_of(send)}

@@ -111,11 +111,13 @@ class Rollout(Pool, Scalable, Protocol):
     """Samples groups of trajectories. The groups stay in the object store."""
 
     def bring(self, weights: PublishedWeights) -> None:
-        """Send weights to the hosts of workers that still sample, so that loading them is short."""
+        """All of the weights are there: send them to the hosts of workers that still sample, so
+        that loading them is short."""
         ...
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
-        """Have a worker load weights."""
+        """Have a worker load weights. Before ``bring`` they may still be on their way; nothing is
+        heard of the worker then, until all of them are there."""
         ...
 
     def sample(
@@ -209,7 +211,11 @@ class Publisher(Protocol):
     """Puts the learner's weights where rollout workers find them, and checks that they arrived."""
 
     def publish(self, learner: Any, weight_version: int) -> PublishedWeights:
-        """The learner's weights, which every worker is to load."""
+        """The learner's weights, which every worker is to load. They may still be on their way."""
+        ...
+
+    def complete(self, learner: Any, weights: PublishedWeights) -> None:
+        """Return when all of the weights can be loaded."""
         ...
 
     def check(self, worker: str, receipt: WeightReceipt) -> float:

@@ -89,12 +89,19 @@ class Run:
         return update.result()
 
     def publish(self, weight_version: int) -> PublishedWeights:
-        """The learner's weights, in the object store."""
+        """The learner's weights, in the object store. Idle workers load them meanwhile."""
         publish = learner_call(
             lambda: self.publisher.publish(self.learner, weight_version), "publishing"
         )
         self.stages.wait_for(publish)
-        return publish.result()
+        weights = publish.result()
+        self.stages.expect(weights)
+        complete = learner_call(
+            lambda: self.publisher.complete(self.learner, weights), "publishing"
+        )
+        self.stages.wait_for(complete)
+        complete.result()
+        return weights
 
     def trained(self, step: int) -> None:
         """Step ``step`` is in the weights."""

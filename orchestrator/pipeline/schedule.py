@@ -151,6 +151,7 @@ class Schedule:
         self._last_step = last_step
         self.step = first_step  # the step that is trained next
         self.published: int | None = None
+        self._expected: int | None = None  # the version that is being published
         self._workers: dict[str, _Worker] = {}
         self._works: dict[Work, _Work] = {}
         self._orders: list[Order] = []
@@ -158,13 +159,19 @@ class Schedule:
 
     # Events
 
+    def expect(self, version: int) -> None:
+        """The weights ``version`` are on their way. A worker without work waits for them, and
+        serves them when it has proved them and they are published."""
+        self._changed = True
+        self._expected = version
+
     def publish(self, version: int, hold: bool = False) -> None:
         """The weights ``version`` can be loaded from now on.
 
         They admit the steps that may be sampled by them; with ``hold`` only ``admit`` does.
         """
         self._changed = True
-        self.published = version
+        self.published, self._expected = version, None
         if not hold:
             self.admit()
 
@@ -196,13 +203,14 @@ class Schedule:
     def weights_lost(self, worker: str, version: int) -> bool:
         """The worker cannot load ``version``, because the machine that held it is gone.
 
-        It serves what it served before. Returns whether ``version`` is still the published one, so
-        that no worker can go on without it.
+        It may have loaded a part of them, so it serves nothing until it has loaded a whole version.
+        Returns whether ``version`` is still the published one, so that no worker can go on without
+        it.
         """
         self._changed = True
         state = self._workers.get(worker)
         if state is not None and state.loading == version:
-            state.loading = None
+            state.version = state.loading = None
         return self.published == version
 
     def sampled(self, worker: str) -> Batch | None:
@@ -280,7 +288,8 @@ class Schedule:
         as in a run that begins there.
         """
         self._changed = True
-        self.published, self.step = None, step
+        self.published = self._expected = None
+        self.step = step
         self._works.clear()
         for state in self._workers.values():
             # The weights after ``step`` are trained again, so nobody may serve the old ones. A
@@ -391,16 +400,17 @@ class Schedule:
             if state.leaving:
                 del self._workers[worker]
                 self._orders.append(End(worker))
-            elif self.published is None:
                 continue
-            elif state.version != self.published:
-                state.loading = self.published
-                self._orders.append(Load(worker, self.published))
-            elif queue := next(filter(None, queues), None):
+            newest = self.published if self._expected is None else self._expected
+            queue = next(filter(None, queues), None)
+            if state.version is not None and state.version == self.published and queue:
                 state.batch = batch = queue.pop(0)
                 for place in batch.places:
                     self._works[batch.work].groups[place].stage = Stage.GENERATING
                 self._orders.append(Sample(worker, batch))
+            elif newest is not None and state.version != newest:
+                state.loading = newest
+                self._orders.append(Load(worker, newest))
 
     def _repeat(self, batch: Batch) -> None:
         """Queue the batch of a lost worker again, or what the rule of poison makes of it."""

@@ -29,15 +29,15 @@ from policy.probe import WeightReceipt
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One weight version. The caller owns its objects, which outlive the learner."""
+    """One weight version in the object store, or on its way there.
 
-    # The receipt that every rollout worker must answer with.
-    receipt: WeightReceipt
+    The caller owns its objects. Those that are there outlive the learner.
+    """
+
+    weight_version: int
     # The slots of a WeightBuckets and then each of its buckets. It is None if nothing is trained:
     # each rollout worker then serves the checkpoint that it started from.
     refs: tuple[ray.ObjectRef, ...] | None
-    # The receipts of ranks 1, 2, ... They have no checksum.
-    other_ranks: tuple[WeightReceipt, ...]
 
 
 class LearnerGroup(WorkerPool):
@@ -46,6 +46,7 @@ class LearnerGroup(WorkerPool):
     def __init__(self, config: RunConfig, inputs: Inputs, places: Places = ANYWHERE) -> None:
         self.config = config.learner
         self.weight_version = 0
+        self._receipts: list[ray.ObjectRef] = []
         settings = LearnerSettings(
             learner=config.learner,
             algorithm=config.algorithm,
@@ -85,13 +86,22 @@ class LearnerGroup(WorkerPool):
         return rows[0]
 
     def publish(self) -> PublishedWeights:
-        """Put the trained weights into the object store. They never pass through the caller."""
-        streams = [worker.publish.remote() for worker in self.workers]
-        self._wait([stream.completed() for stream in streams])
-        objects = [list(stream) for stream in streams]
-        receipts = self._wait([refs[-1] for refs in objects])
-        *buckets, slots, _ = objects[0]
-        return PublishedWeights(receipts[0], (slots, *buckets), tuple(receipts[1:]))
+        """Begin to put the trained weights into the object store; ``receipts`` waits for the end.
+
+        They never pass through the caller.
+        """
+        begun = self._wait([worker.begin_push.remote() for worker in self.workers])
+        version, slots = begun[0]
+        buckets = [self.workers[0].push_bucket.remote() for _ in range(slots[-1].bucket + 1)]
+        self._receipts = [worker.end_push.remote() for worker in self.workers]
+        return PublishedWeights(version, (ray.put(slots), *buckets))
+
+    def receipts(self) -> list[WeightReceipt]:
+        """The receipt of each rank, when all that ``publish`` began is in the object store.
+
+        Every rollout worker must answer with the receipt of rank 0. Others have no checksum.
+        """
+        return self._wait(self._receipts)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint. It is complete only when this returns."""

@@ -6,7 +6,9 @@ row. Answers of a killed worker are never read. When ``rollout.restarts`` worker
 and none has sampled a batch in between, the run stops with the last cause (``WorkerFailed``). Bad
 input that a worker finds (``UserError``) stops it at once. The machine that held the published
 weights may be gone. A worker that was to load them is well: it is not replaced, and ``WeightsLost``
-is reported. Of workers that join and leave, ``scalable_pool`` says what happens when they are lost.
+is reported. A worker that loads weights which are still being published waits for the learner. So
+its deadline begins, and its answer is read, when all of them are there. Of workers that join and
+leave, ``scalable_pool`` says what happens when they are lost.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -48,6 +51,7 @@ from orchestrator.workers.waiting import (
     take_result,
     wait_all,
 )
+from policy.probe import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group
 from rollout.engine import GenerationRequest
@@ -114,6 +118,7 @@ class RolloutPool(ScalablePool[_Place]):
         self._failed_starts: list[str] = []
         self._events: list[RolloutEvent] = []
         self._lost_in_a_row = 0
+        self._complete: PublishedWeights | None = None  # the newest that are published
         self.restarts = 0
 
     def wait_ready(self) -> None:
@@ -129,7 +134,14 @@ class RolloutPool(ScalablePool[_Place]):
     # Orders
 
     def bring(self, weights: PublishedWeights) -> None:
-        """Send weights to the hosts of workers that still sample, so that loading them is short."""
+        """All of the weights are there: listen to the workers that load them already.
+
+        Send them to the hosts of workers that still sample, so that loading them is short.
+        """
+        self._complete = weights
+        for place in self._slots:
+            if place.weights is weights:
+                place.deadline = time.monotonic() + self.config.load_timeout_s
         if weights.refs is None:
             return
         sampling = {place.name for place in self._slots if place.doing == "sampling"}
@@ -149,13 +161,14 @@ class RolloutPool(ScalablePool[_Place]):
         """Have a worker load weights when it has done what it does; then ``WeightsLoaded``."""
         if weights.refs is None:
             self._place(worker).joining = False
-            self._events.append(WeightsLoaded(worker, weights.receipt))
+            receipt = WeightReceipt(weights.weight_version, "", np.zeros(0, dtype=np.float32))
+            self._events.append(WeightsLoaded(worker, receipt))
             return
         place = self._place(worker)
-        call = self._process(place).load_weights.remote(
-            weights.receipt.weight_version, *weights.refs
-        )
-        self._called(place, "loading", call, self.config.load_timeout_s)
+        slots, *buckets = weights.refs
+        call = self._process(place).load_weights.remote(weights.weight_version, slots, buckets)
+        complete = weights is self._complete
+        self._called(place, "loading", call, self.config.load_timeout_s if complete else math.inf)
         place.weights = weights
 
     def sample(
@@ -209,7 +222,11 @@ class RolloutPool(ScalablePool[_Place]):
     @property
     def calls(self) -> list[ray.ObjectRef]:
         """Calls whose answers the pool waits for."""
-        return [place.call for place in self._slots if place.call is not None]
+        return [
+            place.call
+            for place in self._slots
+            if place.call is not None and place.deadline < math.inf
+        ]
 
     @property
     def wake_at(self) -> float:
@@ -323,7 +340,7 @@ class RolloutPool(ScalablePool[_Place]):
             return False
         if failure.object_hex not in {ref.hex() for ref in weights.refs}:
             return False
-        version = weights.receipt.weight_version
+        version = weights.weight_version
         self._events.append(WeightsLost(place.worker, version, str(failure)))
         place.end_call()
         return True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.small_models.random_janus import tiny_policy
-from policy.weights import OutgoingWeights, WeightBuckets, checksum, load_into, pack, unpack
+from policy.weights import (
+    BucketLost,
+    OutgoingWeights,
+    WeightBuckets,
+    checksum,
+    load_into,
+    pack,
+    planned_slots,
+    unpack,
+)
 
 
 def tensors(dtype: torch.dtype = torch.float32) -> list[tuple[str, Tensor]]:
@@ -67,7 +79,8 @@ def test_load_into_gives_every_bit(dtype: torch.dtype) -> None:
 def test_a_large_tensor_is_sent_without_a_copy() -> None:
     """Its bucket is the tensor's own memory; tensors below the size of a bucket are copied."""
     large, small = torch.arange(10.0), torch.arange(9.0)
-    buckets = list(OutgoingWeights([("small", small), ("large", large)], bucket_bytes=40))
+    named = [("small", small), ("large", large)]
+    buckets = list(OutgoingWeights(named, planned_slots(named, bucket_bytes=40)))
     large += 1
     small += 1
     assert [bucket.tolist() for bucket in buckets] == [
@@ -78,11 +91,60 @@ def test_a_large_tensor_is_sent_without_a_copy() -> None:
 
 def test_every_way_gives_the_same_checksum() -> None:
     """While sent, while loaded, and of the whole."""
-    outgoing = OutgoingWeights(tensors(), bucket_bytes=40)
+    outgoing = OutgoingWeights(tensors(), planned_slots(tensors(), bucket_bytes=40))
     list(outgoing)
     weights = pack(tensors(), bucket_bytes=40)
     loaded = load_into([(name, torch.zeros_like(t)) for name, t in tensors()], weights)
     assert outgoing.checksum == checksum(weights) == loaded
+
+
+class Arriving(Sequence[Any]):
+    """Buckets of which each is made when it is read."""
+
+    def __init__(self, *make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._make)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._make[index]()
+
+
+def lost() -> Any:
+    raise BucketLost("bucket 1 of the weights is lost")
+
+
+def test_a_bucket_is_loaded_while_the_next_one_is_on_its_way() -> None:
+    """The second one comes only when the first is in its parameter. If it is lost, that is said."""
+    weights = pack([("a", torch.ones(2)), ("b", torch.full((3,), 2.0))], bucket_bytes=1)
+    first, second = weights.buckets
+    parameters = {"a": torch.zeros(2), "b": torch.zeros(3)}
+
+    def late() -> Any:
+        deadline = time.monotonic() + 60
+        while parameters["a"].tolist() != [1.0, 1.0]:
+            assert time.monotonic() < deadline, "the first bucket is not loaded"
+            time.sleep(0.001)
+        return second
+
+    arriving = replace(weights, buckets=Arriving(lambda: first, late))
+    assert load_into(parameters.items(), arriving) == checksum(weights)
+    assert parameters["b"].tolist() == [2.0, 2.0, 2.0]
+    with pytest.raises(BucketLost):
+        load_into(parameters.items(), replace(weights, buckets=Arriving(lambda: first, lost)))
+
+
+def test_large_tensors_are_loaded_piece_by_piece() -> None:
+    """Of 2.5 MiB, and of one row, which cannot be cut; the checksum is that of whole buckets."""
+    named = [
+        ("rows", torch.arange(5 * 2**17, dtype=torch.float32).view(5, -1)),
+        ("row", torch.arange(2**19, dtype=torch.float32).view(1, -1)),
+    ]
+    weights = pack(named)
+    target = {name: torch.zeros_like(tensor) for name, tensor in named}
+    assert load_into(target.items(), weights) == checksum(weights)
+    assert all(torch.equal(target[name], tensor) for name, tensor in named)
 
 
 def test_later_changes_of_the_source_do_not_travel() -> None:
@@ -123,8 +185,10 @@ def test_an_empty_tensor_is_refused() -> None:
     ],
 )
 def test_a_wrong_push_changes_nothing(named: list[tuple[str, Tensor]], message: str) -> None:
-    """Not even the tensors that would have fitted."""
+    """Not even the tensors that would have fitted, and no bucket is waited for."""
     parameters = [("a", torch.zeros(2)), ("b", torch.zeros(3))]
     with pytest.raises(ValueError, match=message):
         load_into(parameters, pack(named))
+    with pytest.raises(ValueError, match=message):
+        load_into(parameters, replace(pack(named), buckets=Arriving(lost)))
     assert not any(tensor.any() for _, tensor in parameters)

@@ -26,6 +26,7 @@ from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import TransformersEngine
 from rollout.worker import start_rollout_worker
+from tests.remote_parts import Worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 CONFIG = RolloutConfig(guidance_scale=1.0, max_cot_tokens=8)
@@ -66,14 +67,36 @@ def test_it_proves_that_weights_arrived(worker: Any, checkpoint: Path) -> None:
     for name, parameter in learner.trained_parameters():
         parameter.data.copy_(other[name])
     weights = pack(learner.trained_parameters())
-    receipt = ray.get(worker.load_weights.remote(3, weights.slots, *weights.buckets))
+    buckets = [ray.put(bucket) for bucket in weights.buckets]
+    receipt = ray.get(worker.load_weights.remote(3, weights.slots, buckets))
     assert receipt.checksum == checksum(weights)
     expected = probe_logprobs(learner, special)
     np.testing.assert_allclose(receipt.probe_logprobs, expected, rtol=0, atol=1e-5)
     broken = replace(weights, slots=weights.slots[1:])
     with pytest.raises(ValueError, match="is missing"):
-        ray.get(worker.load_weights.remote(4, broken.slots, *broken.buckets))
+        ray.get(worker.load_weights.remote(4, broken.slots, buckets))
     assert ray.get(worker.identity.remote()).weight_version == 3
+
+
+def test_it_does_not_sample_from_a_part_of_a_push(worker: Any, checkpoint: Path) -> None:
+    """The second of several buckets is lost, because its maker has died. The worker says so, and
+    refuses to sample until it has loaded a whole version. A refused push does not count as one."""
+    weights = pack(tiny_policy(seed=2).trained_parameters(), bucket_bytes=4096)
+    first, *others = [ray.put(bucket) for bucket in weights.buckets]
+    never = Worker.remote().die.remote()
+    push = worker.load_weights.remote(5, weights.slots, [first, never, *others[1:]])
+    with pytest.raises(ray.exceptions.RayTaskError) as caught:
+        ray.get(push)
+    assert isinstance(caught.value.cause, ray.exceptions.RayActorError)
+    with pytest.raises(RuntimeError, match="the last push of weights broke off"):
+        ray.get(worker.generate.remote(REQUESTS))
+    with pytest.raises(ValueError, match="is missing"):
+        ray.get(worker.load_weights.remote(5, weights.slots[1:], [first, *others]))
+    with pytest.raises(RuntimeError, match="the last push of weights broke off"):
+        ray.get(worker.generate.remote(REQUESTS))
+    receipt = ray.get(worker.load_weights.remote(5, weights.slots, [first, *others]))
+    assert receipt.checksum == checksum(weights)
+    assert len(ray.get(worker.generate.remote(REQUESTS))) == 2
 
 
 def test_it_wakes_up_as_it_fell_asleep(worker: Any) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import numpy as np
 import pytest
 import ray
 from ray.exceptions import ObjectLostError
@@ -35,7 +34,6 @@ from orchestrator.workers.publisher import IdlePublisher
 from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import wait_answers
-from policy.probe import WeightReceipt
 from tests.remote_parts import Owner, Painter
 from tests.started_pools import Started, prompt, reward
 
@@ -154,9 +152,8 @@ def test_lost_weights_cost_the_learner_and_no_rollout_worker(
     with parts_of(config, start, tmp_path / "run", monkeypatch) as parts:
         pids = ray.get([worker.pid.remote() for worker in parts.rollout.workers])
         buckets = lost_object()
-        receipt = WeightReceipt(0, "0", np.zeros(1, dtype=np.float32))
         with pytest.raises(LearnerLost, match=r"^weight version 0 is lost: .*rollout worker "):
-            parts.stages.serve(PublishedWeights(receipt, (buckets,), ()), evaluate=False)
+            parts.stages.serve(PublishedWeights(0, (buckets,)), evaluate=False)
         parts.stages.fall_back(0)
         assert len(step_of(parts)[0].groups) == 4
         assert ray.get([worker.pid.remote() for worker in parts.rollout.workers]) == pids

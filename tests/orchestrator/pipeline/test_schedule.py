@@ -193,6 +193,58 @@ def test_an_idle_worker_leaves_even_while_no_weights_are_published() -> None:
     assert schedule.take_orders() == [End("a")]
 
 
+def test_an_idle_worker_loads_what_is_still_being_published() -> None:
+    """A worker that samples goes on, and takes work for the version it serves before it waits. One
+    that has loaded samples when the version is published."""
+    schedule = Schedule(Layout(2, 1), 3, first_step=0, last_step=9, max_staleness=1)
+    schedule.worker_up("a")
+    schedule.expect(0)
+    assert schedule.take_orders() == [Load("a", 0)]
+    schedule.worker_up("b")
+    assert schedule.take_orders() == [Load("b", 0)]
+    schedule.worker_loaded("a", 0)
+    assert schedule.take_orders() == []
+    schedule.publish(0)
+    assert schedule.take_orders() == [Sample("a", Batch(0, (0,)))]
+    schedule.worker_loaded("b", 0)
+    assert schedule.take_orders() == [Sample("b", Batch(0, (1,)))]
+    for _ in range(4):
+        schedule.sampled("b")
+        schedule.take_orders()
+    schedule.expect(1)  # of the two steps that are admitted, ``b`` samples the last batch
+    assert schedule.take_orders() == []
+    schedule.sampled("b")
+    assert schedule.take_orders() == [Load("b", 1)]
+    schedule.publish(1)
+    assert schedule.serves("b") == 0
+    schedule.worker_loaded("b", 1)
+    assert schedule.serves("b") == 1
+
+
+def test_a_worker_whose_push_broke_off_serves_nothing_until_it_has_loaded_a_whole_version() -> None:
+    """The learner died while it published version 1, or the host that held the weights did. The
+    worker had version 0, to which the run falls back, and may hold a part of version 1."""
+    schedule = Schedule(Layout(1, 1), 1, first_step=0, last_step=9, max_staleness=1)
+    schedule.worker_up("a")
+    schedule.publish(0)
+    schedule.take_orders()
+    schedule.worker_loaded("a", 0)
+    for _ in range(2):
+        schedule.take_orders()
+        schedule.sampled("a")
+    schedule.expect(1)
+    assert schedule.take_orders() == [Load("a", 1)]
+    schedule.fall_back(0)
+    assert schedule.take_orders() == []
+    schedule.publish(0)
+    assert schedule.take_orders() == [Load("a", 0)]
+    assert schedule.weights_lost("a", 0)
+    assert schedule.serves("a") == -1
+    assert schedule.take_orders() == [Load("a", 0)]
+    schedule.worker_loaded("a", 0)
+    assert schedule.take_orders() == [Sample("a", Batch(0, (0,)))]
+
+
 class AnyOrderOfEvents(RuleBasedStateMachine):
     """A run in which everything may happen at any time, and workers that do what they are told."""
 
@@ -252,6 +304,12 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.published)
     @rule()
+    def expect(self) -> None:
+        self.schedule.expect(self.version)
+        self.follow()
+
+    @precondition(lambda self: not self.published)
+    @rule()
     def publish(self) -> None:
         self.published = True
         self.schedule.publish(self.version)
@@ -262,7 +320,10 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         if not self.asked:
             return
         worker = pick.choice(sorted(self.asked))
-        order = self.asked.pop(worker)
+        order = self.asked[worker]
+        if isinstance(order, Load) and order.version == self.version and not self.published:
+            return  # nobody listens before all of the weights are published
+        del self.asked[worker]
         if isinstance(order, Load):
             self.serves[worker] = order.version
             self.schedule.worker_loaded(worker, order.version)
@@ -305,11 +366,16 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     @rule(pick=st.randoms(use_true_random=False))
     def weights_are_lost(self, pick: random.Random) -> None:
-        loads = [(w, o) for w, o in sorted(self.asked.items()) if isinstance(o, Load)]
+        loads = [
+            (worker, order)
+            for worker, order in sorted(self.asked.items())
+            if isinstance(order, Load) and (self.published or order.version != self.version)
+        ]
         if not loads:
             return
         worker, order = pick.choice(loads)
         del self.asked[worker]
+        self.serves[worker] = -1  # it may hold a part of the lost version
         if self.schedule.weights_lost(worker, order.version):
             self.the_learner_is_lost(1)
         self.follow()

@@ -21,7 +21,7 @@ from orchestrator.workers.waiting import WorkerFailed
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.probe import WeightReceipt
 from tests.stale_worker import go_stale
-from tests.started_pools import loaded
+from tests.started_pools import loaded, published
 
 ROOT = Path(__file__).parents[3]
 RNG = np.random.default_rng(0)
@@ -125,7 +125,8 @@ def test_a_live_worker_that_serves_old_weights_is_refused(
         publisher = WeightPublisher(config.probe_tolerance)
 
         def push(version: int) -> None:
-            loaded(rollout, "rollout worker 0", publisher.publish(learner, version), publisher)
+            weights = published(publisher, learner, version)
+            loaded(rollout, "rollout worker 0", weights, publisher)
 
         push(0)
         special = load_encoder(inputs.model_path, config.model.template).special

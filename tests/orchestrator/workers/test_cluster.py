@@ -21,7 +21,7 @@ from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import WorkerFailed, wait_all
 from rollout.engine import GenerationRequest
-from tests.started_pools import loaded, sampled, scores_of, take_event
+from tests.started_pools import loaded, published, sampled, scores_of, take_event
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,7 +93,7 @@ def test_weights_corrupted_on_the_way_stop_the_run(config: RunConfig) -> None:
     learner = LearnerGroup(config, inputs)
     rollout.wait_ready()
     publisher = WeightPublisher(config.probe_tolerance)
-    weights = publisher.publish(learner, weight_version=0)
+    weights = published(publisher, learner, 0)
     for worker in ("rollout worker 0", "rollout worker 1"):
         assert loaded(rollout, worker, weights, publisher) < config.probe_tolerance
     with pytest.raises(WorkerFailed, match="the learner holds weight version 0, not 1"):

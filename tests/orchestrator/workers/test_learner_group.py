@@ -92,7 +92,9 @@ def test_a_group_trains_publishes_resumes_and_fails_by_name(
         assert group.weight_version == 1
 
         published = group.publish()
-        assert published.receipt.weight_version == 1
+        receipt, other = group.receipts()
+        assert receipt.weight_version == other.weight_version == published.weight_version == 1
+        assert (len(receipt.checksum), other.checksum) == (32, "")
 
         group.workers[1].__ray_call__.remote(lambda self: time.sleep(600))
         group.config = group.config.model_copy(update={"timeout_s": 2.0})
@@ -109,9 +111,9 @@ def test_a_group_trains_publishes_resumes_and_fails_by_name(
     slots, *buckets = ray.get(list(published.refs), timeout=10)
     fresh = load_policy(checkpoint)
     digest = load_into(fresh.trained_parameters(), WeightBuckets(slots, buckets))
-    assert digest == published.receipt.checksum
+    assert digest == receipt.checksum
     probe = probe_logprobs(fresh, TINY_SPECIAL)
-    assert np.array_equal(published.receipt.probe_logprobs, probe)
+    assert np.array_equal(receipt.probe_logprobs, probe)
 
 
 def test_a_rank_without_a_place_says_what_it_asks_for(checkpoint: Path) -> None:

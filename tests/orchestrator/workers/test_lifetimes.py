@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from orchestrator.pipeline import opening
+from orchestrator.pipeline import opening_cluster
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.opening import open_run
 from orchestrator.pipeline.order import step_prompts
@@ -25,6 +25,7 @@ from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.memory import ModelSize, object_store_bytes
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
+from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import WorkerFailed
@@ -84,16 +85,16 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     processes do not, though somebody still holds their handles.
     """
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(opening, "ray_cluster", lambda *_: nullcontext())
+    monkeypatch.setattr(opening_cluster, "ray_cluster", lambda *_: nullcontext())
     config = load_config(ROOT / "configs" / "shapes.yaml", [*SMALL, f"root={tmp_path}"])
     (tmp_path / "rejected").mkdir()
     first, *_ = step_prompts(load_prompts(config.data.train), 2, config.seed, step=0)
     options = dict(folder=str(tmp_path / "rejected"), prompts=[first.id], times=1)
     config = config.model_copy(update={"rewards": (reward("Rejects", options=options),)})
     store, versions, groups = Store(), [], []
-    real_events, real_publish, real_update = (
+    real_events, real_complete, real_update = (
         RolloutPool.take_events,
-        LearnerGroup.publish,
+        WeightPublisher.complete,
         LearnerGroup.update,
     )
 
@@ -105,11 +106,10 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
                 store.check(sum(versions[-2:]) + 2 * max(groups))
         return events
 
-    def publish(self: LearnerGroup) -> PublishedWeights:
-        published = real_publish(self)
-        versions.append(sum(map(size_of, published.refs or ())))
+    def complete(self: WeightPublisher, learner: LearnerGroup, weights: PublishedWeights) -> None:
+        real_complete(self, learner, weights)
+        versions.append(sum(map(size_of, weights.refs or ())))
         store.check(sum(versions[-3:]))
-        return published
 
     def update(self: LearnerGroup, batch: Sequence[Any]) -> dict[str, float]:
         if self.weight_version == 3:
@@ -117,7 +117,7 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
         return real_update(self, batch)
 
     monkeypatch.setattr(RolloutPool, "take_events", take_events)
-    monkeypatch.setattr(LearnerGroup, "publish", publish)
+    monkeypatch.setattr(WeightPublisher, "complete", complete)
     monkeypatch.setattr(LearnerGroup, "update", update)
     actors: list[Any] = []
     pids: list[int] = []

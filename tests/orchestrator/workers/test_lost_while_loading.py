@@ -1,25 +1,38 @@
-"""Rollout workers that are lost while a run opens: each is replaced once."""
+"""Workers that are lost while a run opens: each is replaced once, and so is a learner group."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
 import ray
 
+from orchestrator.pipeline.ledger_folder import open_ledger
+from orchestrator.pipeline.opening import _Learners
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.ledger_config import LedgerConfig
+from orchestrator.settings.run_config import load_config
+from orchestrator.workers import learner_group
+from orchestrator.workers.learner_group import LearnerGroup
+from orchestrator.workers.placement import ANYWHERE
 from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import WorkerDied, WorkerLate
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
+from tests.remote_parts import Rank
 from tests.started_pools import sampled
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
+ROOT = Path(__file__).parents[3]
 REQUESTS = [GenerationRequest(Prompt("p:0", "go", "color"), (1, 2))]
 
 
@@ -82,3 +95,53 @@ def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
     ):
         rollout.wait_ready()
     rollout.close()
+
+
+@pytest.mark.parametrize("restarts", [1, 0])
+def test_a_learner_group_with_a_frozen_rank_is_formed_again_once(
+    restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rank of two is frozen while it loads its model. At the deadline the processes of both are
+    ended, and the run opens with another group; the ledger has noted it. With nothing to be
+    replaced, the start ends and says that the process is stopped."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    monkeypatch.setattr(
+        learner_group, "start_learner_worker", lambda settings, place: Rank.remote(str(gate))
+    )
+    config = load_config(
+        ROOT / "configs" / "shapes.yaml",
+        ["learner.ranks=2", "prompts_per_step=2", f"learner.restarts={restarts}"],
+    )
+    inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
+    learners = _Learners(config, inputs, ANYWHERE)
+    learners.start()
+    first = learners._group
+    assert first is not None
+    pids = [where.pid for where in ray.get(first._running, timeout=60)]
+    processes = [psutil.Process(pid) for pid in pids]
+    processes[1].suspend()
+    (gate / "loaded").touch()
+    ray.get(first._loaded[0], timeout=60)
+    first._start_timeout_s = 2.0  # the next group has the 10 minutes of the settings
+    silent = (
+        "learner rank 1 did not answer within 2 s:"
+        rf" process {pids[1]} on [^ ]+ is stopped"
+    )
+    with open_ledger(LedgerConfig(), tmp_path, lambda text: None) as ledger:
+        if restarts:
+            second = learners.form_first(None, ledger)
+            assert isinstance(second, LearnerGroup)
+            assert second is not first
+            assert len(ray.get([rank.host.remote() for rank in second.workers], timeout=60)) == 2
+            view = ledger.view()
+            assert view.counts["lost/learner"] == 1
+            assert [bool(re.match(silent, error.text)) for error in view.errors] == [True]
+        else:
+            with pytest.raises(WorkerLate, match=silent):
+                learners.form_first(None, ledger)
+        learners.close()
+    for process in processes:
+        process.wait(60)  # raises if the process does not end

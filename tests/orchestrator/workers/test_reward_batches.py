@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ class Drawn(FixedNumber):
         """There is one host."""
 
     def load(self, worker: str, weights: PublishedWeights) -> None:
-        self._events.append(WeightsLoaded(worker, weights.receipt))
+        self._events.append(WeightsLoaded(worker, RECEIPT))
 
     def sample(
         self, worker: str, requests: Sequence[GenerationRequest], sampling: Any = None
@@ -106,7 +106,10 @@ class OneVersion:
     """Plays the publisher of weights that nobody trains."""
 
     def publish(self, learner: Any, weight_version: int) -> PublishedWeights:
-        return PublishedWeights(RECEIPT, cast(Any, None), ())
+        return PublishedWeights(0, refs=None)
+
+    def complete(self, learner: Any, weights: PublishedWeights) -> None:
+        """Nothing is on its way."""
 
     def check(self, worker: str, receipt: WeightReceipt) -> float:
         return 0.0

@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import ray
@@ -43,7 +42,6 @@ from orchestrator.workers.waiting import (
 )
 from policy.disk import NotWritten
 from policy.errors import UserError
-from policy.probe import WeightReceipt
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
 from tests.remote_parts import Worker
@@ -270,7 +268,7 @@ def test_workers_join_and_leave_while_the_pool_works(
         up |= {take_event(rollout, WorkerUp).worker}
     assert up == {"rollout worker 2", "rollout worker 3"}
     assert rollout.joined == 2  # they have no weights
-    weights = PublishedWeights(WeightReceipt(0, "", np.zeros(1, np.float32)), None, ())
+    weights = PublishedWeights(0, refs=None)
     for name in sorted(up):
         rollout.load(name, weights)
     assert (rollout.joined, rollout.settled) == (4, True)

@@ -1,0 +1,42 @@
+"""One push of weights that is made in several calls: a bucket at a time, and then the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from policy.probe import WeightReceipt
+from policy.weights import Bucket
+
+
+class Push:
+    """Reads what ``LearnerRank.publish`` yields. After a failure every call raises it again."""
+
+    def __init__(self, stream: Generator[Bucket, None, WeightReceipt]) -> None:
+        self._stream = stream
+        self._failure: Exception | None = None
+
+    def bucket(self) -> Bucket:
+        """The next bucket; it is valid until the next call."""
+        bucket = self._next()
+        if isinstance(bucket, WeightReceipt):
+            raise RuntimeError("the push has no bucket left")
+        return bucket
+
+    def receipt(self) -> WeightReceipt:
+        """The receipt, when all buckets have been read."""
+        receipt = self._next()
+        if not isinstance(receipt, WeightReceipt):
+            raise RuntimeError("the push has a bucket left")
+        return receipt
+
+    def _next(self) -> Bucket | WeightReceipt:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return next(self._stream)
+        except StopIteration as end:
+            receipt: WeightReceipt = end.value
+            return receipt
+        except Exception as error:
+            self._failure = error
+            raise
