@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from orchestrator.record.metrics import TABLES, find
@@ -34,6 +34,25 @@ def untimed(run: Path) -> list[JsonDict]:
 def _timed(key: str) -> bool:
     metric = find(key)
     return metric is not None and metric.kind == "time"
+
+
+# What a replay cannot know, besides the times that ``untimed`` leaves out.
+_OF_WORKERS = ("probe/gap", "scoring/", "workers/", "evaluation/")
+
+
+def of_the_learner(rows: Sequence[JsonDict]) -> list[JsonDict]:
+    """The rows without what only rollout and reward workers can tell.
+
+    Failures of rewards are numbers of the kept scores, and so a replay knows them.
+    """
+    return [
+        {
+            key: value
+            for key, value in row.items()
+            if not key.startswith(_OF_WORKERS) or key.endswith("/failed")
+        }
+        for row in rows
+    ]
 
 
 def weights_digest(run: Path, step: int) -> str:

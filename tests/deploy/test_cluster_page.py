@@ -21,8 +21,7 @@ from tests.training_records import rows
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 TINY = (
     "steps=2 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
-    " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
-    f" '{ONE_REWARD}'"
+    f" learner.micro_batch_size=4 data.evaluation={{}} '{ONE_REWARD}'"
 )
 ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
 

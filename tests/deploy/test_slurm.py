@@ -24,8 +24,7 @@ from tests.training_records import rows
 SCRIPT = ROOT / "deploy" / "slurm" / "train.sbatch"
 TINY = (
     "steps=3 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=2"
-    " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
-    f" evaluation.every=100 checkpoint.every=1 {ONE_REWARD}"
+    f" learner.micro_batch_size=4 data.evaluation={{}} checkpoint.every=1 {ONE_REWARD}"
 ).split()
 # Programs for the test of the script alone. Each job step has the name of its host in HOST.
 SRUN = """#!/bin/bash

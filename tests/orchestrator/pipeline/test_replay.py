@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from policy.types import JsonDict
 from tests.command_line import ONE_REWARD, command, train
-from tests.training_records import kept, rows, untimed, weights_digest
+from tests.training_records import of_the_learner, rows, untimed, weights_digest
 
 TINY = (
     "prompts_per_step=2 rollout.group_size=3 rollout.workers=1 rollout.batch_size=8"
@@ -16,25 +15,7 @@ TINY = (
     " checkpoint.every=1 data.evaluation={} cluster.object_store_mb=128"
     f" {ONE_REWARD}"
 ).split()
-# What a replay cannot know, besides the times that ``untimed`` leaves out.
-OF_WORKERS = ("probe/gap", "scoring/", "workers/", "evaluation/")
-
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
-
-
-def of_the_learner(rows: list[JsonDict]) -> list[JsonDict]:
-    """The rows without what only rollout and reward workers can tell.
-
-    Failures of rewards are numbers of the kept scores, and so a replay knows them.
-    """
-    return [
-        {
-            key: value
-            for key, value in row.items()
-            if not key.startswith(OF_WORKERS) or key.endswith("/failed")
-        }
-        for row in rows
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +41,6 @@ def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
     assert rows(run)[2].keys() >= {"time", "seconds/learn", "seconds/step"}
     assert "seconds/rollout" not in rows(run)[2]
     assert command(*arguments).startswith(f"{run} has replayed all kept steps; its last")
-
-
-def test_how_many_steps_are_kept_changes_nothing(original: Path) -> None:
-    """A run that keeps one step ends with the weights of the run that kept all. What it keeps is
-    the last step, the same file for file, and the checkpoint before it, from which a replay makes
-    that step again."""
-    root = original.parent
-    run = train(root, "two", *TINY, "steps=3", "trajectories.keep_steps=1")
-    assert untimed(run) == untimed(original)
-    assert weights_digest(run, 3) == weights_digest(original, 3)
-    last = {name: text for name, text in kept(original).items() if name.startswith("step-000003")}
-    assert kept(run) == last
-    assert list(last) == [
-        f"step-000003/{name}" for name in ("group-000.safetensors", "group-001.safetensors",
-                                           "step.json")
-    ]  # fmt: skip
-
-    command("replay", run)
-    assert weights_digest(root / "two-replay", 3) == weights_digest(original, 3)
-    assert untimed(root / "two-replay") == of_the_learner(untimed(original))[2:]
 
 
 def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None:

@@ -17,8 +17,8 @@ from benchmarks.chaos.checks import Expected, judged
 from benchmarks.chaos.driver import Driver
 from learner.step_checkpoint import verified_manifest
 from orchestrator.record.own_checkpoints import OwnCheckpoints
-from tests.command_line import ONE_REWARD
-from tests.training_records import kept, untimed
+from tests.command_line import ONE_REWARD, command
+from tests.training_records import kept, of_the_learner, untimed, weights_digest
 
 STEPS = 5
 TINY = (
@@ -54,22 +54,44 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
                 kill_tree(psutil.Process(driver.pid))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        pytest.param([], id="one rank, nothing kept"),
-        pytest.param([*TWO_RANKS, KEPT], id="two ranks, kept"),
-    ],
-)
-def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(
-    begin: Begin, settings: list[str]
-) -> None:
-    """Every file of the last checkpoint, weights and optimizer state alike, every row of metrics
-    but for its times, and every file of the kept trajectories are equal to the bit."""
-    whole = begin("whole", *settings)
+def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(begin: Begin) -> None:
+    """Two ranks, at ZeRO 2, and all trajectories kept: every file of the last checkpoint, weights
+    and optimizer state alike, every row of metrics but for its times, and every file of the kept
+    trajectories are equal to the bit."""
+    whole = begin("whole", *TWO_RANKS, KEPT)
     ends(whole)
-    struck = begin("struck", *settings)
+    struck = begin("struck", *TWO_RANKS, KEPT)
     is_killed_and_goes_on(struck)
+    has_the_bits_of(struck, whole)
+    assert kept(struck.folder) == kept(whole.folder)
+    assert len(kept(struck.folder)) == 4 * STEPS  # three groups and the numbers of each step
+
+
+def test_how_many_steps_are_kept_changes_nothing(begin: Begin) -> None:
+    """One rank. A run that keeps one step, and is killed, ends with the bits of an undisturbed run
+    that keeps all. What it keeps is the last step, the same file for file, and the checkpoint
+    before it, from which a replay makes that step again."""
+    whole = begin("whole", KEPT)
+    ends(whole)
+    struck = begin("struck", "trajectories.keep_steps=1")
+    is_killed_and_goes_on(struck)
+    has_the_bits_of(struck, whole)
+    last = {name: text for name, text in kept(whole.folder).items() if "step-000005/" in name}
+    assert kept(struck.folder) == last
+    assert list(last) == [
+        f"step-000005/{name}"
+        for name in ("group-000.safetensors", "group-001.safetensors", "group-002.safetensors",
+                     "step.json")
+    ]  # fmt: skip
+
+    command("replay", struck.folder)
+    replayed = struck.folder.with_name("struck-replay")
+    assert weights_digest(replayed, STEPS) == weights_digest(whole.folder, STEPS)
+    assert untimed(replayed) == of_the_learner(untimed(whole.folder))[STEPS - 1 :]
+
+
+def has_the_bits_of(struck: Driver, whole: Driver) -> None:
+    """Every file of the last checkpoint and every row but for its times are equal to the bit."""
     assert untimed(struck.folder) == untimed(whole.folder)
     assert [row["step"] for row in struck.rows()] == [1, 2, 3, 4, 5]
     ours, theirs = (
@@ -77,8 +99,6 @@ def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(
     )
     assert any(name.startswith("state/") for name in ours.files)
     assert ours == theirs
-    assert kept(struck.folder) == kept(whole.folder)
-    assert bool(kept(struck.folder)) == (KEPT in settings)
 
 
 def test_a_stale_run_that_is_killed_keeps_its_bound(begin: Begin) -> None:

@@ -32,7 +32,7 @@ sys.exit(main(sys.argv[1:]))
 """
 SMALL = (
     "steps=4 prompts_per_step=2 rollout.group_size=4 learner.micro_batch_size=8"
-    " evaluation.prompts=1 evaluation.samples_per_prompt=1 evaluation.every=9 checkpoint.every=9"
+    " data.evaluation={} checkpoint.every=9"
     " cluster.object_store_mb=128 learner.max_skipped_updates=2 rollout.workers=1"
     f" {ONE_REWARD}"
 ).split()

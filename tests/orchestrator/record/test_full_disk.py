@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[3]
 FULL = r"No space left on device \(0\.0 MiB are free there\)"
 SMALL = (
     "steps=3 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
-    " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
-    f" evaluation.every=100 checkpoint.every=1 cluster.object_store_mb=128 {ONE_REWARD}"
+    " learner.micro_batch_size=4 data.evaluation={} checkpoint.every=1"
+    f" cluster.object_store_mb=128 {ONE_REWARD}"
 ).split()
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 

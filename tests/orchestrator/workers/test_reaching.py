@@ -70,7 +70,9 @@ def test_the_client_port_of_a_dead_cluster_is_named(dead: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("configured", [None, "auto"])
+@pytest.mark.parametrize(
+    ("dead", "configured"), [("gone", None), ("silent", "auto")], indirect=["dead"]
+)
 def test_the_address_of_the_environment_is_named(
     configured: str | None, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +101,7 @@ def test_whose_address_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dead", ["silent"], indirect=True)
 def test_a_run_says_it_in_one_line(dead: str, tmp_path: Path) -> None:
     """Exit code 2, nothing else on stderr, and no actor was started."""
     done = subprocess.run(
