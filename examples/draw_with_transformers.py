@@ -54,6 +54,7 @@ def main() -> None:
     parsed = parser.parse_args()
     torch.manual_seed(parsed.seed)
     draw(parsed.folder, parsed.text, parsed.guidance, parsed.greedy).save(parsed.output)
+    print(parsed.output)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -32,7 +33,7 @@ ROOMS = {
         0.5,
         5.75,
         11.0,
-        "one command a file: " + "  ".join(name for name, *_ in COMMANDS),
+        textwrap.fill(", ".join(name for name, *_ in COMMANDS), 90),
     ),
     "pipeline": (0.5, 4.5, 5.4, "the training page, schedule, ledger"),
     "report": (8.6, 4.5, 2.9, "reads a run folder"),

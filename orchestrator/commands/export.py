@@ -10,6 +10,7 @@ from pathlib import Path
 
 from learner.rank_settings import ADAPTER_NOTE
 from learner.step_checkpoint import ADAPTER, MODEL, verified_manifest
+from orchestrator.settings.inputs import refuse_run_folder
 from policy.disk import check_vacant
 from policy.errors import UserError
 
@@ -29,6 +30,7 @@ def export(checkpoint: Path, output: Path, adapter: bool = False) -> Path:
     that the checkpoint's manifest does not list are left out. Raises ``UserError`` when the
     checkpoint is damaged or has no adapter, or ``output`` is not empty or cannot be written.
     """
+    refuse_run_folder(checkpoint)
     files = [Path(name) for name in verified_manifest(checkpoint, others="leave").files]
     part = ADAPTER if adapter else MODEL
     files = [file for file in files if file.parts[0] == part]

@@ -59,10 +59,9 @@ def generate(parsed: argparse.Namespace) -> Path:
         device=parsed.device,
         gpus_per_worker=1 if parsed.device == "cuda" else 0,
     )
+    model = read_config(folder)  # first, because it says whether there is such a folder
     encoder = load_encoder(folder, defaults.template, defaults.instruction)
-    check_positions(
-        read_config(folder), encoder, [prompt], defaults.max_cot_tokens, "--max-cot-tokens"
-    )
+    check_positions(model, encoder, [prompt], defaults.max_cot_tokens, "--max-cot-tokens")
     engine = load_transformers_engine(
         config, folder, defaults.template, defaults.instruction, dtype=parsed.dtype
     )

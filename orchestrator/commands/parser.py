@@ -56,17 +56,17 @@ COMMANDS = (
     ("serve", "show the page of runs in a browser on this machine, up to date", add_serve_flags),
     (
         "compare",
-        "write one page of several runs, with the same prompts side by side",
+        "write one page of several runs, side by side",
         add_compare_flags,
     ),
     (
         "scale",
-        "change the numbers of rollout and reward workers of a run that goes on",
+        "change the numbers of workers of a run that goes on",
         add_scale_flags,
     ),
     (
         "simulate",
-        "show what staleness and more rollout workers are worth, without training",
+        "show what staleness and more workers are worth",
         add_simulate_flags,
     ),
     (
@@ -84,9 +84,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eg-grpo",
         description="Train autoregressive text-to-image models with EG-GRPO.",
+        epilog="Begin with: eg-grpo train shapes. Flags: eg-grpo COMMAND --help.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {package_version()}")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="command")
     for name, text, add_flags in COMMANDS:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.set_defaults(command=name)

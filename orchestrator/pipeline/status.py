@@ -10,7 +10,7 @@ from orchestrator.pipeline.ledger_folder import read_run
 from orchestrator.pipeline.ledger_view import LedgerView
 from orchestrator.record.own_checkpoints import OwnCheckpoints
 from orchestrator.record.progress import RECENT
-from orchestrator.record.run_folder import LOCK, read_rows
+from orchestrator.record.run_folder import LOCK, check_there, read_rows
 from policy.text_files import read_text
 from policy.yaml_text import parse
 
@@ -52,6 +52,7 @@ class RunStatus:
 def read_status(folder: Path, now: float) -> RunStatus:
     """The status at ``now``. Raises ``UserError`` when the folder has no run, or its ledger cannot
     be read."""
+    check_there(folder)
     ledger, settings = read_run(folder), folder / "config.yaml"
     last = [row["seconds/step"] for row in read_rows(folder / "metrics.jsonl")][-RECENT:]
     return RunStatus(

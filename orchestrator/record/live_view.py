@@ -147,7 +147,8 @@ class LiveProgress(Progress):
         """What the terminal shows now."""
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(style="bold", no_wrap=True)
-        grid.add_column(no_wrap=True, overflow="ellipsis")
+        # rich narrows this column alone where the terminal is narrow, and each line of it is cut.
+        grid.add_column()
         grid.add_row("progress", self._progress())
         if not self._ended:
             grid.add_row("now", self._now())
@@ -161,28 +162,35 @@ class LiveProgress(Progress):
                 grid.add_row(label, self._curve(key))
             grid.add_row(
                 "update",
-                f"kl {number(row.get('kl/mean'))}  gradient norm {number(row.get('grad_norm'))}"
-                f"  staleness {_short(row.get('staleness/mean'))}"
-                f" (at most {_short(row.get('staleness/max'))})",
+                _line(
+                    f"kl {number(row.get('kl/mean'))}"
+                    f"  gradient norm {number(row.get('grad_norm'))}"
+                    f"  staleness {_short(row.get('staleness/mean'))}"
+                    f" (at most {_short(row.get('staleness/max'))})"
+                ),
             )
             for stage, line in self._stages(row):
                 grid.add_row(stage, line)
         for role, states in () if self._ended else self._roles():
             grid.add_row(role, states)
         for warning in self.warnings.texts:
-            grid.add_row(Text("warning", style="bold yellow"), Text(warning, style="yellow"))
+            grid.add_row(Text("warning", style="bold yellow"), _line((warning, "yellow")))
         return grid
 
     def _progress(self) -> RenderableType:
         done = self._rows[-1]["step"] if self._rows else self._begun
         line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(no_wrap=True)
+        line.add_column()  # the bar, which gets shorter where the terminal is narrow
+        line.add_column(no_wrap=True)
+        line.add_column(no_wrap=True)
         known = self._left is not None and not self._ended
         left = f"ETA {duration(self._left or 0)}" if known else ""
         line.add_row(
             f"step {done}/{self.steps}",
             ProgressBar(self.steps, done, width=_WIDTH // 2, complete_style="green"),
             left,
-            f"{duration(self._monotonic() - self._started)} since the start",
+            f"{duration(self._monotonic() - self._started)} so far",
         )
         return line
 
@@ -191,7 +199,7 @@ class LiveProgress(Progress):
         what = awaited[-1] if awaited else self._doing()
         if not what:
             what = "between two steps" if self._states else "reading files and loading libraries"
-        return Text.assemble((what, "green"), f"  {duration(self._monotonic() - self._since)}")
+        return _line((what, "green"), f"  {duration(self._monotonic() - self._since)}")
 
     def _doing(self) -> str:
         """What the busy workers do, learner first, such as ``learner: learning``."""
@@ -203,7 +211,7 @@ class LiveProgress(Progress):
 
     def _curve(self, key: str) -> Text:
         values = [row.get(key) for row in self._rows]
-        return Text.assemble(f"{number(values[-1]):>8}  ", (sparkline(values, _WIDTH), "cyan"))
+        return _line(f"{number(values[-1]):>8}  ", (sparkline(values, _WIDTH), "cyan"))
 
     def _stages(self, row: JsonDict) -> Iterator[tuple[str, Text]]:
         """A bar for each stage of the last step that took time."""
@@ -212,14 +220,14 @@ class LiveProgress(Progress):
         for name, value in seconds.items():
             if longest and value >= 0.05:  # shorter ones would be shown as 0.0 s
                 bar = "█" * max(1, round(_WIDTH * value / longest))
-                yield f"{name} time", Text.assemble(f"{value:6.1f} s  ", (bar, "blue"))
+                yield f"{name} time", _line(f"{value:6.1f} s  ", (bar, "blue"))
 
     def _roles(self) -> Iterator[tuple[str, Text]]:
         """How many workers each role has, and how many of them are in each state."""
         for role in dict.fromkeys(role for role, _ in self._states):
             counts = Counter(state for of, state in self._states if of == role)
             states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-            yield f"{role} workers" if role != "learner" else "learner ranks", Text(states)
+            yield f"{role} workers" if role != "learner" else "learner ranks", _line(states)
 
 
 class _LastWarnings(logging.Handler):
@@ -265,6 +273,11 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
         else _LEVELS[round(levels * (mean - low) / span) if span else levels // 2]
         for mean in means
     )
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """Text, or text with its style, on one line. What does not fit is cut, with an ellipsis."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
 def _short(value: float | None) -> str:

@@ -170,6 +170,12 @@ class RunFolder:
         write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def check_there(folder: Path) -> None:
+    """Raise ``UserError`` unless there is such a folder: the name of a run is easily mistyped."""
+    if not folder.is_dir():
+        raise UserError(f"run folder {folder} does not exist")
+
+
 def read_rows(file: Path) -> list[JsonDict]:
     """All rows of a ``.jsonl`` file; none if the file does not exist.
 

@@ -21,9 +21,11 @@ _METRICS = {metric.key: metric for metric in STEP_METRICS}
 
 
 def _meaning(key: str) -> str:
-    """The caption of a chart that shows one metric: its help and its unit from the table."""
+    """The caption of a chart that shows one metric: its help from the table, and its unit unless
+    the help begins with it."""
     metric = _METRICS[key]
-    return metric.help if metric.unit in ("1", "share") else f"{metric.help}, in {metric.unit}"
+    plain = metric.unit in ("1", "share") or metric.help.startswith(metric.unit)
+    return metric.help if plain else f"{metric.help}, in {metric.unit}"
 
 
 # Title, caption, and the lines: key -> label in the legend. A key with placeholders, as in the

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.record.run_folder import read_rows
+from orchestrator.record.run_folder import check_there, read_rows
 from orchestrator.report.comparison import evaluated_sets
 from policy.errors import UserError
 from policy.text_files import read_json, read_text
@@ -47,6 +47,7 @@ def read_runs(folders: Sequence[Path], may_be_empty: bool = False) -> list[RunFi
     labels = _labels(folders)
     runs = []
     for folder, label in zip(folders, labels, strict=True):
+        check_there(folder)
         metrics = read_rows(folder / "metrics.jsonl")
         evaluations = read_rows(folder / "evaluations.jsonl")
         file, inputs = folder / "config.yaml", folder / "inputs.json"

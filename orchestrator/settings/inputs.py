@@ -143,10 +143,17 @@ def policy_folder(path: Path) -> Path:
     """The folder of the model itself.
 
     In a ``step-N`` checkpoint of a run it is the subfolder ``model``. Any other folder holds the
-    model directly.
+    model directly. Raises ``UserError`` for the folder of a run.
     """
+    refuse_run_folder(path)
     inner = path / "model"
     return (inner if (inner / "config.json").is_file() else path).absolute()
+
+
+def refuse_run_folder(path: Path) -> None:
+    """Raise ``UserError`` if the folder is that of a run, which is often given for a checkpoint."""
+    if (path / "checkpoints").is_dir() and (path / "config.yaml").is_file():
+        raise UserError(f"{path} is a run folder, not a checkpoint: give {path}/checkpoints/step-N")
 
 
 def verified_policy_folder(path: Path) -> Path:

@@ -6,6 +6,7 @@ a shipped configuration is found by its name from any working folder.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def config_file(named: Path, folder: Path = Path()) -> Path:
 
     A file that exists comes first. Otherwise a shipped configuration is found by its name or by its
     path in the repository: ``shapes`` or ``configs/shapes.yaml``. Any other path is returned as it
-    is, and whoever reads it says that it does not exist.
+    is, and whoever reads it says that it does not exist. Raises ``UserError`` for a path that is
+    almost the name of a shipped configuration.
     """
     path = folder / named
     if path.is_file():
@@ -35,6 +37,8 @@ def config_file(named: Path, folder: Path = Path()) -> Path:
         repository = shipped.relative_to(_BESIDE)
         if named in (repository, repository.relative_to("configs").with_suffix("")):
             return shipped
+    if not path.exists() and (near := get_close_matches(str(named), shipped_names(), n=1)):
+        raise UserError(f"configuration file {named} does not exist; did you mean {near[0]}?")
     return path
 
 

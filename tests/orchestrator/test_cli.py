@@ -276,6 +276,25 @@ def test_another_broken_pipe_is_not_taken_for_the_output(
         main(["doctor"])
 
 
+def test_a_folder_of_another_kind_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The folder of a run in place of a checkpoint, and a run that does not exist."""
+    run = tmp_path / "shapes"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    for arguments in (
+        ["generate", "--model", str(run), "--prompt", "a red circle"],
+        ["export", str(run), str(tmp_path / "model")],
+        ["train", SHAPES, f"root={tmp_path}", f"model.path={run}"],
+    ):
+        assert main(arguments) == 2
+        assert f"{run} is a run folder, not a checkpoint: give" in capsys.readouterr().err
+    for command in ("status", "report", "serve"):
+        assert main([command, str(tmp_path / "shape")]) == 2
+        assert capsys.readouterr().err == f"eg-grpo: run folder {tmp_path}/shape does not exist\n"
+
+
 def test_generate_and_doctor_refuse_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and one line."""
     assert main(["generate", "--model", "no/such", "--prompt", "a red circle"]) == 2

@@ -13,27 +13,40 @@ def add_generate_flags(generate: argparse.ArgumentParser) -> None:
         "--model", required=True, help="checkpoint folder, or id[@revision] on the Hugging Face Hub"
     )
     generate.add_argument("--prompt", required=True, help="text that describes the image")
-    generate.add_argument("--n", type=int, default=8, help="how many images (default 8)")
     generate.add_argument(
-        "--batch-size", type=int, default=8, help="how many images are drawn at once (default 8)"
+        "--n", type=int, metavar="N", default=8, help="how many images (default 8)"
+    )
+    generate.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        default=8,
+        help="how many images are drawn at once (default 8)",
     )
     generate.add_argument(
         "--output",
         type=Path,
+        metavar="FOLDER",
         help="folder for the images, which must be empty or not exist (default generated,"
         " generated-2, ...)",
     )
     generate.add_argument(
-        "--seed", type=int, default=0, help="another seed draws other images (default 0)"
+        "--seed",
+        type=int,
+        metavar="N",
+        default=0,
+        help="another seed draws other images (default 0)",
     )
-    for name, kind, text in (
-        ("--template", str, "name of the prompt template"),
-        ("--instruction", Path, "file with the instruction for the chain of thought"),
-        ("--guidance", float, "guidance scale w"),
-        ("--temperature", float, "sampling temperature"),
-        ("--max-cot-tokens", int, "most tokens of a chain of thought"),
+    for name, kind, value, text in (
+        ("--template", str, "NAME", "name of the prompt template"),
+        ("--instruction", Path, "FILE", "file with the instruction for the chain of thought"),
+        ("--guidance", float, "W", "guidance scale w"),
+        ("--temperature", float, "T", "sampling temperature"),
+        ("--max-cot-tokens", int, "N", "most tokens of a chain of thought"),
     ):
-        generate.add_argument(name, type=kind, help=f"{text} (default: the checkpoint's)")
+        generate.add_argument(
+            name, type=kind, metavar=value, help=f"{text} (default: the checkpoint's)"
+        )
     generate.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="device to use (default cpu)"
     )

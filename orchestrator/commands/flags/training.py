@@ -116,13 +116,19 @@ def add_doctor_flags(doctor: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the memory that the configuration needs; exit code 2 if it cannot fit",
     )
-    for name, kind, text in (
-        ("--gpus", int, "number of GPUs for --plan, with --gpu-memory (default: this machine's)"),
-        ("--gpu-memory", float, "GiB of each of these GPUs (default: this machine's)"),
+    for name, kind, value, text in (
+        (
+            "--gpus",
+            int,
+            "N",
+            "number of GPUs for --plan, with --gpu-memory (default: this machine's)",
+        ),
+        ("--gpu-memory", float, "GIB", "GiB of each of these GPUs (default: this machine's)"),
         (
             "--host-memory",
             float,
+            "GIB",
             "GiB of host memory for --plan (default: this machine's; with --gpus, not checked)",
         ),
     ):
-        doctor.add_argument(name, type=kind, help=text)
+        doctor.add_argument(name, type=kind, metavar=value, help=text)

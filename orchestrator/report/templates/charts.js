@@ -90,11 +90,38 @@ let told = null; // the chart whose values show, and the step that they are of
 // New charts show the values that the old ones showed.
 function showCharts(section, charts) {
   const shown = told;
-  const drawn = charts.length
-    ? [el("div", { class: "charts" }, charts.map((chart, place) => chartFigure(chart, place)))]
-    : [];
-  fill(section, "Over training steps", drawn);
+  const drawn = charts.map((chart, place) => (isFlat(chart) ? null : chartFigure(chart, place)));
+  const flat = charts.filter(isFlat);
+  const parts = [drawn.some(Boolean) ? el("div", { class: "charts" }, drawn) : null];
+  parts.push(flat.length ? flatCharts(flat) : null);
+  fill(section, "Over training steps", parts.filter(Boolean));
   told = shown;
+}
+
+// Whether each line has the same value at all steps. A line with one step is not known to be flat.
+function isFlat(chart) {
+  const flat = (line) => {
+    const known = line.values.filter((value) => value !== null);
+    return !line.errors && known.length > 1 && known.every((value) => value === known[0]);
+  };
+  return chart.kind === "line" && chart.lines.every(flat);
+}
+
+function flatCharts(charts) {
+  const text = (value) => (Number.isInteger(value) ? number(value, 0) : reading(value));
+  const row = (chart) => {
+    const values = chart.lines.map((line) => text(line.values.find((value) => value !== null)));
+    const one = values.every((value) => value === values[0]);
+    const said = one ? values[0] : chart.lines.map((line, at) => `${line.label} ${values[at]}`);
+    const parts = [el("td", {}, [said].flat().join(", ")), el("td", { class: "soft" }, chart.text)];
+    return el("tr", {}, el("th", {}, chart.title), parts);
+  };
+  return el(
+    "div",
+    { class: "scroll" },
+    el("h3", {}, "The same at every step"),
+    el("table", { class: "flat" }, el("tbody", {}, charts.map(row))),
+  );
 }
 
 // The figure of one chart. It is drawn again when its width changes.
@@ -283,7 +310,7 @@ function drawLine(chart, line, x, y) {
       })
       .join("");
   };
-  if (known > FEW && !line.errors) {
+  if (known > FEW && !line.errors && !isMonotone(line.values)) {
     drawn.push(
       svg("path", { ...style, "stroke-width": 1, opacity: 0.3, d: path(line.values) }),
       svg("path", { ...style, "stroke-width": 1.8, d: path(smoothed(line.values)) }),
@@ -298,6 +325,13 @@ function drawLine(chart, line, x, y) {
     });
   }
   return drawn;
+}
+
+// A line that only rises or only falls has no noise to smooth: a learning rate that warms up.
+function isMonotone(values) {
+  const known = values.filter((value) => value !== null);
+  const changes = known.slice(1).map((value, at) => value - known[at]);
+  return changes.every((change) => change >= 0) || changes.every((change) => change <= 0);
 }
 
 function band(line, x, y) {

@@ -219,7 +219,8 @@ function showView() {
 function offer(id, options) {
   const box = gallery.boxes[id];
   const values = options.map(([value]) => value);
-  if ([...box.options].map((option) => option.value).join("\n") !== values.join("\n"))
+  const offered = [...box.options].map((option) => option.value);
+  if (JSON.stringify(offered) !== JSON.stringify(values))
     box.replaceChildren(...options.map(([value, text]) => el("option", { value }, text)));
   if (!values.includes(view[id])) view[id] = values[0];
   if (box.value !== view[id]) box.value = view[id];

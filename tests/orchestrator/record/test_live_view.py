@@ -40,9 +40,9 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return terminal
 
 
-def drawn(view: LiveProgress) -> str:
-    """The text of the view's frame on a terminal of 100 columns."""
-    console = Console(file=io.StringIO(), record=True, width=100)
+def drawn(view: LiveProgress, columns: int = 100) -> str:
+    """The text of the view's frame on a terminal of so many columns."""
+    console = Console(file=io.StringIO(), record=True, width=columns)
     console.print(view.frame())
     return console.export_text()
 
@@ -78,6 +78,26 @@ def test_a_step_is_drawn_with_its_estimate_curves_and_stages() -> None:
     assert f"learn time        1.0 s  {'█' * 20}" in [line.rstrip() for line in text.splitlines()]
     view.step(ROW | {"reward/mean": 0.25})  # the run fell back and repeats step 1
     assert "reward           0.2500  ▄" in drawn(view)
+
+
+@pytest.mark.parametrize("columns", [72, 80])
+def test_a_narrow_terminal_has_each_label_and_each_number(columns: int) -> None:
+    """A line is cut at its end, with an ellipsis. The bar of the progress gets shorter instead."""
+    now = [0.0]
+    view = LiveProgress(80, lambda: now[0])
+    view.step(ROW | {"step": 39, "seconds/step": 15.7})
+    view.workers([("rollout", "sampling"), ("learner", "idle")])
+    with view.waiting("loading /" + "x" * 99):
+        now[0] = 716.0
+        lines = drawn(view, columns).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert [line[:17].rstrip() for line in lines] == [
+        *("progress", "now", "reward", "entropy cot", "entropy image", "update"),
+        *("rollout time", "learn time", "rollout workers", "learner ranks"),
+    ]
+    assert lines[0].startswith("progress         step 39/80  ")
+    assert "ETA 10 min 44 s  11 min 56 s so far" in lines[0]
+    assert lines[1].rstrip().endswith("x…")
 
 
 def test_workers_are_counted_by_role_and_the_busy_ones_say_what_is_done() -> None:

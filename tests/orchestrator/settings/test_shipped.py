@@ -10,6 +10,7 @@ from orchestrator.cli import main
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.settings.shipped import config_file, shipped_names
+from policy.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,6 +43,8 @@ def test_files_of_the_working_folder_come_first(
     (tmp_path / "janus-pro-1b").write_text("name: mine")
     assert config_file(Path("janus-pro-1b")) == Path("janus-pro-1b")
     assert config_file(Path("none")) == Path("none")
+    with pytest.raises(UserError, match=r"^configuration file shape does not .* mean shapes\?$"):
+        config_file(Path("shape"))
 
 
 def test_every_configuration_can_be_copied_and_means_the_same(
