@@ -62,7 +62,7 @@ held-out pairs, licence) is as the card of `shapes/checkpoint` says.
 
 ## Figures
 From `python -m shapes.build.measure shapes/mixed_checkpoint --guidance {scales}`: 96 prompts x
-4 samples a row and a set, one seed; reward +- standard error with prompts as units. Strict asks for
+4 samples a row and a set, one seed; reward ± standard error with prompts as units. Strict asks for
 everything at once. The image entropy is conditional, divided by log V.
 
 {table}
