@@ -11,24 +11,15 @@ prompts, noise and fixed evaluations, so that they can be compared in pairs.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import platform
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from statistics import mean, stdev
 
-from scipy.stats import t as student
-
+from benchmarks.cells import ROOT, Cell, interval, run_cells
 from evaluation.summary import paired_difference
-from policy.disk import made_anew
 
-ROOT = Path(__file__).parent.parent
 SEEDS = (0, 1, 2)
 STEPS = {1.0: 50, 2.0: 25}  # with guidance 2 the methods separate within 20 steps
 METHODS = {
@@ -45,88 +36,31 @@ COMPARED = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
-    method: str
-    guidance: float
-    seed: int
-
-    @property
-    def name(self) -> str:
-        method = "".join(c if c.isalnum() else "-" for c in self.method.lower()).strip("-")
-        return f"{method}-w{self.guidance:g}-s{self.seed}"
-
-    def command(self, root: Path) -> list[str]:
-        resume = (
-            ["--resume"]
-            if list((root / self.name).glob("checkpoints/step-*/manifest.json"))
-            else []
-        )
-        return [
-            sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", *resume,
-            f"root={root}", f"name={self.name}", f"seed={self.seed}",
-            f"steps={STEPS[self.guidance]}", f"rollout.guidance_scale={self.guidance}",
-            "rollout.workers=1", "evaluation.every=1000", "evaluation.prompts=64",
-            f"evaluation.guidance_scales={sorted({1.0, self.guidance})}",
-            *METHODS[self.method],
-        ]  # fmt: skip
-
-    def evaluations(self, root: Path) -> list[dict]:
-        file = root / self.name / "evaluations.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-    def finished(self, root: Path) -> bool:
-        last = root / self.name / "checkpoints" / f"step-{STEPS[self.guidance]}"
-        return (last / "manifest.json").is_file()  # written after the last evaluation
+def cell(method: str, guidance: float, seed: int) -> Cell:
+    name = "".join(c if c.isalnum() else "-" for c in method.lower()).strip("-")
+    return Cell(
+        f"{name}-w{guidance:g}-s{seed}",
+        STEPS[guidance],
+        (
+            f"seed={seed}",
+            f"rollout.guidance_scale={guidance}",
+            "rollout.workers=1",
+            "evaluation.every=1000",
+            "evaluation.prompts=64",
+            f"evaluation.guidance_scales={sorted({1.0, guidance})}",
+            *METHODS[method],
+        ),
+    )
 
 
 def cells() -> list[Cell]:
     """Seed by seed, so that a stopped run has whole comparisons."""
     return [
-        Cell(method, guidance, seed)
+        cell(method, guidance, seed)
         for seed in SEEDS
         for guidance, methods in COMPARED.items()
         for method in methods
     ]
-
-
-def run(root: Path, jobs: int) -> int:
-    """Run the unfinished cells, ``jobs`` at a time; returns how many failed."""
-    root.mkdir(parents=True, exist_ok=True)
-    waiting = [cell for cell in cells() if not cell.finished(root)]
-    print(f"{len(cells()) - len(waiting)} of {len(cells())} cells are finished")
-
-    def one(cell: Cell) -> int:
-        folder = root / cell.name
-        # A cell that died before its first checkpoint has nothing to go on from.
-        if folder.exists() and "--resume" not in cell.command(root):
-            folder.replace(made_anew(root / f"{cell.name}-died"))
-        with (root / f"{cell.name}.log").open("w") as log:
-            code = subprocess.run(
-                cell.command(root), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False
-            ).returncode
-        ending = {0: "done", 130: "stopped"}.get(code, f"failed, see {log.name}")
-        print(f"{cell.name}: {ending}", flush=True)
-        return code
-
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        return sum(code != 0 for code in pool.map(one, waiting))
-    except KeyboardInterrupt:
-        # The runs got the signal too and save their last step; no further cell may start.
-        pool.shutdown(cancel_futures=True)
-        print("stopped; the same command goes on from here")
-        return 1
-    finally:
-        pool.shutdown()
-
-
-def interval(values: list[float]) -> str:
-    """Mean and the half-width of its 95 % interval over seeds."""
-    if len(values) < 2:
-        return f"{values[0]:.3f}" if values else "-"
-    half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return f"{mean(values):.3f} ± {half:.3f}"
 
 
 def table(root: Path) -> str:
@@ -152,56 +86,43 @@ def table(root: Path) -> str:
                   "seen, strict", "held-out", "KL", "image entropy", "seen minus GRPO"]  # fmt: skip
         lines += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
         for method in methods:
-            done = [c for seed in SEEDS if (c := Cell(method, guidance, seed)).finished(root)]
-            lines.append(f"| {' | '.join(_row(root, method, done, guidance, scales))} |")
-        before = next((c for c in cells() if c.guidance == guidance and c.finished(root)), None)
+            lines.append(f"| {' | '.join(_row(root, method, guidance, scales))} |")
+        every = [cell(method, guidance, seed) for seed in SEEDS for method in methods]
+        before = next((found for found in every if found.finished(root)), None)
         if before is not None:
             values = ", ".join(
-                f"{name} {_final(before, root, name, guidance, 0)['reward/mean']:.3f}"
+                f"{name} {before.evaluation(root, name, guidance, 0)['reward/mean']:.3f}"
                 for name in ("seen", "held_out")
             )
             lines += ["", f"Before training, evaluated at w = {guidance:g}: {values}."]
     return "\n".join(lines) + "\n"
 
 
-def _final(cell: Cell, root: Path, name: str, scale: float, step: int | None = None) -> dict:
-    step = STEPS[cell.guidance] if step is None else step
-    return next(
-        row
-        for row in cell.evaluations(root)
-        if (row["step"], row["set"], row["guidance_scale"]) == (step, name, scale)
-    )
+def _row(root: Path, method: str, guidance: float, scales: list[float]) -> list[str]:
+    done = [s for s in SEEDS if cell(method, guidance, s).finished(root)]
+    ours = [cell(method, guidance, seed) for seed in done]
 
-
-def _row(
-    root: Path, method: str, done: list[Cell], guidance: float, scales: list[float]
-) -> list[str]:
     def values(name: str, scale: float, key: str = "reward/mean") -> list[float]:
-        return [_final(cell, root, name, scale)[key] for cell in done]
+        return [found.evaluation(root, name, scale)[key] for found in ours]
 
-    last = [_tail(cell, root) for cell in done]
     against = []
-    for cell in done:
-        base = Cell("GRPO", guidance, cell.seed)
+    for found, seed in zip(ours, done, strict=True):
+        base = cell("GRPO", guidance, seed)
         if method != "GRPO" and base.finished(root):
-            ours, theirs = (_final(c, root, "seen", guidance)["prompt_means"] for c in (cell, base))
-            against.append(paired_difference(theirs, ours)[0].mean)
+            after, before = (
+                one.evaluation(root, "seen", guidance)["prompt_means"] for one in (found, base)
+            )
+            against.append(paired_difference(before, after)[0].mean)
     return [
         method,
         str(len(done)),
         *(interval(values("seen", scale)) for scale in scales),
         interval(values("seen", guidance, "detail/structure/strict")),
         interval(values("held_out", guidance)),
-        interval([row["kl/mean"] for row in last]),
-        interval([row["entropy/image/mean"] for row in last]),
+        interval([found.last_steps(root, "kl/mean") for found in ours]),
+        interval([found.last_steps(root, "entropy/image/mean") for found in ours]),
         interval(against),
     ]
-
-
-def _tail(cell: Cell, root: Path) -> dict[str, float]:
-    """Means over the last ten training steps."""
-    rows = [json.loads(x) for x in (root / cell.name / "metrics.jsonl").read_text().splitlines()]
-    return {key: mean(row[key] for row in rows[-10:]) for key in ("kl/mean", "entropy/image/mean")}
 
 
 def main() -> int:
@@ -211,7 +132,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="cells at once (default 2)")
     parsed = parser.parse_args()
     if parsed.what == "run":
-        return 1 if run(parsed.root.absolute(), parsed.jobs) else 0
+        return 1 if run_cells(cells(), parsed.root.absolute(), parsed.jobs) else 0
     text = table(parsed.root)
     (ROOT / "docs" / "ablation.md").write_text(text)
     print(text)

@@ -29,7 +29,7 @@ import time
 from itertools import product
 from pathlib import Path
 
-from benchmarks.ablation import interval
+from benchmarks.cells import interval
 from benchmarks.sleeping_workers import COMMAND, environment
 from benchmarks.stand_ins import Seconds, run_steps, stand_in_stages
 from orchestrator.commands.simulate import measured_seconds, scenario_of, step_times

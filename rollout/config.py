@@ -59,6 +59,12 @@ class RolloutConfig(Settings):
         description="w: image tokens have the logits u + w (c - u), with c conditional and u "
         "unconditional; 1 skips the unconditional pass.",
     )
+    final_guidance_scale: float | None = Field(
+        None,
+        ge=0,
+        description="w of the last step: from guidance_scale on, w changes by the same amount with "
+        "each step. Null keeps w. It needs trained_distribution conditional.",
+    )
     temperature: float = Field(
         1.0,
         gt=0,

@@ -299,6 +299,7 @@ class Stages:
                 lambda place, draw: training_request(config, prompts[place], name, place, draw),
                 prompts,
                 config.cache.training,
+                config.training_sampling(name),
             )
         return self._works[name]
 

@@ -239,7 +239,14 @@ def _memory_by_kind(
             rollout,
             lengths,
             config.model.dtype,
-            guided=any(s.guided for s in (rollout.sampling, *config.evaluation_samplings)),
+            guided=any(
+                sampling.guided
+                for sampling in (
+                    rollout.sampling,
+                    config.final_sampling,
+                    *config.evaluation_samplings,
+                )
+            ),
             gpu_bytes=machine.gpu_bytes,
             lora=learner.lora,
         ),

@@ -226,6 +226,10 @@ class RunConfig(Settings):
         if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
             # With ZeRO-0, DeepSpeed would sum the gradients of micro-batches in bfloat16.
             raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")
+        final = self.rollout.final_guidance_scale
+        if final is not None and self.algorithm.trained_distribution == "guided":
+            text = "w changes with each step, so algorithm.trained_distribution must be conditional"
+            raise refuse(type(self), "rollout.final_guidance_scale", text)
         if self.max_staleness and self.rollout.sleep_while_learning:
             text = "the workers sample while the learner works, so they cannot sleep"
             raise refuse(type(self), "rollout.sleep_while_learning", f"max_staleness: {text}")
@@ -261,10 +265,23 @@ class RunConfig(Settings):
     def trajectories_per_step(self) -> int:
         return self.prompts_per_step * self.rollout.group_size
 
+    def training_sampling(self, step: int) -> Sampling:
+        """The sampling of a training step, counted from 0."""
+        first, last = self.rollout.guidance_scale, self.rollout.final_guidance_scale
+        if last is None:
+            return self.rollout.sampling
+        scale = first + (last - first) * step / max(self.steps - 1, 1)
+        return replace(self.rollout.sampling, guidance_scale=scale)
+
+    @property
+    def final_sampling(self) -> Sampling:
+        """The sampling of the last training step, which checkpoints keep."""
+        return self.training_sampling(self.steps - 1)
+
     @property
     def evaluation_samplings(self) -> tuple[Sampling, ...]:
         """The sampling of rollouts, at each guidance scale of fixed evaluation."""
-        scales = self.evaluation.guidance_scales or (self.rollout.guidance_scale,)
+        scales = self.evaluation.guidance_scales or (self.final_sampling.guidance_scale,)
         return tuple(replace(self.rollout.sampling, guidance_scale=scale) for scale in scales)
 
     @property

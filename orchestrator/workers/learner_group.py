@@ -54,7 +54,7 @@ class LearnerGroup(WorkerPool):
             dtype=config.model.dtype,
             template=config.model.template,
             instruction=inputs.instruction,
-            sampling=config.rollout.sampling,
+            sampling=config.final_sampling,
             total_steps=config.steps,
             seed=config.seed,
             deterministic=config.deterministic,

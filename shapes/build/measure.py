@@ -1,4 +1,8 @@
-"""Measures the figures of the model card: ``python -m shapes.build.measure``."""
+"""Measures the figures of a model card: ``python -m shapes.build.measure``.
+
+``python -m shapes.build.measure shapes/mixed_checkpoint --guidance 1 1.5 2 3 4`` measures those of
+the second checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,7 @@ from shapes.scenes import Scene, sample_request, sample_scene
 from shapes.world import HELD_OUT_KINDS, SEEN_KINDS
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
+GUIDANCE_SCALES = (1.0, 2.0)
 _PERCENTILES = (5, 25, 50, 75, 95)
 _ROWS_AT_ONCE = 96
 
@@ -112,26 +117,36 @@ def _percentiles(values: NDArray[np.float32]) -> list[float]:
     return [round(float(value), 3) for value in np.percentile(values, _PERCENTILES)]
 
 
-def measure_checkpoint(folder: Path) -> dict[str, dict[str, Any]]:
-    """All figures of the model card: of the decoder, and of each prompt file and guidance."""
+def measure_checkpoint(
+    folder: Path, guidance_scales: Sequence[float] = GUIDANCE_SCALES
+) -> dict[str, dict[str, Any]]:
+    """All figures of a model card: of the decoder, and of each prompt file and guidance."""
     policy, encoder = load_checkpoint(folder)
     figures: dict[str, dict[str, Any]] = {"decoder": measure_decoder(policy, 800, seed=1)}
-    for guidance in (1.0, 2.0):
+    for guidance in guidance_scales:
         for stem in ("seen", "held_out"):
             start = time.monotonic()
             prompts = load_prompts(DATA / f"{stem}.jsonl")
-            name = f"{stem}, guidance {guidance:g}"
+            name = column_name(stem, guidance)
             figures[name] = measure_samples(policy, encoder, prompts, 4, guidance, seed=123)
             print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
     return figures
 
 
+def column_name(stem: str, guidance: float) -> str:
+    """The name of the figures of one prompt file at one guidance scale."""
+    return f"{stem}, guidance {guidance:g}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m shapes.build.measure", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m shapes.build.measure", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("checkpoint", type=Path, nargs="?", default=CHECKPOINT)
+    parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE_SCALES)
     arguments = parser.parse_args()
     tune_process()
-    print(json.dumps(measure_checkpoint(arguments.checkpoint), indent=2))
+    print(json.dumps(measure_checkpoint(arguments.checkpoint, arguments.guidance), indent=2))
 
 
 if __name__ == "__main__":

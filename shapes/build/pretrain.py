@@ -11,7 +11,6 @@ import argparse
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,12 +27,12 @@ from shapes.build.decoder import train_decoder
 from shapes.build.measure import CHECKPOINT, measure_checkpoint
 from shapes.build.model_card import model_card
 from shapes.build.policy_training import train_policy
+from shapes.build.progress import progress
 from shapes.build.samples import MAX_COT
 from shapes.build.tiny_janus import build_model, build_tokenizer
 
 DECODER_STEPS, POLICY_STEPS = 1300, 1300
 SAMPLING = GenerationDefaults.of("shapes", None, Sampling(1.0, 1.0, MAX_COT))
-_REPORT_EVERY = 50
 _DECODER_PATIENCE_S = 3600.0  # wait for the decoder after the policy is done; each takes minutes
 
 
@@ -49,7 +48,7 @@ def pretrain(output: Path, seed: int, decoder_steps: int, policy_steps: int) -> 
         process.start()
         try:
             encoder = PromptEncoder(tokenizer, template_named("shapes"))
-            report = _progress("policy", policy_steps)
+            report = progress("policy", policy_steps)
             train_policy(JanusPolicy(model), encoder, policy_steps, seed, report)
             process.join(_DECODER_PATIENCE_S)
             if process.exitcode is None:
@@ -70,7 +69,7 @@ def pretrain(output: Path, seed: int, decoder_steps: int, policy_steps: int) -> 
 def _decoder_process(output: Path, seed: int, steps: int) -> None:
     tune_process()
     _, model = _untrained(seed)
-    train_decoder(model.model.vqmodel, steps, seed, _progress("decoder", steps))
+    train_decoder(model.model.vqmodel, steps, seed, progress("decoder", steps))
     save_file(model.model.vqmodel.state_dict(), output)
 
 
@@ -78,17 +77,6 @@ def _untrained(seed: int) -> tuple[PreTrainedTokenizerFast, JanusForConditionalG
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     return tokenizer, build_model(tokenizer)
-
-
-def _progress(name: str, steps: int) -> Callable[[int, str], None]:
-    start = time.monotonic()
-
-    def report(step: int, text: str) -> None:
-        if step % _REPORT_EVERY == 0 or step == steps:
-            left = (time.monotonic() - start) / step * (steps - step)
-            print(f"{name} {step}/{steps}: {text}, {left / 60:.1f} min left", flush=True)
-
-    return report
 
 
 def main() -> None:

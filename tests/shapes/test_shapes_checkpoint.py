@@ -17,11 +17,13 @@ from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.prompts import load_prompts
 from policy.templates import template_named
+from shapes.build import mixed
 from shapes.build.codes import add_grain, code_table
 from shapes.build.decoder import train_decoder
 from shapes.build.examples import make_example, padded_rows
 from shapes.build.measure import CHECKPOINT, load_checkpoint, measure_decoder, measure_samples
-from shapes.build.policy_training import train_policy
+from shapes.build.mixed import MIXED_CHECKPOINT
+from shapes.build.policy_training import PRETRAINING, Recipe, train_policy
 from shapes.build.pretrain import SAMPLING, pretrain
 from shapes.build.prompt_files import DATA
 from shapes.build.samples import sample
@@ -35,22 +37,22 @@ def loaded() -> tuple[JanusPolicy, PromptEncoder]:
     return load_checkpoint(CHECKPOINT)
 
 
-def test_checkpoint_loads_completely() -> None:
+@pytest.mark.parametrize("folder", [CHECKPOINT, MIXED_CHECKPOINT], ids=["first", "mixed"])
+def test_checkpoint_loads_completely(folder: Path) -> None:
     """No missing or unexpected keys, untied heads, unit codebook rows, at most 4 MB."""
-    loaded: Any = JanusForConditionalGeneration.from_pretrained(
-        CHECKPOINT, output_loading_info=True
-    )
+    loaded: Any = JanusForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     model, info = loaded
     assert not any(info.values()), info
     assert model.lm_head.weight is not model.model.language_model.embed_tokens.weight
     norms = model.model.vqmodel.quantize.embedding.weight.norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
-    assert sum(file.stat().st_size for file in CHECKPOINT.iterdir()) <= 4_000_000
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 4_000_000
 
 
 def test_checkpoint_says_how_to_sample_it() -> None:
     """The file beside the weights names the template and limits that pretraining used."""
     assert load_defaults(CHECKPOINT) == SAMPLING
+    assert load_defaults(MIXED_CHECKPOINT) == mixed.SAMPLING
 
 
 def test_words_survive_the_tokenizer(loaded: tuple[JanusPolicy, PromptEncoder]) -> None:
@@ -80,6 +82,33 @@ def test_checkpoint_draws_as_its_card_says(loaded: tuple[JanusPolicy, PromptEnco
     assert figures["reward std within prompts"] > 0.1
     assert 0.3 < figures["image entropy"] < 0.5
     assert figures["image entropy std"] > 0.15
+
+
+def test_the_second_checkpoint_needs_guidance() -> None:
+    """Its reward at guidance 2 is above that at 1 and that at 5, by more than the noise."""
+    policy, encoder = load_checkpoint(MIXED_CHECKPOINT)
+    prompts = load_prompts(DATA / "seen.jsonl")[:24]
+    one, two, five = (
+        measure_samples(policy, encoder, prompts, 4, scale, seed=3)["reward"]
+        for scale in (1.0, 2.0, 5.0)
+    )
+    assert two > one + 0.05
+    assert two > five + 0.05
+
+
+def test_wrong_pictures_leave_the_recipe_of_the_first_checkpoint_alone() -> None:
+    """Without wrong pictures two trainings are equal to the bit, and with them they are not."""
+
+    def trained(recipe: Recipe) -> torch.Tensor:
+        torch.manual_seed(0)
+        tokenizer = build_tokenizer()
+        model = build_model(tokenizer)
+        encoder = PromptEncoder(tokenizer, template_named("shapes"))
+        train_policy(JanusPolicy(model), encoder, 2, 0, lambda *_: None, 40, recipe)
+        return model.lm_head.weight.detach()
+
+    assert trained(Recipe(3e-3, 0.1)).equal(trained(PRETRAINING))
+    assert not trained(Recipe(3e-3, 0.1, wrong_pictures=0.5)).equal(trained(PRETRAINING))
 
 
 @torch.no_grad()

@@ -164,11 +164,12 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished:
 
 
 def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) -> None:
-    """From a checkpoint of another run, at guidance 2; evaluation looks at guidance 1 as well. The
-    other run had two rollout workers, and this one has one."""
+    """From a checkpoint of another run, at guidance 2 in the first step and 1 in the last;
+    evaluation looks at both. The other run had two rollout workers, and this one has one."""
     run = train(
         tmp_path, "guided", *SMALL, "steps=2", "rollout.workers=1", "rollout.guidance_scale=2.0",
-        "evaluation.guidance_scales=[2.0, 1.0]", "base=configs/presets/as-paper.yaml",
+        "rollout.final_guidance_scale=1.0", "evaluation.guidance_scales=[2.0, 1.0]",
+        "base=configs/presets/as-paper.yaml",
         f"model.path={finished / 'checkpoints' / 'step-4'}",
     )  # fmt: skip
     # The weights are those the first run ended with: the same prompts and seeds give the same.
@@ -177,6 +178,9 @@ def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) 
     # Conditional log-probs of guided samples: still the weights that sampled, so the ratio is 1.
     assert all(row["ratio/mean"] == pytest.approx(1, abs=1e-5) for row in metrics)
     assert all(row["lambda_b"] > 0 for row in metrics)
+    first, last = (abs(row["guidance/logprob_gap"]) for row in metrics)
+    assert first > 0.001
+    assert last == 0
     scales = [row["guidance_scale"] for row in rows(run, "evaluations.jsonl")]
     assert set(scales) == {1.0, 2.0}
 

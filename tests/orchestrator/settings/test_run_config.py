@@ -34,6 +34,18 @@ def test_the_shipped_file_loads_and_its_dump_is_the_same_run(tmp_path: Path) -> 
     assert load_config(dumped, []) == config
 
 
+def test_guidance_goes_to_its_final_scale_in_equal_steps() -> None:
+    """From 3 to 1 in five steps: 3, 2.5, 2, 1.5, 1. Evaluation and checkpoints have the last."""
+    scales = ["rollout.guidance_scale=3", "rollout.final_guidance_scale=1"]
+    config = load_config(SHAPES, ["steps=5", *scales])
+    drawn = [config.training_sampling(step).guidance_scale for step in range(5)]
+    assert drawn == [3.0, 2.5, 2.0, 1.5, 1.0]
+    assert config.final_sampling.guidance_scale == 1.0
+    assert [sampling.guidance_scale for sampling in config.evaluation_samplings] == [1.0]
+    expected = "rollout.final_guidance_scale: w changes with each step, so algorithm.trained"
+    assert expected in problem([*scales, "algorithm.trained_distribution=guided"])
+
+
 def test_overrides_reach_nested_keys_and_list_items() -> None:
     """Dotted keys go through mappings and, by index, through lists; 2e-6 is a number."""
     config = load_config(SHAPES, ["learner.learning_rate=2e-6", "rewards.1.weight=0.7", "steps=3"])

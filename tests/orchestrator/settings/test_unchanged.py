@@ -24,7 +24,13 @@ BOUND = {
     *("seed", "steps", "prompts_per_step", "deterministic", "max_staleness", "stages"),
     *("model.path", "model.template", "model.instruction"),
     *("data.train", "data.evaluation", "data.validation", "data.leaks"),
-    *("rollout.engine", "rollout.workers", "rollout.group_size", "rollout.guidance_scale"),
+    *(
+        "rollout.engine",
+        "rollout.workers",
+        "rollout.group_size",
+        "rollout.guidance_scale",
+        "rollout.final_guidance_scale",
+    ),
     *("rollout.temperature", "rollout.max_cot_tokens", "rollout.batch_size"),
     *("rollout.threads", "rollout.device"),
     # how requests meet in vLLM's batches

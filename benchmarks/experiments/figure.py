@@ -1,0 +1,73 @@
+"""Draws reward over evaluation guidance, for every way to sample and to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from benchmarks.cells import half_width
+from benchmarks.experiments.arms import METHODS, SCALES, WORLDS
+from benchmarks.experiments.results import finished, value, values
+from benchmarks.experiments.studies import STUDIES, Outcome, Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = dict(zip(METHODS, ("#2f66b0", "#d9822b", "#b0392f", "#4c9a52"), strict=True))
+_LINES = {"seen": "-", "held_out": "--"}
+
+
+def draw(root: Path, folder: Path) -> list[Path]:
+    """One figure for each world that has a finished arm, as PNG and SVG; returns the files."""
+    return [file for world in WORLDS for file in _world(world, root, folder)]
+
+
+def _world(world: str, root: Path, folder: Path) -> list[Path]:
+    from matplotlib.figure import Figure
+
+    studies = [
+        study
+        for study in STUDIES
+        if study.name.startswith(f"{world}-") and any(finished(a, study, root) for a in study.arms)
+    ]
+    if not studies:
+        return []
+    figure = Figure(figsize=(3.4 * len(studies) + 0.6, 3.8), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(studies), sharey=True, squeeze=False)[0]
+    for panel, study in zip(panels, sorted(studies, key=lambda s: s.name), strict=True):
+        _panel(panel, study, root)
+    panels[0].set_ylabel("reward after training")
+    panels[-1].legend(fontsize=7)
+    figure.suptitle(
+        "Reward over the guidance scale of evaluation. Solid: seen pairs, dashed: held-out pairs."
+        " Grey: before training.\nBars: 95 % intervals over seeds.",
+        fontsize=9,
+    )
+    files = [folder / f"guidance-{world}.{kind}" for kind in ("png", "svg")]
+    for file in files:
+        figure.savefig(file)
+    return files
+
+
+def _panel(panel: Axes, study: Study, root: Path) -> None:
+    done = [arm for arm in study.arms if finished(arm, study, root)]
+    for name, line in _LINES.items():
+        outcomes = [Outcome(name, scale) for scale in SCALES]
+        before = [value(done[0].cell(study.seeds[0]), outcome, root, 0) for outcome in outcomes]
+        panel.plot(SCALES, before, line, color="#8d96a0", lw=1)
+        for arm in done:
+            found = [values(arm, study, outcome, root) for outcome in outcomes]
+            panel.errorbar(
+                SCALES,
+                [mean(of_scale) for of_scale in found],
+                [half_width(of_scale) for of_scale in found],
+                fmt=line,
+                color=_COLOURS[arm.label],
+                label=arm.label if name == "seen" else None,
+                lw=1.4,
+                capsize=2,
+            )
+    panel.set_title(study.title.partition(", ")[2], fontsize=8)
+    panel.set_xlabel("guidance scale of evaluation")
+    panel.set_xticks(SCALES)

@@ -1,0 +1,138 @@
+"""Judges the hypotheses of finished studies and writes their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.cells import Cell, half_width, interval
+from benchmarks.experiments.arms import SCALES, Arm
+from benchmarks.experiments.studies import (
+    MARGIN,
+    STUDIES,
+    UNTRAINED_TASKS,
+    Expected,
+    Hypothesis,
+    Outcome,
+    Study,
+)
+
+# Level of the interval that judges a hypothesis. A direction is judged more strictly, because there
+# are many such hypotheses.
+LEVELS: dict[Expected, float] = {"greater": 0.99, "less": 0.99, "equal": 0.95, "not less": 0.95}
+_HEADER = f"""\
+# Results of the registered experiments
+
+`python -m benchmarks.experiments table` writes this page from the finished runs. An arm is listed
+when all its registered seeds are finished, a hypothesis when both its arms are.
+[preregistration.md](preregistration.md) says what was registered before the runs, and how a
+hypothesis is judged. Rewards are means over seeds ± the half-width of the 95 % interval (Student's
+t), 64 prompts x 4 samples a set. Differences are paired by seed; their intervals are of the level
+that the hypothesis is judged at, and differences within ± {MARGIN} count as equal.
+"""
+
+
+def finished(arm: Arm, study: Study, root: Path) -> bool:
+    """Whether all registered seeds of an arm are finished."""
+    return all(arm.cell(seed).finished(root) for seed in study.seeds)
+
+
+def value(cell: Cell, outcome: Outcome, root: Path, step: int | None = None) -> float:
+    """The outcome of a finished cell, after its last step if none is given."""
+    row = cell.evaluation(root, outcome.set, outcome.scale, step)
+    if outcome.tasks:
+        return mean(row["by_task"][task] for task in outcome.tasks)
+    reward: float = row["reward/mean"]
+    return reward
+
+
+def values(arm: Arm, study: Study, outcome: Outcome, root: Path) -> list[float]:
+    """The outcome of every registered seed."""
+    return [value(arm.cell(seed), outcome, root) for seed in study.seeds]
+
+
+def verdict(differences: Sequence[float], expected: Expected, margin: float = MARGIN) -> str:
+    """Whether a hypothesis holds, is contradicted, or stays undecided.
+
+    The interval of the mean difference decides, at the level in ``LEVELS``. "greater" holds if it
+    lies above 0, "less" if below, "equal" if inside ± margin, "not less" if above -margin. A
+    hypothesis is contradicted if the interval lies where the hypothesis says it is not.
+    """
+    centre, half = mean(differences), half_width(differences, LEVELS[expected])
+    low, high = centre - half, centre + half
+    holds, contradicted = {
+        "greater": (low > 0, high < 0),
+        "less": (high < 0, low > 0),
+        "equal": (-margin < low and high < margin, low > margin or high < -margin),
+        "not less": (low > -margin, high < -margin),
+    }[expected]
+    return "holds" if holds else "contradicted" if contradicted else "undecided"
+
+
+def table(root: Path) -> str:
+    """All finished arms and hypotheses as Markdown."""
+    return "\n".join([_HEADER, *(part for study in STUDIES for part in _study(study, root))])
+
+
+def _study(study: Study, root: Path) -> list[str]:
+    done = [arm for arm in study.arms if finished(arm, study, root)]
+    lines = [f"## {study.title}", ""]
+    if not done:
+        return [*lines, "Not yet measured.", ""]
+    outcomes = [Outcome(name, scale) for name in ("seen", "held_out") for scale in SCALES]
+    if study.name == "one-task":
+        outcomes = [
+            Outcome("seen", 1.0, ("color",)),
+            Outcome("seen", 1.0, UNTRAINED_TASKS),
+            Outcome("held_out", 1.0),
+        ]
+    first = done[0].cell(study.seeds[0])
+    rows = [["arm", "seeds", *map(str, outcomes), "KL"]]
+    rows.append(["before", "-", *(f"{value(first, o, root, 0):.3f}" for o in outcomes), "0"])
+    for arm in done:
+        kl = [arm.cell(seed).last_steps(root, "kl/mean") for seed in study.seeds]
+        found = [interval(values(arm, study, outcome, root)) for outcome in outcomes]
+        rows.append([arm.label, str(len(study.seeds)), *found, interval(kl)])
+    lines += [*markdown(rows), ""]
+    judged = [h for h in study.hypotheses if {h.arm.name, h.base.name} <= {a.name for a in done}]
+    if judged:
+        header = ["", "arm", "minus", "outcome", "expected", "difference", "verdict"]
+        lines += [*markdown([header, *(_judged(h, study, root) for h in judged)]), ""]
+    missing = [arm.label for arm in study.arms if arm not in done]
+    return [*lines, f"Not yet measured: {', '.join(missing)}.", ""] if missing else lines
+
+
+def _judged(hypothesis: Hypothesis, study: Study, root: Path) -> list[str]:
+    base_outcome = hypothesis.base_outcome or hypothesis.outcome
+    ours = values(hypothesis.arm, study, hypothesis.outcome, root)
+    theirs = values(hypothesis.base, study, base_outcome, root)
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    half = half_width(differences, LEVELS[hypothesis.expected])
+    of_base = f" (base: {base_outcome})" if hypothesis.base_outcome else ""
+    return [
+        hypothesis.name,
+        hypothesis.arm.label,
+        hypothesis.base.label,
+        f"{hypothesis.outcome}{of_base}",
+        hypothesis.expected,
+        f"{mean(differences):+.3f} ± {half:.3f}",
+        verdict(differences, hypothesis.expected),
+    ]
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table, whose first row is its header."""
+    header, *others = rows
+    divider = ["---"] * len(header)
+    return [f"| {' | '.join(row)} |" for row in (header, divider, *others)]
+
+
+def status(root: Path) -> str:
+    """How many cells of each study are finished."""
+    lines = []
+    for study in STUDIES:
+        cells = study.cells()
+        done = sum(cell.finished(root) for cell in cells)
+        lines.append(f"{study.name:24} {done:3} of {len(cells):3} cells   {study.title}")
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""The registered studies: their arms, seeds and hypotheses, in the order in which they are run.
+
+``docs/experiments/preregistration.md`` gives the reasons. A hypothesis is judged on the mean
+difference of two arms over the seeds, paired by seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.cells import Cell
+from benchmarks.experiments.arms import (
+    METHODS,
+    Arm,
+    annealed_arm,
+    arm,
+    distilled_arm,
+    one_task_arm,
+)
+
+SEEDS = (11, 12, 13, 14, 15)  # no run before the registration used them
+MARGIN = 0.03  # rewards that differ by less count as equal
+UNTRAINED_TASKS = ("object", "spatial", "numeracy")
+
+Expected = Literal["greater", "less", "equal", "not less"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The reward of the set at an evaluation guidance; of some tasks alone if they are named."""
+
+    set: str
+    scale: float
+    tasks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        tasks = f", tasks {', '.join(self.tasks)}" if self.tasks else ""
+        return f"{self.set.replace('_', '-')}, w = {self.scale:g}{tasks}"
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """``arm`` compared with ``base``: how its outcome minus that of the base is expected to be."""
+
+    name: str
+    arm: Arm
+    base: Arm
+    outcome: Outcome
+    expected: Expected
+    base_outcome: Outcome | None = None  # None: the same outcome
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that are run together, seed by seed."""
+
+    name: str
+    title: str
+    arms: tuple[Arm, ...]
+    hypotheses: tuple[Hypothesis, ...]
+    seeds: tuple[int, ...] = SEEDS
+
+    def cells(self) -> list[Cell]:
+        """Seed by seed, so that a stopped study has whole comparisons."""
+        return [arm.cell(seed) for seed in self.seeds for arm in self.arms]
+
+
+def _grid(world: str, guidance: float, trained: str) -> dict[str, Arm]:
+    return {method: arm(world, guidance, trained, method) for method in METHODS}
+
+
+def _grid_study(
+    world: str, guidance: float, trained: str, hypotheses: tuple[Hypothesis, ...]
+) -> Study:
+    trains = f", trained distribution {trained}" if guidance != 1 else ""
+    return Study(
+        f"{world}-w{guidance:g}-{trained}",
+        f"World {world}, sampled at w = {guidance:g}{trains}",
+        tuple(_grid(world, guidance, trained).values()),
+        hypotheses,
+    )
+
+
+def _against_grpo(
+    number: str, world: str, guidance: float, trained: str, method: str, scale: float,
+    expected: Expected,
+) -> Hypothesis:  # fmt: skip
+    arms = _grid(world, guidance, trained)
+    return Hypothesis(number, arms[method], arms["GRPO"], Outcome("seen", scale), expected)
+
+
+def _distilled(number: str, world: str, guidance: float) -> tuple[Hypothesis, ...]:
+    """The bonus puts guidance into the policy; guidance on top of it is then too much."""
+    return tuple(
+        _against_grpo(f"{number}{letter}", world, guidance, "conditional", method, scale, expected)
+        for letter, method, scale, expected in (
+            ("a", "EG-GRPO as-code", 1.0, "greater"),
+            ("b", "EG-GRPO as-code", guidance, "less"),
+            ("c", "EG-GRPO as-paper", 1.0, "greater"),
+            ("d", "EG-GRPO as-paper", guidance, "less"),
+            ("e", "low mask alone", 1.0, "equal"),
+            ("f", "low mask alone", guidance, "equal"),
+        )
+    )
+
+
+def _baseline(number: str, world: str, guidance: float, trained: str) -> tuple[Hypothesis, ...]:
+    """Where the sampled distribution is trained, the bonus is a baseline and changes nothing."""
+    return tuple(
+        _against_grpo(f"{number}{letter}", world, guidance, trained, method, guidance, "equal")
+        for letter, method in zip("abc", list(METHODS)[1:], strict=True)
+    )
+
+
+_GUIDED = arm("mixed", 2.0, "guided", "GRPO", label="GRPO with guidance 2, 40 steps")
+_PAPER = arm("mixed", 2.0, "conditional", "GRPO", label="GRPO, the paper's arrangement, 40 steps")
+_UNGUIDED = arm("mixed", 1.0, "conditional", "GRPO", label="GRPO without guidance, 40 steps")
+_LONGER = arm("mixed", 1.0, "conditional", "GRPO", 80, "GRPO without guidance, 80 steps")
+_ANNEALED, _DISTILLED = annealed_arm(), distilled_arm()
+_ONE_TASK = {
+    (method, rate): one_task_arm(method, rate)
+    for rate in (1.5e-4, 6e-4)
+    for method in ("GRPO", "low mask alone", "EG-GRPO as-code")
+}
+
+
+def _protection(number: str, method: str) -> tuple[Hypothesis, ...]:
+    """The paper's claim that low masks protect: what was not trained on keeps its reward."""
+    return tuple(
+        Hypothesis(
+            f"{number}{letter}",
+            _ONE_TASK[method, rate],
+            _ONE_TASK["GRPO", rate],
+            Outcome(name, 1.0, tasks),
+            "greater",
+        )
+        for letter, rate, name, tasks in (
+            ("a", 1.5e-4, "seen", UNTRAINED_TASKS),
+            ("b", 6e-4, "seen", UNTRAINED_TASKS),
+            ("c", 6e-4, "held_out", ()),
+        )
+    )
+
+
+STUDIES = (
+    _grid_study("mixed", 2.0, "conditional", _distilled("H1", "mixed", 2.0)),
+    _grid_study("mixed", 1.0, "conditional", _baseline("H2", "mixed", 1.0, "conditional")),
+    _grid_study("mixed", 2.0, "guided", _baseline("H3", "mixed", 2.0, "guided")),
+    Study(
+        "unguided",
+        "World mixed: does RL without guidance reach RL with it?",
+        (_GUIDED, _PAPER, _UNGUIDED, _LONGER),
+        (
+            Hypothesis("H4a", _UNGUIDED, _GUIDED, Outcome("seen", 1.0), "not less",
+                       Outcome("seen", 2.0)),
+            Hypothesis("H4b", _LONGER, _GUIDED, Outcome("seen", 1.0), "not less",
+                       Outcome("seen", 2.0)),
+            Hypothesis("H4c", _UNGUIDED, _PAPER, Outcome("seen", 1.0), "greater"),
+            Hypothesis("H4d", _LONGER, _GUIDED, Outcome("held_out", 1.0), "not less",
+                       Outcome("held_out", 2.0)),
+        ),
+    ),
+    Study(
+        "recipes",
+        "World mixed: recipes for a policy that needs no guidance",
+        (_UNGUIDED, _LONGER, _ANNEALED, _DISTILLED),
+        (
+            Hypothesis("H5a", _ANNEALED, _UNGUIDED, Outcome("seen", 1.0), "greater"),
+            Hypothesis("H5b", _DISTILLED, _UNGUIDED, Outcome("seen", 1.0), "greater"),
+            Hypothesis("H5c", _DISTILLED, _LONGER, Outcome("seen", 1.0), "greater"),
+            Hypothesis("H5d", _DISTILLED, _UNGUIDED, Outcome("held_out", 1.0), "greater"),
+        ),
+    ),
+    _grid_study("mixed", 3.0, "conditional", _distilled("H6", "mixed", 3.0)),
+    _grid_study("mixed", 3.0, "guided", _baseline("H7", "mixed", 3.0, "guided")),
+    _grid_study("plain", 1.0, "conditional", _baseline("H8", "plain", 1.0, "conditional")),
+    _grid_study("plain", 2.0, "conditional", _distilled("H9", "plain", 2.0)),
+    _grid_study("plain", 2.0, "guided", _baseline("H10", "plain", 2.0, "guided")),
+    _grid_study("plain", 3.0, "conditional", _distilled("H11", "plain", 3.0)),
+    _grid_study("plain", 3.0, "guided", _baseline("H12", "plain", 3.0, "guided")),
+    Study(
+        "one-task",
+        "World plain: longer training on the prompts of one task, w = 1, 120 steps",
+        tuple(_ONE_TASK.values()),
+        (*_protection("H13", "low mask alone"), *_protection("H14", "EG-GRPO as-code")),
+    ),
+)  # fmt: skip
