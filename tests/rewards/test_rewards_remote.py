@@ -88,7 +88,7 @@ def test_pixels_and_prompts_arrive_whole(scorer: Scorer) -> None:
     assert request["items"][1]["prompt"] == {
         "id": "t:2", "text": "two rubber gloves", "task_type": "numeracy",
         "nouns": ["rubber glove"], "attr_nouns": [], "spatial_info": None,
-        "numeracy_info": [{"obj_name": "rubber glove", "num": 2}],
+        "numeracy_info": [{"obj_name": "rubber glove", "num": 2}], "evaluation": None,
     }  # fmt: skip
 
 
