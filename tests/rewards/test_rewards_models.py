@@ -203,7 +203,7 @@ def test_grounding_dino_finds_what_the_model_says(folders: dict[str, Path], vari
     folder = folders["grounding_dino"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reward = GroundingDinoReward(str(folder), variant=variant)  # type: ignore[arg-type]
-    model = reward._model  # what it computes is held by test_rewards_grounding_dino.py
+    model = reward._detector.model  # what it computes is held by test_rewards_grounding_dino.py
     # Nouns in tokens: a word of the vocabulary, or letters; [CLS] comes first, " . " is one token.
     nouns = {"bird": 1, "chair": 5, "butterfly": 9, "garden": 6}
     for index in (2, 3):
