@@ -58,6 +58,11 @@ _CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
         {"entropy/cot/std": "CoT", "entropy/image/std": "image"},
     ),
     (
+        "Entropy control",
+        _meaning("entropy_control/{modality}"),
+        {"entropy_control/{modality}": "{}"},
+    ),
+    (
         "Guided minus conditional",
         "what guidance adds to log-prob and entropy of the image tokens, mean in nats",
         {"guidance/logprob_gap": "log-prob", "guidance/entropy_gap": "entropy"},

@@ -42,14 +42,16 @@ def test_an_update_with_lora_reports_listed_metrics(make_rank, batch):
 
 def test_every_listed_metric_is_reported(make_rank, batch):
     """The table has no line for a metric that no run writes: a step with a budget rule, an
-    importance cap, a reward with a detail and an evaluation has all of them."""
+    importance cap, entropy control, a reward with a detail and an evaluation has all of them."""
     clock = Clock()
     for stage in ("rollout", "reward", "learn", "sync", "evaluate"):
         with clock.stage(stage):
             pass
     results = (Score(1.0, {"sharp": 0.5}), Score(0.0, {"sharp": 0.25}))
     scored = [ScoredGroup(Prompt("a", "a", "color"), (1.0, 0.0), {"hps": results})]
-    row = make_rank(AS_PAPER | dict(importance_cap=2.0)).update(split_over_ranks(batch, 1)[0])
+    control = dict(cot_target=2.0, image_target=3.0)
+    algorithm = dict(bonus="budget", importance_cap=2.0, entropy_control=control)
+    row = make_rank(algorithm).update(split_over_ranks(batch, 1)[0])
     row |= reward_metrics(scored, [[1.0, -1.0]]) | scoring_metrics({"hps": Usage()}) | clock.row()
     # What orchestrator.pipeline adds by name.
     row |= dict.fromkeys(("step", "time", "weight_version", "probe/gap", "alarms"))
