@@ -85,6 +85,8 @@ def instability_figure(
         _fit(right, x_K, y_K)
         right.set_xlabel("mean entropy of image tokens (normalised)")
         subset = f"{spread} >= {thresholds.unstable_from:g}"
+        if not len(x_K):
+            right.text(0.5, 0.5, "no CoT is so unstable", ha="center", transform=right.transAxes)
         right.set_title(_correlations(findings, "4 right", table.setting, subset), fontsize=9)
         for axes in (left, right):
             axes.set_ylabel(_REWARD)
@@ -93,6 +95,8 @@ def instability_figure(
 
 
 def _points(axes: Axes, x_N: Array, y_N: Array, colour: str) -> None:
+    if not len(x_N):
+        return
     axes.scatter(x_N, y_N, s=14, alpha=0.6, color=colour, linewidths=0, rasterized=True)
 
 

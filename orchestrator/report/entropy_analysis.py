@@ -79,7 +79,8 @@ def write_analysis(
 
 def _cells(finding: Finding) -> dict[str, Any]:
     cells = asdict(finding)
-    return {**cells, **cells.pop("interval")}
+    interval = cells.pop("interval")
+    return {**cells, **interval}
 
 
 def _image_rows(tables: Sequence[ImageTable], ids: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -77,6 +77,10 @@ def test_the_rows_are_those_of_the_kept_trajectories(output: Path) -> None:
 def test_findings_name_what_they_speak_of(output: Path) -> None:
     """Each has its interval over the three prompts; the later setting minus the earlier."""
     rows = table(output / "findings.csv")
+    assert list(rows[0]) == [
+        "figure", "setting", "minus", "quantity", "statistic", "subset", "within_prompts",
+        "count", "prompts", "value", "low", "high",
+    ]  # fmt: skip
     assert {row["figure"] for row in rows} == {
         "2", "3 left", "3 right", "4 left", "4 middle", "4 right", "5",
     }  # fmt: skip
