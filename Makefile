@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/shapes.yaml
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # Slow tests start whole runs, each with processes and memory of its own: two at once are enough.
-PARALLEL_RUNS := --numprocesses auto --maxprocesses 2 --dist loadfile
+# Files of few long tests come early in the order of names. xdist's own order, files with the most
+# tests first, would start them last, and one process would wait for the other at the end.
+PARALLEL_RUNS := --numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 # A run and its tests start dozens of processes: compiled modules are kept for the next of them.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -28,14 +28,10 @@ from benchmarks.synthetic import STILL, rewarded
 from benchmarks.timing import Interval, interleave
 from learner.algorithm.bonus import capped_bonus
 from learner.algorithm.kernels import linear_logprob_entropy
-from learner.algorithm.objective import BatchCounts, token_advantages
+from learner.algorithm.methods.eg_grpo import token_advantages
+from learner.algorithm.objective import BatchCounts
 from learner.algorithm.partition import partition_by_modality
-from learner.batch_loss import (
-    bonus_lambda,
-    micro_batch_budget_terms,
-    micro_batch_loss,
-    normalised_entropy,
-)
+from learner.batch_loss import micro_batch_loss, normalised_entropy, recorded_rows
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.logprob_module import entropy_kernel, logprob_kernel
 from learner.micro_batches import (
@@ -156,24 +152,26 @@ def measure_pieces(config: RunConfig, batch: list[GroupSlice], step_seconds: flo
         return logprob_BT, entropy_BT
 
     def pieces(algorithm: AlgorithmConfig) -> Callable[[], None]:
-        from_training = algorithm.modalities != "none" and not algorithm.calibrated
+        method = algorithm.objective().method
+        calibrated = "batch" in method.needs
+        from_training = "entropy" in method.needs
 
         def run() -> None:
             entropies = [normalised(b.recorded_entropy_BT, b) for b in micro_batches]
-            lambda_b = None
-            if algorithm.calibrated:
-                terms = [
-                    micro_batch_budget_terms(b, entropy_BT, algorithm)
+            settled = None
+            if calibrated:
+                summaries = [
+                    method.summary(recorded_rows(b, entropy_BT))
                     for b, entropy_BT in zip(micro_batches, entropies, strict=True)
                 ]
-                lambda_b = bonus_lambda(terms, algorithm)
+                settled = method.settle(summaries)
             for b, entropy_BT in zip(micro_batches, entropies, strict=True):
                 logprob_BT, new_BT = logprobs(
                     b, entropy_kernel if from_training else logprob_kernel
                 )
                 entropy_BT = normalised(new_BT, b) if from_training else entropy_BT
                 loss, _ = micro_batch_loss(
-                    b, logprob_BT, b.recorded_logprob_BT, entropy_BT, algorithm, counts, lambda_b
+                    b, logprob_BT, b.recorded_logprob_BT, entropy_BT, algorithm, counts, settled
                 )
                 loss.backward()
 

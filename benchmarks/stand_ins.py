@@ -273,7 +273,7 @@ def stand_in_stages(
             Drops(run_folder, config.replacements),
             sleepers.wait,
             lambda each, count: None,
-            Exporter(config.name, ledger.epoch, config.steps, config.rollout.group_size).live,
+            Exporter(config.name, ledger.epoch, config.steps, config.rollout.group_size).snapshot,
         )
     run_folder.close()
 

@@ -113,6 +113,9 @@ def _recorded(
     temperature, w = sampling.temperature, sampling.guidance_scale
     conditional = trajectory_logprobs(policy, batch, temperature, None, kernel)
     guided = trajectory_logprobs(policy, batch, temperature, w, kernel)
+    unconditional = None
+    if sampling.guided:
+        unconditional = trajectory_logprobs(policy, batch, temperature, 0.0, kernel)
     longest = batch.cot.mask_BT.shape[1]
 
     def rows(scores: TokenLogprobs, row: int, cot: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -120,10 +123,12 @@ def _recorded(
         values = scores.logprob_BT[row, columns], scores.entropy_BT[row, columns]
         return values[0].cpu().numpy(), values[1].cpu().numpy()
 
+    none = np.zeros(0, dtype=np.float32)
     recorded = []
     for row, item in enumerate(trajectories):
         cot, image = rows(conditional, row, cot=True), rows(conditional, row, cot=False)
         guided_image = rows(guided, row, cot=False)
+        twin = none if unconditional is None else rows(unconditional, row, cot=False)[0]
         recorded.append(
             replace(
                 item,
@@ -133,6 +138,7 @@ def _recorded(
                 image_entropies_conditional=image[1],
                 image_logprobs_guided=guided_image[0],
                 image_entropies_guided=guided_image[1],
+                image_logprobs_unconditional=twin,
             )
         )
     return recorded

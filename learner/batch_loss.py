@@ -8,19 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from learner.algorithm.bonus import BudgetTerms, budget_exact_lambda, budget_lambda, budget_terms
 from learner.algorithm.loss_metrics import Metrics, exact_ratio
+from learner.algorithm.methods.entropy_control import EntropyCredit
+from learner.algorithm.methods.token_method import Rows
 from learner.algorithm.objective import (
     BatchCounts,
     LossBatch,
     eg_grpo_loss,
     truncated_importance_weight,
 )
-from learner.algorithm.partition import partition_by_modality
 from learner.config import AlgorithmConfig
 from learner.micro_batches import MicroBatch, TrainingTrajectory
 from policy.types import FloatArray
@@ -70,27 +71,18 @@ def normalised_entropy(
     return entropy_BT / log_vocab_BT
 
 
-def micro_batch_budget_terms(
-    batch: MicroBatch, entropy_BT: Tensor, algorithm: AlgorithmConfig
-) -> BudgetTerms:
-    """The budget terms of one micro-batch with these normalised entropies."""
-    low_BT, high_BT = partition_by_modality(
-        entropy_BT,
-        batch.cot_mask_BT,
-        batch.image_mask_BT,
-        algorithm.modalities,
-        algorithm.low_quantile,
-        algorithm.high_quantile,
-    )
-    return budget_terms(
-        batch.advantage_B, batch.has_variance_B, entropy_BT, batch.mask_BT, low_BT, high_BT
-    )
+def recorded_rows(batch: MicroBatch, entropy_BT: Tensor) -> Rows:
+    """What the batch stage of a token method sees of a micro-batch, before the training pass.
 
-
-def bonus_lambda(terms: Sequence[BudgetTerms], algorithm: AlgorithmConfig) -> float:
-    """lambda_B of the whole batch, from the terms of all its micro-batches."""
-    solve = budget_lambda if algorithm.bonus == "budget" else budget_exact_lambda
-    return solve(BudgetTerms.concatenate(terms), algorithm.kappa, algorithm.aggregation)
+    ``entropy_BT`` are normalised entropies.
+    """
+    return Rows(
+        advantage_B=batch.advantage_B,
+        has_variance_B=batch.has_variance_B,
+        cot_mask_BT=batch.cot_mask_BT,
+        image_mask_BT=batch.image_mask_BT,
+        entropy_BT=entropy_BT,
+    )
 
 
 def micro_batch_loss(
@@ -100,9 +92,13 @@ def micro_batch_loss(
     entropy_BT: Tensor,
     algorithm: AlgorithmConfig,
     counts: BatchCounts,
-    lambda_b: float | None,
+    settled: Any,
+    credit: EntropyCredit | None = None,
 ) -> tuple[Tensor, Metrics]:
     """This micro-batch's share of the loss, and its metrics as sums.
+
+    ``settled`` is the result of the token method's batch stage, None without one. ``credit`` is
+    what entropy control adds, if there is any.
 
     With behaviour_logprob rollout, stale trajectories get the clipped surrogate, whose ratio is
     exp(log-prob - recorded log-prob). All others get the on-policy surrogate, times the truncated
@@ -120,6 +116,10 @@ def micro_batch_loss(
         # A token with such a ratio needs no weight: the ratio compares with what the rollout engine
         # computed, so that it contains the difference of the two engines.
         importance_BT = torch.where(has_ratio_B1, 1.0, weight_BT)
+    added_BT = None
+    if credit is not None:
+        masks = batch.cot_mask_BT, batch.image_mask_BT
+        added_BT = credit.added_advantage(current_BT.float(), entropy_BT, *masks)
     loss, metrics = eg_grpo_loss(
         LossBatch(
             logprob_BT=logprob_BT,
@@ -131,10 +131,13 @@ def micro_batch_loss(
             entropy_BT=entropy_BT,
             behaviour_logprob_BT=behaviour_BT,
             importance_weight_BT=importance_BT,
+            surrogate_weight_BT=batch.surrogate_weight_BT,
+            kl_weight_BT=batch.kl_weight_BT,
+            added_advantage_BT=added_BT,
         ),
         algorithm.objective(),
         counts,
-        lambda_b,
+        settled,
     )
     ratio_BT, mask_BT = exact_ratio(current_BT, recorded_BT), batch.mask_BT
     metrics |= recorded_ratio_metrics(ratio_BT[mask_BT])

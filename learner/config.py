@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from learner.algorithm.bonus import CAP_FACTOR, Aggregation
 from learner.algorithm.kl import KlEstimator
+from learner.algorithm.methods.contrast import Contrast
+from learner.algorithm.methods.critical import Critical
+from learner.algorithm.methods.similarity import Similarity
+from learner.algorithm.methods.token_method import TokenMethod
+from learner.algorithm.methods.top_entropy import FRACTION, MeanOver, TopEntropy
 from learner.algorithm.objective import ObjectiveSettings
 from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
 from policy.base_settings import CustomResources, Deadline, Ignored, Settings, Share, refuse
@@ -18,8 +23,39 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 BUCKET_ELEMENTS = 50_000_000  # elements that DeepSpeed reduces or gathers at a time
 
 
+class TopEntropyConfig(Settings):
+    """The 80/20 rule."""
+
+    fraction: float = Field(
+        FRACTION, gt=0, le=1, description="share of each modality's tokens that the reward moves"
+    )
+    mean_over: MeanOver = Field(
+        "selected",
+        description="tokens that the surrogates are averaged over: selected is the authors' form,"
+        " all is TRL's, whose steps are smaller by the factor fraction",
+    )
+
+
+class CriticalConfig(Settings):
+    """Critical tokens."""
+
+    leak: bool = Field(
+        False,
+        description="add the gradient that the authors' code sends through its dynamic weight",
+    )
+
+
+class EntropyControlConfig(Settings):
+    """Targets of the mean entropies, and how the coefficients that pull towards them move."""
+
+    cot_target: float = Field(gt=0, description="nats at which the CoT tokens' entropy is held")
+    image_target: float = Field(gt=0, description="the same for image tokens")
+    learning_rate: float = Field(5e-5, gt=0, description="of the coefficients, by Adam")
+    limit: float = Field(0.005, gt=0, description="largest absolute value of a coefficient")
+
+
 class AlgorithmConfig(Settings):
-    """EG-GRPO and its ablations. The defaults are those of the authors' code.
+    """EG-GRPO, its ablations, and other token methods. The defaults are those of the authors' code.
 
     ``behaviour_logprob`` decides how rollouts are corrected that older weights sampled:
 
@@ -36,6 +72,18 @@ class AlgorithmConfig(Settings):
     Both settings train fresh rollouts alike.
     """
 
+    method: Literal["eg-grpo", "top-entropy", "similarity", "contrast", "critical"] = Field(
+        "eg-grpo",
+        description="what each token learns from the reward (docs/methods.md); GRPO is eg-grpo with"
+        " modalities none",
+    )
+    top_entropy: TopEntropyConfig = TopEntropyConfig()
+    critical: CriticalConfig = CriticalConfig()
+    entropy_control: EntropyControlConfig | None = Field(
+        None,
+        description="hold mean entropies at targets, added to any method (docs/methods.md); null"
+        " leaves them to themselves",
+    )
     modalities: Modalities = Field(
         "both", description="tokens that entropy guides; none is plain GRPO"
     )
@@ -120,16 +168,48 @@ class AlgorithmConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_reference(self) -> Self:
+        if "reference" in self.objective().method.needs and self.kl_beta == 0:
+            raise refuse(
+                type(self),
+                "kl_beta",
+                f"method {self.method} compares with the reference, which is not kept at 0: give a"
+                " value above 0",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_entropy_control(self) -> Self:
+        if self.entropy_control is not None and self.aggregation != "token-mean":
+            raise refuse(
+                type(self),
+                "entropy_control",
+                "is a mean over tokens: aggregation must be token-mean",
+            )
+        return self
+
     def ignored(self) -> Iterator[Ignored]:
-        """Settings that the modalities, bonus, aggregation, kl_beta or behaviour_logprob make
-        useless."""
+        """Settings that the method, modalities, bonus, aggregation, kl_beta or behaviour_logprob
+        make useless."""
+        if self.method != "eg-grpo":
+            of_eg_grpo = "modalities", "bonus", "cap_factor", "kappa", "low_quantile"
+            for key in (*of_eg_grpo, "high_quantile"):
+                yield Ignored(key, "has an effect with method eg-grpo alone", ("method",))
+        for method, keys in (
+            ("top-entropy", ("top_entropy.fraction", "top_entropy.mean_over")),
+            ("critical", ("critical.leak",)),
+        ):
+            if self.method != method:
+                for key in keys:
+                    yield Ignored(key, f"has an effect with method {method} alone", ("method",))
         rule = ("modalities", "bonus")
         if self.modalities == "none":
             for key in ("low_quantile", "high_quantile", "bonus"):
                 yield Ignored(key, "has no effect with modalities none", ("modalities",))
         if self.modalities == "none" or self.bonus != "capped":
             yield Ignored("cap_factor", "has an effect with bonus capped alone", rule)
-        if not self.calibrated:
+        if self.modalities == "none" or self.bonus not in ("budget", "budget-exact"):
             yield Ignored("kappa", "has an effect with bonus budget and budget-exact alone", rule)
         if self.aggregation != "constant":
             text = "has an effect with aggregation constant alone"
@@ -141,11 +221,6 @@ class AlgorithmConfig(Settings):
                 text = "has no effect with behaviour_logprob learner, where the ratio is always 1"
                 yield Ignored(key, text, ("behaviour_logprob",))
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether the bonus needs a lambda of the whole batch before the first backward pass."""
-        return self.modalities != "none" and self.bonus in ("budget", "budget-exact")
-
     def objective(self) -> ObjectiveSettings:
         """The settings that the loss needs. There, bonus none is a capped bonus of factor 0."""
         return ObjectiveSettings(
@@ -154,6 +229,8 @@ class AlgorithmConfig(Settings):
             high_quantile=self.high_quantile,
             bonus="capped" if self.bonus == "none" else self.bonus,
             cap_factor=0.0 if self.bonus == "none" else self.cap_factor,
+            kappa=self.kappa,
+            other_method=self._other_method(),
             aggregation=self.aggregation,
             aggregation_constant=self.aggregation_constant,
             kl_beta=self.kl_beta,
@@ -162,6 +239,18 @@ class AlgorithmConfig(Settings):
             clip_high=self.clip_high,
             dual_clip=self.dual_clip,
         )
+
+    def _other_method(self) -> TokenMethod[Any, Any] | None:
+        """The token method, if it is not EG-GRPO."""
+        if self.method == "top-entropy":
+            return TopEntropy(self.top_entropy.fraction, self.top_entropy.mean_over)
+        if self.method == "similarity":
+            return Similarity()
+        if self.method == "contrast":
+            return Contrast()
+        if self.method == "critical":
+            return Critical(self.critical.leak)
+        return None
 
 
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

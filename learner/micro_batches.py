@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.algorithm.advantages import has_variance
+from learner.group_weights import GroupStage
 from policy.encoding import SpecialIds
 from policy.sequences import TrajectoryBatch, collate
-from policy.types import FloatArray, Group, Trajectory
+from policy.types import Group, Trajectory
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class TrainingTrajectory:
     trajectory: Trajectory
     advantage: float
     group_has_variance: bool
+    # Weights of the image tokens from the token method's group stage, N; None stands for 1.
+    surrogate_weights: NDArray[np.float64] | None = None
+    kl_weights: NDArray[np.float64] | None = None
 
 
 def split_over_ranks(batch: Sequence[TrainingGroup], ranks: int) -> list[list[GroupSlice]]:
@@ -71,9 +76,12 @@ def split_over_ranks(batch: Sequence[TrainingGroup], ranks: int) -> list[list[Gr
     return shares
 
 
-def training_trajectories(slices: Sequence[GroupSlice]) -> list[TrainingTrajectory]:
+def training_trajectories(
+    slices: Sequence[GroupSlice], group_stage: GroupStage | None = None
+) -> list[TrainingTrajectory]:
     """The trajectories of a rank's share. Every ``group`` must be a ``Group``, no ``ObjectRef``.
 
+    ``group_stage`` gives the weights of a group's survivors, of which the rank may hold only some.
     Raises ValueError when a group and its advantages differ in length.
     """
     flat = []
@@ -82,11 +90,24 @@ def training_trajectories(slices: Sequence[GroupSlice]) -> list[TrainingTrajecto
         if not isinstance(group, Group) or len(group.trajectories) != len(advantages):
             raise ValueError(f"{len(advantages)} advantages do not fit {type(group).__name__}")
         varied = has_variance(advantages)
+        survivors = [index for index, advantage in enumerate(advantages) if advantage is not None]
+        weights = None
+        if group_stage is not None:
+            members = [group.trajectories[index] for index in survivors]
+            weights = group_stage(members, [a for a in advantages if a is not None])
         for index in part.indices:
             advantage = advantages[index]
             if advantage is None:
                 raise ValueError(f"{group.prompt.id}: trajectory {index} has no advantage")
-            flat.append(TrainingTrajectory(group.trajectories[index], advantage, varied))
+            item = TrainingTrajectory(group.trajectories[index], advantage, varied)
+            if weights is not None:
+                place = survivors.index(index)
+                item = replace(
+                    item,
+                    surrogate_weights=weights.surrogate_GN[place],
+                    kl_weights=weights.kl_GN[place],
+                )
+            flat.append(item)
     return flat
 
 
@@ -116,6 +137,9 @@ class MicroBatch:
     # Recorded at rollout under the trained distribution, in nats; 0 outside the mask.
     recorded_logprob_BT: Tensor
     recorded_entropy_BT: Tensor
+    # Of the token method's group stage, 1 on CoT tokens; None without one.
+    surrogate_weight_BT: Tensor | None = None
+    kl_weight_BT: Tensor | None = None
 
     @property
     def mask_BT(self) -> Tensor:
@@ -168,11 +192,27 @@ def micro_batch(
         ),
         recorded_logprob_BT=logprob_BT.to(device),
         recorded_entropy_BT=entropy_BT.to(device),
+        surrogate_weight_BT=_weights(items, [i.surrogate_weights for i in items], tokens, device),
+        kl_weight_BT=_weights(items, [i.kl_weights for i in items], tokens, device),
     )
 
 
+def _weights(
+    items: Sequence[TrainingTrajectory],
+    image: Sequence[NDArray[np.float64] | None],
+    tokens: TrajectoryBatch,
+    device: torch.device,
+) -> Tensor | None:
+    """Weights of all tokens, 1 on CoT tokens; None when the trajectories have no weights."""
+    given = [weights for weights in image if weights is not None]
+    if not given:
+        return None
+    ones = [np.ones(len(item.trajectory.cot_ids)) for item in items]
+    return _recorded(ones, given, (tokens.cot.mask_BT, tokens.image.mask_BT)).to(device)
+
+
 def _recorded(
-    cot: Sequence[FloatArray], image: Sequence[FloatArray], masks: tuple[Tensor, Tensor]
+    cot: Sequence[NDArray[Any]], image: Sequence[NDArray[Any]], masks: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Recorded values of CoT and image tokens, over all T columns."""
     columns = []

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from learner.adapter import Adapter
 from learner.config import LearnerConfig
+from learner.group_weights import token_vectors
 from learner.logprob_module import LogprobModule, entropy_kernel, logprob_kernel
 from learner.rank_settings import LearnerSettings
 from policy.encoding import SpecialIds
@@ -39,7 +40,9 @@ class Passes(ABC):
         self._distribution = sampling.temperature, sampling.guidance_scale if guided else None
         self.device = device
         self.vocab_sizes = policy.text_vocab_size, policy.num_codes
+        self.image_grid = policy.image_grid
         policy.to(device)
+        self.token_vectors = token_vectors(policy, settings.algorithm.objective().method.needs)
         self._probe = probe_batch(policy, special)
         self.adapter: Adapter | None = None
         self._compares = settings.algorithm.kl_beta > 0.0  # only the KL term needs a reference

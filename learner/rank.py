@@ -107,6 +107,8 @@ class LearnerRank:
             self._write_model(folder)
             exchange(None)
             if self._place.rank == 0:
+                if self._updater.entropy_control is not None:
+                    self._updater.entropy_control.save(folder)
                 checkpoint.write_manifest(folder, self._manifest())
             exchange(None)
 
@@ -146,6 +148,8 @@ class LearnerRank:
         manifest, problem = exchange((manifest, problem))[0]
         if problem is not None or manifest is None:
             raise UserError(problem or f"checkpoint {folder} has no manifest")
+        if self._updater.entropy_control is not None:
+            self._updater.entropy_control.load(folder)
         state, universal = folder / checkpoint.STATE, checkpoint.universal_folder(folder)
         self._remove(universal)  # a load that was killed may have left it
         if manifest.zero_stage == 0 or manifest.world_size == self._place.world_size:

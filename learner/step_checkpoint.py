@@ -4,6 +4,7 @@
                     into place last
     state/          DeepSpeed's files: trained weights and optimizer
     model/          an ordinary checkpoint folder: generate from it, or start another run from it
+    entropy_control.json  of a run with entropy control: its coefficients
     adapter/        of a LoRA run: what peft loads on top of the run's base. model/ is merged there
                     too, so that its readers need neither peft nor the base
 

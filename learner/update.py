@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from learner.algorithm.loss_metrics import Metrics, add_metrics, finish_metrics
+from learner.algorithm.methods.entropy_control import EntropyCredit
 from learner.batch_loss import (
     BatchSize,
     ShareSize,
-    bonus_lambda,
-    micro_batch_budget_terms,
     micro_batch_loss,
     normalised_entropy,
+    recorded_rows,
     trajectory_metrics,
 )
 from learner.collectives import exchange
+from learner.entropy_controllers import EntropyControllers
+from learner.group_weights import GroupStage, group_record
 from learner.micro_batches import (
     GroupSlice,
     MicroBatch,
@@ -44,7 +47,13 @@ class Updater:
         self._model = model
         self._settings = settings
         self._algorithm = settings.algorithm
+        self._method = settings.algorithm.objective().method
         self._special = special
+        self.entropy_control: EntropyControllers | None = None
+        if settings.algorithm.entropy_control is not None:
+            self.entropy_control = EntropyControllers(
+                settings.algorithm.entropy_control, model.vocab_sizes
+            )
 
     def update(self, slices: Sequence[GroupSlice], weight_version: int) -> dict[str, float]:
         """One optimizer step on the batch whose slices the ranks hold; returns its metrics.
@@ -53,10 +62,11 @@ class Updater:
         ``updates/skipped`` is 1. Raises ValueError for an empty batch, and for a trajectory newer
         than the weights.
         """
-        items = training_trajectories(slices)
+        items = training_trajectories(slices, self._group_stage)
         batches = self.micro_batches(items, weight_version)
         size = _batch_size(items, batches, weight_version)
-        entropies, lambda_b = self._calibrate(batches, size)
+        entropies, settled = self._batch_stage(batches, size)
+        credit = self._entropy_credit(size)
         parts = [trajectory_metrics(items, weight_version, self._special.eos)]
         loss_sum = 0.0
         for index in range(size.micro_batches):
@@ -77,7 +87,8 @@ class Updater:
                 entropies[index],
                 self._algorithm,
                 size.counts,
-                lambda_b,
+                settled,
+                credit,
             )
             # A loss that is not finite could still have finite gradients, and the update would not
             # be skipped. Multiplying by NaN makes them NaN.
@@ -93,7 +104,13 @@ class Updater:
             "tokens/trained": size.counts.tokens,
             "updates/skipped": int(not math.isfinite(grad_norm)),
         }
-        return row if lambda_b is None else row | {"lambda_b": lambda_b}
+        if settled is not None:
+            row |= self._method.settled_metrics(settled)
+        if self.entropy_control is not None:
+            row |= self.entropy_control.metrics()
+            if math.isfinite(grad_norm):
+                self.entropy_control.move(row["entropy/cot/mean"], row["entropy/image/mean"])
+        return row
 
     def micro_batches(
         self, items: Sequence[TrainingTrajectory], weight_version: int
@@ -106,22 +123,41 @@ class Updater:
         ]
 
     @property
+    def _group_stage(self) -> GroupStage | None:
+        """The weights of a group by the token method, if the method needs groups."""
+        needs = self._method.needs
+        if "group" not in needs:
+            return None
+        grid, vector_VD = self._model.image_grid, self._model.token_vectors
+        return lambda trajectories, advantages: self._method.group_weights(
+            group_record(trajectories, advantages, needs, grid, vector_VD)
+        )
+
+    @property
     def _entropy_from_training(self) -> bool:
         """Whether the training forward pass computes the entropies."""
-        return self._algorithm.modalities != "none" and not self._algorithm.calibrated
+        needs = self._method.needs
+        return "entropy" in needs or (self.entropy_control is not None and "batch" not in needs)
 
-    def _calibrate(
+    def _entropy_credit(self, size: BatchSize) -> EntropyCredit | None:
+        """What entropy control adds to the token advantages of this step."""
+        if self.entropy_control is None:
+            return None
+        image_tokens = size.counts.sequences * math.prod(self._model.image_grid)
+        return self.entropy_control.credit(size.counts.tokens - image_tokens, image_tokens)
+
+    def _batch_stage(
         self, batches: Sequence[MicroBatch], size: BatchSize
-    ) -> tuple[list[Tensor], float | None]:
-        """Normalised entropies before the training pass, and lambda_B if the bonus rule has one.
+    ) -> tuple[list[Tensor], Any]:
+        """Normalised entropies before the training pass, and what the method's batch stage settles.
 
-        A calibrated rule needs the entropies under the weights being trained. Those recorded at
-        rollout are that, unless a rollout is stale: then a pass computes them anew. Without
-        calibration the recorded ones are used for the metrics of plain GRPO; for EG-GRPO the
-        training pass replaces them.
+        A batch stage needs the entropies under the weights being trained. Those recorded at
+        rollout are that, unless a rollout is stale: then a pass computes them anew. A method
+        without batch stage settles nothing, which is None. The recorded entropies are then used
+        for the metrics alone; if the method needs entropies, the training pass replaces them.
         """
         entropies = [self._normalised(batch.recorded_entropy_BT, batch) for batch in batches]
-        if not self._algorithm.calibrated:
+        if "batch" not in self._method.needs:
             return entropies, None
         if size.staleness > 0:
             for index in range(size.micro_batches):
@@ -129,12 +165,12 @@ class Updater:
                 entropy_BT = self._model.entropies(batch.tokens if batch else None)
                 if batch:
                     entropies[index] = self._normalised(entropy_BT, batch)
-        terms = [
-            micro_batch_budget_terms(batch, entropy_BT, self._algorithm)
+        summaries = [
+            self._method.summary(recorded_rows(batch, entropy_BT))
             for batch, entropy_BT in zip(batches, entropies, strict=True)
         ]
-        everyones = [part for share in exchange(terms) for part in share]
-        return entropies, bonus_lambda(everyones, self._algorithm)
+        everyones = [part for share in exchange(summaries) for part in share]
+        return entropies, self._method.settle(everyones)
 
     def _normalised(self, entropy_BT: Tensor, batch: MicroBatch) -> Tensor:
         return normalised_entropy(entropy_BT, batch, *self._model.vocab_sizes)

@@ -72,6 +72,9 @@ def _run(arguments: list[str] | None) -> int:
     # Flags and key=value overrides may come in any order. Subparsers do not allow that: they leave
     # some overrides over.
     parser = make_parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
     parsed, leftovers = parser.parse_known_args(words)
     overrides = [word for word in leftovers if "=" in word and not word.startswith("-")]
     if len(overrides) < len(leftovers) or (overrides and not hasattr(parsed, "overrides")):

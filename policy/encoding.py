@@ -51,8 +51,8 @@ class PromptEncoder:
         """BOS and the CoT prompt."""
         return self._ids(self.template.cot_prompt(prompt.text, self.instruction))
 
-    def image_prompt_ids(self, prompt: Prompt, cot_text: str) -> IntArray:
-        """BOS, the image prompt with the CoT in it, and ``<begin_of_image>``."""
+    def image_prompt_ids(self, prompt: Prompt, cot_text: str | None) -> IntArray:
+        """BOS, the image prompt with the CoT in it, if there is one, and ``<begin_of_image>``."""
         ids = self._ids(self.template.image_prompt(prompt.text, cot_text))
         return np.append(ids, np.int32(self.special.begin_of_image))
 

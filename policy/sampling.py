@@ -19,10 +19,11 @@ class Sampling:
 
     guidance_scale: float  # w, 0 or more
     temperature: float  # T, above 0
-    max_cot_tokens: int  # length at which a CoT is cut, 1 or more
+    # Length at which a CoT is cut. With 0 no CoT is drawn, and the prompt alone asks for the image.
+    max_cot_tokens: int
 
     def __post_init__(self) -> None:
-        if self.guidance_scale < 0 or self.temperature <= 0 or self.max_cot_tokens < 1:
+        if self.guidance_scale < 0 or self.temperature <= 0 or self.max_cot_tokens < 0:
             raise ValueError(f"impossible sampling settings: {self}")
 
     @property

@@ -41,9 +41,13 @@ class Template:
         message = chosen.replace("{}", prompt)
         return self.system + self.turn.format(message=message.strip())
 
-    def image_prompt(self, prompt: str, cot: str) -> str:
-        """Text of phase 2, without the ``<begin_of_image>`` that follows it."""
-        message = self.image_message.format(prompt=prompt, cot=cot)
+    def image_prompt(self, prompt: str, cot: str | None) -> str:
+        """Text of phase 2, without the ``<begin_of_image>`` that follows it.
+
+        Without a CoT the message is the prompt alone. An empty CoT is not the same: the text that
+        ``image_message`` puts between prompt and CoT stays.
+        """
+        message = prompt if cot is None else self.image_message.format(prompt=prompt, cot=cot)
         return self.turn.format(message=message.strip())
 
 

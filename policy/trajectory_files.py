@@ -38,6 +38,8 @@ class _Record:
     format: Literal[1] = 1
 
 
+# Arrays that the first files did not hold. They are read as empty there.
+_LATER = ("image_logprobs_unconditional",)
 _RECORD = TypeAdapter(_Record)
 _FIELDS = {name: TypeAdapter(_TYPES[name]) for name in _OTHERS}
 
@@ -80,4 +82,5 @@ def read_group(file: Path) -> Group:
 
 def _trajectory(index: int, others: dict[str, Any], tensors: dict[str, Any]) -> Trajectory:
     values = {name: kind.validate_python(others[name]) for name, kind in _FIELDS.items()}
-    return Trajectory(**values, **{name: tensors[f"{index}.{name}"] for name in _ARRAYS})
+    names = [name for name in _ARRAYS if name not in _LATER or f"{index}.{name}" in tensors]
+    return Trajectory(**values, **{name: tensors[f"{index}.{name}"] for name in names})

@@ -8,7 +8,7 @@ Shape legend: C = CoT tokens, N = image tokens, H W = pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,9 @@ class Trajectory:
     index_in_group: int
     weight_version: int
     seed: int
-    cot_prompt_ids: IntArray  # phase 1 prompt as it was used, never re-tokenised
+    # Phase 1 prompt as it was used, never re-tokenised. Where no CoT was drawn, it is empty, as are
+    # the other arrays of phase 1.
+    cot_prompt_ids: IntArray
     cot_ids: IntArray  # C, ends with EOS unless the length cap was reached
     cot_logprobs: FloatArray  # C
     cot_entropies: FloatArray  # C
@@ -78,6 +80,10 @@ class Trajectory:
     image_logprobs_guided: FloatArray  # N
     image_entropies_guided: FloatArray  # N
     image: NDArray[np.uint8]  # H W 3, RGB
+    # N, the log-probs from u alone; empty at w = 1, where u is not computed.
+    image_logprobs_unconditional: FloatArray = field(
+        default_factory=lambda: np.zeros(0, dtype=np.float32)
+    )
 
     @property
     def num_tokens(self) -> int:

@@ -15,6 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# The multiples of an odd number differ modulo 2**63. This one, 2**63 over the golden ratio, spreads
+# them evenly.
+_STRIDE = 0x4F1BBCDCBFA53E0B
+
 
 class Phase(IntEnum):
     """The phases of a trajectory. Each has a noise stream of its own."""
@@ -33,6 +37,14 @@ def token_noise(seeds: Sequence[int], phase: Phase, count: int) -> Tensor:
         key = np.array([seed, phase], dtype=np.uint64)
         np.random.Generator(np.random.Philox(key=key)).random(out=row)
     return torch.from_numpy(noise_BT)
+
+
+def image_seed(seed: int, place: int) -> int:
+    """The seed of the noise of image ``place``, for several images of the CoT of ``seed``.
+
+    The first of them has the seed of its CoT, as the only image of a CoT has.
+    """
+    return (seed + place * _STRIDE) % 2**63
 
 
 def draw_tokens(weight_BV: Tensor, noise_B: Tensor) -> Tensor:

@@ -21,13 +21,14 @@ from rollout.drawing import Phase, draw_tokens, token_noise
 
 @dataclass(frozen=True)
 class ImageSamples:
-    """Image tokens, B N, and their records under both distributions, in nats, B N."""
+    """Image tokens, B N, and their records under the distributions, in nats, B N."""
 
     ids: IntArray
     logprobs_conditional: FloatArray
     entropies_conditional: FloatArray
     logprobs_guided: FloatArray
     entropies_guided: FloatArray
+    logprobs_unconditional: FloatArray  # B 0 at w = 1
 
 
 def sample_images(
@@ -40,8 +41,8 @@ def sample_images(
     """Draw image tokens from softmax((u + w (c - u)) / temperature).
 
     c are the logits of the prompt. u are those of its unconditional twin, which is decoded as one
-    more row of the same length. At w = 1 no twin is decoded, and the guided records are the
-    conditional ones.
+    more row of the same length. At w = 1 no twin is decoded, the guided records are the conditional
+    ones, and there is no record of u.
     """
     guided = sampling.guided
     rows = [*prompts, *(unconditional_twin(p, special) for p in prompts)] if guided else prompts
@@ -53,6 +54,7 @@ def sample_images(
     logprob_BN, entropy_BN = (
         torch.empty(views * batch, count, device=policy.device) for _ in range(2)
     )
+    twin_BN = torch.empty(batch, count if guided else 0, device=policy.device)
 
     decoder = RowDecoder(policy, rows, num_steps=count - 1)
     hidden = decoder.prefill()
@@ -60,10 +62,13 @@ def sample_images(
         # The logits of all rows are one product, so that the head's weights are read only once.
         logits = policy.image_logits(hidden)
         if guided:
+            twin = Softmax.of(temper(logits[batch:], sampling.temperature))
             logits[batch:] = guide(logits[:batch], logits[batch:], sampling.guidance_scale)
         softmax = Softmax.of(temper(logits, sampling.temperature))
         ids_B = draw_tokens(softmax.weight_NV[-batch:], noise_BN[:, n])
         ids_BN[:, n] = ids_B
+        if guided:
+            twin_BN[:, n] = twin.logprob(ids_B)
         logprob_BN[:, n], entropy_BN[:, n] = softmax.logprob(ids_B.repeat(views)), softmax.entropy()
         if n < count - 1:
             embedding_BD = policy.embed_image(ids_B.unsqueeze(1)).squeeze(1)
@@ -76,4 +81,5 @@ def sample_images(
         entropies[:batch],
         logprobs[-batch:],
         entropies[-batch:],
+        twin_BN.cpu().numpy(),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 
@@ -17,10 +18,11 @@ from policy.janus import JanusPolicy
 from policy.low_rank import Receiver
 from policy.probe import WeightReceipt, probe_logprobs
 from policy.sampling import Sampling
-from policy.types import Group, Prompt, Trajectory
+from policy.types import Group, IntArray, Prompt, Trajectory
 from policy.weights import WeightBuckets
 from rollout.config import RolloutConfig
-from rollout.cot import sample_cots
+from rollout.cot import CotSample, sample_cots
+from rollout.drawing import image_seed
 from rollout.engine import EngineIdentity, GenerationRequest
 from rollout.image import sample_images
 
@@ -32,6 +34,17 @@ class _Slot:
     prompt: Prompt
     index_in_group: int
     seed: int
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One trajectory whose image is still to be drawn."""
+
+    slot: _Slot
+    cot_prompt_ids: IntArray
+    cot: CotSample
+    cot_text: str
+    image_prompt_ids: IntArray
 
 
 class TransformersEngine:
@@ -69,6 +82,31 @@ class TransformersEngine:
             for request in requests
         ]
 
+    def generate_per_cot(
+        self, prompt: Prompt, seeds: Sequence[int], images: int, sampling: Sampling
+    ) -> Group:
+        """Draw ``images`` images for each of ``len(seeds)`` CoTs, each of which is drawn once.
+
+        The images of a CoT stand side by side in the group. The first of them is the image that
+        ``generate`` draws for the CoT's seed. A trajectory's ``seed`` is that of its image.
+        """
+        size = self._config.batch_size
+        slots = [_Slot(prompt, images * place, seed) for place, seed in enumerate(seeds)]
+        planned = [
+            replace(plan, slot=_of_image(plan.slot, place))
+            for start in range(0, len(slots), size)
+            for plan in self._plans(slots[start : start + size], sampling)
+            for place in range(images)
+        ]
+        return Group(
+            prompt,
+            tuple(
+                trajectory
+                for start in range(0, len(planned), size)
+                for trajectory in self._drawn(planned[start : start + size], sampling)
+            ),
+        )
+
     def load_weights(self, weights: WeightBuckets, weight_version: int) -> WeightReceipt:
         """Replace the trained part; raises ``ValueError`` and changes nothing if it cannot."""
         checksum = self._receiver.load(self._policy.trained_parameters(), weights)
@@ -104,40 +142,65 @@ class TransformersEngine:
             image_grid=policy.image_grid,
         )
 
-    @torch.inference_mode()
     def _batch(self, slots: Sequence[_Slot], sampling: Sampling) -> list[Trajectory]:
-        policy, encoder = self._policy, self._encoder
+        return self._drawn(self._plans(slots, sampling), sampling)
+
+    @torch.inference_mode()
+    def _plans(self, slots: Sequence[_Slot], sampling: Sampling) -> list[_Planned]:
+        encoder = self._encoder
+        if sampling.max_cot_tokens == 0:
+            return [_without_cot(slot, encoder) for slot in slots]
+        prompts = [encoder.cot_prompt_ids(slot.prompt) for slot in slots]
         seeds = [slot.seed for slot in slots]
-        cot_prompts = [encoder.cot_prompt_ids(slot.prompt) for slot in slots]
-        cots = sample_cots(policy, encoder.special.eos, cot_prompts, seeds, sampling)
+        cots = sample_cots(self._policy, encoder.special.eos, prompts, seeds, sampling)
         texts = [encoder.cot_text(cot.ids) for cot in cots]
-        image_prompts = [
-            encoder.image_prompt_ids(slot.prompt, text)
-            for slot, text in zip(slots, texts, strict=True)
+        return [
+            _Planned(slot, prompt, cot, text, encoder.image_prompt_ids(slot.prompt, text))
+            for slot, prompt, cot, text in zip(slots, prompts, cots, texts, strict=True)
         ]
-        images = sample_images(policy, encoder.special, image_prompts, seeds, sampling)
+
+    @torch.inference_mode()
+    def _drawn(self, plans: Sequence[_Planned], sampling: Sampling) -> list[Trajectory]:
+        policy = self._policy
+        prompts = [plan.image_prompt_ids for plan in plans]
+        seeds = [plan.slot.seed for plan in plans]
+        images = sample_images(policy, self._encoder.special, prompts, seeds, sampling)
         pixels = policy.decode(torch.from_numpy(images.ids).to(policy.device))
         return [
             Trajectory(
-                prompt_id=slot.prompt.id,
-                index_in_group=slot.index_in_group,
+                prompt_id=plan.slot.prompt.id,
+                index_in_group=plan.slot.index_in_group,
                 weight_version=self._weight_version,
-                seed=slot.seed,
-                cot_prompt_ids=cot_prompts[b],
-                cot_ids=cots[b].ids,
-                cot_logprobs=cots[b].logprobs,
-                cot_entropies=cots[b].entropies,
-                cot_text=texts[b],
-                image_prompt_ids=image_prompts[b],
+                seed=plan.slot.seed,
+                cot_prompt_ids=plan.cot_prompt_ids,
+                cot_ids=plan.cot.ids,
+                cot_logprobs=plan.cot.logprobs,
+                cot_entropies=plan.cot.entropies,
+                cot_text=plan.cot_text,
+                image_prompt_ids=plan.image_prompt_ids,
                 image_ids=images.ids[b],
                 image_logprobs_conditional=images.logprobs_conditional[b],
                 image_entropies_conditional=images.entropies_conditional[b],
                 image_logprobs_guided=images.logprobs_guided[b],
                 image_entropies_guided=images.entropies_guided[b],
                 image=pixels[b],
+                image_logprobs_unconditional=images.logprobs_unconditional[b],
             )
-            for b, slot in enumerate(slots)
+            for b, plan in enumerate(plans)
         ]
+
+
+def _of_image(slot: _Slot, place: int) -> _Slot:
+    """The slot of image ``place`` of a CoT, whose own slot is that of its first image."""
+    return replace(
+        slot, index_in_group=slot.index_in_group + place, seed=image_seed(slot.seed, place)
+    )
+
+
+def _without_cot(slot: _Slot, encoder: PromptEncoder) -> _Planned:
+    no_ids, no_records = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    cot = CotSample(no_ids, no_records, no_records)
+    return _Planned(slot, no_ids, cot, "", encoder.image_prompt_ids(slot.prompt, None))
 
 
 def load_transformers_engine(

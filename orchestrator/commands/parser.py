@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 
+from orchestrator.commands.flags.analysis import add_analyze_flags
 from orchestrator.commands.flags.files import add_config_flags, add_configs_flags, add_data_flags
 from orchestrator.commands.flags.machine import add_completion_flags, add_env_flags
 from orchestrator.commands.flags.models import (
@@ -38,6 +39,7 @@ COMMANDS = (
         add_replay_flags,
     ),
     ("generate", "draw images for a prompt with a trained model", add_generate_flags),
+    ("analyze", "draw a dataset and make the analyses of the paper from it", add_analyze_flags),
     ("export", "copy a checkpoint's model for other programs", add_export_flags),
     ("rewards", "try the rewards of a configuration", add_rewards_flags),
     ("config", "explain the settings of a configuration file", add_config_flags),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +14,7 @@ from orchestrator.settings.run_config import RunConfig, load_config
 from policy.errors import RunFailed, UserError
 from policy.prompts import load_prompts
 from policy.types import Prompt, RewardFailure, RewardResult
-from rewards.factory import build_reward
-from rewards.scoring import RewardScorer
+from rewards.in_process import scorer_in_process
 from rewards.totals import weighted_totals
 
 if TYPE_CHECKING:
@@ -37,8 +34,7 @@ def run(parsed: argparse.Namespace) -> None:
     print(f"prompt {prompt.id}{f' ({prompt.task_type})' if prompt.task_type else ''}")
     results: dict[str, tuple[RewardResult, ...]] = {}
     for reward in config.rewards:
-        with _environment(reward.runtime_env.resolved().env_vars):
-            scorer = RewardScorer(build_reward(reward), reward.batch_size)
+        with scorer_in_process(reward) as scorer:
             (result,) = scorer.score([image], [prompt])
         results[reward.name] = (result,)
         print(f"{reward.name}: {_text(result)}, weight {reward.weight:g}", flush=True)
@@ -47,18 +43,6 @@ def run(parsed: argparse.Namespace) -> None:
         failed = [name for name, (of,) in results.items() if isinstance(of, RewardFailure)]
         raise RunFailed(f"no score from {', '.join(failed)}")
     print(f"total: {total:.4f}")
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set the variables, and afterwards have the environment of before again."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _image(path: Path) -> NDArray[np.uint8]:

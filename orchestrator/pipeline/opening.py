@@ -16,6 +16,7 @@ from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.keeping import TrajectoryKeeper
 from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.ledger_folder import go_on_from, open_ledger
+from orchestrator.pipeline.opening_cluster import open_cluster
 from orchestrator.pipeline.roles import Learner, Publisher
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.sample_records import TokenMaps, TrainingSamples
@@ -25,13 +26,10 @@ from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
-from orchestrator.settings.cluster_address import awaited_cluster
 from orchestrator.settings.inputs import Inputs
-from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.unchanged import check_unchanged, save_settings
-from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.host_checks import check_hosts
 from orchestrator.workers.learner_group import LearnerGroup
@@ -72,7 +70,6 @@ def open_run(
         progress.begin(step)
         save_settings(config, folder.path)
         interrupt.stop_within_s = config.checkpoint.stop_within_s
-        cluster = config.cluster
         with (
             logged_to(folder.path / "run.log"),
             open_ledger(config.ledger, folder.path, progress.note) as ledger,
@@ -81,15 +78,7 @@ def open_run(
             open_telemetry(config, folder, ledger.epoch, ledger.run, config.steps) as telemetry,
             ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
-            with progress.waiting(awaited_cluster(cluster.address)):
-                opened.enter_context(
-                    ray_cluster(
-                        cluster.address,
-                        logical_cpus(config),
-                        cluster.object_store_mb,
-                        cluster.start_timeout_s,
-                    )
-                )
+            open_cluster(opened, config, progress)
             with progress.waiting("finding places for the workers"):
                 places = opened.enter_context(reserved(config, roles(config)))
             _announce(progress, config, inputs)
@@ -145,7 +134,7 @@ def open_run(
                 Drops(folder, config.replacements),
                 wait_answers,
                 no_room,
-                telemetry.exporter.live,
+                telemetry.exporter.snapshot,
             )
             stages.workers.listeners.append(progress.workers)
             stages.scaling.go_on(ledger.view().scaling)

@@ -7,19 +7,17 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.opening_cluster import open_cluster
 from orchestrator.pipeline.replay import Replay
 from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
-from orchestrator.settings.cluster_address import awaited_cluster
 from orchestrator.settings.inputs import Inputs
-from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig, dump_config
 from orchestrator.settings.unchanged import check_unchanged
-from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.placement import reserved
@@ -50,7 +48,6 @@ def open_replay(
         folder.fall_back(steps[0] - 1)
         progress.begin(steps[0] - 1)
         write_whole(folder.path / "config.yaml", dump_config(config))
-        cluster = config.cluster
         begin = "the model that it began with" if checkpoint is None else f"checkpoint {checkpoint}"
         progress.note(f"run folder {folder.path}")
         progress.note(f"replaying steps {steps[0]} to {steps[-1]} of {source}, from {begin}")
@@ -59,15 +56,7 @@ def open_replay(
             open_telemetry(config, folder, 1, None, steps[-1]) as telemetry,
             ExitStack() as opened,
         ):
-            with progress.waiting(awaited_cluster(cluster.address)):
-                opened.enter_context(
-                    ray_cluster(
-                        cluster.address,
-                        logical_cpus(config),
-                        cluster.object_store_mb,
-                        cluster.start_timeout_s,
-                    )
-                )
+            open_cluster(opened, config, progress)
             telemetry.announce(progress.note)
             learners = [role for role in roles(config) if role.key == "learner"]
             with progress.waiting("finding places for the learner ranks"):

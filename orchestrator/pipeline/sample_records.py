@@ -62,7 +62,7 @@ class TokenMaps:
             entropy_1T,
             is_cot_1T,
             ~is_cot_1T,
-            self._config.modalities,
+            self._config.modalities if self._config.method == "eg-grpo" else "none",
             self._config.low_quantile,
             self._config.high_quantile,
         )

@@ -20,14 +20,14 @@ from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.learner_calls import LearnerLost
 from orchestrator.pipeline.ledger import Claim, Ledger
 from orchestrator.pipeline.ledger_notes import LedgerNotes
-from orchestrator.pipeline.live_numbers import live_numbers
 from orchestrator.pipeline.order import step_prompts, training_request
 from orchestrator.pipeline.roles import Publisher, Rewards, Rollout, Waiting
 from orchestrator.pipeline.scaling import NoRoom, Scaling
 from orchestrator.pipeline.schedule import Batch, Drop, End, Load, Sample, Schedule, Stage, Work
 from orchestrator.pipeline.step_batch import StepBatch, step_batch
+from orchestrator.pipeline.take_snapshot import take_snapshot
 from orchestrator.pipeline.worker_notes import WorkerNotes
-from orchestrator.record.live import Live
+from orchestrator.record.snapshot import Snapshot
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.rollout_events import (
     BatchSampled,
@@ -86,9 +86,9 @@ class Stages:
         drops: Drops,
         wait: Waiting,
         no_room: NoRoom,
-        tell: Callable[[Live], None] | None = None,
+        tell: Callable[[Snapshot], None] | None = None,
     ) -> None:
-        """``tell`` is told once a second what is going on."""
+        """``tell`` gets a snapshot of the run once a second."""
         self.schedule = schedule
         self.workers = WorkerNotes(schedule, rollout, rewards, ledger, config.learner.ranks)
         self.scaling = Scaling(config, schedule, rollout, rewards, ledger, no_room)
@@ -223,11 +223,11 @@ class Stages:
         self._notes.write_if_due()
         wishes = self.workers.note()
         if wishes is not None and self._tell is not None:
-            self._tell(self._live())
+            self._tell(self._snapshot())
         self.scaling.turn(wishes)
 
-    def _live(self) -> Live:
-        return live_numbers(
+    def _snapshot(self) -> Snapshot:
+        return take_snapshot(
             *(self.schedule, self._rollout, self._rewards),
             *(self.workers.learner_state, self._config.learner_ranks, self._ledger),
         )

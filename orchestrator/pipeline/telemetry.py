@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.pipeline.ledger import Ledger
@@ -66,7 +66,7 @@ def open_telemetry(
             port = stack.enter_context(served(exporter, settings.host, settings.port))
             target = target_of(settings.host, port)
             stack.enter_context(announced(folder.path, target))
-        sinks = stack.enter_context(closing(Sinks()))
+        sinks = stack.enter_context(Sinks())
         run = RunOfSinks(
             config.name,
             settings.project,

@@ -22,6 +22,9 @@ COMMON_LABELS = ("run", "attempt")
 # The stage in which the workers of a run, or a learner group that replaces a lost one, start.
 STARTING = "start"
 FAILURE_REASONS = ("worker", "timeout", "error", "reward")
+_OF_WORKERS = ("its worker died", "its worker failed", "its answer was lost")
+_TIMEOUT = re.compile(r"no answer within|[\w.]*Timeout(Error|Exception)?:")
+_EXCEPTION = re.compile(r"[A-Za-z_.]*(Error|Exception|Interrupt|Exit):")
 WORKER_STATES = {
     "rollout": ("starting", "loading", "sampling", "idle", "lost"),
     "reward": ("starting", "scoring", "idle"),
@@ -118,6 +121,7 @@ ROWS = {
 HISTOGRAMS = ("seconds/{stage}", "seconds/step")
 # Keys that are not exported, and why.
 NOT_EXPORTED = {
+    "entropy_control/{modality}": "eg_grpo_entropy_mean shows what it does",
     "rewards/failed": "it is the sum of eg_grpo_scores_failed_total over rewards",
     "workers/{role}": "eg_grpo_workers has the workers of a role by state, as they are now",
 }
@@ -197,6 +201,18 @@ def _of_row(metric: Metric) -> Exported:
 EXPORTED = (*(_of_row(metric) for metric in STEP_METRICS if metric.key in ROWS), *LIVE)
 BY_KEY = {metric.key: metric for metric in EXPORTED if metric.key is not None}
 BY_NAME = {metric.name: metric for metric in EXPORTED}
+
+
+def failure_kind(reason: str) -> str:
+    """The kind of a reason for which a score failed: one of ``FAILURE_REASONS``.
+
+    Reasons are sentences of any text, so a label of Prometheus cannot have them.
+    """
+    if reason.startswith(_OF_WORKERS):
+        return "worker"
+    if _TIMEOUT.match(reason):
+        return "timeout"
+    return "error" if _EXCEPTION.match(reason) else "reward"
 
 
 def markdown() -> str:

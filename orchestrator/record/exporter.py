@@ -35,9 +35,10 @@ from orchestrator.record.exported import (
     STARTING,
     WORKER_STATES,
     Exported,
+    failure_kind,
 )
-from orchestrator.record.live import Live, failure_kind
 from orchestrator.record.metrics import placed
+from orchestrator.record.snapshot import Snapshot
 from policy.errors import UserError
 from policy.types import JsonDict
 
@@ -92,7 +93,7 @@ class Exporter:
         self._of_step: dict[str, Series] = {}
         self._sums: dict[str, Series] = {}
         self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {}
-        self._live: dict[str, Series] = {}
+        self._snapshot: dict[str, Series] = {}
         self._stage = (STARTING, time.time())  # the stage, and since when
         self._watched: dict[str, Callable[[], float | None]] = {}
         self.registry = CollectorRegistry()
@@ -157,26 +158,26 @@ class Exporter:
         parts.add(part)
         return True
 
-    def live(self, live: Live) -> None:
+    def snapshot(self, seen: Snapshot) -> None:
         """Take what the driver sees at the moment."""
         workers: Series = {
             (role, reward, state): 0.0
-            for role, reward, _ in live.workers
+            for role, reward, _ in seen.workers
             for state in WORKER_STATES[role]
         }
         found: dict[str, Series] = {
-            f"{PREFIX}workers": workers | {key: float(n) for key, n in live.workers.items()},
-            f"{PREFIX}queued_batches": {key: float(n) for key, n in live.queued.items()},
-            f"{PREFIX}groups": {(state,): float(n) for state, n in live.groups.items()},
+            f"{PREFIX}workers": workers | {key: float(n) for key, n in seen.workers.items()},
+            f"{PREFIX}queued_batches": {key: float(n) for key, n in seen.queued.items()},
+            f"{PREFIX}groups": {(state,): float(n) for state, n in seen.groups.items()},
         }
-        if live.published is not None:
-            found[f"{PREFIX}published_weight_version"] = {(): float(live.published)}
-            lags = [live.published - version for version in live.serving if version is not None]
+        if seen.published is not None:
+            found[f"{PREFIX}published_weight_version"] = {(): float(seen.published)}
+            lags = [seen.published - version for version in seen.serving if version is not None]
             if lags:
                 found[f"{PREFIX}weight_version_lag"] = {(): float(max(lags))}
-            behind = sum(version != live.published for version in live.serving)
+            behind = sum(version != seen.published for version in seen.serving)
             found[f"{PREFIX}workers_behind"] = {(): float(behind)}
-        self._live = found | _of_counts(live.counts)
+        self._snapshot = found | _of_counts(seen.counts)
 
     def stage(self, name: str) -> None:
         """The driver begins to wait for this stage, or goes on with it."""
@@ -198,7 +199,7 @@ class Exporter:
             **self._fixed,
             **self._of_step,
             **self._sums,
-            **self._live,
+            **self._snapshot,
             f"{PREFIX}stage_start_timestamp_seconds": stage,
             **{metric: {(): value} for metric, value in watched.items() if value is not None},
         }

@@ -90,20 +90,26 @@ class LiveProgress(Progress):
         # Live calls ``frame`` at once, so the attributes above must exist before.
         self.live = Live(
             get_renderable=self.frame,
-            console=Console(stderr=True, force_terminal=True),  # rich itself honours NO_COLOR
+            console=Console(  # which honours NO_COLOR by itself
+                stderr=True,
+                force_terminal=True,
+                # A long line that other code prints is wrapped by the terminal. rich would write
+                # line breaks into it, and a path in it could not be copied.
+                soft_wrap=True,
+                # Without these, rich would change such a line: "[b]", ":smile:" and numbers.
+                markup=False,
+                emoji=False,
+                highlight=False,
+            ),
             refresh_per_second=_FRAMES_A_SECOND,
             # Standard output may be a file, which must get what is printed to it.
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
 
     def note(self, text: str) -> None:
-        """Print one line above the view.
-
-        The terminal wraps a long line. rich would write a line break into it, and a path in the
-        line could not be copied.
-        """
+        """Print one line above the view."""
         self._noted = True
-        self.live.console.print(Text(masked(text)), soft_wrap=True)
+        self.live.console.print(Text(masked(text)))
 
     def begin(self, step: int) -> None:
         """Show that so many steps are done, until the row of a step says more."""

@@ -117,6 +117,8 @@ STEP_METRICS = (
            "entropy over log of the vocabulary size, mean over tokens"),
     Metric("entropy/{modality}/std", "1", "gauge",
            "entropy over log of the vocabulary size, standard deviation over tokens"),
+    Metric("entropy_control/{modality}", "1", "gauge",
+           "coefficient that pulls the entropy down, or up where it is negative"),
     # The trajectories
     Metric("guidance/logprob_gap", "nats", "gauge",
            "guided minus conditional log-prob, mean over image tokens"),
@@ -204,6 +206,9 @@ def markdown() -> str:
             "Four keys are not in every row: `kl/mean` is absent with `kl_beta: 0`,\n"
             "`ratio/capped` with `importance_cap: null`, `lambda_b` is there with a budget rule,\n"
             "and `evaluation/{set}` is there after an evaluation.\n"
+            "`entropy_control/{modality}` is there with `algorithm.entropy_control`,\n"
+            "`tokens/low_fraction`, `bonus/mean` and `bonus/flip_share` are there with\n"
+            "`algorithm.method: eg-grpo`, `tokens/high_fraction` with `top-entropy` too.\n"
             "A run with `stages: rollout` has no keys of the update, and its `weight_version`\n"
             "and `probe/gap` stay 0. A replay has nothing that only workers can tell:\n"
             "`probe/gap`, numbers of workers, evaluations, the seconds of `rollout`, `reward` and\n"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from policy.errors import UserError
 from policy.types import JsonDict
@@ -31,8 +31,8 @@ class Sink(Protocol):
         """Take the row of a step as it is in metrics.jsonl."""
         ...
 
-    def close(self) -> None:
-        """Write what is not written yet."""
+    def close(self, failed: bool) -> None:
+        """Write what is not written yet, and say whether the run has failed."""
         ...
 
 
@@ -69,7 +69,7 @@ class TensorBoard:
             self._writer.add_scalar(key, value, row["step"], wall_time=row["time"])
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self._writer.close()
 
 
@@ -107,8 +107,8 @@ class WandB:
     def step(self, row: JsonDict) -> None:
         self._run.log({"step": row["step"], **numbers(row)})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))  # W&B shows a code other than 0 as a failed run
 
 
 class Trackio:
@@ -136,16 +136,24 @@ class Trackio:
     def step(self, row: JsonDict) -> None:
         self._run.log(numbers(row), step=row["step"])
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         with redirect_stdout(sys.stderr):
             self._run.finish()
 
 
 class Sinks:
-    """The sinks of a run as one. It has none at first."""
+    """The sinks of a run as one, as long as its context lasts. It has none at first."""
 
     def __init__(self) -> None:
         self._sinks: dict[str, Sink] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close every sink that has not failed. An exception means that the run has failed."""
+        failed = kind is not None
+        self._all_do(lambda sink: sink.close(failed))
 
     def begin(self, name: str, make: Callable[[], Sink]) -> None:
         """Add a sink. Raises ``UserError`` that names it when ``make`` fails."""
@@ -157,10 +165,6 @@ class Sinks:
     def step(self, row: JsonDict) -> None:
         """Give the row to every sink that has not failed."""
         self._all_do(lambda sink: sink.step(row))
-
-    def close(self) -> None:
-        """Close every sink that has not failed."""
-        self._all_do(lambda sink: sink.close())
 
     def _all_do(self, what: Callable[[Sink], None]) -> None:
         for name, sink in list(self._sinks.items()):

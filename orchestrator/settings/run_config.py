@@ -213,6 +213,13 @@ class RunConfig(Settings):
         if minimum is not None and minimum > group_size:
             text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
             raise refuse(type(self), "algorithm.minimum_survivors", text)
+        needs = self.algorithm.objective().method.needs
+        if "unconditional" in needs and not self.rollout.sampling.guided:
+            text = (
+                f"algorithm.method {self.algorithm.method} compares log-probs with those without"
+                " the prompt, which are recorded with guidance alone: give a scale other than 1"
+            )
+            raise refuse(type(self), "rollout.guidance_scale", text)
         if self.stages == "rollout" and not self.trajectories.keep_steps:
             text = "with stages: rollout, the trajectories are all that a run leaves; keep some"
             raise refuse(type(self), "trajectories.keep_steps", text)

@@ -174,11 +174,13 @@ class JanusForVllm(nn.Module):
         noise_R = torch.tensor([t.noise for t in tasks], dtype=torch.float64, device=device)
         scale_R1 = torch.tensor([[s.guidance_scale] for s in asked], device=device)
         # From here on the second stream, if there is one, holds the guided distribution.
+        twin = None
         if phase is Phase.IMAGE:
             first = self.vocabulary.num_text
             # One product for both streams: the head's weights are read once.
             logits_RSV = head_logits(self._features(hidden_RSD), self.vision_head)
             if self.streams == 2:
+                twin = Softmax.of(temper(logits_RSV[:, 1], temperature_R11[:, 0]))
                 logits_RSV[:, 1] = guide(logits_RSV[:, 0], logits_RSV[:, 1], scale_R1)
         else:
             first = 0
@@ -191,8 +193,12 @@ class JanusForVllm(nn.Module):
         for row, token in forced:
             drawn_R[row] = token - first
         logprob_RS = softmax.logprob(drawn_R.unsqueeze(1).expand(logits_RSV.shape[:2]))
+        twin_R = logprob_RS[:, 0]
+        if twin is not None:
+            twin_R = torch.where(scale_R1[:, 0] == 1.0, twin_R, twin.logprob(drawn_R))
         record_RSK = torch.stack([-logprob_RS, softmax.entropy()], dim=2)
-        return drawn_R + first, torch.cat([record_RSK[:, 0], record_RSK[:, -1]], dim=1)
+        record_RK = torch.cat([record_RSK[:, 0], record_RSK[:, -1], -twin_R[:, None]], dim=1)
+        return drawn_R + first, record_RK
 
 
 class _Norm(RMSNorm):

@@ -148,15 +148,20 @@ def replay(
     conditional = trajectory_logprobs(policy, batch, sampling.temperature, None)
     guided = trajectory_logprobs(policy, batch, sampling.temperature, sampling.guidance_scale)
     count = batch.cot.mask_BT.shape[1]
-    replayed = {}
-    for name, phase, field, expected in (
+    records = [
         ("CoT log-probs", Phase.COT, "logprobs_conditional", conditional.logprob_BT),
         ("CoT entropies", Phase.COT, "entropies_conditional", conditional.entropy_BT),
         ("image log-probs", Phase.IMAGE, "logprobs_conditional", conditional.logprob_BT),
         ("image entropies", Phase.IMAGE, "entropies_conditional", conditional.entropy_BT),
         ("guided image log-probs", Phase.IMAGE, "logprobs_guided", guided.logprob_BT),
         ("guided image entropies", Phase.IMAGE, "entropies_guided", guided.entropy_BT),
-    ):
+    ]
+    if server.streams == 2:
+        twin = trajectory_logprobs(policy, batch, sampling.temperature, 0.0)
+        name, field = "unconditional image log-probs", "logprobs_unconditional"
+        records.append((name, Phase.IMAGE, field, twin.logprob_BT))
+    replayed = {}
+    for name, phase, field, expected in records:
         columns = slice(0, count) if phase is Phase.COT else slice(count, None)
         ours = [getattr(found[f"{row}:{phase}"], field) for row in range(len(trajectories))]
         replayed[name] = np.stack(ours), expected[:, columns].cpu().numpy()

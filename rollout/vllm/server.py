@@ -43,6 +43,7 @@ class Sampled:
     entropies_conditional: FloatArray
     logprobs_guided: FloatArray
     entropies_guided: FloatArray
+    logprobs_unconditional: FloatArray  # of guided image tokens; of others the conditional ones
 
 
 def written_config(policy: JanusPolicy, special: SpecialIds, streams: int) -> dict[str, Any]:
@@ -187,8 +188,8 @@ class VllmServer:
     def _sampled(self, output: RequestOutput) -> Sampled:
         (completion,) = output.outputs
         ids = list(completion.token_ids)
-        surprisal, entropy, guided_surprisal, guided_entropy = self.vocabulary.records(
-            completion.logprobs
+        surprisal, entropy, guided_surprisal, guided_entropy, twin_surprisal = (
+            self.vocabulary.records(completion.logprobs)
         )
         is_image = ids[0] >= self.vocabulary.num_text
         return Sampled(
@@ -197,6 +198,7 @@ class VllmServer:
             entropy,
             -guided_surprisal,
             guided_entropy,
+            -twin_surprisal,
         )
 
     def _drop_all(self) -> None:

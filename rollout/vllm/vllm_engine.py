@@ -33,10 +33,13 @@ from rollout.vllm.parity import check_parity, vllm_probe_logprobs
 from rollout.vllm.requests import SampleRequest
 from rollout.vllm.server import Sampled, VllmServer
 
+# What a trajectory without a CoT has of phase 1.
+_NO_COT = Sampled(np.zeros(0, np.int32), *[np.zeros(0, np.float32)] * 5)
+
 
 @dataclass
 class _Slot:
-    """One trajectory in the making."""
+    """One trajectory in the making. Without a CoT its phase 1 is empty from the start."""
 
     prompt: Prompt
     index_in_group: int
@@ -78,11 +81,26 @@ class VllmEngine:
         if sampling.guided and self._serving.streams == 1:
             self._build(streams=2)
         server, encoder = self._serving, self._encoder
+        with_cot = sampling.max_cot_tokens > 0
         slots = [
             _Slot(request.prompt, index, seed, encoder.cot_prompt_ids(request.prompt))
+            if with_cot
+            else _Slot(request.prompt, index, seed, _NO_COT.ids, _NO_COT)
             for request in requests
             for index, seed in enumerate(request.seeds)
         ]
+
+        def ask_image(place: int, cot_text: str | None) -> tuple[str, list[int], SampleRequest]:
+            slot = slots[place]
+            slot.image_prompt_ids = encoder.image_prompt_ids(slot.prompt, cot_text)
+            image = SampleRequest(Phase.IMAGE, slot.seed, sampling, self._policy.num_image_tokens)
+            prompt = server.vocabulary.image_prompt(slot.image_prompt_ids)
+            return f"{Phase.IMAGE.name}:{place}", prompt, image
+
+        def ask_cot(place: int) -> tuple[str, list[int], SampleRequest]:
+            slot = slots[place]
+            cot = SampleRequest(Phase.COT, slot.seed, sampling, sampling.max_cot_tokens)
+            return f"{Phase.COT.name}:{place}", slot.cot_prompt_ids.tolist(), cot
 
         def finished(name: str, sampled: Sampled) -> Sequence[tuple[str, list[int], SampleRequest]]:
             phase, place = name.split(":")
@@ -91,23 +109,12 @@ class VllmEngine:
                 slot.image = sampled
                 return []
             slot.cot, slot.cot_text = sampled, encoder.cot_text(sampled.ids)
-            slot.image_prompt_ids = encoder.image_prompt_ids(slot.prompt, slot.cot_text)
-            image = SampleRequest(Phase.IMAGE, slot.seed, sampling, self._policy.num_image_tokens)
-            prompt = server.vocabulary.image_prompt(slot.image_prompt_ids)
-            return [(f"{Phase.IMAGE.name}:{place}", prompt, image)]
+            return [ask_image(int(place), slot.cot_text)]
 
-        server.run(
-            [
-                (
-                    f"{Phase.COT.name}:{place}",
-                    slot.cot_prompt_ids.tolist(),
-                    SampleRequest(Phase.COT, slot.seed, sampling, sampling.max_cot_tokens),
-                )
-                for place, slot in enumerate(slots)
-            ],
-            finished,
-        )
-        trajectories = iter(self._trajectories(slots))
+        places = range(len(slots))
+        first = [ask_cot(place) if with_cot else ask_image(place, None) for place in places]
+        server.run(first, finished)
+        trajectories = iter(self._trajectories(slots, sampling.guided))
         return [
             Group(request.prompt, tuple(next(trajectories) for _ in request.seeds))
             for request in requests
@@ -216,15 +223,17 @@ class VllmEngine:
         finally:
             torch.set_num_threads(threads)
 
-    def _trajectories(self, slots: Sequence[_Slot]) -> list[Trajectory]:
+    def _trajectories(self, slots: Sequence[_Slot], guided: bool) -> list[Trajectory]:
         size = self._config.batch_size
         pixels: list[np.ndarray] = []
         for start in range(0, len(slots), size):
             ids = np.stack([slot.image.ids for slot in slots[start : start + size] if slot.image])
             pixels.extend(self._policy.decode(torch.from_numpy(ids).long().to(self._config.device)))
-        return [self._trajectory(slot, image) for slot, image in zip(slots, pixels, strict=True)]
+        return [
+            self._trajectory(slot, image, guided) for slot, image in zip(slots, pixels, strict=True)
+        ]
 
-    def _trajectory(self, slot: _Slot, pixels: np.ndarray) -> Trajectory:
+    def _trajectory(self, slot: _Slot, pixels: np.ndarray, guided: bool) -> Trajectory:
         cot, image = slot.cot, slot.image
         assert cot is not None
         assert image is not None
@@ -246,6 +255,7 @@ class VllmEngine:
             image_logprobs_guided=image.logprobs_guided,
             image_entropies_guided=image.entropies_guided,
             image=pixels,
+            image_logprobs_unconditional=image.logprobs_unconditional[: None if guided else 0],
         )
 
 

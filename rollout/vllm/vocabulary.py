@@ -23,8 +23,9 @@ from vllm.logprobs import FlatLogprobs
 
 from policy.types import FloatArray, IntArray
 
-# Surprisal (the negated log-prob) and entropy: first conditional, then guided.
-NUM_CHANNELS = 4
+# Surprisal (the negated log-prob) and entropy: first conditional, then guided. The last one is the
+# unconditional surprisal, or without guidance the conditional one again.
+NUM_CHANNELS = 5
 
 
 @dataclass(frozen=True)

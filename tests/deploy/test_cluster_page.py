@@ -14,6 +14,7 @@ import pytest
 from ray.scripts.scripts import cli as ray_commands
 
 from orchestrator.commands.parser import make_parser
+from tests.command_line import ONE_REWARD
 from tests.multihost.hosts import ROOT, Host, network, why_not
 from tests.training_records import rows
 
@@ -21,6 +22,7 @@ PAGE = (ROOT / "docs" / "cluster.md").read_text()
 TINY = (
     "steps=2 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
     " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
+    f" '{ONE_REWARD}'"
 )
 ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
 

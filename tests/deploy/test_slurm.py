@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from orchestrator.pipeline.ledger_folder import read_run
+from tests.command_line import ONE_REWARD
 from tests.deploy.slurm_stand_ins import first_child, installed, slurm
 from tests.multihost.hosts import ROOT, Host, network, wait_for, why_not
 from tests.training_records import rows
@@ -24,7 +25,7 @@ SCRIPT = ROOT / "deploy" / "slurm" / "train.sbatch"
 TINY = (
     "steps=3 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=2"
     " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
-    " evaluation.every=100 checkpoint.every=1"
+    f" evaluation.every=100 checkpoint.every=1 {ONE_REWARD}"
 ).split()
 # Programs for the test of the script alone. Each job step has the name of its host in HOST.
 SRUN = """#!/bin/bash

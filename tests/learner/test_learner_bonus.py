@@ -21,7 +21,7 @@ from learner.algorithm.bonus import (
     capped_bonus,
     saved_budget,
 )
-from learner.algorithm.objective import token_advantages
+from learner.algorithm.methods.eg_grpo import token_advantages
 from learner.algorithm.partition import partition_by_modality
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True)

@@ -19,6 +19,7 @@ from learner.algorithm.advantages import group_advantages, has_variance
 from learner.algorithm.bonus import Aggregation, BonusRule
 from learner.algorithm.kl import KL_ESTIMATORS, k3
 from learner.algorithm.loss_metrics import add_metrics, finish_metrics
+from learner.algorithm.methods.eg_grpo import token_advantages
 from learner.algorithm.objective import (
     BatchCounts,
     LossBatch,
@@ -27,7 +28,6 @@ from learner.algorithm.objective import (
     eg_grpo_loss,
     policy_surrogate_clipped,
     policy_surrogate_on_policy,
-    token_advantages,
     truncated_importance_weight,
 )
 from learner.algorithm.partition import Modalities

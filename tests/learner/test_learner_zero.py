@@ -68,7 +68,7 @@ def compare(together, single, start):
 LEARNER = dict(learning_rate=1e-2)
 
 
-def scenarios(batch, stages):
+def scenarios(batch):
     """``two``: shares of 3 and 4, so that one rank needs a second micro-batch and the other none.
     ``few``: three survivors in micro-batches of one. ``paper``: a lambda over both ranks.
     ``lora``: ``two`` with an adapter, whose reference passes are the engine's too.
@@ -76,49 +76,33 @@ def scenarios(batch, stages):
     two = [batch, stale_and_fresh(batch, 1)]
     few = [[batch[0]]]
     found = []
-    for stage in stages:
+    for stage in (0, 1, 2, 3):
         learner = LEARNER | {"zero_stage": stage, "micro_batch_size": 3}
         found.append(Scenario(f"two-{stage}", two, learner))
         found.append(Scenario(f"few-{stage}", few, learner | {"micro_batch_size": 1}))
         found.append(Scenario(f"paper-{stage}", two, learner, AS_PAPER))
         found.append(Scenario(f"lora-{stage}", two, learner | {"lora": {"rank": 4}}))
-    if 3 in stages:  # where every pass is a collective
-        alone = {"zero_stage": 3, "micro_batch_size": 1, "lora": {"rank": 4}}
-        found.append(Scenario("free-3", [[batch[0]]], LEARNER | alone, dict(kl_beta=0.0)))
-    return found
-
-
-@pytest.fixture
-def check(make_rank, checkpoint, batch, tmp_path):
-    def check(stages):
-        start = {n: p.detach().clone() for n, p in load_policy(checkpoint).trained_parameters()}
-        singles = {}
-        wanted = scenarios(batch, stages)
-        together = run_ranks(wanted, checkpoint, tmp_path, another_port())
-        for scenario in wanted:
-            kind = scenario.name.split("-")[0]
-            if kind not in singles:
-                sent, rows = alone(
-                    make_rank, scenario.batches, scenario.learner, scenario.algorithm
-                )
-                singles[kind] = (served(checkpoint, sent), rows)
-            sent, rows = together[scenario.name]
-            weights = served(checkpoint, sent)
-            compare((weights, rows), singles[kind], start)
-            exported = load_policy(tmp_path / f"{scenario.name}-checkpoint" / "model")
-            assert all(p.equal(weights[n]) for n, p in exported.trained_parameters())
-
-    return check
+    # At stage 3 every pass is a collective.
+    alone = {"zero_stage": 3, "micro_batch_size": 1, "lora": {"rank": 4}}
+    return [*found, Scenario("free-3", few, LEARNER | alone, dict(kl_beta=0.0))]
 
 
 @pytest.mark.slow
-def test_two_ranks_train_as_one_at_zero_0_to_2(check):
+def test_two_ranks_train_as_one_at_every_zero_stage(make_rank, checkpoint, batch, tmp_path):
     """Unequal lengths and shares, fresh and stale rollouts, both presets: rows and weights are
-    those of one rank that sees the whole batch at once."""
-    check([0, 1, 2])
-
-
-@pytest.mark.slow
-def test_two_ranks_train_as_one_at_zero_3(check):
-    """The same with sharded parameters: what is published and exported is whole."""
-    check([3])
+    those of one rank that sees the whole batch at once. At stage 3, with sharded parameters, what
+    is published and exported is whole too."""
+    start = {n: p.detach().clone() for n, p in load_policy(checkpoint).trained_parameters()}
+    wanted = scenarios(batch)
+    together = run_ranks(wanted, checkpoint, tmp_path, another_port())
+    singles = {}
+    for scenario in wanted:
+        kind = scenario.name.split("-")[0]
+        if kind not in singles:
+            sent, rows = alone(make_rank, scenario.batches, scenario.learner, scenario.algorithm)
+            singles[kind] = (served(checkpoint, sent), rows)
+        sent, rows = together[scenario.name]
+        weights = served(checkpoint, sent)
+        compare((weights, rows), singles[kind], start)
+        exported = load_policy(tmp_path / f"{scenario.name}-checkpoint" / "model")
+        assert all(p.equal(weights[n]) for n, p in exported.trained_parameters())

@@ -40,6 +40,14 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str)
     return error
 
 
+def test_no_command_brings_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the help, but on standard error and with exit code 2: nothing was done."""
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert "train a model as a configuration file describes" in shown.err
+    assert shown.out == ""
+
+
 def test_a_mistyped_flag_shows_no_value(capsys: pytest.CaptureFixture[str]) -> None:
     """An override beside it may hold a secret; a name too long for --new is refused by its key."""
     with pytest.raises(SystemExit):

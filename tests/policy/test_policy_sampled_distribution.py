@@ -80,7 +80,8 @@ def sampled(policy: JanusPolicy) -> Trajectory:
 
 
 def test_rollout_records_the_formula(policy: JanusPolicy, read: dict[str, list[Tensor]]) -> None:
-    """Of one trajectory, token by token: CoT, conditional and guided image records to 1e-5."""
+    """Of one trajectory, token by token: CoT, conditional, guided and unconditional image records
+    to 1e-5."""
     t = sampled(policy)
     logprob, entropy = formula(torch.cat(read["cot"]), policy.model.lm_head, t.cot_ids)
     assert_close(t.cot_logprobs, logprob)
@@ -93,6 +94,8 @@ def test_rollout_records_the_formula(policy: JanusPolicy, read: dict[str, list[T
     logprob, entropy = formula(conditional_ND, head, t.image_ids, twin_ND)
     assert_close(t.image_logprobs_guided, logprob)
     assert_close(t.image_entropies_guided, entropy)
+    logprob, _ = formula(twin_ND, head, t.image_ids)
+    assert_close(t.image_logprobs_unconditional, logprob)
 
 
 @pytest.mark.parametrize("kernel", [plain_kernel, entropy_kernel])

@@ -69,6 +69,15 @@ def test_only_the_ends_of_the_message_are_stripped(prompt: str, cot: str, messag
     assert template_named("janus-plain").image_prompt(prompt, cot) == expected
 
 
+def test_without_a_cot_the_message_is_the_prompt() -> None:
+    """As the plain Janus-Pro has it: no text follows the prompt. An empty CoT leaves ". " there."""
+    plain = template_named("janus-plain")
+    assert plain.image_prompt("a {red} car", None) == "User: a {red} car\n\nAssistant:"
+    assert plain.image_prompt("a car", "") == "User: a car.\n\nAssistant:"
+    shapes = template_named("shapes").image_prompt("a red circle", None)
+    assert shapes == "<|User|> : a red circle <|Assistant|> :"
+
+
 def test_the_shapes_strings() -> None:
     """The embedded model's own, which its checkpoint was trained on."""
     shapes = TEMPLATES["shapes"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_groups import image_group
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from policy.errors import UserError
@@ -59,6 +60,19 @@ def test_equal_groups_make_equal_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_group(tmp_path / name, odd_group())
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_file_without_the_unconditional_record_is_read(tmp_path: Path) -> None:
+    """As earlier versions wrote it: the record is empty there."""
+    file = tmp_path / "group"
+    write_group(file, odd_group())
+    with safe_open(file, framework="numpy") as stored:
+        metadata = stored.metadata()
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    kept = {n: t for n, t in tensors.items() if not n.endswith("image_logprobs_unconditional")}
+    assert len(kept) == len(tensors) - 2
+    save_file(kept, file, metadata)
+    assert [len(t.image_logprobs_unconditional) for t in read_group(file).trajectories] == [0, 0]
 
 
 @pytest.mark.parametrize("cut", [0, 7, 100, -1])

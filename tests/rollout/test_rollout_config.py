@@ -44,7 +44,7 @@ def test_sampling_is_what_the_settings_say() -> None:
     assert config.sampling == Sampling(guidance_scale=2.5, temperature=0.5, max_cot_tokens=9)
 
 
-@pytest.mark.parametrize("wrong", [(-1, 1, 1), (1, 0, 1), (1, 1, 0)])
+@pytest.mark.parametrize("wrong", [(-1, 1, 1), (1, 0, 1), (1, 1, -1)])
 def test_an_override_is_checked_as_well(wrong: tuple[float, float, int]) -> None:
     """Sampling made by hand, as evaluation makes it, cannot be impossible either."""
     with pytest.raises(ValueError, match="impossible sampling"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from rollout.drawing import Phase, draw_tokens, token_noise
+from rollout.drawing import Phase, draw_tokens, image_seed, token_noise
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_gpu")]
 ALMOST_ONE = float(np.nextafter(1.0, 0.0))
@@ -26,6 +26,15 @@ def test_noise_is_uniform_over_neighbouring_seeds() -> None:
     """First numbers of the seeds 0..4999 are uniform: chi-square on 20 bins, level 0.001."""
     first = token_noise(range(5000), Phase.COT, 1)[:, 0].numpy()
     assert chisquare(np.histogram(first, bins=20, range=(0, 1))[0]).pvalue > 0.001
+
+
+def test_the_images_of_a_cot_have_seeds_of_their_own() -> None:
+    """The first keeps the seed of the CoT. A thousand images of ten neighbouring seeds, and of the
+    largest, have as many seeds, all of 63 bits."""
+    assert image_seed(41, 0) == 41
+    seeds = [image_seed(seed, place) for seed in (*range(10), 2**63 - 1) for place in range(1000)]
+    assert len(set(seeds)) == 11_000
+    assert max(seeds) < 2**63
 
 
 def test_a_token_is_the_quantile_of_its_noise() -> None:

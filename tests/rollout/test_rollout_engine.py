@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -144,6 +144,48 @@ def test_a_cap_of_one_token_is_enough() -> None:
     assert all(len(trajectory.cot_ids) == 1 for trajectory in group.trajectories)
 
 
+def test_without_a_cot_the_prompt_alone_asks_for_the_image() -> None:
+    """A cap of 0 skips phase 1: its arrays are empty, and the image is drawn as for an image prompt
+    that has no CoT and no text around it. The image noise is that of the seed."""
+    (group,) = engine().generate(REQUESTS[1:2], Sampling(2.0, 1.0, 0))
+    prompt_ids = tiny_encoder().image_prompt_ids(PROMPTS[1], None)
+    words = tiny_encoder().tokenizer.decode(prompt_ids)
+    assert words == (
+        "<bos> <|User|> : a blue square above a small red circle <|Assistant|> : <begin_of_image>"
+    )
+    with torch.inference_mode():
+        images = sample_images(
+            tiny_policy(), tiny_encoder().special, [prompt_ids] * 5, REQUESTS[1].seeds,
+            Sampling(2.0, 1.0, 0),
+        )  # fmt: skip
+    for row, trajectory in enumerate(group.trajectories):
+        assert trajectory.cot_text == ""
+        assert trajectory.num_tokens == 16
+        for name in ("cot_prompt_ids", "cot_ids", "cot_logprobs", "cot_entropies"):
+            assert len(getattr(trajectory, name)) == 0
+        assert np.array_equal(trajectory.image_prompt_ids, prompt_ids)
+        assert np.array_equal(trajectory.image_ids, images.ids[row])
+
+
+def test_several_images_of_one_cot() -> None:
+    """Each CoT is that of its seed in all its images. The first image is the one that a group of
+    the same seeds has, and the others have noise of their own. Batches cut CoTs and images apart.
+    """
+    sampling = Sampling(2.0, 1.0, CAP)
+    (single,) = engine().generate([GenerationRequest(PROMPTS[0], (7, 8, 9))], sampling)
+    for batch_size in (64, 2):
+        group = engine(batch_size).generate_per_cot(PROMPTS[0], (7, 8, 9), 4, sampling)
+        assert [t.index_in_group for t in group.trajectories] == list(range(12))
+        for place, expected in enumerate(single.trajectories):
+            images = group.trajectories[4 * place : 4 * place + 4]
+            assert_same(replace(images[0], index_in_group=place), expected, 2.0)
+            assert len({t.image_ids.tobytes() for t in images}) == 4
+            assert len({t.seed for t in images}) == 4
+            for trajectory in images:
+                assert np.array_equal(trajectory.cot_ids, expected.cot_ids)
+                assert np.array_equal(trajectory.image_prompt_ids, expected.image_prompt_ids)
+
+
 def test_a_longer_cap_only_goes_on() -> None:
     """Noise belongs to a position: a CoT cut at 6 tokens is the beginning of the one cut at 20."""
     short = engine().generate(REQUESTS, Sampling(1.0, 1.0, 6))
@@ -182,8 +224,10 @@ def test_each_phase_draws_from_its_own_noise() -> None:
 
 
 def test_without_guidance_both_records_are_one() -> None:
-    """At w = 1 the guided distribution is the conditional one, bit for bit."""
+    """At w = 1 the guided distribution is the conditional one, bit for bit, and there is no record
+    without the prompt."""
     for t in sample(guidance_scale=1.0):
+        assert len(t.image_logprobs_unconditional) == 0
         assert np.array_equal(t.image_logprobs_guided, t.image_logprobs_conditional)
         assert np.array_equal(t.image_entropies_guided, t.image_entropies_conditional)
     t = sample(guidance_scale=2.0)[0]

@@ -62,6 +62,7 @@ def test_it_records_the_formula(server: Any) -> None:
         for z in (c, w * c + (1 - w) * u):
             logprob = (z / 0.7).log_softmax(-1)
             expected += [-logprob[token], -(logprob.exp() * logprob).sum()]
+        expected.append(-(((c if w == 1 else u) / 0.7).log_softmax(-1)[token]))
         np.testing.assert_allclose(records_RK[row].numpy(), expected, rtol=1e-5, atol=1e-5)
 
 

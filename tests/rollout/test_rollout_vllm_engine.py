@@ -146,9 +146,12 @@ def test_records_are_those_of_a_full_forward_pass(
     with torch.no_grad():
         conditional = trajectory_logprobs(checkpoint_policy(), batch, temperature, None)
         guided = trajectory_logprobs(checkpoint_policy(), batch, temperature, w)
+        twin = trajectory_logprobs(checkpoint_policy(), batch, temperature, 0.0)
     longest = batch.cot.mask_BT.shape[1]
     for row, t in enumerate(trajectories):
         count = len(t.cot_ids)
+        unconditional = twin.logprob_BT[row, longest:].numpy()[: None if w != 1 else 0]
+        np.testing.assert_allclose(t.image_logprobs_unconditional, unconditional, rtol=0, atol=1e-4)
         for name, plural in (("logprob_BT", "logprobs"), ("entropy_BT", "entropies")):
             plain, steered = (getattr(s, name)[row].numpy() for s in (conditional, guided))
             for found, expected, allowed in (
@@ -169,10 +172,18 @@ def test_a_trajectory_is_the_same_alone_and_among_others(engine: Engine) -> None
 
 
 def test_without_guidance_both_records_are_one(engine: Engine) -> None:
-    """At w = 1 the guided records are the conditional ones to the last bit."""
+    """At w = 1 the guided records are the conditional ones to the last bit, and there is no record
+    without the prompt."""
     for t in sample(engine, PLAIN):
+        assert len(t.image_logprobs_unconditional) == 0
         assert np.array_equal(t.image_logprobs_guided, t.image_logprobs_conditional)
         assert np.array_equal(t.image_entropies_guided, t.image_entropies_conditional)
+
+
+def test_without_a_cot_it_draws_what_the_transformers_engine_draws(engine: Engine) -> None:
+    """A cap of 0 skips phase 1 in both engines."""
+    sampling = Sampling(5.0, 1.0, 0)
+    assert_same(sample(engine, sampling), transformers_sample(sampling, None))
 
 
 @torch.no_grad()

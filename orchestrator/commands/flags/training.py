@@ -30,7 +30,7 @@ def add_train_flags(train: argparse.ArgumentParser) -> None:
 
 def add_replay_flags(replay: argparse.ArgumentParser) -> None:
     replay.add_argument(
-        "folder", type=Path, metavar="run", help="run folder with trajectories, such as runs/shapes"
+        "folder", type=Path, metavar="RUN", help="run folder with trajectories, such as runs/shapes"
     )
     add_overrides(replay)
     replay.add_argument(

@@ -1,10 +1,10 @@
 "use strict";
-// The images: one view for each fixed set and one for the groups of training. The state lives
-// outside of the page, so that a page that is served keeps it when new data come.
+// The images: one view for each fixed set and one for the groups of training. What is chosen is
+// kept here, and holds when the data of a page that is served change.
 
 const view = {
   name: null,
-  step: null,
+  step: null, // the newest
   every: false,
   task: "",
   score: "total",
@@ -73,9 +73,14 @@ function sorted(list, valueOf) {
   return keyed.map(([, item]) => item);
 }
 
+// The samples that are shown, and the controls. The controls stay when new samples come, because
+// a user may have one of them in hand.
+let gallery = null;
+
 function showGallery(section, data, samples) {
   const names = [...new Set(samples.map((sample) => sample.view))];
   if (!names.length) {
+    gallery = null;
     section.replaceChildren();
     return;
   }
@@ -83,130 +88,156 @@ function showGallery(section, data, samples) {
     view.name = names[0];
     view.step = null;
   }
-  const list = el("div");
-  const controls = el("div", { class: "controls", role: "group", "aria-label": "Choose images" });
-  const note = el("p", { class: "soft small quiet" });
-  section.replaceChildren(el("h2", {}, "Images"), controls, key(), note, list);
-  let found = [],
-    scales = {};
+  gallery = { ...(gallery || builtGallery(section)), data, samples, names };
+  gallery.note.textContent = data.thinned;
+  gallery.note.hidden = !data.thinned;
+  showView();
+}
+
+function builtGallery(section) {
   const changed = () => {
     view.pages = 1;
-    showBlocks(list, data, found, scales);
+    showBlocks();
   };
-
-  function select(id, label, options, apply = changed) {
-    const box = el(
-      "select",
-      {
-        id,
-        onchange: () => {
-          view[id] = box.value;
-          apply();
-        },
+  const select = (id, apply = changed) =>
+    el("select", {
+      id,
+      onchange: (event) => {
+        view[id] = event.target.value;
+        apply();
       },
-      options.map(([value, text]) => el("option", { value }, text)),
-    );
-    if (!options.some(([value]) => value === view[id])) view[id] = options[0][0];
-    box.value = view[id];
-    return el("label", {}, label, box);
-  }
-  function bound(id, label) {
-    const box = el("input", {
+    });
+  const bound = (id) =>
+    el("input", {
       id,
       type: "number",
       step: "any",
       placeholder: "any",
-      oninput: () => {
-        view[id] = box.value;
+      oninput: (event) => {
+        view[id] = event.target.value;
         changed();
       },
     });
-    box.value = view[id];
-    return el("label", {}, label, box);
-  }
-  function fillControls() {
-    found = samples.filter((sample) => sample.view === view.name);
-    scales = { cot: range(found, "cotMap"), image: range(found, "imageMap") };
-    const at = [...new Set(found.map((sample) => sample.step))].sort((a, b) => a - b);
-    const rewards = [...new Set(found.flatMap((sample) => Object.keys(sample.rewards)))];
-    const tasks = [...new Set(found.map((sample) => sample.task).filter(Boolean))].sort();
-    const text = (name) =>
-      name === "training" ? "groups of training" : name.replace(/^fixed /, "fixed prompts: ");
-    if (view.step === null || !at.includes(view.step)) view.step = at[at.length - 1];
-    const output = el("output", { for: "step" });
-    const slider = el("input", {
+  const boxes = {
+    name: select("name", () => {
+      view.step = null;
+      view.pages = 1;
+      showView();
+    }),
+    task: select("task"),
+    score: select("score"),
+    least: bound("least"),
+    most: bound("most"),
+    shown: select("shown"),
+    sort: select("sort"),
+    map: select("map"),
+    step: el("input", {
       id: "step",
       type: "range",
       min: 0,
-      max: at.length - 1,
       step: 1,
-      oninput: () => {
-        view.step = at[slider.value];
-        said();
+      oninput: (event) => {
+        const at = Number(event.target.value);
+        view.step = at === gallery.steps.length - 1 ? null : gallery.steps[at];
+        showStep();
         changed();
       },
-    });
-    slider.value = at.indexOf(view.step);
-    const said = () => {
-      output.textContent = `${view.step} (${at.indexOf(view.step) + 1} of ${at.length} recorded)`;
-      slider.setAttribute("aria-valuetext", `step ${view.step}`);
-    };
-    said();
-    slider.disabled = view.every || at.length < 2;
-    const every = el("input", {
+    }),
+    every: el("input", {
       id: "every",
       type: "checkbox",
-      onchange: () => {
-        view.every = every.checked;
-        slider.disabled = view.every || at.length < 2;
+      onchange: (event) => {
+        view.every = event.target.checked;
+        showStep();
         changed();
       },
-    });
-    every.checked = view.every;
-    controls.replaceChildren(
-      select(
-        "name",
-        "Show",
-        names.map((name) => [name, text(name)]),
-        () => {
-          view.step = null;
-          fillControls();
-          changed();
-        },
-      ),
-      el(
-        "div",
-        { class: "field slider" },
-        el("label", { for: "step" }, "Training step "),
-        output,
-        slider,
-      ),
-      el("label", { class: "inline" }, every, "all steps"),
-      select("task", "Task", [["", "all tasks"], ...tasks.map((task) => [task, task])]),
-      select("score", "Score", [["total", "total"], ...rewards.map((reward) => [reward, reward])]),
-      bound("least", "at least"),
-      bound("most", "at most"),
-      select("shown", "Samples", [
-        ["all", "all"],
-        ["scored", "scored"],
-        ["failed", "failed, with reason"],
-      ]),
-      select(
-        "sort",
-        "Order",
-        Object.entries(SORTS).map(([name, [label]]) => [name, label]),
-      ),
-      select("map", "Entropy map", [
-        ["beside", "beside the image"],
-        ["over", "over the image"],
-        ["off", "hidden"],
-      ]),
-    );
-  }
-  fillControls();
-  note.textContent = data.thinned;
-  note.hidden = !data.thinned;
-  showBlocks(list, data, found, scales);
+    }),
+  };
+  const output = el("output", { for: "step" });
+  const controls = el(
+    "div",
+    { class: "controls", role: "group", "aria-label": "Choose images" },
+    el("label", {}, "Show", boxes.name),
+    el(
+      "div",
+      { class: "field slider" },
+      el("label", { for: "step" }, "Training step "),
+      output,
+      boxes.step,
+    ),
+    el("label", { class: "inline" }, boxes.every, "all steps"),
+    el("label", {}, "Task", boxes.task),
+    el("label", {}, "Score", boxes.score),
+    el("label", {}, "at least", boxes.least),
+    el("label", {}, "at most", boxes.most),
+    el("label", {}, "Samples", boxes.shown),
+    el("label", {}, "Order", boxes.sort),
+    el("label", {}, "Entropy map", boxes.map),
+  );
+  const note = el("p", { class: "soft small quiet" });
+  const list = el("div");
+  section.replaceChildren(el("h2", {}, "Images"), controls, key(), note, list);
+  return { boxes, output, note, list, drawn: null };
+}
+
+// Fills the controls for the view that is chosen, and shows its samples.
+function showView() {
+  const found = gallery.samples.filter((sample) => sample.view === view.name);
+  gallery.found = found;
+  gallery.scales = { cot: range(found, "cotMap"), image: range(found, "imageMap") };
+  gallery.steps = [...new Set(found.map((sample) => sample.step))].sort((a, b) => a - b);
+  if (!gallery.steps.includes(view.step)) view.step = null;
+  const rewards = [...new Set(found.flatMap((sample) => Object.keys(sample.rewards)))];
+  const tasks = [...new Set(found.map((sample) => sample.task).filter(Boolean))].sort();
+  const text = (name) =>
+    name === "training" ? "groups of training" : name.replace(/^fixed /, "fixed prompts: ");
+  offer(
+    "name",
+    gallery.names.map((name) => [name, text(name)]),
+  );
+  offer("task", [["", "all tasks"], ...tasks.map((task) => [task, task])]);
+  offer("score", [["total", "total"], ...rewards.map((reward) => [reward, reward])]);
+  offer("shown", [
+    ["all", "all"],
+    ["scored", "scored"],
+    ["failed", "failed, with reason"],
+  ]);
+  offer(
+    "sort",
+    Object.entries(SORTS).map(([name, [label]]) => [name, label]),
+  );
+  offer("map", [
+    ["beside", "beside the image"],
+    ["over", "over the image"],
+    ["off", "hidden"],
+  ]);
+  showStep();
+  showBlocks();
+}
+
+// A box whose options are the same is left alone: it may be open.
+function offer(id, options) {
+  const box = gallery.boxes[id];
+  const values = options.map(([value]) => value);
+  if ([...box.options].map((option) => option.value).join("\n") !== values.join("\n"))
+    box.replaceChildren(...options.map(([value, text]) => el("option", { value }, text)));
+  if (!values.includes(view[id])) view[id] = values[0];
+  if (box.value !== view[id]) box.value = view[id];
+}
+
+// The step that is shown. At the end of the slider it is the newest one, in a run that goes on too.
+function shownStep() {
+  return view.step === null ? gallery.steps[gallery.steps.length - 1] : view.step;
+}
+
+function showStep() {
+  const { boxes, output, steps } = gallery,
+    step = shownStep();
+  boxes.step.max = steps.length - 1;
+  boxes.step.value = steps.indexOf(step);
+  boxes.step.disabled = view.every || steps.length < 2;
+  boxes.step.setAttribute("aria-valuetext", `step ${step}`);
+  output.textContent = `${step} (${steps.indexOf(step) + 1} of ${steps.length} recorded)`;
 }
 
 function key() {
@@ -231,10 +262,11 @@ function passes(sample) {
 
 // A block is a prompt of a fixed set, or a group of training. It has a row for each run and step.
 function blocksOf(samples) {
-  const blocks = new Map();
+  const blocks = new Map(),
+    step = shownStep();
   const latest = new Map(); // the last recorded step of each run that is not after the chosen one
   for (const sample of samples) {
-    if (sample.step <= view.step)
+    if (sample.step <= step)
       latest.set(
         sample.run,
         Math.max(sample.step, latest.has(sample.run) ? latest.get(sample.run) : -1),
@@ -242,7 +274,7 @@ function blocksOf(samples) {
   }
   for (const sample of samples) {
     const fixed = sample.fixed;
-    if (!view.every && sample.step !== (fixed ? latest.get(sample.run) : view.step)) continue;
+    if (!view.every && sample.step !== (fixed ? latest.get(sample.run) : step)) continue;
     if (!passes(sample)) continue;
     // Two runs with different prompt files may use one id for two prompts.
     const block = fixed
@@ -260,9 +292,14 @@ function blocksOf(samples) {
   return sorted([...blocks.values()], (block, of) => meanOf(block.samples.map(of)));
 }
 
-function showBlocks(list, data, samples, scales) {
+// Images that are drawn already stay: new samples of another view disturb nobody.
+function showBlocks() {
+  const { data, list, scales, found: samples } = gallery;
   const blocks = blocksOf(samples),
     several = data.runs.length > 1;
+  const wanted = JSON.stringify([blocks.map((block) => block.samples), view, scales]);
+  if (gallery.drawn === wanted) return;
+  gallery.drawn = wanted;
   const walk = [];
   list.className = `map-${view.map} blocks ${samples[0].fixed && !several ? "" : "groups"}`;
   const shown = blocks.slice(0, BLOCKS * view.pages).map((block) => {
@@ -278,7 +315,7 @@ function showBlocks(list, data, samples, scales) {
         { class: several ? "sides" : "" },
         rows.map((row) => {
           const cards = sorted(row.samples, (sample, of) => of(sample)).map((sample) =>
-            card(sample, walk, samples, scales),
+            card(sample, walk, scales),
           );
           const mean = meanOf(row.samples.map((sample) => scoreOf(sample, view.score)));
           const run = several ? `${data.runs[row.run].name}, ` : "";
@@ -303,7 +340,7 @@ function showBlocks(list, data, samples, scales) {
           class: "plain more",
           onclick: () => {
             view.pages++;
-            showBlocks(list, data, samples, scales);
+            showBlocks();
           },
         },
         `show more: ${blocks.length - shown.length} others`,
@@ -313,7 +350,7 @@ function showBlocks(list, data, samples, scales) {
   list.replaceChildren(...shown);
 }
 
-function card(sample, walk, samples, scales) {
+function card(sample, walk, scales) {
   const place = walk.push(sample) - 1;
   const words = `Image of step ${sample.step}, score ${number(sample.total)}: open it`;
   return el(
@@ -321,7 +358,11 @@ function card(sample, walk, samples, scales) {
     { class: sample.imageMap ? "sample" : "sample plain" },
     el(
       "button",
-      { class: "views", "aria-label": words, onclick: () => zoom(walk, place, samples, scales) },
+      {
+        class: "views",
+        "aria-label": words,
+        onclick: () => zoom(walk, place, gallery.found, scales),
+      },
       picture(sample),
       view.map === "off" ? null : map(sample, scales, 240, view.map === "over"),
     ),

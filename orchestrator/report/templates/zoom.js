@@ -116,7 +116,7 @@ function over(sample, samples) {
         "button",
         {
           id: `of-step-${other.step}`,
-          "aria-current": other === sample ? "true" : "false",
+          "aria-current": other.step === sample.step ? "true" : "false",
           onclick: () => {
             zoomed.walk = same;
             zoomed.place = same.indexOf(other);

@@ -144,9 +144,10 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished:
 
 
 def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) -> None:
-    """From a checkpoint of another run, at guidance 2; evaluation looks at guidance 1 as well."""
+    """From a checkpoint of another run, at guidance 2; evaluation looks at guidance 1 as well. The
+    other run had two rollout workers, and this one has one."""
     run = train(
-        tmp_path, "guided", *SMALL, "steps=2", "rollout.guidance_scale=2.0",
+        tmp_path, "guided", *SMALL, "steps=2", "rollout.workers=1", "rollout.guidance_scale=2.0",
         "evaluation.guidance_scales=[2.0, 1.0]", "base=configs/presets/as-paper.yaml",
         f"model.path={finished / 'checkpoints' / 'step-4'}",
     )  # fmt: skip

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import JanusForConditionalGeneration
 
+from orchestrator.cli import main
 from policy.checkpoint.loading import load_policy
-from tests.command_line import ONE_REWARD, ROOT, command, train
+from tests.command_line import ONE_REWARD, ROOT, train
 from tests.training_records import rows
 
 BASE = ROOT / "shapes" / "checkpoint"
@@ -39,8 +40,8 @@ def test_lora_trains_publishes_and_exports(tmp_path: Path) -> None:
     assert metrics[0]["guidance/logprob_gap"] == 0  # the shapes world samples at guidance 1
 
     step = run / "checkpoints" / "step-3"
-    command("export", step, tmp_path / "merged")
-    command("export", step, tmp_path / "adapter", "--adapter")
+    assert main(["export", str(step), str(tmp_path / "merged")]) == 0
+    assert main(["export", str(step), str(tmp_path / "adapter"), "--adapter"]) == 0
     assert sorted(file.name for file in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors",
     ]  # fmt: skip

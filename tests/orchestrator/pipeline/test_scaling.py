@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.pipeline.status import read_status
-from tests.command_line import ROOT, train
+from tests.command_line import ONE_REWARD, ROOT, train
 from tests.training_records import rows, untimed, weights_digest
 
 SMALL = (
     "steps=5 prompts_per_step=6 rollout.group_size=4 rollout.batch_size=8 rollout.workers=1"
-    " rollout.max_workers=3 rewards.0.max_workers=2 learner.micro_batch_size=6 checkpoint.every=5"
+    " rollout.max_workers=3 learner.micro_batch_size=6 checkpoint.every=5"
     " evaluation.prompts=2 evaluation.samples_per_prompt=2 evaluation.every=5"
-    " cluster.object_store_mb=128"
+    f" cluster.object_store_mb=128 {ONE_REWARD} rewards.0.max_workers=2"
 ).split()
 # The run goes on at once, and not before, when as many wishes were granted as are written here.
 WAITS_FOR_WISHES = """

@@ -22,16 +22,17 @@ from orchestrator.record.exported import (
     LABELS,
     NOT_EXPORTED,
     ROWS,
+    failure_kind,
     markdown,
 )
 from orchestrator.record.exporter import Exporter, served
-from orchestrator.record.live import Live, failure_kind
 from orchestrator.record.metrics import STEP_METRICS
+from orchestrator.record.snapshot import Snapshot
 from policy.errors import UserError
 from policy.types import JsonDict
 
 ROOT = Path(__file__).parents[3]
-LIVE = Live(
+SNAPSHOT = Snapshot(
     published=7,
     serving=(7, 5, None),
     workers={("rollout", "", "idle"): 2, ("reward", "hps", "scoring"): 1},
@@ -159,7 +160,7 @@ def test_the_driver_tells_what_goes_on_within_a_step() -> None:
     """Of version 7, two workers serve 7 and 5, and one has none yet. A state that no worker is in
     has 0 workers. What the ledger has never counted is 0."""
     found = exporter()
-    found.live(LIVE)
+    found.snapshot(SNAPSHOT)
     assert value(found, "weight_version_lag") == 2
     assert value(found, "workers_behind") == 2
     assert value(found, "workers", role="rollout", reward="", state="idle") == 2
@@ -214,7 +215,7 @@ def test_a_scrape_is_what_promtool_accepts() -> None:
     """``promtool check metrics`` has nothing to say about a scrape over HTTP. It listens on
     loopback alone, and on nothing once it has ended."""
     found = exporter()
-    found.live(LIVE)
+    found.snapshot(SNAPSHOT)
     found.watch("eg_grpo_redis_away_seconds", lambda: 0.0)
     found.step(row(1, **{"loss": 0.5, "seconds/learn": 1.0, "tokens/trained": 9}))
     with served(found, "127.0.0.1", 0) as port:

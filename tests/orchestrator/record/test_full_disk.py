@@ -18,6 +18,7 @@ from orchestrator.record.run_log import logged_to
 from orchestrator.record.sheets import save_png
 from orchestrator.report.page import write_report
 from policy.disk import NotWritten
+from tests.command_line import ONE_REWARD
 from tests.printed_line import PRINTS_A_LINE
 from tests.small_disk import fill, resize, small_disk
 from tests.training_records import rows
@@ -27,7 +28,7 @@ FULL = r"No space left on device \(0\.0 MiB are free there\)"
 SMALL = (
     "steps=3 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
     " learner.micro_batch_size=4 evaluation.prompts=1 evaluation.samples_per_prompt=1"
-    " evaluation.every=100 checkpoint.every=1 cluster.object_store_mb=128"
+    f" evaluation.every=100 checkpoint.every=1 cluster.object_store_mb=128 {ONE_REWARD}"
 ).split()
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 

@@ -126,12 +126,27 @@ def test_a_short_wait_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "starting Ray  0 s" in terminal.getvalue()
 
 
-def test_a_long_note_has_no_line_break_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path of 200 characters on a terminal of 80 can be copied whole."""
+def test_a_long_line_has_no_line_break_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path of 200 characters on a terminal of 80 can be copied whole, from a note and from a
+    line that other code prints. The frame below it is as wide as the terminal at most."""
     terminal = on_terminal(monkeypatch)
     with shown_progress(5) as view:
         view.note(f"run folder /{'x' * 200}")
+        print(f"model /{'y' * 200}", file=sys.stderr)
+        view.step(ROW)
+        logging.getLogger("eg_grpo").warning("z" * 200)
     assert f"run folder /{'x' * 200}\n" in terminal.getvalue()
+    assert f"model /{'y' * 200}\n" in terminal.getvalue()
+    assert f"{'z' * 60}" in terminal.getvalue()
+    assert "z" * 80 not in terminal.getvalue()
+
+
+def test_brackets_and_colons_of_other_code_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a line that is flushed is no markup: neither is a tag read nor a picture put in."""
+    terminal = on_terminal(monkeypatch)
+    with shown_progress(5):
+        print("loading [/models] :smile:", end="", file=sys.stderr, flush=True)
+    assert "loading [/models] :smile:" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("said", [False, True])

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.record.sinks import RunOfSinks, Sinks, TensorBoard, Trackio, WandB, numbers
 from orchestrator.settings import metrics_config
 from orchestrator.settings.metrics_config import MetricsConfig, check_sinks
-from policy.errors import UserError
+from policy.errors import RunFailed, UserError
 from policy.types import JsonDict
 
 
@@ -45,7 +45,7 @@ def test_tensorboard_has_every_step(tmp_path: Path) -> None:
     sink = TensorBoard(run_of(tmp_path))
     for step in (1, 2):
         sink.step(row(step))
-    sink.close()
+    sink.close(failed=False)
     events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0}).Reload()
     found = [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors("reward/mean")]
     assert found == [(1, 0.25), (2, 0.5)]
@@ -54,8 +54,9 @@ def test_tensorboard_has_every_step(tmp_path: Path) -> None:
 def test_wandb_keeps_an_offline_run_in_the_run_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It needs no account and no network: the run's file, which ``wandb sync`` sends, has the rows
-    and the settings. It does not have the command line, which may hold a secret."""
+    """It needs no account and no network: the run's file, which ``wandb sync`` sends, has the rows,
+    the settings and that the run has failed. It does not have the command line, which may hold a
+    secret."""
     pytest.importorskip("wandb")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
@@ -63,15 +64,37 @@ def test_wandb_keeps_an_offline_run_in_the_run_folder(
     sink = WandB(run_of(tmp_path), "offline")
     for step in (1, 2):
         sink.step(row(step))
-    sink.close()
+    sink.close(failed=True)
     (file,) = tmp_path.glob("wandb/offline-run-*-0123456789abcdef/*.wandb")
     deadline = time.monotonic() + 60  # a process of W&B's writes it
     while b"reward/mean" not in file.read_bytes() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert b"reward/mean" in file.read_bytes()
     assert b"seed" in file.read_bytes()
+    assert exit_codes(file) == [1]
     kept = [found.read_bytes() for found in (tmp_path / "wandb").rglob("*") if found.is_file()]
     assert not any(b"unmasked" in content for content in kept)
+
+
+def exit_codes(file: Path) -> list[int]:
+    """The exit codes in a file of W&B, which has the format of LevelDB's logs: a header, and blocks
+    of 32 KiB with records, of which a long one is cut into parts."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, whole, codes = file.read_bytes(), 7, b"", []
+    while place + 7 <= len(content):
+        room = 2**15 - place % 2**15
+        if room < 7:
+            place += room
+            continue
+        size = int.from_bytes(content[place + 4 : place + 6], "little")
+        kind, start = content[place + 6], place + 7
+        whole, place = whole + content[start : start + size], start + size
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = Record.FromString(whole)
+            codes += [record.exit.exit_code] if record.HasField("exit") else []
+            whole = b""
+    return codes
 
 
 def test_trackio_has_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,35 +107,42 @@ def test_trackio_has_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     sink = Trackio(run_of(tmp_path))
     for step in (1, 2):
         sink.step(row(step))
-    sink.close()
+    sink.close(failed=False)
     logs = SQLiteStorage.get_logs("eg-grpo-tests", "shapes-01234567")
     assert [(log["step"], log["reward/mean"]) for log in logs] == [(1, 0.25), (2, 0.5)]
 
 
-class Failing:
-    """A sink whose server goes away after the first row."""
+class Recording:
+    """A sink that keeps what it is told."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
+        self.failed: list[bool] = []
+
+    def step(self, row: JsonDict) -> None:
+        self.rows.append(row["step"])
+
+    def close(self, failed: bool) -> None:
+        self.failed.append(failed)
+
+
+class Failing(Recording):
+    """A sink whose server goes away after the first row."""
 
     def step(self, row: JsonDict) -> None:
         if self.rows:
             raise ConnectionError("the server\nis away")
-        self.rows.append(row["step"])
-
-    def close(self) -> None:
-        raise AssertionError("it has failed, so that nobody closes it")
+        super().step(row)
 
 
 def test_a_sink_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     """There is one warning, and the run goes on. One that cannot begin ends it at the start."""
-    sinks, failing = Sinks(), Failing()
-    sinks.begin("wandb", lambda: failing)
-    with caplog.at_level(logging.WARNING, logger="eg_grpo"):
+    failing = Failing()
+    with caplog.at_level(logging.WARNING, logger="eg_grpo"), Sinks() as sinks:
+        sinks.begin("wandb", lambda: failing)
         for step in (1, 2, 3):
             sinks.step(row(step))
-        sinks.close()
-    assert failing.rows == [1]
+    assert (failing.rows, failing.failed) == ([1], [])
     assert caplog.messages == ["metrics.wandb: the server is away; it gets no more rows"]
 
     def cannot() -> Any:
@@ -120,6 +150,22 @@ def test_a_sink_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None
 
     with pytest.raises(UserError, match=r"^metrics\.wandb: no account$"):
         sinks.begin("wandb", cannot)
+
+
+def test_a_sink_is_told_at_the_end_whether_the_run_has_failed() -> None:
+    """An error of the run passes through the sinks, which are closed with it."""
+    sink = Recording()
+
+    def run(error: Exception | None) -> None:
+        with Sinks() as sinks:
+            sinks.begin("wandb", lambda: sink)
+            if error is not None:
+                raise error
+
+    run(None)
+    with pytest.raises(RunFailed, match="a rank died"):
+        run(RunFailed("a rank died"))
+    assert sink.failed == [False, True]
 
 
 def test_an_absent_package_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

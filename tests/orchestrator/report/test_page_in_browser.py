@@ -21,7 +21,7 @@ from tests.written_runs import FAILURE, evaluation_row, metrics_row, write_run
 
 EVIL = "</script><script>window.evil = 1</script><img src=x onerror='window.evil = 2'><b>bold</b>"
 LONG = "averyveryverylongwordwithoutanyspace" * 6
-LEFT, RIGHT, HOME, ESCAPE, ENTER = "\ue012", "\ue014", "\ue011", "\ue00c", "\ue007"
+LEFT, RIGHT, HOME, END, ESCAPE, ENTER = "\ue012\ue014\ue011\ue010\ue00c\ue007"
 
 
 @pytest.fixture(scope="module")
@@ -383,9 +383,10 @@ def test_a_page_that_is_served_follows_its_run(browser: Any, tmp_path: Path) -> 
     """New rows appear by themselves, and only this server is asked.
 
     The controls, what was typed into them, the values that show in a chart and the place on the
-    page stay through new rows. Only new samples build the images again: as many prompts show.
+    page stay through new rows. Through new samples stay the controls, the one that has the focus
+    and the prompts that show; the step stays too, but at the end of the slider the newest shows.
     """
-    folder = write_run(tmp_path / "run", 20, {"seen": (0,)}, prompts=25)
+    folder = write_run(tmp_path / "run", 20, {"seen": (0, 10)}, prompts=25)
     with PageServer([folder], port=0) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
@@ -409,13 +410,22 @@ def test_a_page_that_is_served_follows_its_run(browser: Any, tmp_path: Path) -> 
             least.send_keys("01")
             assert least.get_attribute("value") == "0.01"
             one(browser, ".more").click()
-            sample = read_rows(folder / "samples" / "records.jsonl")[-1]
-            add(folder / "samples" / "records.jsonl", sample | {"step": 20})
+            slider = one(browser, "#step")
+            slider.send_keys(LEFT)
+            samples = read_rows(folder / "samples" / "records.jsonl")[-50:]
+            records = folder / "samples" / "records.jsonl"
+            add(records, *(sample | {"step": 20} for sample in samples))
             add(folder / "evaluations.jsonl", evaluation_row(20, "seen"))
             wait_for(browser, "#overview", "step 0 → 20, paired by prompt")
-            wait_for(browser, "#images", "0 (1 of 2 recorded)")
+            wait_for(browser, "#images", "0 (1 of 3 recorded)")
+            assert browser.switch_to.active_element == slider == one(browser, "#step")
+            assert least == one(browser, "#least")
             assert one(browser, "#sort").get_attribute("value") == "worst"
             assert len(browser.find_elements("css selector", ".block")) == 25
+            slider.send_keys(END)
+            assert one(browser, "output").text == "20 (3 of 3 recorded)"
+            add(records, *(sample | {"step": 21} for sample in samples))
+            wait_for(browser, "#images", "21 (4 of 4 recorded)")
             assert set(requested(browser)) == {address + "data.json"}
             assert [e for e in browser.get_log("browser") if e["level"] != "INFO"] == []
         finally:
@@ -423,9 +433,9 @@ def test_a_page_that_is_served_follows_its_run(browser: Any, tmp_path: Path) -> 
             serving.join()
 
 
-def add(file: Path, row: JsonDict) -> None:
+def add(file: Path, *rows: JsonDict) -> None:
     with file.open("a") as opened_file:
-        opened_file.write(json.dumps(row) + "\n")
+        opened_file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def wait_for(page: Any, part: str, text: str) -> None:

@@ -104,6 +104,24 @@ def test_constant_aggregation_wants_its_divisor(constant: list[str]) -> None:
             ["algorithm.importance_cap=2", "algorithm.behaviour_logprob=learner"],
             "algorithm.behaviour_logprob",
         ),
+        *(
+            (
+                ["algorithm.method=similarity", f"algorithm.{rule}"],
+                f"algorithm.{rule.split('=')[0]}",
+            )
+            for rule in ("modalities=cot", "bonus=budget", "cap_factor=0.5", "low_quantile=0.1")
+        ),
+        (["algorithm.method=critical", "algorithm.kappa=2"], "algorithm.kappa"),
+        (["algorithm.method=similarity", "algorithm.high_quantile=1"], "algorithm.high_quantile"),
+        (["algorithm.top_entropy.fraction=0.1"], "algorithm.top_entropy.fraction"),
+        (
+            ["algorithm.method=critical", "algorithm.top_entropy.mean_over=all"],
+            "algorithm.top_entropy.mean_over",
+        ),
+        (
+            ["algorithm.method=similarity", "algorithm.critical.leak=true"],
+            "algorithm.critical.leak",
+        ),
         (["rollout.vllm.memory_share=0.5"], "rollout.vllm"),
         (["rollout.engine=vllm", "rollout.vllm.memory_share=0.5"], "rollout.vllm.memory_share"),
         (["cache.kind=none", "cache.entries=5"], "cache.entries"),

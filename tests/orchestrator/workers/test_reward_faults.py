@@ -20,7 +20,7 @@ from tests.training_records import rows, untimed
 
 ROOT = Path(__file__).parents[3]
 SMALL = (
-    "steps=2 prompts_per_step=4 rollout.group_size=4 rollout.batch_size=8"
+    "steps=2 prompts_per_step=4 rollout.workers=1 rollout.group_size=4 rollout.batch_size=8"
     " learner.micro_batch_size=8 evaluation.prompts=1 evaluation.samples_per_prompt=1"
     " cluster.object_store_mb=128"
 ).split()

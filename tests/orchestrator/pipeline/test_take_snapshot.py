@@ -12,11 +12,11 @@ from benchmarks.stand_ins import Seconds, SleepingPublisher, stand_in_stages
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.ledger_folder import open_ledger, read_run
-from orchestrator.pipeline.live_numbers import live_numbers
 from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.step_row import step_row
+from orchestrator.pipeline.take_snapshot import take_snapshot
 from orchestrator.record.exporter import Exporter
-from orchestrator.record.live import Live
+from orchestrator.record.snapshot import Snapshot
 from orchestrator.settings.ledger_config import LedgerConfig
 from orchestrator.settings.run_config import load_config
 
@@ -28,12 +28,12 @@ def value(exporter: Exporter, name: str, **labels: str) -> float | None:
     return exporter.registry.get_sample_value(f"eg_grpo_{name}", common | labels)
 
 
-def numbers_of(ledger: Ledger, schedule: Schedule) -> Live:
-    """The numbers with pools that have nothing here but the properties that are read."""
+def snapshot_of(ledger: Ledger, schedule: Schedule) -> Snapshot:
+    """The snapshot of pools that have nothing here but the properties that are read."""
     rollout: Any = SimpleNamespace(states={"rollout worker 0": "idle", "rollout worker 1": "lost"})
     scorers = SimpleNamespace(states={"reward worker hps/0": "scoring"}, queued=3)
     rewards: Any = SimpleNamespace(pools={"hps": scorers})
-    return live_numbers(schedule, rollout, rewards, "learning", 2, ledger)
+    return take_snapshot(schedule, rollout, rewards, "learning", 2, ledger)
 
 
 def test_counters_are_the_totals_of_the_ledger(
@@ -57,7 +57,7 @@ def test_counters_are_the_totals_of_the_ledger(
         ledger.commit(0, 1, [*again, *claims[2:]])
         ledger.fall_back(0)
         ledger.count("lost/rollout", by=3)
-        exporter.live(numbers_of(ledger, Schedule(Layout(1, 1), 4, 0, 9)))
+        exporter.snapshot(snapshot_of(ledger, Schedule(Layout(1, 1), 4, 0, 9)))
         counts = dict(ledger.view().counts)
     assert counts == {
         "dropped_data": 1,
@@ -90,8 +90,8 @@ def test_groups_and_workers_are_counted_by_state(
     schedule.worker_loaded("rollout worker 0", 0)
     schedule.take_orders()
     with open_ledger(LedgerConfig(), tmp_path, lambda text: None) as ledger:
-        found = numbers_of(ledger, schedule)
-    assert found == Live(
+        found = snapshot_of(ledger, schedule)
+    assert found == Snapshot(
         published=0,
         serving=[0],
         workers={

@@ -1,4 +1,4 @@
-"""Gathers what the driver sees at the moment from the schedule, the pools and the ledger."""
+"""Gathers what the driver sees at one moment from the schedule, the pools and the ledger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.roles import Rewards, Rollout
 from orchestrator.pipeline.schedule import Schedule, Stage
-from orchestrator.record.live import Live
+from orchestrator.record.snapshot import Snapshot
 
 # Groups with too few scores wait in the ledger: they are drawn again.
 _STATES = {stage: stage.value for stage in Stage if stage is not Stage.DROPPED} | {
@@ -15,15 +15,15 @@ _STATES = {stage: stage.value for stage in Stage if stage is not Stage.DROPPED} 
 }
 
 
-def live_numbers(
+def take_snapshot(
     schedule: Schedule,
     rollout: Rollout,
     rewards: Rewards,
     learner_state: str,
     ranks: int,
     ledger: Ledger,
-) -> Live:
-    """The numbers of this moment; ``ranks`` is the number of learner ranks. Asks Redis once."""
+) -> Snapshot:
+    """What the driver sees now; ``ranks`` is the number of learner ranks. Asks Redis once."""
     states = Counter(("rollout", "", state) for state in rollout.states.values())
     queued = {("rollout", ""): schedule.waiting}
     for reward, pool in rewards.pools.items():
@@ -37,7 +37,7 @@ def live_numbers(
             if stage in _STATES:
                 groups[_STATES[stage]] += 1
     served = [schedule.serves(worker) for worker in schedule.workers]
-    return Live(
+    return Snapshot(
         published=schedule.published,
         serving=[version if version >= 0 else None for version in served],
         workers=states,

@@ -1,0 +1,1 @@
+"""Methods that decide how much each token learns from the reward of its trajectory."""
