@@ -31,7 +31,7 @@ Bucket = NDArray[np.generic]
 # because each object costs Ray about a millisecond.
 BUCKET_BYTES = 32 * 2**20
 # A receiver reads so many bytes at a time, which fit into a processor's cache.
-_PIECE_BYTES = 2**20
+_PIECE_BYTES = 4 * 2**20
 # One thread cannot use all the bandwidth of a machine's memory. More than two gain little.
 _THREADS = 2
 

@@ -136,10 +136,10 @@ def test_a_bucket_is_loaded_while_the_next_one_is_on_its_way() -> None:
 
 
 def test_large_tensors_are_loaded_piece_by_piece() -> None:
-    """Of 2.5 MiB, and of one row, which cannot be cut; the checksum is that of whole buckets."""
+    """Of five pieces, and of one row, which is not cut. The checksum is that of whole buckets."""
     named = [
-        ("rows", torch.arange(5 * 2**17, dtype=torch.float32).view(5, -1)),
-        ("row", torch.arange(2**19, dtype=torch.float32).view(1, -1)),
+        ("rows", torch.arange(5 * 2**20, dtype=torch.float32).view(5, -1)),
+        ("row", torch.arange(2**21, dtype=torch.float32).view(1, -1)),
     ]
     weights = pack(named)
     target = {name: torch.zeros_like(tensor) for name, tensor in named}
