@@ -40,7 +40,7 @@ ROOMS = {
     "workers": (0.5, 3.25, 3.4, "Ray: pools, learner group, publisher"),
     "record": (6.1, 3.25, 5.4, "run folder, metrics table, progress"),
     "settings": (0.5, 2.0, 11.0, "RunConfig, YAML, inputs, machine, memory plan"),
-    "evaluation": (0.2, 0.55, 11.6, "statistics of fixed prompts, public prompt files"),
+    "evaluation": (0.2, 0.55, 11.6, "suites, statistics of fixed prompts, public prompt files"),
     "learner": (0.2, -0.75, 2.75, "objective, DeepSpeed ranks"),
     "rollout": (3.15, -0.75, 2.75, "transformers, vLLM"),
     "rewards": (6.1, -0.75, 2.75, "models, scores, cache"),

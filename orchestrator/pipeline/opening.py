@@ -27,6 +27,7 @@ from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
 from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.unchanged import check_unchanged, save_settings
@@ -78,7 +79,7 @@ def open_run(
             open_telemetry(config, folder, ledger.epoch, ledger.run, config.steps) as telemetry,
             ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
-            open_cluster(opened, config, progress)
+            open_cluster(opened, config.cluster, logical_cpus(config), progress)
             with progress.waiting("finding places for the workers"):
                 places = opened.enter_context(reserved(config, roles(config)))
             _announce(progress, config, inputs)

@@ -1,4 +1,4 @@
-"""Opening the Ray cluster of a run or of a replay."""
+"""Opening the Ray cluster of a run, a replay or an evaluation."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ from contextlib import ExitStack
 
 from orchestrator.record.progress import Progress
 from orchestrator.settings.cluster_address import awaited_cluster
-from orchestrator.settings.machine import logical_cpus
-from orchestrator.settings.run_config import RunConfig
+from orchestrator.settings.run_config import ClusterConfig
 from orchestrator.workers.cluster import ray_cluster
 
 
-def open_cluster(opened: ExitStack, config: RunConfig, progress: Progress) -> None:
-    """Reach the cluster that the configuration names, or start a private one.
+def open_cluster(
+    opened: ExitStack, cluster: ClusterConfig, num_cpus: float, progress: Progress
+) -> None:
+    """Reach the cluster that the settings name, or start a private one with ``num_cpus``.
 
     It is left, or ended, when ``opened`` closes. Raises ``UserError`` when there is none.
     """
-    cluster = config.cluster
     with progress.waiting(awaited_cluster(cluster.address)):
         opened.enter_context(
-            ray_cluster(
-                cluster.address,
-                logical_cpus(config),
-                cluster.object_store_mb,
-                cluster.start_timeout_s,
-            )
+            ray_cluster(cluster.address, num_cpus, cluster.object_store_mb, cluster.start_timeout_s)
         )

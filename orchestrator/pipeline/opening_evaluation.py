@@ -12,13 +12,12 @@ from contextlib import ExitStack, closing
 from orchestrator.pipeline.evaluation import Evaluation
 from orchestrator.pipeline.evaluation_drawing import draw
 from orchestrator.pipeline.evaluation_scoring import score
+from orchestrator.pipeline.opening_cluster import open_cluster
 from orchestrator.record.counter import Counter
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_log import logged_to
-from orchestrator.settings.cluster_address import awaited_cluster
 from orchestrator.settings.resources import reward_role, rollout_role
 from orchestrator.settings.suite_inputs import EvaluatedPolicy
-from orchestrator.workers.cluster import ray_cluster
 from orchestrator.workers.group_files import stored
 from orchestrator.workers.placement import claimed, claims
 from orchestrator.workers.publisher import IdlePublisher
@@ -39,16 +38,10 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> None:
     to_draw, policy = evaluation.to_draw(), evaluation.inputs.policy
     if not to_draw and not any(evaluation.to_score(reward.name) for reward in config.rewards):
         return
-    cluster = config.cluster
     with logged_to(evaluation.folder.path / "evaluate.log"), ExitStack() as opened:
         asked = config.rollout.workers * config.rollout.cpus_per_worker
         asked += sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
-        with progress.waiting(awaited_cluster(cluster.address)):
-            opened.enter_context(
-                ray_cluster(
-                    cluster.address, asked, cluster.object_store_mb, cluster.start_timeout_s
-                )
-            )
+        open_cluster(opened, config.cluster, asked, progress)
         if policy is not None and to_draw:
             _draw(evaluation, policy, to_draw, progress)
         for reward in config.rewards:

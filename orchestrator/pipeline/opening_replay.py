@@ -15,6 +15,7 @@ from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
 from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig, dump_config
 from orchestrator.settings.unchanged import check_unchanged
@@ -56,7 +57,7 @@ def open_replay(
             open_telemetry(config, folder, 1, None, steps[-1]) as telemetry,
             ExitStack() as opened,
         ):
-            open_cluster(opened, config, progress)
+            open_cluster(opened, config.cluster, logical_cpus(config), progress)
             telemetry.announce(progress.note)
             learners = [role for role in roles(config) if role.key == "learner"]
             with progress.waiting("finding places for the learner ranks"):
