@@ -223,7 +223,7 @@ def test_records_come_back_to_the_last_bit_or_not_at_all() -> None:
     from rollout.vllm.vocabulary import Vocabulary
 
     vocabulary = Vocabulary(num_text=5, num_codes=3)
-    record_RK = torch.tensor([[0.1, 2.3, 1e-7, 0.0], [7.0, 0.4, 11.5, 1e-30]])
+    record_RK = torch.tensor([[0.1, 2.3, 1e-7, 0.0, 3.5], [7.0, 0.4, 11.5, 1e-30, 0.2]])
     row_RV = vocabulary.rows(torch.tensor([6, 5]), record_RK)
     assert row_RV.argmax(-1).tolist() == [6, 5]
     listed = row_RV.gather(1, torch.tensor([[token, *vocabulary.channels] for token in (6, 5)]))
