@@ -22,8 +22,8 @@ class PipelineSettings:
     """How a pipeline draws. None leaves a value to the pipeline."""
 
     model: str  # folder, or id on the Hugging Face Hub
-    steps: int | None = None
-    guidance_scale: float | None = None
+    steps: int | None
+    guidance_scale: float | None
     dtype: str = "float32"
     device: str = "cpu"
 

@@ -70,6 +70,10 @@ def _of_reward(task: Task, name: str) -> Iterator[Measure]:
     yield Measure(f"{name}: at work", extra / MIB, "MiB", shape)
 
 
+# The module that loads the model of a reward, where it is not the reward's own.
+_LOADERS = {"rewards.models.grounding_dino": "rewards.models.grounding_dino_detector"}
+
+
 def build(factory: str, options: dict[str, Any], made: list[Any]) -> Any:
     """The reward with random weights; its model is put into ``made``."""
     module_name, class_name = factory.split(":")
@@ -87,5 +91,6 @@ def build(factory: str, options: dict[str, Any], made: list[Any]) -> Any:
         made.append(model.to(device).eval().requires_grad_(False))
         return made[-1]
 
-    with mock.patch.object(module, "load_model", random_model):
+    loader = importlib.import_module(_LOADERS.get(module_name, module_name))
+    with mock.patch.object(loader, "load_model", random_model):
         return getattr(module, class_name)(**options)

@@ -66,7 +66,7 @@ def test_an_image_that_a_filter_removed_is_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its score would be that of a black square."""
-    pipeline = DiffusersPipeline(PipelineSettings(str(folder), steps=1))
+    pipeline = DiffusersPipeline(PipelineSettings(str(folder), steps=1, guidance_scale=None))
     monkeypatch.setattr(
         pipeline._pipeline,
         "run_safety_checker",
@@ -79,7 +79,7 @@ def test_an_image_that_a_filter_removed_is_an_error(
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     """A folder that holds no pipeline."""
     with pytest.raises(UserError, match=f"--diffusers: {tmp_path} cannot be loaded"):
-        DiffusersPipeline(PipelineSettings(str(tmp_path)))
+        DiffusersPipeline(PipelineSettings(str(tmp_path), steps=None, guidance_scale=None))
 
 
 def test_the_command_draws_what_is_missing(

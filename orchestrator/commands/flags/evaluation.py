@@ -40,7 +40,7 @@ def add_evaluate_flags(evaluate: argparse.ArgumentParser) -> None:
         add_overrides(suite)
     text = "draw a suite's images with another model, a pipeline of diffusers, for --images"
     draw = actions.add_parser("draw", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    draw.add_argument("suite", choices=SUITES, help="suite whose prompts are drawn")
+    draw.add_argument("suite", choices=tuple(SUITES), help="suite whose prompts are drawn")
     draw.add_argument(
         "--diffusers", required=True, metavar="MODEL", help="folder, or id on the Hugging Face Hub"
     )
