@@ -120,6 +120,18 @@ class _Correlated:
         )  # fmt: skip
 
 
+class _Bin:
+    """The correlations of entropy and reward in one bin, over rows of all CoTs."""
+
+    def __init__(self, cots: CotTable, member_K: NDArray[np.bool_]) -> None:
+        part = cots.take(member_K)
+        self._member_K, self._place_K = member_K, member_K.cumsum() - 1
+        self._correlated = _Correlated(part.prompt_K, part.entropy_K, part.reward_K)
+
+    def __call__(self, rows: Integers) -> Array:
+        return self._correlated(self._place_K[rows[self._member_K[rows]]])
+
+
 def _by_bin(cots: CotTable, thresholds: Thresholds) -> list[Finding]:
     """The correlations in each bin of the spread, and those of the last bin minus the first."""
     if len(cots.prompt_K) < thresholds.bins:
@@ -133,13 +145,13 @@ def _by_bin(cots: CotTable, thresholds: Thresholds) -> list[Finding]:
         subset = f"bin {number + 1} of {thresholds.bins}: {spread} from {low:.2g} to {high:.2g}"
         part = cots.take(member_K)
         found += _correlated("4 middle", part, quantity, part.entropy_K, part.reward_K, subset)
-    first, last = cots.take(members[0]), cots.take(members[-1])
-    of_first, of_last = (_Correlated(t.prompt_K, t.entropy_K, t.reward_K) for t in (first, last))
-    intervals = bootstrap(lambda a, b: of_last(a) - of_first(b), last.prompt_K, first.prompt_K)
+    first, last = (_Bin(cots, member_K) for member_K in (members[0], members[-1]))
+    # A resample draws from all prompts, because a bin holds CoTs of some prompts only.
+    intervals = bootstrap(lambda rows: last(rows) - first(rows), cots.prompt_K)
+    outer_K = members[0] | members[-1]
     return found + [
         Finding("4 middle", cots.setting, "", quantity, name, "last bin minus first bin", within,
-                interval, len(first.prompt_K) + len(last.prompt_K),
-                len(np.intersect1d(first.prompt_K, last.prompt_K)))
+                interval, int(outer_K.sum()), len(np.unique(cots.prompt_K[outer_K])))
         for (name, within), interval in zip(_CORRELATIONS, intervals, strict=True)
     ]  # fmt: skip
 

@@ -87,10 +87,16 @@ def _widths(x_N: Array) -> Array:
 
 
 def token_findings(tables: Sequence[TokenTable]) -> list[Finding]:
-    """Figure 5: mean and variance of the entropies over all tokens, and their changes."""
+    """Figure 5: mean and variance of the entropies over all tokens, and their changes.
+
+    A table is compared with the one before it of the same modality.
+    """
+    modalities = dict.fromkeys(table.modality for table in tables)
+    own = [[t for t in tables if t.modality == modality] for modality in modalities]
     return [
         finding
-        for before, table in zip([None, *tables], tables, strict=False)
+        for alike in own
+        for before, table in zip([None, *alike], alike, strict=False)
         for finding in _of_tokens(before, table)
     ]
 
@@ -102,7 +108,7 @@ def _of_tokens(before: TokenTable | None, table: TokenTable) -> list[Finding]:
         Finding("5", table.setting, "", quantity, name, "", False, interval, count, len(prompts))
         for name, interval in zip(_MOMENTS, bootstrap(table.moments, prompts), strict=True)
     ]
-    if before is None or before.modality != table.modality:
+    if before is None:
         return found
     others = np.array(before.prompts)
     intervals = bootstrap(lambda a, b: table.moments(a) - before.moments(b), prompts, others)

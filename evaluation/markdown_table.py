@@ -47,7 +47,7 @@ def table(names: Sequence[str], results: Sequence[JsonDict]) -> str:
     if len(results) > 1:
         parts.append(_differences(names, results, reasons, columns))
     if first["suite"] == "quality":
-        parts.append(_quality(names, results))
+        parts.append(_quality(names, results, reasons))
     parts.append(_protocol(names, results))
     parts.append(_notes(names, results, reasons, columns))
     return "\n\n".join(parts) + "\n"
@@ -82,15 +82,18 @@ def _differences(
     return f"Paired differences over prompts:\n\n{_markdown(heads, rows)}"
 
 
-def _quality(names: Sequence[str], results: Sequence[JsonDict]) -> str:
-    """The z-mean of the three measures, which have no common scale."""
+def _quality(
+    names: Sequence[str], results: Sequence[JsonDict], reasons: Sequence[Sequence[str]]
+) -> str:
+    """The z-mean of the three measures, which have no common scale; none where one may not be
+    compared."""
     try:
         means = standardised(results, _QUALITY)
     except ValueError as error:
         return f"There is no z-mean of quality: {error}."
     rows = [
-        [name, "" if mean is None else f"{mean:+.3f}"]
-        for name, mean in zip(names, means, strict=True)
+        [name, "" if mean is None or why else f"{mean:+.3f}"]
+        for name, mean, why in zip(names, means, reasons, strict=True)
     ]
     text = f"Mean z-score of {', '.join(_QUALITY)}, in standard deviations of {names[0]}'s prompts"
     return f"{text}:\n\n{_markdown(['model', 'z-mean'], rows)}"
@@ -137,8 +140,15 @@ def _notes(
             if scorer["not_comparable"]
         ),
     ]
+    models = {scorer["name"]: scorer["options"].get("model") for scorer in first["scorers"]}
+    notes += [f"Scorer {name}: {model}." for name, model in models.items() if model]
     if published_rows(first["suite"]):
-        notes.append("Published rows are the EG-GRPO paper's, of one seed and without intervals.")
+        notes.append(
+            "Published rows are the EG-GRPO paper's, of one seed and without intervals. Its"
+            " Janus-Pro has no CoT."
+        )
+        if not str(models.get("judge", "gpt-4o")).startswith("gpt-4o"):
+            notes.append("They cannot be compared: their judge was GPT-4o.")
         if not first["whole"]:
             notes.append("They cannot be compared: these results are of a part of the suite.")
     lists = ", ".join(f"{key}: {text}" for key, text in first["lists"].items())

@@ -16,11 +16,13 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from policy import secrets
 from policy.digest import sha256
 from policy.errors import UserError
 from policy.types import JsonDict, Prompt, RewardFailure, RewardResult, Score
@@ -28,6 +30,7 @@ from rewards.judge_answers import legacy_scores, legacy_wiscore, verified_score
 from rewards.judge_questions import read_questions
 from rewards.remote import TRANSIENT_STATUSES, is_address, pause_s, png_base64
 
+_OPENAI = "api.openai.com"  # no other host is sent its key unless told so
 _MAX_TOKENS = {"legacy": 2000, "verified": 500}  # as the authors' programs ask
 _jitter = random.Random()  # decides when a request is sent again, never what is scored
 
@@ -38,7 +41,7 @@ class WiseJudge:
     Options: ``url``, the base address of the interface, such as ``https://api.openai.com/v1``;
     ``model``, the judge's name there; ``protocol``, ``legacy`` or ``verified``; ``questions``, the
     authors' program that holds the texts; ``key_variable``, the environment variable with the key
-    (``OPENAI_API_KEY``; without a value no key is sent); ``extra``, further fields of the request;
+    (``OPENAI_API_KEY`` for OpenAI's own host, else none; without a value no key is sent); ``extra``, further fields of the request;
     ``timeout_s``, the deadline of one try (120); ``retries``, how many tries follow transient
     failures (3); ``at_once``, requests of a worker at the same time (8).
     """
@@ -49,7 +52,7 @@ class WiseJudge:
         model: str,
         questions: str,
         protocol: Literal["legacy", "verified"] = "legacy",
-        key_variable: str = "OPENAI_API_KEY",
+        key_variable: str | None = None,
         extra: dict[str, Any] | None = None,
         timeout_s: float = 120.0,
         retries: int = 3,
@@ -62,7 +65,11 @@ class WiseJudge:
         self._model, self._protocol = model, protocol
         self._questions, self._extra = read_questions(Path(questions)), extra or {}
         self._timeout_s, self._retries, self._at_once = timeout_s, retries, at_once
-        key = os.environ.get(key_variable)
+        if key_variable is None and urlsplit(url).hostname == _OPENAI:
+            key_variable = "OPENAI_API_KEY"
+        key = os.environ.get(key_variable) if key_variable else None
+        if key:
+            secrets.hide([key])  # a server may repeat it in its answer, which the result quotes
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.digest = sha256(Path(questions))
 
@@ -73,7 +80,7 @@ class WiseJudge:
         model: str,
         questions: str,
         protocol: str = "legacy",
-        key_variable: str = "OPENAI_API_KEY",
+        key_variable: str | None = None,
         extra: dict[str, Any] | None = None,
         timeout_s: float = 120.0,
         retries: int = 3,

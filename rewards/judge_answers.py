@@ -11,9 +11,10 @@ import re
 
 _NAMES = ("consistency", "realism", "aesthetic quality")
 _NAMED = re.compile(
-    r"\*{0,2}(Consistency|Realism|Aesthetic Quality)\*{0,2}\s*:?\*{0,2}\s*(\S+)", re.IGNORECASE
+    r"(?<![A-Za-z])\*{0,2}(Consistency|Realism|Aesthetic Quality)\*{0,2}\s*:?\*{0,2}\s*(\d\S*)",
+    re.IGNORECASE,
 )
-_SCORE = re.compile(r"\*{0,2}Score\*{0,2}\s*:?\*{0,2}\s*(\S+)", re.IGNORECASE)
+_SCORE = re.compile(r"(?<![A-Za-z])\*{0,2}Score\*{0,2}\s*:?\*{0,2}\s*(\d\S*)", re.IGNORECASE)
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 _LEGACY_WEIGHTS = {"consistency": 0.7, "realism": 0.2, "aesthetic quality": 0.1}
 

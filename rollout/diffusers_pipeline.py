@@ -26,6 +26,7 @@ class PipelineSettings:
     guidance_scale: float | None
     dtype: str = "float32"
     device: str = "cpu"
+    filtered: bool = True  # with the filter that some pipelines bring, such as SD-1.5
 
 
 class DiffusersPipeline:
@@ -48,6 +49,8 @@ class DiffusersPipeline:
             reason = " ".join(str(error).split())
             raise UserError(f"--diffusers: {settings.model} cannot be loaded: {reason}") from None
         self._pipeline: Any = pipeline.to(settings.device)
+        if not settings.filtered:
+            self._pipeline.safety_checker = None
         self._pipeline.set_progress_bar_config(disable=True)
         asked = {
             "num_inference_steps": settings.steps,
@@ -71,5 +74,8 @@ class DiffusersPipeline:
             **self._arguments,
         )
         if any(getattr(drawn, "nsfw_content_detected", None) or ()):
-            raise RunFailed(f"the pipeline's filter has removed an image of {prompt!r}")
+            raise RunFailed(
+                f"the pipeline's filter has removed an image of {prompt!r}; --no-filter draws"
+                " without it"
+            )
         return [np.asarray((image * 255).round(), dtype=np.uint8) for image in drawn.images]

@@ -7,5 +7,5 @@
     python -m benchmarks.experiments gradient                     # docs/experiments/gradient.md
 
 ``docs/experiments/preregistration.md`` says what was expected before the runs, and how they are
-judged. Tables and figures show an arm only when all its registered seeds are finished.
+judged. Tables and figures show a study only when all its registered runs are finished.
 """

@@ -16,6 +16,7 @@ from benchmarks.experiments.arms import DISTILLED, ONE_TASK, TRAINED_TASK, WORLD
 from benchmarks.experiments.figure import draw
 from benchmarks.experiments.results import markdown, status, table
 from benchmarks.experiments.studies import STUDIES
+from policy.digest import sha256
 from policy.disk import write_whole
 
 DOCS = ROOT / "docs" / "experiments"
@@ -51,8 +52,9 @@ def _run(options: argparse.Namespace) -> int:
     root = options.root.absolute()
     root.mkdir(parents=True, exist_ok=True)
     _write_one_task(root / ONE_TASK)
-    if not (root / DISTILLED).exists() and any(study.name == "recipes" for study in chosen):
-        _distil(root / DISTILLED)
+    for seed in [seed for study in chosen if study.name == "recipes" for seed in study.seeds]:
+        if not (output := root / DISTILLED.format(seed=seed)).exists():
+            _distil(output, seed)
     cells = {cell.name: cell for study in chosen for cell in study.cells()}
     return 1 if run_cells(list(cells.values()), root, options.jobs) else 0
 
@@ -64,7 +66,7 @@ def _write_one_task(file: Path) -> None:
     file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
-def _distil(output: Path) -> None:
+def _distil(output: Path, seed: int) -> None:
     """The checkpoint with distilled guidance; a broken attempt leaves nothing behind."""
     from policy.runtime import tune_process
 
@@ -73,8 +75,8 @@ def _distil(output: Path) -> None:
     from shapes.build.progress import progress
 
     unfinished = output.with_name(f"{output.name}.unfinished")
-    report = progress("distillation", STEPS)
-    distil(ROOT / WORLDS["mixed"], TRAINING_PROMPTS, unfinished, report)
+    report = progress(f"distillation, seed {seed}", STEPS)
+    distil(ROOT / WORLDS["mixed"], TRAINING_PROMPTS, unfinished, seed, report)
     unfinished.replace(output)
 
 
@@ -113,7 +115,6 @@ def _gradient_page(root: Path, batches: int, scales: list[float]) -> Iterator[st
 
     yield page_head(
         batches,
-        f"{platform.machine()}, CPU only, {os.cpu_count()} cores, {date.today()}",
         f"python -m benchmarks.experiments gradient --batches {batches} --guidance"
         f" {' '.join(f'{scale:g}' for scale in scales)}",
     )
@@ -124,13 +125,17 @@ def _gradient_page(root: Path, batches: int, scales: list[float]) -> Iterator[st
             def report(done: int, name: str = name) -> None:
                 print(f"{name}: batch {done}/{batches}", file=sys.stderr, flush=True)
 
-            file = root / f"gradient-{name}-{batches}.json"
+            weights = sha256(ROOT / checkpoint / "model.safetensors")
+            file = root / f"gradient-{name}-{batches}-{weights[:12]}.json"
             if not file.exists():
                 meter = Meter(ROOT / checkpoint, TRAINING_PROMPTS, scale)
-                write_whole(file, json.dumps(rows(meter.gradients(batches, report))))
+                found = rows(meter.gradients(batches, report))
+                machine = f"{platform.machine()}, CPU only, {os.cpu_count()} cores, {date.today()}"
+                write_whole(file, json.dumps({"measured": machine, "rows": found}))
             table = json.loads(file.read_text(encoding="utf-8"))
             yield f"## World {world} (`{checkpoint}`), sampled at w = {scale:g}\n"
-            yield from markdown([COLUMNS, *table])
+            yield f"Measured on {table['measured']}.\n"
+            yield from markdown([COLUMNS, *table["rows"]])
             yield ""
 
 

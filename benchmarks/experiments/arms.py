@@ -21,7 +21,8 @@ SCALES = (1.0, 1.5, 2.0, 3.0)  # guidance scales of evaluation
 STEPS = 40  # of an arm that says nothing else
 ONE_TASK = "one-task.jsonl"  # training prompts of one task, in the root of the runs
 TRAINED_TASK = "color"
-DISTILLED = "distilled"  # the checkpoint that ``distil`` makes, in the root of the runs
+# The checkpoints that ``distil`` makes, in the root of the runs: one for each seed.
+DISTILLED = "distilled-s{seed}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Arm:
                 "evaluation.every=1000",
                 "evaluation.prompts=64",
                 f"evaluation.guidance_scales={list(SCALES)}",
-                *self.settings,
+                *(setting.replace("{seed}", str(seed)) for setting in self.settings),
             ),
         )
 
@@ -82,7 +83,7 @@ def annealed_arm() -> Arm:
 
 
 def distilled_arm() -> Arm:
-    """GRPO without guidance, from a checkpoint into which guidance was distilled."""
+    """GRPO without guidance, from a checkpoint into which guidance was distilled with its seed."""
     base = arm("mixed", 1.0, "conditional", "GRPO")
     return Arm(
         "mixed-distilled-w1-grpo",

@@ -40,11 +40,15 @@ def distil(
     checkpoint: Path,
     prompt_file: Path,
     output: Path,
+    seed: int,
     report: Callable[[int, str], None],
     steps: int = STEPS,
     prompts_per_step: int = PROMPTS,
 ) -> None:
-    """Write the student of ``checkpoint`` as a checkpoint to ``output``."""
+    """Write the student of ``checkpoint`` as a checkpoint to ``output``.
+
+    ``seed`` decides which prompts and which noise it learns from.
+    """
     teacher, student = (load_policy(checkpoint, torch.float32) for _ in range(2))
     encoder = load_encoder(checkpoint, "shapes")
     config = RolloutConfig(guidance_scale=GUIDANCE, max_cot_tokens=MAX_COT)
@@ -55,9 +59,9 @@ def distil(
     for step in range(steps):
         requests = [
             GenerationRequest(
-                prompt, tuple(derived_seed("distil", step, place, i) for i in range(SAMPLES))
+                prompt, tuple(derived_seed("distil", seed, step, place, i) for i in range(SAMPLES))
             )
-            for place, prompt in enumerate(step_prompts(prompts, prompts_per_step, 0, step))
+            for place, prompt in enumerate(step_prompts(prompts, prompts_per_step, seed, step))
         ]
         drawn = [t for group in engine.generate(requests) for t in group.trajectories]
         optimizer.zero_grad()

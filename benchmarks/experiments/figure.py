@@ -19,7 +19,7 @@ _LINES = {"seen": "-", "held_out": "--"}
 
 
 def draw(root: Path, folder: Path) -> list[Path]:
-    """One figure for each world that has a finished arm, as PNG and SVG; returns the files."""
+    """One figure for each world that has a finished study, as PNG and SVG; returns the files."""
     return [file for world in WORLDS for file in _world(world, root, folder)]
 
 
@@ -29,7 +29,7 @@ def _world(world: str, root: Path, folder: Path) -> list[Path]:
     studies = [
         study
         for study in STUDIES
-        if study.name.startswith(f"{world}-") and any(finished(a, study, root) for a in study.arms)
+        if study.name.startswith(f"{world}-") and finished(study, root) == len(study.cells())
     ]
     if not studies:
         return []
@@ -51,12 +51,13 @@ def _world(world: str, root: Path, folder: Path) -> list[Path]:
 
 
 def _panel(panel: Axes, study: Study, root: Path) -> None:
-    done = [arm for arm in study.arms if finished(arm, study, root)]
     for name, line in _LINES.items():
         outcomes = [Outcome(name, scale) for scale in SCALES]
-        before = [value(done[0].cell(study.seeds[0]), outcome, root, 0) for outcome in outcomes]
+        before = [
+            value(study.arms[0].cell(study.seeds[0]), outcome, root, 0) for outcome in outcomes
+        ]
         panel.plot(SCALES, before, line, color="#8d96a0", lw=1)
-        for arm in done:
+        for arm in study.arms:
             found = [values(arm, study, outcome, root) for outcome in outcomes]
             panel.errorbar(
                 SCALES,

@@ -250,13 +250,12 @@ def _figure(estimate: Estimate, form: str) -> str:
     return f"{estimate.value:{form}} ({estimate.error:{form.lstrip('+')}})"
 
 
-def page_head(batches: int, machine: str, command: str) -> str:
+def page_head(batches: int, command: str) -> str:
     """What stands over the tables."""
     return f"""\
 # The gradient of the entropy bonus, measured and predicted
 
 `{command}`
-Machine: {machine}.
 
 The bonus of EG-GRPO does not depend on which token was drawn. With image tokens drawn from the
 guided distribution `pi_w` and the conditional distribution `pi` trained, as in the paper, its
@@ -274,6 +273,6 @@ a squared norm whose true value is zero may come out negative. In brackets: stan
 -0.3 says that the term undoes 30 % of it.
 
 In the plain world *guided* has a large norm, because the unconditional twin reads the embedding of
-the padding token. Pretraining left that embedding at zero, where RMSNorm is steep. In a batch of
-24 images its row had 1.7027 of the norm of 1.7033. The second checkpoint has learned the embedding.
+the padding token. Pretraining left that embedding at zero, where RMSNorm is steep. The second
+checkpoint has learned the embedding.
 """

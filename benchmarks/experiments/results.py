@@ -24,8 +24,8 @@ LEVELS: dict[Expected, float] = {"greater": 0.99, "less": 0.99, "equal": 0.95, "
 _HEADER = f"""\
 # Results of the registered experiments
 
-`python -m benchmarks.experiments table` writes this page from the finished runs. An arm is listed
-when all its registered seeds are finished, a hypothesis when both its arms are.
+`python -m benchmarks.experiments table` writes this page from the finished runs. A study
+is reported when all seeds of all its arms are finished, and until then by their number alone.
 [preregistration.md](preregistration.md) says what was registered before the runs, and how a
 hypothesis is judged. Rewards are means over seeds ± the half-width of the 95 % interval (Student's
 t), 64 prompts x 4 samples a set. Differences are paired by seed; their intervals are of the level
@@ -33,9 +33,9 @@ that the hypothesis is judged at, and differences within ± {MARGIN} count as eq
 """
 
 
-def finished(arm: Arm, study: Study, root: Path) -> bool:
-    """Whether all registered seeds of an arm are finished."""
-    return all(arm.cell(seed).finished(root) for seed in study.seeds)
+def finished(study: Study, root: Path) -> int:
+    """How many cells of a study are finished."""
+    return sum(cell.finished(root) for cell in study.cells())
 
 
 def value(cell: Cell, outcome: Outcome, root: Path, step: int | None = None) -> float:
@@ -71,15 +71,15 @@ def verdict(differences: Sequence[float], expected: Expected, margin: float = MA
 
 
 def table(root: Path) -> str:
-    """All finished arms and hypotheses as Markdown."""
+    """All finished studies as Markdown."""
     return "\n".join([_HEADER, *(part for study in STUDIES for part in _study(study, root))])
 
 
 def _study(study: Study, root: Path) -> list[str]:
-    done = [arm for arm in study.arms if finished(arm, study, root)]
+    done, cells = finished(study, root), len(study.cells())
     lines = [f"## {study.title}", ""]
-    if not done:
-        return [*lines, "Not yet measured.", ""]
+    if done < cells:
+        return [*lines, f"Not yet measured: {done} of {cells} runs are finished.", ""]
     outcomes = [Outcome(name, scale) for name in ("seen", "held_out") for scale in SCALES]
     if study.name == "one-task":
         outcomes = [
@@ -87,20 +87,17 @@ def _study(study: Study, root: Path) -> list[str]:
             Outcome("seen", 1.0, UNTRAINED_TASKS),
             Outcome("held_out", 1.0),
         ]
-    first = done[0].cell(study.seeds[0])
+    first = study.arms[0].cell(study.seeds[0])
     rows = [["arm", "seeds", *map(str, outcomes), "KL"]]
     rows.append(["before", "-", *(f"{value(first, o, root, 0):.3f}" for o in outcomes), "0"])
-    for arm in done:
+    for arm in study.arms:
         kl = [arm.cell(seed).last_steps(root, "kl/mean") for seed in study.seeds]
         found = [interval(values(arm, study, outcome, root)) for outcome in outcomes]
         rows.append([arm.label, str(len(study.seeds)), *found, interval(kl)])
     lines += [*markdown(rows), ""]
-    judged = [h for h in study.hypotheses if {h.arm.name, h.base.name} <= {a.name for a in done}]
-    if judged:
-        header = ["", "arm", "minus", "outcome", "expected", "difference", "verdict"]
-        lines += [*markdown([header, *(_judged(h, study, root) for h in judged)]), ""]
-    missing = [arm.label for arm in study.arms if arm not in done]
-    return [*lines, f"Not yet measured: {', '.join(missing)}.", ""] if missing else lines
+    header = ["", "arm", "minus", "outcome", "expected", "difference", "verdict"]
+    judged = [_judged(hypothesis, study, root) for hypothesis in study.hypotheses]
+    return [*lines, *markdown([header, *judged]), ""]
 
 
 def _judged(hypothesis: Hypothesis, study: Study, root: Path) -> list[str]:
@@ -132,7 +129,6 @@ def status(root: Path) -> str:
     """How many cells of each study are finished."""
     lines = []
     for study in STUDIES:
-        cells = study.cells()
-        done = sum(cell.finished(root) for cell in cells)
-        lines.append(f"{study.name:24} {done:3} of {len(cells):3} cells   {study.title}")
+        done = finished(study, root)
+        lines.append(f"{study.name:24} {done:3} of {len(study.cells()):3} cells   {study.title}")
     return "\n".join(lines)

@@ -36,7 +36,7 @@ class Column:
     name: str
     weights: Mapping[str, float]  # by stratum
     scale: float = 100.0
-    # Decimals to which the original rounds each scaled mean before the sum; None does not round.
+    # Decimals to which the original rounds each mean before the sum; None does not round.
     decimals: int | None = None
     not_comparable: str = ""  # why published figures of this name cannot be compared
 
@@ -47,9 +47,8 @@ class Column:
             found = means.get(stratum)
             if found is None:
                 return None
-            scaled = self.scale * found
-            total += weight * (scaled if self.decimals is None else round(scaled, self.decimals))
-        return total
+            total += weight * (found if self.decimals is None else round(found, self.decimals))
+        return self.scale * total
 
 
 # The scores of one prompt: by the name of the scorer, one for each image in order.

@@ -138,9 +138,9 @@ def official_name(item: Item, index: int, count: int) -> str:
 def _columns(version: _Version) -> tuple[Column, ...]:
     science = ("biology", "physics", "chemistry")
     return (
-        Column("Culture", {"culture": 1.0}, decimals=0),
-        Column("Spatio-temporal", {"time": 1 / 2, "space": 1 / 2}, decimals=0),
-        Column("Science", dict.fromkeys(science, 1 / 3), decimals=0),
+        Column("Culture", {"culture": 1.0}, decimals=2),
+        Column("Spatio-temporal", {"time": 1 / 2, "space": 1 / 2}, decimals=2),
+        Column("Science", dict.fromkeys(science, 1 / 3), decimals=2),
         *(Column(stratum, {stratum: 1.0}) for stratum in version.last),
         Column("overall", version.overall),
     )

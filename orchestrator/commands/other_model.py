@@ -40,9 +40,19 @@ def draw(parsed: argparse.Namespace) -> None:
     from rollout.diffusers_pipeline import DiffusersPipeline, PipelineSettings
 
     settings = PipelineSettings(
-        parsed.diffusers, parsed.steps, parsed.guidance, parsed.dtype, parsed.device
+        parsed.diffusers,
+        parsed.steps,
+        parsed.guidance,
+        parsed.dtype,
+        parsed.device,
+        not parsed.no_filter,
     )
-    about = {**asdict(settings), "seed": inputs.config.seed, **versions([*PACKAGES, "diffusers"])}
+    about = {
+        "suite": parsed.suite,
+        **asdict(settings),
+        "seed": inputs.config.seed,
+        **versions([*PACKAGES, "diffusers"]),
+    }
     if parsed.batch_size < 1:
         raise UserError(f"--batch-size must be 1 or more, not {parsed.batch_size}")
     note = parsed.out / DRAWN_BY
@@ -54,6 +64,11 @@ def draw(parsed: argparse.Namespace) -> None:
     _draw_missing(inputs, parsed.out, lambda: DiffusersPipeline(settings), parsed.batch_size)
 
 
+def _file(inputs: SuiteInputs, out: Path, place: int, index: int) -> Path:
+    """The file of an image; ``place`` is the index of its prompt in ``inputs.items``."""
+    return out / image_name(inputs.places[inputs.items[place].prompt.id], index)
+
+
 def _draw_missing(
     inputs: SuiteInputs, out: Path, load: Callable[[], DiffusersPipeline], batch_size: int
 ) -> None:
@@ -62,7 +77,7 @@ def _draw_missing(
         (place, index)
         for place in range(len(inputs.items))
         for index in range(count)
-        if not (out / image_name(place, index)).is_file()
+        if not _file(inputs, out, place, index).is_file()
     ]
     if not missing:
         return
@@ -76,5 +91,5 @@ def _draw_missing(
             batch = indices[start : start + batch_size]
             images = pipeline.draw(prompt.text, [seeds[index] for index in batch])
             for index, image in zip(batch, images, strict=True):
-                save_whole_png(image, out / image_name(place, index))
+                save_whole_png(image, _file(inputs, out, place, index))
             counter.add(len(batch))

@@ -67,7 +67,8 @@ def measure(parsed: argparse.Namespace) -> Path:
         "weights": weights_sha256(folder),
         "template": defaults.template,
         "dtype": parsed.dtype,
-        "scorers": [],
+        # Log-probs of another type differ by rounding, which is no drift.
+        "scorers": [{"name": "logprob", "options": {"dtype": parsed.dtype}, "not_comparable": ""}],
         "digests": {},
         "versions": {"python": platform.python_version(), **versions(PACKAGES)},
         "columns": [{**asdict(column), "value": columns[column.name]} for column in COLUMNS],

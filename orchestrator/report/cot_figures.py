@@ -144,8 +144,10 @@ def _bins(
             np.array([getattr(finding.interval, end) for finding in rows])
             for end in ("value", "low", "high")
         )
+        # A percentile interval need not contain the value itself.
+        lengths = [np.maximum(value_B - low_B, 0), np.maximum(high_B - value_B, 0)]
         axes.errorbar(
-            np.arange(len(rows)) + 1 + aside, value_B, [value_B - low_B, high_B - value_B],
+            np.arange(len(rows)) + 1 + aside, value_B, lengths,
             fmt=f"{marker}-", color=shade, ms=6, lw=1.3, capsize=3,
             label="within prompts" if within else "over all CoTs",
         )  # fmt: skip

@@ -214,7 +214,9 @@ class RunConfig(Settings):
             text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
             raise refuse(type(self), "algorithm.minimum_survivors", text)
         needs = self.algorithm.objective().method.needs
-        if "unconditional" in needs and not self.rollout.sampling.guided:
+        if "unconditional" in needs and not all(
+            self.training_sampling(step).guided for step in range(self.steps)
+        ):
             text = (
                 f"algorithm.method {self.algorithm.method} compares log-probs with those without"
                 " the prompt, which are recorded with guidance alone: give a scale other than 1"

@@ -49,6 +49,8 @@ class SuiteInputs:
     policy: EvaluatedPolicy | None
     # Strata that were not asked for. Some prompts may belong to them too.
     left_out: frozenset[str]
+    # The place of each prompt in the whole suite, by id: the settings may have left prompts out.
+    places: dict[str, int]
 
     @property
     def images_per_prompt(self) -> int:
@@ -103,7 +105,8 @@ def check_suite(suite: Suite, model: str | None, overrides: list[str]) -> SuiteI
         check_checkpoint(folder)
         defaults = load_defaults(folder)
     config = load_suite_config(suite.name, overrides, asdict(defaults.sampling), defaults.template)
-    items, left_out = _of_strata(suite, config)
+    whole = suite.load(config.data)
+    items, left_out = _of_strata(suite, whole, config)
     items = _heads(items, config.prompts)
     known = {reward.name for reward in config.rewards}
     for item in items:
@@ -122,7 +125,8 @@ def check_suite(suite: Suite, model: str | None, overrides: list[str]) -> SuiteI
     policy = None
     if model is not None and folder is not None:
         policy = _policy(model, folder, config, defaults, items)
-    return SuiteInputs(suite, config, items, policy, left_out)
+    places = {item.prompt.id: place for place, item in enumerate(whole)}
+    return SuiteInputs(suite, config, items, policy, left_out, places)
 
 
 # Sampling of an evaluation that draws nothing: the settings want values, and nothing reads them.
@@ -132,7 +136,12 @@ _NO_POLICY = Sampling(guidance_scale=1.0, temperature=1.0, max_cot_tokens=1)
 def not_comparable(reward: RewardConfig) -> str:
     """Why the scores of a reward differ from those of the suite's authors; empty if they do not."""
     module, name = reward.factory.split(":")
-    found = getattr(importlib.import_module(module), name)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ImportError:
+        if not reward.runtime_env.pip:
+            raise
+        return "its class is known to its workers alone, and with it whether it is comparable"
     return str(getattr(found, "not_comparable", ""))
 
 
@@ -165,9 +174,10 @@ def _policy(
     return EvaluatedPolicy(named, folder, instruction, sampling, weights_sha256(folder))
 
 
-def _of_strata(suite: Suite, config: SuiteConfig) -> tuple[list[Item], frozenset[str]]:
+def _of_strata(
+    suite: Suite, items: list[Item], config: SuiteConfig
+) -> tuple[list[Item], frozenset[str]]:
     """The prompts of the strata that are asked for, and the other strata."""
-    items = suite.load(config.data)
     known = dict.fromkeys(stratum for item in items for stratum in (item.stratum, *item.also))
     for stratum in config.strata or ():
         if stratum not in known:

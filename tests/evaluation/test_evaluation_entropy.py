@@ -177,12 +177,13 @@ def test_the_prompt_that_is_shown_is_the_middle_one() -> None:
 
 def test_instability_by_bins() -> None:
     """Two bins of four CoTs: in the stable one entropy and reward rise together, in the unstable
-    one they run against each other. The change from the first to the last bin is -2.
+    one they run against each other. The change from the first to the last bin is -2,
+    although the two share no prompt.
     """
     std_K = np.array([0.01, 0.02, 0.01, 0.02, 0.05, 0.06, 0.05, 0.06])
     entropy_K = np.array([0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 0.4])
     reward_K = np.array([1.0, 2, 3, 4, 4, 3, 2, 1])
-    prompt_K = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    prompt_K = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     cots = CotTable("GRPO", prompt_K, np.arange(8), entropy_K, entropy_K, std_K, reward_K)
     findings = instability_findings(cots, Thresholds(bins=2))
     pearsons = [
@@ -215,7 +216,7 @@ def test_spread_within_prompts_forgets_the_prompts() -> None:
 
 def test_token_moments_are_over_all_tokens() -> None:
     """Three tokens of two prompts: mean 0.4, variance 0.0467. Two settings differ by prompts that
-    both have; another modality is no setting before."""
+    both have, and the tables of another modality in between do not count."""
     counts = [
         token_counts("GRPO", "p:1", "CoT", [np.array([0.2, 0.3]), np.zeros(0)]),
         token_counts("GRPO", "p:2", "CoT", [np.array([0.7])]),
@@ -226,7 +227,10 @@ def test_token_moments_are_over_all_tokens() -> None:
     assert (grpo.setting, grpo.modality, grpo.prompts) == ("GRPO", "CoT", ("p:1", "p:2"))
     assert (grpo.count_PB[:, 20].tolist(), grpo.count_PB.sum()) == ([1, 0], 3)
     assert (eg_grpo.count_PB[0, 0], eg_grpo.count_PB[0, -1]) == (1, 1)
-    findings = token_findings([grpo, eg_grpo])
+    of_images = [replace(table, modality="image") for table in (grpo, eg_grpo)]
+    findings = token_findings([grpo, of_images[0], eg_grpo, of_images[1]])
+    assert {f.quantity for f in findings if f.minus} == {"CoT token entropy", "image token entropy"}
+    findings = [finding for finding in findings if finding.quantity == "CoT token entropy"]
     mean = found(findings, setting="GRPO", minus="", statistic="mean")
     assert (mean.interval.value, mean.count) == (pytest.approx(0.4), 3)
     variance = found(findings, setting="GRPO", minus="", statistic="variance")

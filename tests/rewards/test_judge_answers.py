@@ -40,8 +40,8 @@ def test_three_scores_are_read(answer: str) -> None:
         ("Consistency: 1.5\nRealism: 1\nAesthetic Quality: 0", "score '1.5'"),
         ("Consistency: 9\nRealism: 1\nAesthetic Quality: 0", "score '9'"),
         ("Consistency: 3\nRealism: 1\nAesthetic Quality: 0", "score '3'"),
-        ("Consistency: true\nRealism: 1\nAesthetic Quality: 0", "score 'true'"),
-        ("Consistency： 2\nRealism: 1\nAesthetic Quality: 0", "score '：'"),
+        ("Consistency: true\nRealism: 1\nAesthetic Quality: 0", "0 scores of consistency"),
+        ("Consistency： 2\nRealism: 1\nAesthetic Quality: 0", "0 scores of consistency"),
         ("<think>Consistency: 2\nRealism: 1\nAesthetic Quality: 0", "while the model is thinking"),
     ],
 )

@@ -55,6 +55,9 @@ def add_evaluate_flags(evaluate: argparse.ArgumentParser) -> None:
     draw.add_argument(
         "--batch-size", type=int, default=4, help="images of a prompt drawn at once (default 4)"
     )
+    draw.add_argument(
+        "--no-filter", action="store_true", help="draw without the filter that a pipeline brings"
+    )
     _add_device(draw)
     add_overrides(draw)
     text = "ask a checkpoint about images, to see what RL has done to its understanding"
