@@ -41,9 +41,10 @@ class WiseJudge:
     Options: ``url``, the base address of the interface, such as ``https://api.openai.com/v1``;
     ``model``, the judge's name there; ``protocol``, ``legacy`` or ``verified``; ``questions``, the
     authors' program that holds the texts; ``key_variable``, the environment variable with the key
-    (``OPENAI_API_KEY`` for OpenAI's own host, else none; without a value no key is sent); ``extra``, further fields of the request;
-    ``timeout_s``, the deadline of one try (120); ``retries``, how many tries follow transient
-    failures (3); ``at_once``, requests of a worker at the same time (8).
+    (``OPENAI_API_KEY`` for OpenAI's own host, none for another; without a value no key is sent);
+    ``extra``, further fields of the request; ``timeout_s``, the deadline of one try (120);
+    ``retries``, how many tries follow transient failures (3); ``at_once``, requests of a worker at
+    the same time (8).
     """
 
     def __init__(

@@ -98,7 +98,7 @@ def judge(model: Model, questions: str, **options: Any) -> WiseJudge:
 def test_the_request_is_that_of_the_authors(model: Model, questions: str) -> None:
     """The texts come from their program, with the prompt and the explanation in their places."""
     model.answers = [(200, GOOD)]
-    (score,) = judge(model, questions).score([IMAGE], [MOON])
+    (score,) = judge(model, questions, key_variable="OPENAI_API_KEY").score([IMAGE], [MOON])
     detail = {"consistency": 2.0, "realism": 1.0, "aesthetic quality": 0.0}
     assert score == Score(pytest.approx(0.8), detail)
     ((path, key, body),) = model.asked
@@ -113,9 +113,9 @@ def test_the_request_is_that_of_the_authors(model: Model, questions: str) -> Non
 
 
 def test_the_verified_protocol_asks_for_one_score(model: Model, questions: str) -> None:
-    """500 tokens, further fields from the settings, and no key if the variable is not set."""
+    """500 tokens, further fields from the settings. OpenAI's key is sent to no other host."""
     model.answers = [(200, "Score: 1")]
-    options = {"protocol": "verified", "key_variable": "NOT_SET", "extra": {"seed": 1}}
+    options = {"protocol": "verified", "extra": {"seed": 1}}
     assert judge(model, questions, **options).score([IMAGE], [MOON]) == [Score(1.0)]
     ((_, key, body),) = model.asked
     assert (key, body["max_tokens"], body["seed"]) == (None, 500, 1)

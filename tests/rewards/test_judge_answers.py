@@ -34,6 +34,7 @@ def test_three_scores_are_read(answer: str) -> None:
         ("2\n1", "no scores"),
         ("2\n1\n0\n0", "no scores"),
         ("2\n1\ntwo", "score 'two'"),
+        ("Inconsistency: 2\nRealism: 1\nAesthetic Quality: 0", "0 scores of consistency"),
         ("Consistency: 2\nRealism: 1", "0 scores of aesthetic quality"),
         ("Consistency: 2\nConsistency: 1\nRealism: 1\nAesthetic Quality: 0", "2 scores of consi"),
         ("Consistency: 10\nRealism: 1\nAesthetic Quality: 0", "score '10'"),
