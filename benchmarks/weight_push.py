@@ -120,7 +120,7 @@ def plain_copy(size: int) -> float:
 def begin(sender: Any) -> tuple[tuple[Any, Any], ray.ObjectRef]:
     """Publish as ``LearnerGroup`` does: what a worker needs for a load, and the receipt to come."""
     _, slots = ray.get(sender.begin_push.remote(), timeout=DEADLINE_S)
-    buckets = [sender.push_bucket.remote() for _ in range(slots[-1].bucket + 1)]
+    buckets = [sender.push_bucket.remote()[0] for _ in range(slots[-1].bucket + 1)]
     return (ray.put(slots), buckets), sender.end_push.remote()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 
@@ -51,9 +52,12 @@ class EntropyControllers:
         state = {"cot": asdict(self.cot), "image": asdict(self.image)}
         (folder / FILE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
-    def load(self, folder: Path) -> None:
-        """Read the state of a verified checkpoint. Raises ``UserError`` when it has none."""
-        if not (folder / FILE).is_file():
+    def load(self, folder: Path, verified: Container[str]) -> None:
+        """Read the state of a checkpoint whose ``verified`` files have the digests of its manifest.
+
+        Raises ``UserError`` when it is not among them.
+        """
+        if FILE not in verified:
             raise UserError(
                 f"checkpoint {folder} has no {FILE}: it is of a run without"
                 " algorithm.entropy_control"

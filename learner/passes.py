@@ -42,7 +42,9 @@ class Passes(ABC):
         self.vocab_sizes = policy.text_vocab_size, policy.num_codes
         self.image_grid = policy.image_grid
         policy.to(device)
-        self.token_vectors = token_vectors(policy, settings.algorithm.objective().method.needs)
+        method = settings.algorithm.objective().method
+        method.check(policy.num_image_tokens)
+        self.token_vectors = token_vectors(policy, method.needs)
         self._probe = probe_batch(policy, special)
         self.adapter: Adapter | None = None
         self._compares = settings.algorithm.kl_beta > 0.0  # only the KL term needs a reference

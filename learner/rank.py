@@ -149,7 +149,7 @@ class LearnerRank:
         if problem is not None or manifest is None:
             raise UserError(problem or f"checkpoint {folder} has no manifest")
         if self._updater.entropy_control is not None:
-            self._updater.entropy_control.load(folder)
+            self._updater.entropy_control.load(folder, manifest.files)
         state, universal = folder / checkpoint.STATE, checkpoint.universal_folder(folder)
         self._remove(universal)  # a load that was killed may have left it
         if manifest.zero_stage == 0 or manifest.world_size == self._place.world_size:

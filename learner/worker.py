@@ -88,9 +88,12 @@ class LearnerWorker:
         self._push = Push(self._joined.publish())
         return self._joined.weight_version, self._joined.slots()
 
-    def push_bucket(self) -> Bucket:
-        """The next bucket. Ray copies it into the object store before the next call begins."""
-        return self._begun.bucket()
+    @ray.method(num_returns=2)
+    def push_bucket(self) -> tuple[Bucket, None]:
+        """The next bucket, and None. Ray copies the bucket into the object store before the next
+        call begins. If it cannot, the small None fails as well, for whoever waits without the
+        bucket."""
+        return self._begun.bucket(), None
 
     def end_push(self) -> WeightReceipt:
         """The receipt of the weights; every rank must be asked for it."""

@@ -47,6 +47,7 @@ class LearnerGroup(WorkerPool):
         self.config = config.learner
         self.weight_version = 0
         self._receipts: list[ray.ObjectRef] = []
+        self._stored: list[ray.ObjectRef] = []  # one for each bucket; fails if it is not stored
         settings = LearnerSettings(
             learner=config.learner,
             algorithm=config.algorithm,
@@ -92,7 +93,8 @@ class LearnerGroup(WorkerPool):
         """
         begun = self._wait([worker.begin_push.remote() for worker in self.workers])
         version, slots = begun[0]
-        buckets = [self.workers[0].push_bucket.remote() for _ in range(slots[-1].bucket + 1)]
+        calls = [self.workers[0].push_bucket.remote() for _ in range(slots[-1].bucket + 1)]
+        buckets, self._stored = [call[0] for call in calls], [call[1] for call in calls]
         self._receipts = [worker.end_push.remote() for worker in self.workers]
         return PublishedWeights(version, (ray.put(slots), *buckets))
 
@@ -101,6 +103,7 @@ class LearnerGroup(WorkerPool):
 
         Every rollout worker must answer with the receipt of rank 0. Others have no checksum.
         """
+        self._wait(self._stored, [self.names[0]] * len(self._stored))
         return self._wait(self._receipts)
 
     def save(self, folder: Path) -> None:
@@ -112,9 +115,10 @@ class LearnerGroup(WorkerPool):
         versions = self._wait([worker.load.remote(folder.absolute()) for worker in self.workers])
         self.weight_version = versions[0]
 
-    def _wait(self, refs: Sequence[ray.ObjectRef]) -> list[Any]:
+    def _wait(self, refs: Sequence[ray.ObjectRef], names: Sequence[str] | None = None) -> list[Any]:
+        """The answers; ``names`` are those of the ranks that give them, by default of each rank."""
         try:
-            return wait_all(refs, self.names, self.config.timeout_s)
+            return wait_all(refs, self.names if names is None else names, self.config.timeout_s)
         except WorkerLate as late:
             raise self._explained(late) from None
 

@@ -85,14 +85,14 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 def test_the_command_draws_what_is_missing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two prompts with two images each; a deleted one is drawn again and equals the first."""
+    """Two prompts, 0 and 96 of the suite, with two images each; a deleted one is drawn again and equals the first."""
     out = tmp_path / "other"
     arguments = [
         "evaluate", "draw", "shapes", "--diffusers", str(folder), "--out", str(out), "--steps", "1",
         "prompts=1", "images_per_prompt=2",
     ]  # fmt: skip
     assert main(arguments) == 0
-    names = ["00000/00.png", "00000/01.png", "00001/00.png", "00001/01.png"]
+    names = ["00000/00.png", "00000/01.png", "00096/00.png", "00096/01.png"]
     assert sorted(str(f.relative_to(out)) for f in out.glob("*/*.png")) == names
     assert json.loads((out / "drawn_by.json").read_text())["steps"] == 1
     before = read_image(out / names[3], "image")

@@ -53,6 +53,9 @@ class Critical(TokenMethod[None, None]):
     def needs(self) -> frozenset[Need]:
         return frozenset({"group", "aligned_embedding", "reference"})
 
+    def check(self, num_image_tokens: int) -> None:
+        set_size(num_image_tokens)
+
     def group_weights(self, group: GroupRecord) -> GroupWeights:
         """Raises ``UserError`` for images of fewer than 10 tokens, whose sets would be empty."""
         selected_GN = critical_tokens(group)
@@ -79,14 +82,19 @@ class Critical(TokenMethod[None, None]):
         return TokenTerms(advantage_BT, plain.kl_weight_BT)
 
 
+def set_size(count: int) -> int:
+    """K of images with ``count`` tokens; raises ``UserError`` if the sets would be empty."""
+    if count < 10:
+        raise UserError(f"algorithm.method critical needs 10 image tokens or more, not {count}")
+    return count // 10
+
+
 def critical_tokens(group: GroupRecord) -> NDArray[np.bool_]:
     """z, G N: 3 K tokens of each image. Of equal values the earlier position is taken."""
     if group.vector_VD is None:
         raise ValueError("method critical needs the embeddings of image tokens")
     members, count = group.image_ids_GN.shape
-    size, edges = count // 10, count * _TENTHS_OF_EDGES // 10
-    if size == 0:
-        raise UserError(f"algorithm.method critical needs 10 image tokens or more, not {count}")
+    size, edges = set_size(count), count * _TENTHS_OF_EDGES // 10
     cosine_N = mean_cosines(group.vector_VD[group.image_ids_GN])
     selected_GN = np.zeros((members, count), dtype=bool)
     for selected_N, entropy_N in zip(selected_GN, group.entropy_GN, strict=True):

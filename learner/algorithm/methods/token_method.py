@@ -103,6 +103,9 @@ class TokenMethod(Generic[Summary, Settled]):
     def needs(self) -> frozenset[Need]:
         return frozenset()
 
+    def check(self, num_image_tokens: int) -> None:
+        """Raise ``UserError`` for a model whose images the method cannot be used with."""
+
     def group_weights(self, group: GroupRecord) -> GroupWeights:
         """The group stage, for methods that need the group."""
         raise NotImplementedError

@@ -96,5 +96,8 @@ class TopEntropy(TokenMethod[ModalityEntropies, tuple[Selection, Selection]]):
         # The product may exceed an integer by rounding: 0.2 * 35 does.
         count = max(1, math.ceil(round(self.fraction * total, 9)))
         threshold = float(np.partition(entropy_M, total - count)[total - count])
+        # A threshold of NaN selects nothing; the loss is NaN too then, and the update is skipped.
         selected = int(np.count_nonzero(entropy_M >= threshold))
-        return Selection(threshold, total / selected if self.mean_over == "selected" else 1.0)
+        return Selection(
+            threshold, total / max(selected, 1) if self.mean_over == "selected" else 1.0
+        )
