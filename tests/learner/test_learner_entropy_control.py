@@ -94,10 +94,10 @@ def test_the_coefficients_go_on_from_a_checkpoint(make_rank, batch, tmp_path: Pa
     assert first._updater.entropy_control.cot.alpha != 0.0
     first.save(tmp_path / "controlled")
     second = make_rank(CONTROL)
-    second.load(tmp_path / "controlled", {"entropy_control.json"})
+    second.load(tmp_path / "controlled")
     for name in ("cot", "image"):
         ours, theirs = (getattr(r._updater.entropy_control, name) for r in (first, second))
         assert ours == theirs
     make_rank().save(tmp_path / "plain")
     with pytest.raises(UserError, match=r"has no entropy_control\.json: it is of a run without"):
-        second.load(tmp_path / "plain", {})
+        second.load(tmp_path / "plain")

@@ -85,7 +85,8 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 def test_the_command_draws_what_is_missing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two prompts, 0 and 96 of the suite, with two images each; a deleted one is drawn again and equals the first."""
+    """Two images each of the prompts 0 and 96 of the suite; a deleted one is drawn again and
+    equals the first."""
     out = tmp_path / "other"
     arguments = [
         "evaluate", "draw", "shapes", "--diffusers", str(folder), "--out", str(out), "--steps", "1",
