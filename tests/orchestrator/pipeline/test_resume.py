@@ -55,16 +55,16 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
 
 def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(begin: Begin) -> None:
-    """Two ranks, at ZeRO 2, and all trajectories kept: every file of the last checkpoint, weights
-    and optimizer state alike, every row of metrics but for its times, and every file of the kept
-    trajectories are equal to the bit."""
+    """Two ranks, at ZeRO 2: every file of the last checkpoint, weights and optimizer state alike,
+    and every row of metrics but for its times are equal to the bit. The run that is killed keeps no
+    trajectories, and the other one keeps all."""
     whole = begin("whole", *TWO_RANKS, KEPT)
     ends(whole)
-    struck = begin("struck", *TWO_RANKS, KEPT)
+    assert len(kept(whole.folder)) == 4 * STEPS  # three groups and the numbers of each step
+    struck = begin("struck", *TWO_RANKS)
     is_killed_and_goes_on(struck)
     has_the_bits_of(struck, whole)
-    assert kept(struck.folder) == kept(whole.folder)
-    assert len(kept(struck.folder)) == 4 * STEPS  # three groups and the numbers of each step
+    assert kept(struck.folder) == {}
 
 
 def test_how_many_steps_are_kept_changes_nothing(begin: Begin) -> None:
