@@ -29,7 +29,7 @@ TINY = (
     f" cluster.object_store_mb=128 {ONE_REWARD}"
 ).split()
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def started(root: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    silence = threading.Timer(300, run.kill)
+    silence = threading.Timer(900, run.kill)  # a frozen run on a busy machine takes long
     silence.start()
     try:
         yield run

@@ -27,7 +27,7 @@ TINY = (
     f" learner.micro_batch_size=4 data.evaluation={{}} checkpoint.every=3 {ONE_REWARD}"
 ).split()
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_same_command_goes_on_with_a_run_and_a_stop_saves_a_step(
     submit = [RAY, "job", "submit", "--address", cluster, "--no-wait"]
     command = ["--", "env", "-C", str(ROOT), sys.executable, "-m", "orchestrator", "train",
                "configs/shapes.yaml", "--resume", f"root={tmp_path}", *TINY]  # fmt: skip
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 500
     # The cluster answers a little before the agent of the head can take a job.
     while (first := said(*submit, *command)).returncode:
         assert time.monotonic() < deadline, first.stdout + first.stderr
@@ -80,7 +80,7 @@ def test_the_same_command_goes_on_with_a_run_and_a_stop_saves_a_step(
     killed = read_run(run).committed
     second = said(*submit, "--submission-id", "second", *command)
     assert second.returncode == 0, second.stdout + second.stderr
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 500
     wait_for(lambda: read_run(run).epoch == 2 and len(rows(run)) > killed, "a step", deadline)
     stopped = said(RAY, "job", "stop", "--address", cluster, "second")
     log = said(RAY, "job", "logs", "--address", cluster, "second").stdout
