@@ -26,6 +26,7 @@ from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.host_needs import needs_of_run
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.resources import roles
@@ -86,7 +87,7 @@ def open_run(
             telemetry.announce(progress.note)
             telemetry.watch(ledger, opened.enter_context(watched_object_stores()))
             with progress.waiting("checking the hosts of the workers"):
-                check_hosts(config, inputs, roles(config))
+                check_hosts(needs_of_run(config, inputs, roles(config)))
             rollout = RolloutPool(config, inputs, places)
             opened.callback(rollout.close)
             # All roles start at the same time. But while vLLM starts, it measures the free memory

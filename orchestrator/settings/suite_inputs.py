@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import torch
-
+from evaluation.comparison import LIBRARIES
 from evaluation.suites.suite import Item, Suite
+from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.host import versions
 from orchestrator.settings.inputs import check_positions, read_instruction, verified_policy_folder
-from orchestrator.settings.machine import check_device
+from orchestrator.settings.machine import check_device, check_gpus, check_nothing_custom
+from orchestrator.settings.resources import reward_role, rollout_role
 from orchestrator.settings.suite_config import SuiteConfig, load_suite_config
 from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults
 from policy.checkpoint.hub import checkpoint_folder
@@ -58,7 +60,7 @@ class SuiteInputs:
 
     def asked(self) -> JsonDict:
         """What is measured and how: everything that a comparison of two results depends on."""
-        config = self.config
+        config, analysed_by = self.config, self.suite.analysed_by
         prompts = [[item.stratum, asdict(item.prompt)] for item in self.items]
         return {
             "suite": self.suite.name,
@@ -67,6 +69,9 @@ class SuiteInputs:
             "whole": config.prompts is None and config.images_per_prompt is None,
             "prompts_sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
             "images_per_prompt": self.images_per_prompt,
+            **({} if analysed_by is None else {"analysed_by": dict(analysed_by(config.data))}),
+            # Another version may give other scores, and so must not go on with these.
+            "versions": versions(LIBRARIES),
             **({} if self.policy is None else self._of_policy(self.policy)),
             "scorers": [
                 {
@@ -122,11 +127,24 @@ def check_suite(suite: Suite, model: str | None, overrides: list[str]) -> SuiteI
     for reward in config.rewards:
         if not reward.runtime_env.pip:  # else perhaps only its workers can import it
             check_factory(reward)
+    if cluster_address(config.cluster.address) is None:
+        _check_machine(config, draws=model is not None)
     policy = None
     if model is not None and folder is not None:
         policy = _policy(model, folder, config, defaults, items)
     places = {item.prompt.id: place for place, item in enumerate(whole)}
     return SuiteInputs(suite, config, items, policy, left_out, places)
+
+
+def _check_machine(config: SuiteConfig, draws: bool) -> None:
+    """Raise ``UserError`` when this machine, whose roles take turns, lacks what one asks for."""
+    roles = [reward_role(reward) for reward in config.rewards]
+    if draws:
+        check_device(config.rollout.device, "rollout.device")
+        roles.insert(0, rollout_role(config.rollout))
+    for role in roles:
+        check_nothing_custom(role)
+        check_gpus(len(role.names) * role.each.gpus, f"{role.key}: its workers")
 
 
 # Sampling of an evaluation that draws nothing: the settings want values, and nothing reads them.
@@ -154,15 +172,6 @@ def _policy(
     sampling = config.rollout.sampling
     if not config.model.cot:
         sampling = replace(sampling, max_cot_tokens=0)
-    if config.cluster.address in (None, "local"):
-        check_device(config.rollout.device, "rollout.device")
-        there = torch.cuda.device_count()
-        if config.rollout.workers * config.rollout.gpus_per_worker > there:
-            raise UserError(
-                f"rollout.workers: {config.rollout.workers} workers ask for"
-                f" {config.rollout.workers * config.rollout.gpus_per_worker:g} GPUs, this machine"
-                f" has {there}"
-            )
     encoder = load_encoder(folder, config.model.template, instruction)
     check_positions(
         read_config(folder),
