@@ -39,7 +39,6 @@ from orchestrator.cli import main
 from policy.types import Prompt, Score
 from rewards.config import RewardConfig
 from rewards.factory import build_reward
-from rewards.judge_questions import read_questions
 from tests.command_line import ROOT
 from tests.suite_files import compbench_files, geneval_file, wise_files
 
@@ -51,11 +50,12 @@ def build_evaluation_messages(prompt_data, image_base64):
     return [
         {"role": "system", "content": [{"type": "text", "text": "Be strict."}]},
         {"role": "user", "content": [
-            {"type": "text", "text": f"PROMPT: {prompt_data['Prompt']} ({prompt_data['Explanation']})"},
+            {"type": "text", "text": f'''PROMPT: {prompt_data['Prompt']}
+EXPLANATION: {prompt_data['Explanation']}'''},
             {"type": "image_url", "image_url": {"url": f"data:{image_base64}"}},
         ]},
     ]
-"""  # noqa: E501
+"""
 
 
 class Judge(ThreadingHTTPServer):
@@ -73,7 +73,7 @@ class _Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text, image = body["messages"][1]["content"]
-        number = int(re.findall(r"PROMPT: prompt (\d+) \(why\)", text["text"])[0])
+        number = int(re.findall(r"PROMPT: prompt (\d+)\nEXPLANATION: why$", text["text"])[0])
         data = base64.b64decode(image["image_url"]["url"].partition(",")[2])
         first = number not in [seen for seen, _ in self.server.seen]
         self.server.seen.append((number, np.asarray(Image.open(io.BytesIO(data)))))
@@ -96,7 +96,7 @@ class Measured:
     folder: Path
     rewards: list[RewardConfig]
     stopped: dict[str, str]  # the content of each file of rows
-    times: dict[Path, int]  # when each image was written
+    times: dict[Path, int]  # when each image of a row was written
     printed: str
     code: int  # of the command that was stopped
 
@@ -182,7 +182,7 @@ def rewards(
 
 # What a folder holds when the command is told to stop; wise ends by itself, because scores fail.
 STOP: dict[str, Callable[[Path], bool]] = {
-    "compbench": lambda folder: lines(folder / "scores" / "blip_vqa.jsonl") == 4,
+    "compbench": lambda folder: lines(folder / "scores" / "blip_vqa.jsonl") == 5,
     "geneval": lambda folder: lines(folder / "drawn.jsonl") >= 2,
     "quality": lambda folder: lines(folder / "scores" / "blip2_itm.jsonl") == 3,
     "wise": lambda folder: False,
@@ -232,7 +232,12 @@ def all_measured(
         assert "the same command goes on where this one ended" in said
         files = [*folder.glob("*.jsonl"), *folder.glob("scores/*.jsonl")]
         stopped = {str(file.relative_to(folder)): file.read_text() for file in files}
-        times = {file: file.stat().st_mtime_ns for file in folder.glob("images/*/*.png")}
+        drawn = {json.loads(row)["place"] for row in stopped["drawn.jsonl"].splitlines()}
+        times = {
+            file: file.stat().st_mtime_ns
+            for file in folder.glob("images/*/*.png")
+            if int(file.parent.name) in drawn
+        }
         second = start()
         printed, _ = second.communicate(timeout=300)
         assert second.returncode == 0, printed[-3000:]
@@ -274,7 +279,7 @@ def test_it_was_stopped_in_the_middle_and_nothing_was_done_twice(measured: Measu
         scored = measured.rows(f"scores/{reward.name}.jsonl")
         failed = sum("failure" in row["results"][0] for row in scored)
         assert len(scored) - failed == len({row["place"] for row in scored})
-        assert failed == (2 if measured.suite == "wise" else 0)
+        assert failed == (5 if measured.suite == "wise" else 0)
 
 
 def test_every_score_is_that_of_the_class(measured: Measured, data: Path) -> None:
@@ -308,7 +313,7 @@ def test_the_result_has_the_means_and_says_how_they_came_about(
     measured: Measured, data: Path
 ) -> None:
     """Each prompt's value is the mean over images of the mean over its scorers."""
-    result, prompts = measured.result, items(measured, data)
+    result = measured.result
     assert (result["suite"], result["whole"], result["failures"]) == (measured.suite, False, {})
     assert (result["model"], result["cot"]) == ("shapes/checkpoint", True)
     assert {"torch", "transformers", "python", "ray"} <= result["versions"].keys()
@@ -318,14 +323,15 @@ def test_the_result_has_the_means_and_says_how_they_came_about(
     if measured.suite == "quality":
         return
     scorers = {item.prompt.id: item.scorers for item in suite_named(measured.suite).load(data)}
-    for place, prompt in enumerate(prompts):
-        of_scorers = [measured.results(name)[place] for name in scorers[prompt.id]]
+    for row in measured.rows("prompts.jsonl"):
+        name = row["prompt_id"]
+        of_scorers = [measured.results(one)[row["place"]] for one in scorers[name]]
         expected = np.mean([[one["value"] for one in results] for results in of_scorers])
-        assert result["values"][prompt.task_type][prompt.id] == pytest.approx(expected)
+        assert result["values"][row["stratum"]][name] == pytest.approx(expected)
     named = {column["name"]: column for column in result["columns"]}
     if measured.suite == "compbench":
         assert result["analysed_by"] == {"spacy": "3.8.0", "model": "en_core_web_sm 3.8.0"}
-        assert named["color"]["value"] == named["color_2023"]["value"]  # of the one shared prompt
+        assert set(result["values"]["color_2023"]) == {"color_val:1", "color_2023:2"}
         assert named["numeracy"]["not_comparable"]
     if measured.suite == "geneval":
         tasks = [column["value"] for name, column in named.items() if name != "overall"]
@@ -348,9 +354,9 @@ def test_quality_has_the_diversity_of_the_same_images(all_measured: dict[str, Me
 
 
 def test_the_judge_saw_each_image_with_its_prompt(
-    all_measured: dict[str, Measured], judge: Judge, data: Path
+    all_measured: dict[str, Measured], judge: Judge
 ) -> None:
-    """Six requests, of which those of two odd prompts fail and are sent once more. WiScore of
+    """Six requests, of which those of the five odd prompts fail and are sent once more. WiScore of
     consistency c, realism 1 and aesthetic quality 2 is 0.35 c + 0.2."""
     measured = all_measured["wise"]
     numbers = [int(row["prompt"].split()[1]) for row in measured.rows("prompts.jsonl")]
@@ -362,7 +368,6 @@ def test_the_judge_saw_each_image_with_its_prompt(
     values = {row["place"]: row["results"][0] for row in measured.rows("scores/judge.jsonl")}
     for place, number in enumerate(numbers):
         assert values[place]["value"] == pytest.approx(0.35 * (number % 3) + 0.2)
-    assert read_questions(data / "judge.py").system == "Be strict."
 
 
 def test_a_table_of_each_result(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:
