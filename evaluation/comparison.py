@@ -27,6 +27,8 @@ _SAME = {
     "scorers": "scorers",
     "digests": "weights of a scorer",
 }
+# The key of the options of each scorer that say where it finds something. They may differ.
+LOCATIONS = "locations"
 # Another version of these may score the same images in another way, or round in another way.
 LIBRARIES = ("torch", "transformers")
 # What may differ, because it is what one compares; a table prints it.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from evaluation.comparison import (
+    LOCATIONS,
     RESAMPLES,
     SHOWN,
     Interval,
@@ -190,7 +191,11 @@ def _notes(
             if scorer["not_comparable"]
         ),
     ]
-    models = {scorer["name"]: scorer["options"].get("model") for scorer in first["scorers"]}
+    places = first.get(LOCATIONS, {})
+    models = {
+        scorer["name"]: (scorer["options"] | places.get(scorer["name"], {})).get("model")
+        for scorer in first["scorers"]
+    }
     notes += [f"Scorer {name}: {model}." for name, model in models.items() if model]
     if published_rows(first["suite"]):
         notes.append(

@@ -22,6 +22,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.comparison import LOCATIONS
 from orchestrator.record.run_folder import read_rows
 from orchestrator.record.sheets import save_whole_png
 from policy.disk import check_vacant, write_whole, writing
@@ -150,7 +151,8 @@ def _check_new(path: Path) -> None:
 
 
 def _check_same(before: JsonDict, now: JsonDict, path: Path) -> None:
-    now = json.loads(json.dumps(now))
+    # The files and the judge may be elsewhere; the weights' digests are compared when scores come.
+    before, now = ({**asked, LOCATIONS: None} for asked in (before, json.loads(json.dumps(now))))
     if key := _first_difference(before, now):
         raise UserError(
             f"--out: {path} holds an evaluation with another {key}; give another folder"

@@ -8,8 +8,9 @@ import json
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from evaluation.comparison import LIBRARIES
+from evaluation.comparison import LIBRARIES, LOCATIONS
 from evaluation.suites.suite import Item, Suite
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.host import versions
@@ -77,11 +78,15 @@ class SuiteInputs:
                 {
                     "name": reward.name,
                     "factory": reward.factory,
-                    "options": masked_tree(reward.options),
+                    "options": masked_tree(_options(reward, located=False)),
                     "not_comparable": not_comparable(reward),
                 }
                 for reward in config.rewards
             ],
+            LOCATIONS: {
+                reward.name: masked_tree(_options(reward, located=True))
+                for reward in config.rewards
+            },
         }
 
     def _of_policy(self, policy: EvaluatedPolicy) -> JsonDict:
@@ -153,14 +158,30 @@ _NO_POLICY = Sampling(guidance_scale=1.0, temperature=1.0, max_cot_tokens=1)
 
 def not_comparable(reward: RewardConfig) -> str:
     """Why the scores of a reward differ from those of the suite's authors; empty if they do not."""
+    if (found := _class_of(reward)) is None:
+        return "its class is known to its workers alone, and with it whether it is comparable"
+    return str(getattr(found, "not_comparable", ""))
+
+
+def _options(reward: RewardConfig, located: bool) -> JsonDict:
+    """The options that say where the scorer finds something, or all others.
+
+    Its class names the first in ``locations``: files whose content the digest covers, and the
+    address of a server. They do not decide what a score is.
+    """
+    names = getattr(_class_of(reward), "locations", ())
+    return {name: value for name, value in reward.options.items() if (name in names) == located}
+
+
+def _class_of(reward: RewardConfig) -> Any:
+    """The class of a reward; None if only its workers can import it."""
     module, name = reward.factory.split(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except ImportError:
         if not reward.runtime_env.pip:
             raise
-        return "its class is known to its workers alone, and with it whether it is comparable"
-    return str(getattr(found, "not_comparable", ""))
+        return None
 
 
 def _policy(

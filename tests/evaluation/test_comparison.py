@@ -60,8 +60,9 @@ def test_one_prompt_has_no_interval() -> None:
 
 
 def test_results_of_other_prompts_scorers_or_numbers_of_images_are_not_compared() -> None:
-    """Another guidance or template is what one compares."""
-    assert differences_of_protocol(BEFORE, {**BEFORE, "guidance_scale": 1.0}) == []
+    """Another guidance or template is what one compares, and files may lie elsewhere."""
+    elsewhere = {"locations": {"blip_vqa": {"model": "elsewhere"}}}
+    assert differences_of_protocol(BEFORE, {**BEFORE, "guidance_scale": 1.0, **elsewhere}) == []
     other = {**BEFORE, "images_per_prompt": 4, "digests": {"blip_vqa": ["x"]}}
     assert differences_of_protocol(BEFORE, other) == ["images per prompt", "weights of a scorer"]
 

@@ -319,6 +319,9 @@ def test_the_result_has_the_means_and_says_how_they_came_about(
     assert {"torch", "transformers", "python", "ray"} <= result["versions"].keys()
     asked = json.loads((measured.folder / "evaluation.json").read_text())
     assert set(asked["versions"]) == {"torch", "transformers"}
+    for scorer, places in zip(result["scorers"], asked["locations"].values(), strict=True):
+        assert places  # a folder of a model, or the judge's address and questions
+        assert not places.keys() & scorer["options"].keys()
     assert f"result: {measured.folder}/result.json" in measured.printed
     if measured.suite == "quality":
         return
