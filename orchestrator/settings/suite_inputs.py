@@ -107,8 +107,13 @@ class SuiteInputs:
         }
 
 
-def check_suite(suite: Suite, model: str | None, overrides: list[str]) -> SuiteInputs:
-    """Read the settings, the prompts and, if one is given, the checkpoint; raises ``UserError``."""
+def check_suite(
+    suite: Suite, model: str | None, overrides: list[str], scores: bool = True
+) -> SuiteInputs:
+    """Read the settings, the prompts and, if one is given, the checkpoint; raises ``UserError``.
+
+    Unless it ``scores``, neither the files of the scorers nor this machine are looked at.
+    """
     folder, defaults = None, GenerationDefaults.of("janus-plain", None, _NO_POLICY)
     if model is not None:
         folder = verified_policy_folder(checkpoint_folder(model))
@@ -129,11 +134,8 @@ def check_suite(suite: Suite, model: str | None, overrides: list[str]) -> SuiteI
     config = config.model_copy(
         update={"rewards": tuple(reward for reward in config.rewards if reward.name in asked)}
     )
-    for reward in config.rewards:
-        if not reward.runtime_env.pip:  # else perhaps only its workers can import it
-            check_factory(reward)
-    if cluster_address(config.cluster.address) is None:
-        _check_machine(config, draws=model is not None)
+    if scores:
+        _check_scoring(config, draws=model is not None)
     policy = None
     if model is not None and folder is not None:
         policy = _policy(model, folder, config, defaults, items)
@@ -141,8 +143,14 @@ def check_suite(suite: Suite, model: str | None, overrides: list[str]) -> SuiteI
     return SuiteInputs(suite, config, items, policy, left_out, places)
 
 
-def _check_machine(config: SuiteConfig, draws: bool) -> None:
-    """Raise ``UserError`` when this machine, whose roles take turns, lacks what one asks for."""
+def _check_scoring(config: SuiteConfig, draws: bool) -> None:
+    """Raise ``UserError`` when a scorer cannot be built, or a private cluster would lack what one
+    of the roles, which take turns, asks for."""
+    for reward in config.rewards:
+        if not reward.runtime_env.pip:  # else perhaps only its workers can import it
+            check_factory(reward)
+    if cluster_address(config.cluster.address) is not None:
+        return
     roles = [reward_role(reward) for reward in config.rewards]
     if draws:
         check_device(config.rollout.device, "rollout.device")
