@@ -7,6 +7,19 @@ from pathlib import Path
 
 from evaluation.chunks import Analyses, Analysis, write_analyses
 
+# As WISE's program builds its messages; nothing of it is run.
+JUDGE_PROGRAM = """
+def build_evaluation_messages(prompt_data, image_base64):
+    return [
+        {"role": "system", "content": [{"type": "text", "text": "Be strict."}]},
+        {"role": "user", "content": [
+            {"type": "text", "text": f'''PROMPT: {prompt_data['Prompt']}
+EXPLANATION: {prompt_data['Explanation']}'''},
+            {"type": "image_url", "image_url": {"url": f"data:{image_base64}"}},
+        ]},
+    ]
+"""
+
 
 def wise_files(folder: Path, change: dict[int, object] | None = None) -> Path:
     """The three files of WISE legacy, with ``change`` in place of the rows of some ids."""

@@ -40,22 +40,9 @@ from policy.types import Prompt, Score
 from rewards.config import RewardConfig
 from rewards.factory import build_reward
 from tests.command_line import ROOT
-from tests.suite_files import compbench_files, geneval_file, wise_files
+from tests.suite_files import JUDGE_PROGRAM, compbench_files, geneval_file, wise_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
-
-# As WISE's program builds its messages; nothing of it is run.
-PROGRAM = """
-def build_evaluation_messages(prompt_data, image_base64):
-    return [
-        {"role": "system", "content": [{"type": "text", "text": "Be strict."}]},
-        {"role": "user", "content": [
-            {"type": "text", "text": f'''PROMPT: {prompt_data['Prompt']}
-EXPLANATION: {prompt_data['Explanation']}'''},
-            {"type": "image_url", "image_url": {"url": f"data:{image_base64}"}},
-        ]},
-    ]
-"""
 
 
 class Judge(ThreadingHTTPServer):
@@ -136,7 +123,7 @@ def judge() -> Iterator[Judge]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    (folder / "judge.py").write_text(PROGRAM)
+    (folder / "judge.py").write_text(JUDGE_PROGRAM)
     return geneval_file(wise_files(compbench_files(folder)))
 
 
