@@ -60,4 +60,4 @@ def test_no_answer_is_right_most_of_the_time() -> None:
 def test_the_same_questions_every_time() -> None:
     """So that two checkpoints are asked the same, on any machine."""
     assert scene_questions(200) == QUESTIONS
-    assert QUESTIONS[0].text == "What colour is the cross?"
+    assert QUESTIONS[0].text == "What colour is the circle?"
