@@ -4,6 +4,7 @@
     python -m benchmarks.experiments status
     python -m benchmarks.experiments table             # docs/experiments/results.md
     python -m benchmarks.experiments figure            # docs/experiments/*.png and *.svg
+    python -m benchmarks.experiments cost ARM          # CPU seconds, with and without Ray
     python -m benchmarks.experiments gradient          # docs/experiments/gradient.md
 
 ``docs/experiments/preregistration.md`` says what was expected before the runs, and how they are

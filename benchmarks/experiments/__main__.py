@@ -30,13 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.experiments", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     runs = {"run": _run, "status": _status, "table": _table, "figure": _figure}
-    for name, run in (runs | {"gradient": _gradient}).items():
+    for name, run in (runs | {"cost": _cost, "gradient": _gradient}).items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
         command.add_argument(
             "--root", type=Path, default=ROOT / "runs" / "experiments", help="logs, temporary files"
         )
-        if name != "gradient":
+        if name in runs:
             command.add_argument(
                 "--records", type=Path, default=DOCS / "results", help="numbers of finished runs"
             )
@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument(
                 "--jobs", type=int, default=usable_cores(), help="runs at once (default: the cores)"
             )
+        if name == "cost":
+            command.add_argument("arm", help="name of an arm, as in the names of the records")
         if name == "gradient":
             command.add_argument("--batches", type=int, default=16, help="of 128 images (16)")
             command.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
@@ -95,6 +97,17 @@ def _table(options: argparse.Namespace) -> int:
 def _figure(options: argparse.Namespace) -> int:
     for file in draw(_records(options), DOCS):
         print(file)
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    from benchmarks.experiments.cost import cost
+
+    arms = {arm.name: arm for study in STUDIES for arm in study.arms}
+    if options.arm not in arms:
+        raise UserError(f"no arm is called {options.arm}")
+    # No registered seed: what is seen here decides nothing.
+    cost(arms[options.arm], 0, options.root.absolute())
     return 0
 
 
