@@ -107,7 +107,7 @@ def _cost(options: argparse.Namespace) -> int:
     if options.arm not in arms:
         raise UserError(f"no arm is called {options.arm}")
     # No registered seed: what is seen here decides nothing.
-    cost(arms[options.arm], 0, options.root.absolute())
+    cost(arms[options.arm], seed=0)
     return 0
 
 
