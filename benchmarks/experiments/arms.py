@@ -20,6 +20,11 @@ METHODS = {
     "EG-GRPO as-paper": ("base=configs/presets/as-paper.yaml",),
     "low mask alone": ("algorithm.bonus=none",),
 }
+# Token methods of other papers (docs/methods.md).
+TOKEN_METHODS = {
+    name: (f"base=configs/methods/{name}.yaml",)
+    for name in ("top-entropy", "similarity", "contrast", "critical")
+}
 SCALES = (1.0, 1.5, 2.0, 3.0)  # guidance scales of evaluation
 STEPS = 40  # of an arm that says nothing else
 TRAINING_PROMPTS = ROOT / "shapes" / "data" / "train.jsonl"
@@ -74,7 +79,7 @@ def arm(
             f"model.path={WORLDS[world]}",
             f"rollout.guidance_scale={guidance}",
             f"algorithm.trained_distribution={trained}",
-            *METHODS[method],
+            *(METHODS | TOKEN_METHODS)[method],
         ),
     )
 

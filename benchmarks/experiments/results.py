@@ -106,6 +106,8 @@ def _study(study: Study, records: Records) -> list[str]:
         found = [interval(values(arm, study, outcome, records)) for outcome in outcomes]
         rows.append([arm.label, str(len(study.seeds)), *found, interval(kl)])
     lines += [*markdown(rows), ""]
+    if not study.hypotheses:
+        return lines
     header = ["", "arm", "minus", "outcome", "expected", "difference", "verdict"]
     judged = [_judged(hypothesis, study, records) for hypothesis in study.hypotheses]
     return [*lines, *markdown([header, *judged]), ""]

@@ -11,6 +11,7 @@ from typing import Literal
 
 from benchmarks.experiments.arms import (
     METHODS,
+    TOKEN_METHODS,
     Arm,
     annealed_arm,
     arm,
@@ -20,6 +21,7 @@ from benchmarks.experiments.arms import (
 )
 
 SEEDS = (11, 12, 13, 14, 15)  # no run before the registration used them
+SCREENING_SEEDS = (21, 22, 23)  # of the token methods; what they choose is judged with others
 MARGIN = 0.03  # rewards that differ by less count as equal
 UNTRAINED_TASKS = ("object", "spatial", "numeracy")
 
@@ -178,6 +180,13 @@ STUDIES = (
     ),
     _grid_study("mixed", 1.0, "conditional", _baseline("H2", "mixed", 1.0, "conditional")),
     _grid_study("mixed", 2.0, "guided", _baseline("H3", "mixed", 2.0, "guided")),
+    Study(
+        "token-methods",
+        "World mixed, sampled at w = 2, trained distribution guided: screening of token methods",
+        tuple(arm("mixed", 2.0, "guided", method) for method in ("GRPO", *TOKEN_METHODS)),
+        (),
+        SCREENING_SEEDS,
+    ),
     _grid_study("plain", 2.0, "conditional", _distilled("H9", "plain", 2.0)),
     _grid_study("mixed", 3.0, "conditional", _distilled("H6", "mixed", 3.0)),
     _grid_study("mixed", 3.0, "guided", _baseline("H7", "mixed", 3.0, "guided")),
