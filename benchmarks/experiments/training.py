@@ -82,10 +82,11 @@ class Training:
                     prompts[: config.evaluation.prompts],
                     config.evaluation.samples_per_prompt,
                 )
-                for sampling in config.evaluation_samplings:
-                    scored = self._scored(self._engine.generate(requests, sampling))
+                samplings = config.evaluation_samplings
+                drawn = self._engine.generate_at_scales(requests, samplings)
+                for sampling, groups in zip(samplings, drawn, strict=True):
                     where = {"set": name, "guidance_scale": sampling.guidance_scale}
-                    rows.append(where | summarise(scored))
+                    rows.append(where | summarise(self._scored(groups)))
         return rows
 
     def close(self) -> None:
