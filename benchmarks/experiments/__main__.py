@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would look for others, and say so
     # It imports DeepSpeed, which the other commands do not need.
     from benchmarks.experiments.running import run_all
 

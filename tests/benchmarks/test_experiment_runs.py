@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -90,6 +91,7 @@ def _run(root: Path) -> tuple[int, list[str]]:
     done = subprocess.run(
         [sys.executable, "-c", _RUN.replace("{small!r}", repr(SMALL)), root],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"DS_ACCELERATOR": "cpu"},
     )  # fmt: skip
     assert done.stderr == ""
     return done.returncode, done.stdout.splitlines()
