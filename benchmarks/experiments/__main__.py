@@ -20,7 +20,7 @@ from benchmarks.experiments.studies import STUDIES
 from orchestrator.settings.resources import usable_cores
 from policy.digest import sha256
 from policy.disk import write_whole
-from policy.errors import UserError
+from policy.errors import RunFailed, UserError
 
 DOCS = ROOT / "docs" / "experiments"
 
@@ -54,9 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except UserError as error:
+    except (UserError, RunFailed) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
 
 
 def _run(options: argparse.Namespace) -> int:

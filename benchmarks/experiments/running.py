@@ -3,8 +3,8 @@
 Each run has a process of its own, which is forked: it need not import torch again, and leaves
 nothing behind for the next one. It records its numbers itself, when it is finished.
 
-Failure policy: a run that fails is named with its log, and the others go on. Ctrl-C and SIGTERM end
-all runs at once. What they had not recorded is done again by the next call, with the same numbers.
+Failure policy: a run that fails is named with its log, and the others go on, unless three in a row
+fail: then the fault is not in a run. Ctrl-C and SIGTERM end all runs at once. What they had not recorded is done again by the next call, with the same numbers.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from benchmarks.experiments.distil import distil
 from benchmarks.experiments.records import Records
 from benchmarks.experiments.training import Training
 from orchestrator.settings.host import versions
+from policy.errors import RunFailed
 from policy.runtime import tune_process
 from policy.types import JsonDict
 
@@ -39,17 +40,19 @@ from policy.types import JsonDict
 EVALUATION = ("set", "guidance_scale", "reward/mean", "reward/standard_error", "by_task")
 METRICS = ("kl/mean", "reward/mean", "entropy/cot/mean", "entropy/image/mean")
 LAST_STEPS = 10
+_MOST_FAILED = 3
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy")
 
 
 def run_all(wanted: Sequence[tuple[Arm, int]], records: Records, scratch: Path, jobs: int) -> int:
     """Run those arms and seeds that are not recorded, in order; returns how many failed.
 
-    Raises ``KeyboardInterrupt`` when it was stopped.
+    Raises ``KeyboardInterrupt`` when it was stopped, ``RunFailed`` when nothing can be run.
     """
+    scratch.mkdir(parents=True, exist_ok=True)
     waiting = [(arm, seed) for arm, seed in wanted if seed not in records.runs(arm)]
     print(f"{len(wanted) - len(waiting)} of {len(wanted)} runs are recorded", flush=True)
-    commit, failed = _commit(), 0
+    commit, failed, in_a_row = _commit(), 0, 0
     fork = multiprocessing.get_context("fork")
     running: dict[int, tuple[BaseProcess, str, float]] = {}
     with _terminated_by_signals(running):
@@ -63,11 +66,15 @@ def run_all(wanted: Sequence[tuple[Arm, int]], records: Records, scratch: Path, 
                 assert isinstance(sentinel, int)
                 process, name, started = running.pop(sentinel)
                 process.join()
-                failed += process.exitcode != 0
-                minutes = f"{(time.monotonic() - started) / 60:.1f} min"
-                log = f"failed, see {_log(scratch, name)}"
-                done = f"{minutes}, {len(waiting) + len(running)} are left"
-                print(f"{name}: {log if process.exitcode else done}", flush=True)
+                if process.exitcode == 0:
+                    in_a_row, minutes = 0, (time.monotonic() - started) / 60
+                    left = len(waiting) + len(running)
+                    print(f"{name}: {minutes:.1f} min, {left} are left", flush=True)
+                    continue
+                failed, in_a_row = failed + 1, in_a_row + 1
+                print(f"{name}: failed, see {_log(scratch, name)}", flush=True)
+                if in_a_row == _MOST_FAILED:
+                    raise RunFailed(f"{in_a_row} runs in a row failed, so no others are begun")
     return failed
 
 

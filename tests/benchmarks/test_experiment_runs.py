@@ -73,6 +73,7 @@ from pathlib import Path
 from benchmarks.experiments.arms import arm, before_arm
 from benchmarks.experiments.records import Records
 from benchmarks.experiments.running import run_all
+from policy.errors import RunFailed
 
 def small(full, steps):
     return replace(full, steps=steps, settings=(*full.settings, *{small!r}))
@@ -83,13 +84,18 @@ before = small(before_arm("mixed"), 0)
 bad = small(arm("mixed", 2.0, "conditional", "GRPO"), 1)
 bad = replace(bad, settings=(*bad.settings, "rewards.0.factory=shapes.rewards:Nothing"))
 wanted = [(before, 11), (good, 11), (good, 12), (bad, 11)]
-sys.exit(run_all(wanted, Records(root / "results", root), root, 2))
+if sys.argv[2:]:
+    wanted = [(bad, seed) for seed in range(11, 21)]
+try:
+    sys.exit(run_all(wanted, Records(root / "results", root / "runs"), root / "runs", 2))
+except RunFailed as error:
+    print(error)
 """
 
 
-def _run(root: Path) -> tuple[int, list[str]]:
+def _run(root: Path, *more: str) -> tuple[int, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", _RUN.replace("{small!r}", repr(SMALL)), root],
+        [sys.executable, "-c", _RUN.replace("{small!r}", repr(SMALL)), root, *more],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
         env=os.environ | {"DS_ACCELERATOR": "cpu"},
     )  # fmt: skip
@@ -103,7 +109,7 @@ def test_finished_runs_are_recorded_and_the_others_run_again(tmp_path: Path) -> 
     failed, said = _run(tmp_path)
     assert failed == 1
     assert said[0] == "0 of 4 runs are recorded"
-    log = tmp_path / "mixed-w2-conditional-grpo-s11.log"
+    log = tmp_path / "runs" / "mixed-w2-conditional-grpo-s11.log"
     assert f"mixed-w2-conditional-grpo-s11: failed, see {log}" in said
     assert "has no 'Nothing'" in log.read_text()
     file = tmp_path / "results" / "mixed-w1-conditional-grpo.jsonl"
@@ -126,3 +132,7 @@ def test_finished_runs_are_recorded_and_the_others_run_again(tmp_path: Path) -> 
     assert said[0] == "3 of 4 runs are recorded"
     assert len(said) == 2
     assert file.read_text() == first
+
+    _, said = _run(tmp_path, "nothing but bad ones")
+    assert said[0] == "0 of 10 runs are recorded"
+    assert said[-1] == "3 runs in a row failed, so no others are begun"
