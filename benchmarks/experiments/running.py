@@ -4,7 +4,8 @@ Each run has a process of its own, which is forked: it need not import torch aga
 nothing behind for the next one. It records its numbers itself, when it is finished.
 
 Failure policy: a run that fails is named with its log, and the others go on, unless three in a row
-fail: then the fault is not in a run. Ctrl-C and SIGTERM end all runs at once. What they had not recorded is done again by the next call, with the same numbers.
+fail: then the fault is not in a run. Ctrl-C and SIGTERM end all runs at once. What they had not
+recorded is done again by the next call, with the same numbers.
 """
 
 from __future__ import annotations
