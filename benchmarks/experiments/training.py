@@ -23,7 +23,7 @@ from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank import LearnerRank
 from learner.rank_settings import Place
 from orchestrator.pipeline.order import evaluation_requests, step_prompts, training_request
-from orchestrator.pipeline.step_row import reward_metrics
+from orchestrator.pipeline.step_row import reward_metrics, without_nan
 from orchestrator.settings.inputs import check_inputs
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.worker_settings import learner_settings
@@ -65,7 +65,8 @@ class Training:
         self.weights = self._push()
 
     def train(self, steps: int, report: Callable[[int], None]) -> list[JsonDict]:
-        """So many steps; returns the metrics of each. ``report`` is told each step, from 1 on."""
+        """So many steps; returns the metrics of each, without its times. ``report`` is told each
+        step, from 1 on."""
         rows = []
         for step in range(steps):
             rows.append(self._step(step))
@@ -109,7 +110,7 @@ class Training:
             batch, advantages = self._batch(groups, scored)
             learned = self._rank.update(split_over_ranks(batch, 1)[0])
         self.weights = self._push()
-        return reward_metrics(scored, advantages) | learned
+        return without_nan(reward_metrics(scored, advantages) | learned)
 
     def _batch(
         self, groups: Sequence[Group], scored: Sequence[ScoredGroup]
