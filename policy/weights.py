@@ -31,8 +31,9 @@ Bucket = NDArray[np.generic]
 BUCKET_BYTES = 32 * 2**20
 # Buckets travel in parcels of this size or more, because each object costs Ray some milliseconds.
 PARCEL_BYTES = 160 * 2**20
-# A receiver reads so many bytes at a time, which fit into a processor's cache.
-_PIECE_BYTES = 2**20
+# A receiver reads so many bytes at a time, which fit into a processor's cache. Onto a GPU it sends
+# more, because each copy to it costs time of its own.
+_PIECE_BYTES, _GPU_PIECE_BYTES = 2**20, 4 * 2**20
 # So many buckets may have been handed out whose digests are not yet computed.
 _LATE_DIGESTS = 4
 # One thread cannot use all the bandwidth of a machine's memory. More than two gain little.
@@ -255,7 +256,8 @@ def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> bytes:
 def _pieces(source: Tensor, target: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     if not target.is_contiguous():
         return [(source, target)]
-    count = _PIECE_BYTES // source.element_size()
+    size = _PIECE_BYTES if target.device.type == "cpu" else _GPU_PIECE_BYTES
+    count = size // source.element_size()
     flat = source.view(-1), target.view(-1)
     return zip(*(tensor.split(count) for tensor in flat), strict=True)
 
