@@ -25,6 +25,7 @@ from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.waiting import WorkerLate, wait_all
 from orchestrator.workers.worker_pool import WorkerPool
 from policy.probe import WeightReceipt
+from policy.weights import parcels
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class PublishedWeights:
     """
 
     weight_version: int
-    # The slots of a WeightBuckets and then each of its buckets. It is None if nothing is trained:
-    # each rollout worker then serves the checkpoint that it started from.
+    # The slots of a WeightBuckets, and then its buckets in parcels. It is None if nothing is
+    # trained: each rollout worker then serves the checkpoint that it started from.
     refs: tuple[ray.ObjectRef, ...] | None
 
 
@@ -47,7 +48,7 @@ class LearnerGroup(WorkerPool):
         self.config = config.learner
         self.weight_version = 0
         self._receipts: list[ray.ObjectRef] = []
-        self._stored: list[ray.ObjectRef] = []  # one for each bucket; fails if it is not stored
+        self._stored: list[ray.ObjectRef] = []  # one for each parcel; fails if it is not stored
         settings = learner_settings(config, inputs)
         super().__init__(
             [f"learner rank {rank}" for rank in range(self.config.ranks)],
@@ -81,10 +82,10 @@ class LearnerGroup(WorkerPool):
         """
         begun = self._wait([worker.begin_push.remote() for worker in self.workers])
         version, slots = begun[0]
-        calls = [self.workers[0].push_bucket.remote() for _ in range(slots[-1].bucket + 1)]
-        buckets, self._stored = [call[0] for call in calls], [call[1] for call in calls]
+        calls = [self.workers[0].push_buckets.remote(count) for count in parcels(slots)]
+        sent, self._stored = [call[0] for call in calls], [call[1] for call in calls]
         self._receipts = [worker.end_push.remote() for worker in self.workers]
-        return PublishedWeights(version, (ray.put(slots), *buckets))
+        return PublishedWeights(version, (ray.put(slots), *sent))
 
     def receipts(self) -> list[WeightReceipt]:
         """The receipt of each rank, when all that ``publish`` began is in the object store.
