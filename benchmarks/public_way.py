@@ -1,4 +1,4 @@
-"""An update as the public code makes it, on our objective: what a whole learner step is compared to.
+"""An update as the public code makes it, on our objective, to compare a whole learner step with.
 
 It takes one prompt's group at a time, pads it to its longest member, and computes log-softmax and
 entropy of the whole vocabulary at every position: also at those of the prompt and of the padding,

@@ -37,6 +37,7 @@ def write(folder: Path, tiny: bool = False) -> None:
     clip = OpenClip(CLIPConfig.from_pretrained(hps)).to(torch.bfloat16)
     torch.save({"epoch": 0, "state_dict": clip.state_dict()}, hps / "HPS_v2.1_compressed.pt")
     del clip
+    (hps / "model.safetensors").unlink()  # HPS reads only configuration and vocabulary beside it
     captioner = GitForCausalLM(GitConfig.from_pretrained(git))
     captioner.to(torch.bfloat16).save_pretrained(git)
     del captioner

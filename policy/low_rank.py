@@ -1,7 +1,7 @@
 """Weights of low rank (LoRA, arXiv 2106.09685): W + scale B A, merged where they are served.
 
-A learner that trains an adapter sends A, B and the scale alone. A receiver keeps a copy of each
-adapted W in host memory, because the next merge starts from W again.
+A learner that trains an adapter sends A, B and the scale alone. A receiver keeps each adapted W in
+host memory, because the next merge starts from W again.
 """
 
 from __future__ import annotations
@@ -70,12 +70,25 @@ class Receiver:
         for name in _adapted(weights):
             live = targets[name]
             if name not in self._base:
-                self._base[name] = live.detach().to("cpu", copy=True)
+                self._base[name] = _set_aside(live)
             base, down, up = (
                 tensor.to(live.device) for tensor in (self._base[name], *_factors(sent, name))
             )
             live.copy_(merge(base, down, up, scale))
         return checksum(weights)
+
+
+def _set_aside(live: Tensor) -> Tensor:
+    """The present value of a parameter in host memory. It stays when the parameter changes.
+
+    A weight that is mapped from the checkpoint's file is not copied. Its mapping is kept, whose
+    pages all processes of the machine share, and the parameter gets memory of its own.
+    """
+    if live.is_cpu and live.untyped_storage().filename is not None:
+        mapped = live.detach()
+        live.data = torch.empty_like(live)
+        return mapped
+    return live.detach().to("cpu", copy=True)
 
 
 def _is_low_rank(weights: WeightBuckets) -> bool:

@@ -143,9 +143,7 @@ def _memory_table(settings: Sequence[str], workers: Sequence[Worker]) -> str:
         # Which reward has which number is not known.
         there = f"{planned[role] / GIB:.1f}" if role in ("rollout", "learner") else ""
         memory = most.memory
-        lines.append(
-            f"| {name} | {there} | {memory.resident / GIB:.1f} | {memory.own / GIB:.1f} |"
-        )
+        lines.append(f"| {name} | {there} | {memory.resident / GIB:.1f} | {memory.own / GIB:.1f} |")
     return "\n".join(lines) + "\n"
 
 

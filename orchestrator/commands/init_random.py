@@ -14,9 +14,7 @@ from policy.disk import check_vacant, writing
 
 def run(parsed: argparse.Namespace) -> None:
     """Write the checkpoint and print its folder."""
-    print(
-        init_random(parsed.output, parsed.like, parsed.format, parsed.image_size, parsed.layers)
-    )
+    print(init_random(parsed.output, parsed.like, parsed.format, parsed.image_size, parsed.layers))
 
 
 def init_random(

@@ -145,7 +145,8 @@ def _bytes(tensors: Iterable[Parts]) -> int:
 
 def _tensor(name: str, parts: Parts) -> Tensor:
     """A tensor of a file. The original has one dimension more in its table of positions."""
-    tensor = torch.cat([_random(*part) for part in parts])
+    drawn = [_random(*part) for part in parts]
+    tensor = torch.cat(drawn) if len(drawn) > 1 else drawn[0]
     return tensor.unsqueeze(0) if name.endswith(".pos_embed") else tensor
 
 

@@ -10,7 +10,7 @@ from benchmarks.random_rewards import write
 from benchmarks.small_models.tiny_rewards import PROMPTS, images
 from orchestrator.settings.run_config import load_config
 from policy.types import Score
-from rewards.factory import check_factory, build_reward
+from rewards.factory import build_reward, check_factory
 
 CONFIG = Path(__file__).parents[2] / "configs" / "dress-rehearsal-1b.yaml"
 

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights: both formats are one model, and have the real names and sizes."""
+"""Checkpoints with random weights: both formats are one model with the real names and sizes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policy.checkpoint.loading import check_checkpoint, load_encoder, load_polic
 from policy.checkpoint.original_config import TINY, VISION_TOWERS, translated_config
 from policy.checkpoint.original_names import only_original, original_names
 from policy.checkpoint.public_models import public_config
-from policy.checkpoint.random_checkpoint import random_config, write_random_checkpoint
+from policy.checkpoint.random_checkpoint import PUBLIC, random_config, write_random_checkpoint
 from policy.checkpoint.random_tokenizer import random_tokenizer
 from policy.checkpoint.transformers_config import built_on_meta
 from policy.checkpoint.weight_files import read_tensors, weight_files
@@ -99,7 +99,7 @@ def test_the_real_sizes(like: str, public: dict[str, object]) -> None:
     small = translated_config(random_config(like, image_size=64, layers=3))
     assert small.vq_config.num_patches == 4
     assert small.text_config.num_hidden_layers == 3
-    owned = public_config(f"deepseek-ai/{like.title().replace('b', 'B')}")
+    owned = public_config(f"deepseek-ai/{PUBLIC[like]}")
     assert owned is not None
     assert owned.to_dict() == translated_config(config).to_dict()
 

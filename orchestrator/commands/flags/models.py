@@ -92,8 +92,8 @@ def add_init_random_flags(init_random: argparse.ArgumentParser) -> None:
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="width of an image, which decides how many tokens it has: 64 gives a model of Janus-Pro's"
-        " sizes 4 x 4 (default: the model's, 384 for 24 x 24)",
+        help="width of an image, which decides how many tokens it has: a model of Janus-Pro's sizes"
+        " has 4 x 4 at 64 pixels (default: the model's, 384 for 24 x 24)",
     )
     init_random.add_argument(
         "--layers",
