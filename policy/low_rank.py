@@ -30,7 +30,10 @@ def merge(base: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
 class Receiver:
     """Loads what a learner sends into parameters: full tensors, or an adapter's factors."""
 
-    def __init__(self) -> None:
+    def __init__(self, movable: bool = False) -> None:
+        """``movable`` says that a parameter on the host may get other memory: nobody else holds a
+        view of it."""
+        self._movable = movable
         self._base: dict[str, Tensor] = {}  # by name of the parameter, on the host
 
     def check_fit(self, parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
@@ -70,25 +73,24 @@ class Receiver:
         for name in _adapted(weights):
             live = targets[name]
             if name not in self._base:
-                self._base[name] = _set_aside(live)
+                self._base[name] = self._set_aside(live)
             base, down, up = (
                 tensor.to(live.device) for tensor in (self._base[name], *_factors(sent, name))
             )
             live.copy_(merge(base, down, up, scale))
         return checksum(weights)
 
+    def _set_aside(self, live: Tensor) -> Tensor:
+        """The present value of a parameter in host memory. It stays when the parameter changes.
 
-def _set_aside(live: Tensor) -> Tensor:
-    """The present value of a parameter in host memory. It stays when the parameter changes.
-
-    A weight that is mapped from the checkpoint's file is not copied. Its mapping is kept, whose
-    pages all processes of the machine share, and the parameter gets memory of its own.
-    """
-    if live.is_cpu and live.untyped_storage().filename is not None:
-        mapped = live.detach()
+        If the parameter may move, it does, and its old memory is the base. These may be pages of
+        the checkpoint's file, which all processes of the machine share until somebody writes.
+        """
+        if not (self._movable and live.is_cpu):
+            return live.detach().to("cpu", copy=True)
+        base = live.detach()
         live.data = torch.empty_like(live)
-        return mapped
-    return live.detach().to("cpu", copy=True)
+        return base
 
 
 def _is_low_rank(weights: WeightBuckets) -> bool:
