@@ -136,14 +136,21 @@ def _memory_table(settings: Sequence[str], workers: Sequence[Worker]) -> str:
     size, _ = planned_size(config.model.path)
     plan = make_plan(config, size, planned_lengths(config), Machine(0, 0, None))
     planned = {process.role: plan.host[process.name] for process in plan.processes}
-    lines = ["| worker | planned, GiB | resident | own |", "|---|---|---|---|"]
+    lines = [
+        "| worker | planned, GiB | resident | own | resident, before its first work | own |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in dict.fromkeys(worker.name for worker in workers):
         most = max((w for w in workers if w.name == name), key=lambda w: w.memory.resident)
         role = name.rpartition(" ")[0]
         # Which reward has which number is not known.
         there = f"{planned[role] / GIB:.1f}" if role in ("rollout", "learner") else ""
-        memory = most.memory
-        lines.append(f"| {name} | {there} | {memory.resident / GIB:.1f} | {memory.own / GIB:.1f} |")
+        found = [
+            f"{amount / GIB:.1f}"
+            for memory in (most.memory, most.starting)
+            for amount in (memory.resident, memory.own)
+        ]
+        lines.append(f"| {name} | {there} | " + " | ".join(found) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -52,6 +52,7 @@ class Worker:
 
     name: str  # role and number, such as ``reward 2``
     memory: Memory = field(default_factory=Memory)
+    starting: Memory = field(default_factory=Memory)  # before its first work
     spans: list[Span] = field(default_factory=list)
 
     def total(self, doing: str) -> float:
@@ -132,7 +133,10 @@ def _weigh(processes: Sequence[Process], workers: dict[int, Worker]) -> Memory:
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             found = memory_of(process.pid)
             if process.pid in workers:
-                workers[process.pid].memory.worst(found)
+                worker = workers[process.pid]
+                worker.memory.worst(found)
+                if {span.doing for span in worker.spans} <= {"starting", "idle"}:
+                    worker.starting.worst(found)
             everything.resident += found.resident
             everything.own += found.own
             everything.proportional += found.proportional
