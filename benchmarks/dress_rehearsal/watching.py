@@ -1,7 +1,7 @@
 """Runs a command and watches its processes: what each does, for how long, in how much memory.
 
 Ray writes into the title of a worker's process what the worker does. So a run is measured as it is,
-without a line of it changed. What lasts shorter than a look, a fifth of a second, can be missed.
+without a line of it changed. What lasts shorter than a look, half a second, can be missed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.chaos.processes import Process, become_subreaper, bury, descendants, send
 
-_LOOK_S = 0.2
+_LOOK_S = 0.5
 _WEIGH_S = 1.0  # the kernel walks all pages of a process to weigh it
 _END_S = 30.0  # within which the processes of a run must be gone after its driver
 
