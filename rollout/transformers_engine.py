@@ -54,7 +54,7 @@ class TransformersEngine:
         self._policy = policy
         self._encoder = encoder
         self._config = config
-        self._receiver = Receiver()
+        self._receiver = Receiver(movable=True)
         self._weight_version = 0
 
     def generate(
