@@ -155,7 +155,7 @@ def test_a_private_cluster_that_is_slow_to_start_gets_a_second_attempt(
 
     def slow_once(**settings: object) -> None:
         if started:
-            assert started[0].wait(10) == -signal.SIGKILL
+            assert started[0].wait(60) == -signal.SIGKILL
             return
         started.append(subprocess.Popen(["sleep", "60"]))
         raise Exception("The current node timed out during startup.")
