@@ -235,7 +235,7 @@ def test_the_echo_of_a_sigterm_does_not_break_the_teardown_off(
 ) -> None:
     """While starting the first one ends at once; what comes within a second is the same one, and
     does not meet the old handler, which would end this process."""
-    waited = []
+    waited: list[float] = []
 
     def sleep(seconds: float) -> None:  # what comes meanwhile is an echo too
         waited.append(seconds)
