@@ -183,22 +183,26 @@ SUITES: dict[str, tuple[int, list[str]]] = {
     "quality": (3, []),
     "wise": (1, ["prompts=1"]),
 }
+STARTED: list[subprocess.Popen[str]] = []
 GO_ON = "the same command goes on where this one ended"
 
 
 def start(suite: str, folder: Path, *settings: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    """Start the command; ``all_measured`` ends it if something fails."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator", "evaluate", suite, "--model", "shapes/checkpoint",
          "--out", str(folder), f"images_per_prompt={SUITES[suite][0]}", *SUITES[suite][1],
          "rollout.batch_size=4", "rollout.cpus_per_worker=0.1", *settings],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
+    STARTED.append(process)
+    return process
 
 
 def end_in_the_middle(suite: str, process: subprocess.Popen[str], folder: Path) -> None:
     """Stop compbench as soon as BLIP has scored its four prompts; wise ends by itself."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 400
     blip = folder / "scores" / "blip_vqa.jsonl"
     while process.poll() is None:
         if blip.exists() and blip.read_text().count("\n") == 4:
@@ -235,12 +239,16 @@ def all_measured(
             stopped = {str(file.relative_to(folder)): file.read_text() for file in files}
         times = {file: file.stat().st_mtime_ns for file in folder.glob("images/*/*.png")}
         process = start(suite, folder, *settings)
-        printed, _ = process.communicate(timeout=400)
+        printed, _ = process.communicate(timeout=500)
         assert process.returncode == 0, printed[-3000:]
         return Measured(suite, folder, rewards[suite], stopped, times, printed)
 
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(SUITES, pool.map(measure, SUITES), strict=True))
+    try:
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(SUITES, pool.map(measure, SUITES), strict=True))
+    finally:
+        for process in STARTED:
+            process.kill()  # does nothing to one that has ended
 
 
 @pytest.fixture(params=tuple(SUITES))
