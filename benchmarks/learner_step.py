@@ -1,4 +1,4 @@
-"""Time and memory of one learner update: GRPO, EG-GRPO, and EG-GRPO without our kernel.
+"""Time and memory of one learner update: GRPO, EG-GRPO, and EG-GRPO as the public code makes it.
 
     python -m benchmarks.learner_step                        # the shapes model on a CPU
     python -m benchmarks.learner_step --model 1b --device cuda --dtype bfloat16
@@ -8,9 +8,10 @@ The update is the learner's own code (learner/update.py: micro-batches, the refe
 pass, the objective, AdamW) with torch alone. Neither Ray nor DeepSpeed is needed. Trajectories are
 random tokens with the log-probs of the policy's own forward pass. All models but shapes have random
 weights. All updates run in one process on the same weights and take turns. A ratio is the median
-over rounds with its 95 % bootstrap interval. Times are CPU seconds with one thread, and wall
-seconds with more threads or on a GPU. The memory that `eg-grpo doctor --plan` expects is printed
-beside the peak that was measured.
+over rounds with its 95 % bootstrap interval. "Full log-softmax" is ours without our kernel;
+benchmarks/public_way.py says what the public code's way is. Times are CPU seconds with one thread,
+and wall seconds with more threads or on a GPU. The memory that `eg-grpo doctor --plan` expects is
+printed beside the peak that was measured.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from benchmarks.learner_task import GUIDANCE, MODELS, Task
 from benchmarks.logprobs import full_logprob, full_logprob_entropy
 from benchmarks.presets import preset
+from benchmarks.public_way import PublicUpdater, public_model
 from benchmarks.storage_log import MIB, peak_bytes
 from benchmarks.synthetic import random_batch
 from benchmarks.timing import Interval, clock_of, interleave
@@ -39,7 +41,9 @@ from policy.runtime import tune_process
 GRPO, EG_GRPO, AS_PAPER = "GRPO", "EG-GRPO, as-code", "EG-GRPO, as-paper"
 FULL = "EG-GRPO, as-code, full log-softmax"
 FULL_KERNELS = {entropy_kernel: full_logprob_entropy, logprob_kernel: full_logprob}
-AGAINST = {EG_GRPO: GRPO, AS_PAPER: GRPO, FULL: EG_GRPO}  # whose time a ratio is of
+PUBLIC = "EG-GRPO, as-code, the public code's way"
+# Whose time a ratio is of.
+AGAINST = {EG_GRPO: GRPO, AS_PAPER: GRPO, FULL: EG_GRPO, PUBLIC: EG_GRPO}
 
 
 def measure(task: Task, rounds: int) -> None:
@@ -50,13 +54,16 @@ def measure(task: Task, rounds: int) -> None:
     tokens = sum(t.num_tokens for part in batch for t in part.source.group.trajectories)
     model = TorchModel(policy, special, task.settings(), policy.device)
     updates = {
-        name: partial(Updater(passes, task.settings(**algorithm), special).update, batch, 0)
-        for name, passes, algorithm in (
-            (GRPO, model, {"modalities": "none"}),
-            (EG_GRPO, model, preset("as-code")),
-            (AS_PAPER, model, preset("as-paper")),
-            (FULL, model.with_kernels(FULL_KERNELS), preset("as-code")),
+        name: partial(kind(passes, task.settings(**algorithm), special).update, batch, 0)
+        for name, kind, passes, algorithm in (
+            (GRPO, Updater, model, {"modalities": "none"}),
+            (EG_GRPO, Updater, model, preset("as-code")),
+            (AS_PAPER, Updater, model, preset("as-paper")),
+            (FULL, Updater, model.with_kernels(FULL_KERNELS), preset("as-code")),
+            (PUBLIC, PublicUpdater, public_model(model), preset("as-code")),
         )
+        # The public code trains the conditional distribution alone.
+        if name != PUBLIC or task.distribution == "conditional"
     }
     updates[GRPO]()  # from here on the optimizer has its averages
     peaks = {name: _peak(update, model) for name, update in updates.items()}

@@ -1,7 +1,7 @@
 """Weights of low rank (LoRA, arXiv 2106.09685): W + scale B A, merged where they are served.
 
-A learner that trains an adapter sends A, B and the scale alone. A receiver keeps a copy of each
-adapted W in host memory, because the next merge starts from W again.
+A learner that trains an adapter sends A, B and the scale alone. A receiver keeps each adapted W in
+host memory, because the next merge starts from W again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def merge(base: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
 class Receiver:
     """Loads what a learner sends into parameters: full tensors, or an adapter's factors."""
 
-    def __init__(self) -> None:
+    def __init__(self, movable: bool = False) -> None:
+        """``movable`` says that a parameter on the host may get other memory: nobody else holds a
+        view of it."""
+        self._movable = movable
         self._base: dict[str, Tensor] = {}  # by name of the parameter, on the host
 
     def check_fit(self, parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) -> None:
@@ -70,12 +73,24 @@ class Receiver:
         for name in _adapted(weights):
             live = targets[name]
             if name not in self._base:
-                self._base[name] = live.detach().to("cpu", copy=True)
+                self._base[name] = self._set_aside(live)
             base, down, up = (
                 tensor.to(live.device) for tensor in (self._base[name], *_factors(sent, name))
             )
             live.copy_(merge(base, down, up, scale))
         return checksum(weights)
+
+    def _set_aside(self, live: Tensor) -> Tensor:
+        """The present value of a parameter in host memory. It stays when the parameter changes.
+
+        If the parameter may move, it does, and its old memory is the base. These may be pages of
+        the checkpoint's file, which all processes of the machine share until somebody writes.
+        """
+        if not (self._movable and live.is_cpu):
+            return live.detach().to("cpu", copy=True)
+        base = live.detach()
+        live.data = torch.empty_like(live)
+        return base
 
 
 def _is_low_rank(weights: WeightBuckets) -> bool:

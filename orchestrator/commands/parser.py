@@ -15,6 +15,7 @@ from orchestrator.commands.flags.machine import add_completion_flags, add_env_fl
 from orchestrator.commands.flags.models import (
     add_export_flags,
     add_generate_flags,
+    add_init_random_flags,
     add_rewards_flags,
 )
 from orchestrator.commands.flags.runs import (
@@ -31,7 +32,7 @@ from orchestrator.commands.flags.training import (
     add_train_flags,
 )
 
-# Each command is the module of its name in ``orchestrator.commands``.
+# Each command is the module of its name in ``orchestrator.commands``, with _ in the place of -.
 COMMANDS = (
     ("train", "train a model as a configuration file describes", add_train_flags),
     (
@@ -43,6 +44,11 @@ COMMANDS = (
     ("analyze", "draw a dataset and make the analyses of the paper from it", add_analyze_flags),
     ("evaluate", "measure a model with a benchmark suite", add_evaluate_flags),
     ("export", "copy a checkpoint's model for other programs", add_export_flags),
+    (
+        "init-random",
+        "write a checkpoint of real shape with random weights",
+        add_init_random_flags,
+    ),
     ("rewards", "try the rewards of a configuration", add_rewards_flags),
     ("config", "explain the settings of a configuration file", add_config_flags),
     ("configs", "list or copy the configurations that ship with the package", add_configs_flags),
@@ -90,7 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, title="commands", metavar="command")
     for name, text, add_flags in COMMANDS:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        command.set_defaults(command=name)
+        command.set_defaults(command=name.replace("-", "_"))
         add_flags(command)
     return parser
 

@@ -13,8 +13,7 @@ import secrets as tokens
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from orchestrator.pipeline.ledger_connection import LedgerConnection, make_wish
 from orchestrator.pipeline.ledger_view import LedgerView, ScalingEntry, WorkerEntry
@@ -37,8 +36,7 @@ class CommitRefused(RunFailed):
     """A commit does not fit the ledger. Nothing was committed."""
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A prompt group in the hands of one attempt. ``place`` is its index in the step's batch."""
 
     step: int
@@ -166,7 +164,7 @@ class Ledger:
         version that the step made. The same commit again changes nothing. Raises ``CommitRefused``
         for any other commit.
         """
-        triples = sorted(map(astuple, claims))
+        triples = sorted(claims)
         if any(triple[0] != step for triple in triples):
             raise CommitRefused(f"step {step} cannot be committed: a claim is of another step")
         attempts = {str(place): attempt for _, place, attempt in triples}
@@ -268,7 +266,7 @@ class Ledger:
     # How a write is made
 
     def _move(self, operation: str, claims: Iterable[Claim], **given: Any) -> int:
-        return cast(int, self._write(operation, claims=list(map(astuple, claims)), **given))
+        return cast(int, self._write(operation, claims=list(claims), **given))
 
     def _write(self, operation: str, **given: Any) -> Any:
         """Make one write and return the script's answer to it."""

@@ -436,7 +436,8 @@ class Schedule:
         What is drawn again then depends on the groups alone, and not on which came first.
         """
         at_work = (Stage.WAITING, Stage.GENERATING, Stage.SCORING)
-        if any(group.stage in at_work for group in work.groups.values()):
+        # The last groups are through last, so one of them tells soonest that not all are.
+        if any(group.stage in at_work for group in reversed(work.groups.values())):
             return
         short = [p for p, group in work.groups.items() if group.stage is Stage.TOO_FEW]
         if short:

@@ -11,12 +11,14 @@ S = positions of a micro-batch's longest phase, D = hidden size, I = inner size 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import JanusConfig
 
 from learner.algorithm.kernels import SCRATCH_BYTES
+from learner.algorithm.methods.token_method import Need
 from learner.config import BUCKET_ELEMENTS, LearnerConfig, LoraConfig
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.transformers_config import built_on_meta
@@ -75,6 +77,8 @@ class ModelSize:
     text_vocab: int
     head_inner: int  # input width of the image head's last layer
     image_tokens: int
+    codes: int  # different image tokens
+    code_size: int  # numbers of an image token in the codebook
     image_size: int  # pixels
     decoder_channels: int  # channels of the image decoder at full resolution
 
@@ -107,6 +111,8 @@ class ModelSize:
             text_vocab=text.vocab_size,
             head_inner=model.model.generation_head.vision_head.in_features,
             image_tokens=int(rows) * int(columns),
+            codes=coder.num_embeddings,
+            code_size=coder.embed_dim,
             image_size=vision.image_size,
             decoder_channels=coder.base_channels * coder.channel_multiplier[0],
         )
@@ -120,6 +126,13 @@ class ModelSize:
         """Parameters of the layers that an adapter is added to."""
         ends = self._ends()
         return self.layers * sum(math.prod(ends[target]) for target in targets)
+
+    def token_vectors(self, needs: Collection[Need]) -> int:
+        """Bytes of the table of image tokens that a token method keeps, in float32; see
+        ``learner.group_weights.token_vectors``."""
+        if "codebook" in needs:
+            return 4 * self.codes * self.code_size
+        return 4 * self.codes * self.hidden if "aligned_embedding" in needs else 0
 
     def _ends(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of the linear layers of a decoder layer."""
@@ -162,8 +175,11 @@ def learner_memory(
     dtype: str,
     guided: bool,
     compares: bool = True,
+    needs: Collection[Need] = (),
 ) -> Memory:
     """The memory of one learner rank. ``compares`` says whether there is a reference (kl_beta > 0).
+
+    ``needs`` are those of the token method: for some it keeps a table in host memory.
 
     - weights: (P + F) b. ZeRO-3 divides them among the ranks.
     - reference: P b, because it shares the frozen weights. Under ZeRO-3 it is (P + F) b, whole on
@@ -196,6 +212,9 @@ def learner_memory(
         gradients = 0 if stage >= 2 else gradients
     else:
         held |= optimizer
+
+    if table := size.token_vectors(needs):
+        (host if config.device == "cuda" else held)["vectors of image tokens"] = table
 
     rows, phases = config.micro_batch_size, _phases(size, lengths, guided)
     longest = rows * max(phases)

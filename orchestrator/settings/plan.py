@@ -257,6 +257,7 @@ def _memory_by_kind(
             config.model.dtype,
             guided=trains_guided and rollout.sampling.guided,
             compares=config.algorithm.kl_beta > 0,
+            needs=config.algorithm.objective().method.needs,
         ),
     }
     for reward in config.rewards:

@@ -16,11 +16,11 @@ from typing import Any
 import ray
 
 from learner.micro_batches import TrainingGroup, split_over_ranks
-from learner.rank_settings import LearnerSettings
 from learner.worker import start_learner_worker
 from orchestrator.settings.inputs import Inputs
-from orchestrator.settings.resources import learner_resources, learner_threads
+from orchestrator.settings.resources import learner_resources
 from orchestrator.settings.run_config import RunConfig
+from orchestrator.settings.worker_settings import learner_settings
 from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.waiting import WorkerLate, wait_all
 from orchestrator.workers.worker_pool import WorkerPool
@@ -49,19 +49,7 @@ class LearnerGroup(WorkerPool):
         self.weight_version = 0
         self._receipts: list[ray.ObjectRef] = []
         self._stored: list[ray.ObjectRef] = []  # one for each parcel; fails if it is not stored
-        settings = LearnerSettings(
-            learner=config.learner,
-            algorithm=config.algorithm,
-            checkpoint=inputs.model_path,
-            dtype=config.model.dtype,
-            template=config.model.template,
-            instruction=inputs.instruction,
-            sampling=config.final_sampling,
-            total_steps=config.steps,
-            seed=config.seed,
-            deterministic=config.deterministic,
-            threads=learner_threads(config),
-        )
+        settings = learner_settings(config, inputs)
         super().__init__(
             [f"learner rank {rank}" for rank in range(self.config.ranks)],
             lambda name: start_learner_worker(settings, places.of(name)),

@@ -114,7 +114,7 @@ def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> J
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     source: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
     if is_original(folder):
-        _name_tokens(config, tokenizer)
+        name_tokens(config, tokenizer)
         tensors = read_tensors(weight_files(folder, pickled=True))
         source = {
             "pretrained_model_name_or_path": None,
@@ -127,7 +127,7 @@ def load_policy(checkpoint: Path | str, dtype: torch.dtype = torch.float32) -> J
         loaded: Any = JanusForConditionalGeneration.from_pretrained(
             **source,
             config=config,
-            generation_config=_generation_config(tokenizer),
+            generation_config=generation_config(tokenizer),
             dtype=dtype,
             local_files_only=True,
             ignore_mismatched_sizes=True,
@@ -201,7 +201,7 @@ def _refuse_tied(folder: Path, model: JanusForConditionalGeneration) -> None:
         raise UserError(f"checkpoint {folder}: {_TIED}: the two are equal")
 
 
-def _name_tokens(config: JanusConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def name_tokens(config: JanusConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the ids of special tokens into a configuration of the original format, which has none.
 
     This project asks the tokenizer for them. But ``generate`` of transformers reads them from the
@@ -213,7 +213,7 @@ def _name_tokens(config: JanusConfig, tokenizer: PreTrainedTokenizerBase) -> Non
     text_config.bos_token_id, text_config.eos_token_id = special.bos, special.eos
 
 
-def _generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+def generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     """The settings that ``generate`` of transformers needs to draw with an exported checkpoint.
 
     The generation settings of the loaded checkpoint are not used. transformers loads some that it

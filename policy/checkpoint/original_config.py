@@ -2,7 +2,8 @@
 
 Source: https://github.com/deepseek-ai/Janus, janus/models/ (modeling_vlm.py, vq_model.py,
 siglip_vit.py, projector.py). The file only names the vision tower and the image tokenizer. Their
-sizes are in that code, and copied here in ``VISION_TOWERS`` and ``IMAGE_TOKENIZERS``.
+sizes are in that code, and copied here in ``VISION_TOWERS`` and ``IMAGE_TOKENIZERS``. The parts
+called ``TINY`` are this project's own, for the checkpoints of ``eg-grpo init-random --like tiny``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, Llama
 from policy.checkpoint.transformers_config import first_bad_key
 
 ARCHITECTURE, MODEL_TYPE = "MultiModalityCausalLM", "multi_modality"
+TINY = "eg_grpo_tiny"
 
 # The sections for drawing images. Related models without them have the same names in config.json.
 _DRAWING = ("gen_vision_config", "gen_aligner_config", "gen_head_config")
@@ -29,6 +31,13 @@ VISION_TOWERS: dict[str, dict[str, Any]] = {
         "patch_size": 16,
         "mlp_ratio": 4.0,
     },
+    TINY: {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "patch_size": 4,
+        "mlp_ratio": 4.0,
+    },
 }
 IMAGE_TOKENIZERS: dict[str, dict[str, Any]] = {
     "VQ-16": {
@@ -36,6 +45,12 @@ IMAGE_TOKENIZERS: dict[str, dict[str, Any]] = {
         "channel_multiplier": [1, 1, 2, 2, 4],
         "latent_channels": 256,
         "num_res_blocks": 2,
+    },
+    TINY: {
+        "base_channels": 32,
+        "channel_multiplier": [1, 1, 1],
+        "latent_channels": 32,
+        "num_res_blocks": 0,
     },
 }
 

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from benchmarks import learner_step, learner_task
+from benchmarks.learner_task import Task
+from benchmarks.presets import preset
+from benchmarks.public_way import PublicUpdater, public_model
 from benchmarks.storage_log import peak_bytes
+from benchmarks.synthetic import random_batch
+from benchmarks.torch_model import TorchModel
+from learner.update import Updater
 from orchestrator.settings.memory import GIB
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,7 +31,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_it_needs_no_cluster_and_no_deepspeed() -> None:
-    """All four updates are timed and their memory is counted, with nothing but torch there."""
+    """All five updates are timed and their memory is counted, with nothing but torch there."""
     run = subprocess.run(
         [sys.executable, "-c", WITHOUT, *SMALL],
         cwd=ROOT,
@@ -48,6 +54,20 @@ def test_everything_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--lora", "2", "--gradient-checkpointing", "--trained-distribution", "guided"]
     assert learner_step.main([*SMALL, *options]) == 0
     assert "LoRA of rank 2, gradient checkpointing, guided" in capsys.readouterr().out
+
+
+def test_the_public_code_s_way_makes_the_same_update() -> None:
+    """Loss, gradient norm and entropies are ours to float32's rounding: only the way differs."""
+    task = Task.of("shapes", "cpu", "float32", prompts=2, cot=6)
+    policy, special = task.policy()
+    batch = random_batch(policy, special, task.shape, task.sampling)
+    settings = task.settings(**preset("as-code"))
+    model = TorchModel(policy, special, settings, policy.device)
+    ours = Updater(model, settings, special).update(batch, 0)
+    theirs = PublicUpdater(public_model(model), settings, special).update(batch, 0)
+    assert theirs.keys() == ours.keys()
+    for key in ("loss", "grad_norm", "entropy/cot/mean", "entropy/image/std", "tokens/trained"):
+        assert theirs[key] == pytest.approx(ours[key], rel=1e-4, abs=1e-6), key
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ HPS = '{name: hps, factory: "rewards.models.hps:HpsReward", gpus_per_worker: 0.1
 GIT = '{name: git, factory: "rewards.models.git:GitReward", gpus_per_worker: 0.1}'
 DINO = (
     '{name: grounding_dino, factory: "rewards.models.grounding_dino:GroundingDinoReward",'
-    " batch_size: 8, gpus_per_worker: 0.1}"
+    " batch_size: 2, gpus_per_worker: 0.1}"
 )
 LORA = "janus-pro-1b-lora-1gpu.yaml"
 # Of each row: the configuration, its settings, GPUs, GiB of each.

@@ -50,6 +50,15 @@ def spoilt(batch):
     return [*others, TrainingGroup(last.group, (*last.advantages[:-1], math.nan))]
 
 
+def too_large(batch):
+    """Advantages of 1e25: loss and gradient are finite, but the square of the gradient's norm is
+    not in float32, so that no clipping could be computed."""
+    return [
+        TrainingGroup(item.group, tuple(None if a is None else a * 1e25 for a in item.advantages))
+        for item in batch
+    ]
+
+
 def held(rank):
     """Every tensor that an update changes: live and master weights, and AdamW's state."""
     optimizer, masters = optimizer_and_masters(rank)
@@ -62,17 +71,55 @@ def same(some, others):
     return len(some) == len(others) and all(map(torch.equal, some, others))
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    "kind", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)], ids=str
+    "kind", [*QUICK, *(pytest.param(kind, marks=SLOW) for kind in OTHERS)], ids=str
 )
 def test_a_bad_batch_changes_nothing(make_rank, batch, kind):
     """Weights, master weights and optimizer are the same bits before and after it, first of all
     updates or later; the next update is that of a twin that never saw it."""
+    changes_nothing(make_rank, batch, kind, spoilt)
+
+
+def squares_in_float32(kind):
+    """Whether the norm is a sum of squares in float32. At ZeRO 3 on the device it is not."""
+    return kind["zero_stage"] < 3 or "offload_optimizer" in kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [*QUICK, *(pytest.param(kind, marks=SLOW) for kind in OTHERS if squares_in_float32(kind))],
+    ids=str,
+)
+def test_a_gradient_without_a_norm_changes_nothing(make_rank, batch, kind):
+    """The same for a gradient that is finite, but whose norm overflows."""
+    row = changes_nothing(make_rank, batch, kind, too_large)
+    assert math.isfinite(row["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in OTHERS if not squares_in_float32(kind)], ids=str)
+def test_a_large_gradient_with_a_norm_is_clipped(make_rank, batch, kind):
+    """Where the norm of that gradient is known, the update is made, and all numbers stay finite."""
+    rank = make_rank(**{**CONSTANT, "micro_batch_size": 3, **kind})
+    before = held(rank)
+    row = rank.update(split_over_ranks(too_large(batch), 1)[0])
+    assert (1e19 < row["grad_norm"] < math.inf, row["updates/skipped"]) == (True, 0)
+    after = held(rank)
+    assert all(bool(tensor.isfinite().all()) for tensor in after)
+    assert not same(after[: len(before)], before)
+
+
+def changes_nothing(make_rank, batch, kind, spoil):
+    """The row of the last update that was skipped."""
     options = {**CONSTANT, "micro_batch_size": 3, **kind}
     twin, rank = make_rank(**options), make_rank(**options)
     for clean in range(2):
         before = held(rank)
-        row = rank.update(split_over_ranks(at_version(spoilt(batch), rank.weight_version), 1)[0])
+        bad = split_over_ranks(at_version(spoil(batch), rank.weight_version), 1)[0]
+        row = rank.update(bad)
         assert row["updates/skipped"] == 1
         assert not math.isfinite(row["grad_norm"])
         after = held(rank)
@@ -87,6 +134,7 @@ def test_a_bad_batch_changes_nothing(make_rank, batch, kind):
         assert same(held(rank), held(twin))
         assert not same(held(rank), before)
     assert (rank.weight_version, twin.weight_version) == (4, 2)
+    return row
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])

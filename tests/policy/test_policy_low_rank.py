@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from policy.low_rank import Receiver, merge
@@ -54,6 +58,25 @@ def test_each_push_starts_from_the_base() -> None:
         assert receiver.load(live.items(), weights) == checksum(weights)
         assert live["w"].tolist() == expected
     assert live["other"].tolist() == [7.0]
+
+
+def test_a_parameter_that_may_move_leaves_its_memory_to_the_base(tmp_path: Path) -> None:
+    """The parameter gets memory of its own. Each merge starts from the pages of the file, which
+    stay as they are and are not copied."""
+    save_file({"w": torch.tensor(BASE)}, tmp_path / "weights.safetensors")
+    with safe_open(tmp_path / "weights.safetensors", framework="pt") as stored:
+        live = {"w": torch.nn.Parameter(stored.get_tensor("w"))}
+    mapped = live["w"].data_ptr()
+    receiver = Receiver(movable=True)
+    for up, expected in (
+        ([[2.0], [-6.0]], [[2.0, 0.0], [-3.0, 4.0]]),
+        ([[4.0], [0.0]], [[3.0, 0.0], [0.0, 4.0]]),
+    ):
+        receiver.load(live.items(), factors(up))
+        assert live["w"].tolist() == expected
+        assert live["w"].data_ptr() != mapped
+        assert receiver._base["w"].data_ptr() == mapped
+        assert receiver._base["w"].tolist() == BASE
 
 
 def test_full_tensors_are_the_next_base() -> None:

@@ -72,6 +72,37 @@ def add_export_flags(export: argparse.ArgumentParser) -> None:
     )
 
 
+def add_init_random_flags(init_random: argparse.ArgumentParser) -> None:
+    init_random.add_argument(
+        "output", type=Path, help="folder for the checkpoint, which must be empty or not exist"
+    )
+    init_random.add_argument(
+        "--like",
+        required=True,
+        choices=("janus-pro-1b", "janus-pro-7b", "tiny"),
+        help="the model whose sizes it has",
+    )
+    init_random.add_argument(
+        "--format",
+        choices=("transformers", "original"),
+        default="transformers",
+        help="that of deepseek-community's or deepseek-ai's files (default transformers)",
+    )
+    init_random.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="width of an image, which decides how many tokens it has: a model of Janus-Pro's sizes"
+        " has 4 x 4 at 64 pixels (default: the model's, 384 for 24 x 24)",
+    )
+    init_random.add_argument(
+        "--layers",
+        type=int,
+        metavar="N",
+        help="layers of the language model (default: the model's)",
+    )
+
+
 def add_rewards_flags(rewards: argparse.ArgumentParser) -> None:
     """The one action, ``test``."""
     text = "score one image with the rewards of a configuration, without a cluster"

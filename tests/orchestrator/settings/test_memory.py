@@ -21,7 +21,8 @@ from benchmarks.small_models.random_janus import (
     tiny_policy,
 )
 from benchmarks.trajectories import TINY_SPECIAL, random_groups
-from learner.config import BUCKET_ELEMENTS, LearnerConfig, LoraConfig
+from learner.config import BUCKET_ELEMENTS, AlgorithmConfig, LearnerConfig, LoraConfig
+from learner.group_weights import token_vectors
 from learner.logprob_module import LogprobModule, entropy_kernel
 from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import Place
@@ -38,6 +39,7 @@ from orchestrator.settings.memory import (
 )
 from orchestrator.settings.run_config import load_config
 from policy.checkpoint.loading import load_policy
+from policy.checkpoint.public_models import public_config
 from policy.encoding import unconditional_twin
 from policy.errors import UserError
 from policy.sequences import collate
@@ -174,6 +176,33 @@ def test_without_a_kl_term_no_reference_is_planned(size: ModelSize) -> None:
     compared = learner_memory(size, LearnerConfig(), lengths, "float32", guided=False)
     alone = learner_memory(size, LearnerConfig(), lengths, "float32", guided=False, compares=False)
     assert compared.held == alone.held | {"reference": size.trained * 4}
+
+
+@pytest.mark.parametrize(
+    ("method", "device", "expected"),
+    [("critical", "cpu", 32 * 32 * 4), ("similarity", "cpu", 32 * 8 * 4), ("critical", "cuda", 0)],
+)
+def test_a_method_s_table_is_planned_and_is_as_large(
+    size: ModelSize, method: str, device: str, expected: int
+) -> None:
+    """32 codes with 32 hidden or 8 codebook numbers of 4 bytes, on the host: beside a GPU it is no
+    GPU memory. It is what the learner keeps."""
+    needs = AlgorithmConfig(method=method).objective().method.needs
+    config = LearnerConfig(device=device, gpus_per_rank=float(device == "cuda"))
+    lengths = Lengths(10, 3, 12)
+    memory = learner_memory(size, config, lengths, "float32", guided=False, needs=needs)
+    plain = learner_memory(size, config, lengths, "float32", guided=False)
+    assert memory.total - plain.total == expected
+    kept = token_vectors(tiny_policy(), needs)
+    assert kept is not None
+    assert (memory.host | memory.held)["vectors of image tokens"] == kept.nbytes
+
+
+def test_the_table_of_critical_at_7b() -> None:
+    """16,384 codes x 4,096 numbers x 4 bytes are 256 MiB a rank."""
+    known = public_config("deepseek-ai/Janus-Pro-7B")
+    assert known is not None
+    assert ModelSize.of(known).token_vectors({"aligned_embedding"}) == 256 * 2**20
 
 
 def test_shares_of_ranks_and_offloading(size: ModelSize) -> None:

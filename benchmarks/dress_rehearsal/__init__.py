@@ -1,0 +1,1 @@
+"""A dress rehearsal at real shape, watched and measured."""
