@@ -20,6 +20,7 @@ from benchmarks.small_models.random_janus import (
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.errors import UserError
 from policy.probe import probe_logprobs
+from policy.runtime import FAST_COPIES
 from policy.sampling import Sampling
 from policy.weights import checksum, pack
 from rollout.config import RolloutConfig
@@ -76,6 +77,13 @@ def test_it_proves_that_weights_arrived(worker: Any, checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="is missing"):
         ray.get(worker.load_weights.remote(4, broken.slots, [parcel]))
     assert ray.get(worker.identity.remote()).weight_version == 3
+
+
+def test_its_process_was_started_for_fast_copies(worker: Any) -> None:
+    """The C library reads its settings at the start alone: Linux shows the first environment."""
+    first = ray.get(worker.__ray_call__.remote(lambda _: Path("/proc/self/environ").read_bytes()))
+    set_to = {f"{name}={value}".encode() for name, value in FAST_COPIES.items()}
+    assert set_to <= set(first.split(b"\0"))
 
 
 def test_it_does_not_sample_from_a_part_of_a_push(worker: Any, checkpoint: Path) -> None:

@@ -101,8 +101,8 @@ def test_weights_corrupted_on_the_way_stop_the_run(config: RunConfig) -> None:
 
     assert weights.refs is not None
     slots, first, *others = weights.refs
-    broken = ray.get(first).copy()
-    broken[0] += 1
+    broken = [bucket.copy() for bucket in ray.get(first)]
+    broken[0][0] += 1
     corrupted = replace(weights, refs=(slots, ray.put(broken), *others))
     with pytest.raises(WorkerFailed, match="rollout worker 0 received other weights"):
         loaded(rollout, "rollout worker 0", corrupted, publisher)

@@ -108,7 +108,8 @@ def test_a_group_trains_publishes_resumes_and_fails_by_name(
     finally:
         group.close()
 
-    slots, *buckets = ray.get(list(published.refs), timeout=10)
+    slots, *parcels = ray.get(list(published.refs), timeout=10)
+    buckets = [bucket for parcel in parcels for bucket in parcel]
     fresh = load_policy(checkpoint)
     digest = load_into(fresh.trained_parameters(), WeightBuckets(slots, buckets))
     assert digest == receipt.checksum
