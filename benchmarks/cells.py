@@ -18,6 +18,7 @@ from statistics import mean, stdev
 from scipy.stats import t as student
 
 from orchestrator.record.run_folder import read_rows
+from orchestrator.settings.run_config import RunConfig, load_config
 from policy.disk import made_anew
 from policy.types import JsonDict
 
@@ -38,6 +39,15 @@ class Cell:
         return [
             sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml",
             *(["--resume"] if resumed else []),
+            *self._overrides(root),
+        ]  # fmt: skip
+
+    def config(self, root: Path) -> RunConfig:
+        """The configuration of the run."""
+        return load_config(ROOT / "configs" / "shapes.yaml", self._overrides(root))
+
+    def _overrides(self, root: Path) -> list[str]:
+        return [
             f"root={root}", f"name={self.name}", f"steps={self.steps}",
             *(setting.replace("{root}", str(root)) for setting in self.settings),
         ]  # fmt: skip

@@ -32,12 +32,14 @@ from torch import Tensor
 
 from orchestrator.workers.cluster import private_environment, ray_cluster
 from policy.probe import WeightReceipt
+from policy.runtime import FAST_COPIES
 from policy.weights import (
     Bucket,
     OutgoingWeights,
     TensorSlot,
     WeightBuckets,
     load_into,
+    parcels,
     planned_slots,
 )
 
@@ -101,11 +103,9 @@ class Receiver:
     def __init__(self, size: int) -> None:
         self._tensors = layers(size, fill=0.0)
 
-    def load(
-        self, slots: tuple[TensorSlot, ...], buckets: list[ray.ObjectRef]
-    ) -> tuple[str, float]:
+    def load(self, slots: tuple[TensorSlot, ...], sent: list[ray.ObjectRef]) -> tuple[str, float]:
         start = time.perf_counter()
-        weights = WeightBuckets(slots, ArrivingBuckets(buckets))
+        weights = WeightBuckets(slots, ArrivingBuckets(sent))
         return load_into(self._tensors.items(), weights), time.perf_counter() - start
 
 
@@ -120,8 +120,8 @@ def plain_copy(size: int) -> float:
 def begin(sender: Any) -> tuple[tuple[Any, Any], ray.ObjectRef]:
     """Publish as ``LearnerGroup`` does: what a worker needs for a load, and the receipt to come."""
     _, slots = ray.get(sender.begin_push.remote(), timeout=DEADLINE_S)
-    buckets = [sender.push_bucket.remote()[0] for _ in range(slots[-1].bucket + 1)]
-    return (ray.put(slots), buckets), sender.end_push.remote()
+    sent = [sender.push_buckets.remote(count)[0] for count in parcels(slots)]
+    return (ray.put(slots), sent), sender.end_push.remote()
 
 
 def one_by_one(sender: Any, receivers: list[Any]) -> dict[str, float]:
@@ -153,7 +153,7 @@ def slowest(loads: list[ray.ObjectRef], receipt: ray.ObjectRef) -> float:
 def measure(size: int, workers: int, turns: int) -> dict[str, float]:
     """Median seconds of each part, and the weights' size in bytes under ``size``."""
     with ray_cluster(num_cpus=workers + 1, object_store_mb=int(size * 1.2 / 2**20) + 128):
-        start = ray.remote(num_cpus=1)
+        start = ray.remote(num_cpus=1, runtime_env={"env_vars": FAST_COPIES})
         sender = start(Sender).remote(size)
         receivers = [start(Receiver).remote(size) for _ in range(workers)]
         real_size = ray.get(sender.size.remote(), timeout=DEADLINE_S)

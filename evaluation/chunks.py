@@ -58,7 +58,7 @@ _FILE = TypeAdapter(Analyses)
 
 def load_analyses(path: Path) -> Analyses:
     """Read a file of ``write_analyses``; raises ``UserError`` that names it."""
-    content = read_json(path, f"chunk file {path}")
+    content = read_json(path, f"chunk file {path} (eg-grpo data chunks writes it)")
     try:
         return _FILE.validate_python(content)
     except ValidationError as error:

@@ -23,9 +23,14 @@ _SAME = {
     "suite": "suite",
     "prompts_sha256": "prompts",
     "images_per_prompt": "images per prompt",
+    "analysed_by": "version of spaCy or of its model",
     "scorers": "scorers",
     "digests": "weights of a scorer",
 }
+# The key of the options of each scorer that say where it finds something. They may differ.
+LOCATIONS = "locations"
+# Another version of these may score the same images in another way, or round in another way.
+LIBRARIES = ("torch", "transformers")
 # What may differ, because it is what one compares; a table prints it.
 SHOWN = ("template", "cot", "guidance_scale", "temperature", "images_per_prompt", "seed")
 
@@ -44,8 +49,26 @@ def differences_of_protocol(first: JsonDict, other: JsonDict) -> list[str]:
     return [words for key, words in _SAME.items() if first.get(key) != other.get(key)]
 
 
+def other_libraries(first: JsonDict, other: JsonDict) -> list[str]:
+    """The libraries that scored ``other`` in another version than ``first``, with both versions.
+
+    Builds for CPU and for GPU, which differ after a plus sign, are the same version.
+    """
+    found = []
+    for name in LIBRARIES:
+        versions = [str(result.get("versions", {}).get(name)) for result in (first, other)]
+        before, after = (version.partition("+")[0] for version in versions)
+        if before != after:
+            found.append(f"{name} {after} and not {before}")
+    return found
+
+
 def column_interval(result: JsonDict, column: JsonDict) -> Interval | None:
-    """A column of a result with its interval; None if the result has no such value."""
+    """A column of a result with its interval; None if the result has no such value.
+
+    The value of a column with ``decimals`` is of means that were rounded, as a paper printed it;
+    the interval is of the means before that.
+    """
     if column["value"] is None:
         return None
     samples = _resampled(result["values"], column)
@@ -53,7 +76,11 @@ def column_interval(result: JsonDict, column: JsonDict) -> Interval | None:
 
 
 def paired_interval(first: JsonDict, other: JsonDict, column: JsonDict) -> Interval | None:
-    """``other`` minus ``first`` in a column of both; None if one has no value there."""
+    """``other`` minus ``first`` in a column of both; None if one has no value there.
+
+    No mean is rounded before the difference is taken: two decimals of WiScore are a whole point of
+    the table, more than what many a change amounts to.
+    """
     values = {stratum: _differences(first, other, stratum) for stratum in column["weights"]}
     if not all(values.values()):
         return None

@@ -17,11 +17,24 @@ def vendi(features_ND: NDArray[np.floating]) -> float:
     zero, and it counts in N. Raises ``ValueError`` for anything but a matrix of finite numbers that
     has a row.
     """
+    return vendi_of_cosines(cosines(features_ND))
+
+
+def cosines(features_ND: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The cosines of all pairs of rows, N N; zero for a row of zeros, also with itself.
+
+    Raises ``ValueError`` as ``vendi`` does.
+    """
     features = np.asarray(features_ND, dtype=np.float64)
     if features.ndim != 2 or not len(features) or not np.isfinite(features).all():
         raise ValueError(f"expected a row of finite numbers per image, got shape {features.shape}")
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit_ND = features / np.where(lengths > 0, lengths, 1.0)
-    eigenvalues = np.linalg.eigvalsh(unit_ND @ unit_ND.T / len(features))
+    return np.asarray(unit_ND @ unit_ND.T)
+
+
+def vendi_of_cosines(cosine_NN: NDArray[np.float64]) -> float:
+    """The Vendi score of N images from the cosines of all pairs."""
+    eigenvalues = np.linalg.eigvalsh(cosine_NN / len(cosine_NN))
     positive = eigenvalues[eigenvalues > 0]  # rounding makes some of the zeros negative
     return float(np.exp(-(positive * np.log(positive)).sum()))

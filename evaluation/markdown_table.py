@@ -6,14 +6,17 @@ import math
 from collections.abc import Sequence
 
 from evaluation.comparison import (
+    LOCATIONS,
     RESAMPLES,
     SHOWN,
     Interval,
     column_interval,
     differences_of_protocol,
+    other_libraries,
     paired_interval,
     standardised,
 )
+from evaluation.matched import TOLERANCES, matched_diversity
 from evaluation.published import published_rows
 from policy.errors import UserError
 from policy.types import JsonDict
@@ -25,8 +28,9 @@ def table(names: Sequence[str], results: Sequence[JsonDict]) -> str:
     """The Markdown of these results; the differences are to the first one.
 
     Raises ``UserError`` when a result is of another suite than the first: no column would be of the
-    same thing. Results that differ from the first in prompts, images per prompt or scorers get a
-    mark, and no difference is computed.
+    same thing. Results that differ from the first in prompts, their analysis, images per prompt or
+    scorers get a mark, and no difference is computed. Those that were scored with another version
+    of a library get a mark of their own, and their difference.
     """
     first = results[0]
     for name, result in zip(names, results, strict=True):
@@ -38,7 +42,11 @@ def table(names: Sequence[str], results: Sequence[JsonDict]) -> str:
         if result["failures"]:
             raise UserError(f"{name} has failures and no values; run its evaluation again")
     reasons = [differences_of_protocol(first, result) for result in results]
-    marked = [f"{name} †" if why else name for name, why in zip(names, reasons, strict=True)]
+    libraries = [other_libraries(first, result) for result in results]
+    marked = [
+        name + (" †" if why else "") + (" §" if others else "")
+        for name, why, others in zip(names, reasons, libraries, strict=True)
+    ]
     columns = [column for column in first["columns"] if column["value"] is not None]
     parts = [
         f"# {first['suite']}: {first['prompts']} prompts, {first['images_per_prompt']} images each",
@@ -48,8 +56,13 @@ def table(names: Sequence[str], results: Sequence[JsonDict]) -> str:
         parts.append(_differences(names, results, reasons, columns))
     if first["suite"] == "quality":
         parts.append(_quality(names, results, reasons))
+        parts += [
+            _equal_quality(names[0], name, first, result)
+            for name, result, why in zip(names[1:], results[1:], reasons[1:], strict=True)
+            if not why
+        ]
     parts.append(_protocol(names, results))
-    parts.append(_notes(names, results, reasons, columns))
+    parts.append(_notes(names, results, reasons, libraries, columns))
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,6 +112,38 @@ def _quality(
     return f"{text}:\n\n{_markdown(['model', 'z-mean'], rows)}"
 
 
+def _equal_quality(first_name: str, name: str, first: JsonDict, result: JsonDict) -> str:
+    """Diversity of two results on images of equal quality, for each tolerance."""
+    rows = []
+    try:
+        for tolerance in TOLERANCES:
+            found = matched_diversity(first, result, tolerance)
+            if found is None:
+                rows.append([f"{tolerance:g}", "0", "0", "", "", "", "", ""])
+                continue
+            rows.append(
+                [
+                    f"{tolerance:g}",
+                    str(found.prompts),
+                    str(found.pairs),
+                    *(f"{value:+.3f}" for value in found.quality),
+                    *(f"{value:.3f}" for value in found.vendi),
+                    _cell(found.difference, sign=True, digits=3),
+                ]
+            )
+    except ValueError as error:
+        return f"Diversity cannot be compared at equal quality: {error}."
+    sides = (first_name, name)
+    heads = ["tolerance", "prompts", "pairs", *(f"quality, {side}" for side in sides)]
+    heads += [*(f"Vendi, {side}" for side in sides), "difference"]
+    return (
+        f"Diversity of {name} and {first_name} at equal quality (the paper's Table 4). Images of a"
+        " prompt are paired if their mean z-scores of quality, over the images of both, differ by"
+        " at most the tolerance; the Vendi score is of the paired images, a mean over the prompts"
+        f" with two pairs or more:\n\n{_markdown(heads, rows)}"
+    )
+
+
 def _protocol(names: Sequence[str], results: Sequence[JsonDict]) -> str:
     rows = [
         [
@@ -117,6 +162,7 @@ def _notes(
     names: Sequence[str],
     results: Sequence[JsonDict],
     reasons: Sequence[Sequence[str]],
+    libraries: Sequence[Sequence[str]],
     columns: Sequence[JsonDict],
 ) -> str:
     first = results[0]
@@ -127,6 +173,11 @@ def _notes(
             f"† {name} cannot be compared with {names[0]}: another {', another '.join(why)}."
             for name, why in zip(names, reasons, strict=True)
             if why
+        ),
+        *(
+            f"§ {name} was scored with {', '.join(others)}: a part of its difference may be theirs."
+            for name, others in zip(names, libraries, strict=True)
+            if others
         ),
         *(
             f"‡ {column['name']}: {column['not_comparable']}."
@@ -140,7 +191,11 @@ def _notes(
             if scorer["not_comparable"]
         ),
     ]
-    models = {scorer["name"]: scorer["options"].get("model") for scorer in first["scorers"]}
+    places = first.get(LOCATIONS, {})
+    models = {
+        scorer["name"]: (scorer["options"] | places.get(scorer["name"], {})).get("model")
+        for scorer in first["scorers"]
+    }
     notes += [f"Scorer {name}: {model}." for name, model in models.items() if model]
     if published_rows(first["suite"]):
         notes.append(
@@ -151,6 +206,23 @@ def _notes(
             notes.append("They cannot be compared: their judge was GPT-4o.")
         if not first["whole"]:
             notes.append("They cannot be compared: these results are of a part of the suite.")
+    rounded = [column["name"] for column in columns if column.get("decimals") is not None]
+    if rounded:
+        notes.append(
+            f"{', '.join(rounded)}: of means that were rounded to two decimals, as the paper's are."
+            " Intervals and differences are of the means before rounding."
+        )
+    if analysed_by := first.get("analysed_by"):
+        notes.append(
+            f"Noun chunks: spaCy {analysed_by['spacy']} with {analysed_by['model']}; the published"
+            " program pins spaCy 3.5.3 with model 3.5.0."
+        )
+    if first["suite"] == "quality":
+        notes.append(
+            "Table 4 of the paper has a Vendi score of 2.593 for EG-GRPO and 2.592 for T2I-R1, at a"
+            " quality of 13.86 and 13.85. It names neither the features, nor the tolerance, nor the"
+            " number of images, nor the weights of the measures: they cannot be compared."
+        )
     lists = ", ".join(f"{key}: {text}" for key, text in first["lists"].items())
     notes.append(f"Prompt lists: {lists or 'those of the package'}.")
     return "\n".join(f"- {note}" for note in notes)
@@ -167,10 +239,10 @@ def _title(column: JsonDict) -> str:
     return f"{column['name']} ‡" if column["not_comparable"] else str(column["name"])
 
 
-def _cell(interval: Interval | None, sign: bool = False) -> str:
+def _cell(interval: Interval | None, sign: bool = False, digits: int = 2) -> str:
     if interval is None:
         return ""
-    form = "+.2f" if sign else ".2f"
+    form = f"{'+' if sign else ''}.{digits}f"
     if math.isnan(interval.low):
         return f"{interval.value:{form}}"
     return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"

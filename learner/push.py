@@ -1,4 +1,4 @@
-"""One push of weights that is made in several calls: a bucket at a time, and then the receipt."""
+"""One push of weights that is made in several calls: buckets, and at the end the receipt."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ class Push:
         self._stream = stream
         self._failure: Exception | None = None
 
-    def bucket(self) -> Bucket:
-        """The next bucket; it is valid until the next call."""
-        bucket = self._next()
-        if isinstance(bucket, WeightReceipt):
-            raise RuntimeError("the push has no bucket left")
-        return bucket
+    def buckets(self, count: int) -> list[Bucket]:
+        """The next buckets, ``count`` of them."""
+        return [self._bucket() for _ in range(count)]
 
     def receipt(self) -> WeightReceipt:
         """The receipt, when all buckets have been read."""
@@ -28,6 +25,12 @@ class Push:
         if not isinstance(receipt, WeightReceipt):
             raise RuntimeError("the push has a bucket left")
         return receipt
+
+    def _bucket(self) -> Bucket:
+        bucket = self._next()
+        if isinstance(bucket, WeightReceipt):
+            raise RuntimeError("the push has no bucket left")
+        return bucket
 
     def _next(self) -> Bucket | WeightReceipt:
         if self._failure is not None:

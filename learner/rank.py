@@ -71,8 +71,8 @@ class LearnerRank:
     def publish(self) -> Generator[Bucket, None, WeightReceipt]:
         """Yield the buckets of the trained weights; return the receipt.
 
-        Each rollout worker must answer with this receipt. A bucket is valid until the next one is
-        asked for. Every rank must call it and read it to the end. Only rank 0 yields any.
+        Each rollout worker must answer with this receipt. Every rank must call it and read it to
+        the end. Only rank 0 yields any bucket, which may be a view of a parameter.
         """
         tensors = self._model.trained_tensors()
         if self._place.rank > 0:

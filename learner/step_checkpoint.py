@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
 from learner.config import LoraConfig
-from policy.digest import sha256
+from policy.digest import sha256_of_each
 from policy.disk import sync
 from policy.errors import UserError
 from policy.inner_path import stays_inside
@@ -55,11 +55,9 @@ class Manifest(BaseModel):
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Hash every file in the folder, wait until all are on the disk, then write the manifest."""
     entries = sorted(folder.rglob("*"))
-    files = {
-        file.relative_to(folder).as_posix(): sha256(file)
-        for file in entries
-        if file.is_file() and file != folder / MANIFEST
-    }
+    written = [file for file in entries if file.is_file() and file != folder / MANIFEST]
+    names = [file.relative_to(folder).as_posix() for file in written]
+    files = dict(zip(names, sha256_of_each(written), strict=True))
     for path in (*entries, folder, folder.parent):
         sync(path)
     sealed = manifest.model_copy(update={"files": files})
@@ -88,13 +86,15 @@ def verified_manifest(folder: Path, others: Literal["refuse", "leave"] = "refuse
         manifest = Manifest.model_validate(read_json(file))
     except (UserError, ValidationError) as error:
         raise UserError(f"checkpoint file {file} is corrupt: {_first_line(error)}") from None
-    for name, digest in manifest.files.items():
-        path = folder / name
+    paths = {name: folder / name for name in manifest.files}
+    for name, path in paths.items():
         if not stays_inside(name) or not path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"checkpoint file {file} names {name!r}, which is not in its folder")
         if not path.is_file():
             raise UserError(f"checkpoint file {path} is missing")
-        if sha256(path) != digest:
+    for name, digest in zip(paths, sha256_of_each(list(paths.values())), strict=True):
+        if digest != manifest.files[name]:
+            path = paths[name]
             raise UserError(f"checkpoint file {path} is corrupt: its SHA-256 is not the manifest's")
     if others == "refuse":
         _refuse_others(folder, manifest)

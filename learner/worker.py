@@ -18,7 +18,7 @@ from learner.micro_batches import GroupSlice
 from learner.push import Push
 from learner.rank_settings import LearnerSettings, Place
 from policy.probe import WeightReceipt
-from policy.runtime import release_cached_memory, tune_process
+from policy.runtime import FAST_COPIES, release_cached_memory, tune_process
 from policy.weights import Bucket, TensorSlot
 
 if TYPE_CHECKING:  # it imports DeepSpeed, which only the rank's process needs
@@ -79,9 +79,9 @@ class LearnerWorker:
         release_cached_memory()
         return row
 
-    # A push: ``begin_push``, ``push_bucket`` as often as rank 0 has buckets, ``end_push``. Each
-    # bucket is the answer to a call of its own. Its reference is known when the call is made, so
-    # rollout workers can wait for a bucket that is not there yet.
+    # A push: ``begin_push``, ``push_buckets`` for each parcel of rank 0, ``end_push``. A parcel is
+    # the answer to a call of its own. Its reference is known when the call is made, so rollout
+    # workers can wait for a parcel that is not there yet.
 
     def begin_push(self) -> tuple[int, tuple[TensorSlot, ...]]:
         """The weight version, and what the buckets of rank 0 will hold."""
@@ -89,11 +89,11 @@ class LearnerWorker:
         return self._joined.weight_version, self._joined.slots()
 
     @ray.method(num_returns=2)
-    def push_bucket(self) -> tuple[Bucket, None]:
-        """The next bucket, and None. Ray copies the bucket into the object store before the next
-        call begins. If it cannot, the small None fails as well, for whoever waits without the
-        bucket."""
-        return self._begun.bucket(), None
+    def push_buckets(self, count: int) -> tuple[list[Bucket], None]:
+        """A parcel of the next buckets, and None. Ray copies the parcel into the object store
+        before the next call begins. If it cannot, the small None fails as well, for whoever waits
+        without the parcel."""
+        return self._begun.buckets(count), None
 
     def end_push(self) -> WeightReceipt:
         """The receipt of the weights; every rank must be asked for it."""
@@ -136,6 +136,7 @@ def start_learner_worker(settings: LearnerSettings, place: Any = None) -> Any:
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": config.device,
+        **FAST_COPIES,
     }
     actor = ray.remote(LearnerWorker).options(
         num_cpus=config.cpus_per_rank,

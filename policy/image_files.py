@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,24 @@ def read_image(path: Path, named: str) -> NDArray[np.uint8]:
 
     Raises ``UserError`` that begins with ``named`` when there is no such file or it is no image.
     """
+    with _opened(path, named) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def image_bytes(path: Path, named: str) -> int:
+    """The bytes of the pixels of an image file (H x W x 3), of which its head alone is read.
+
+    Raises ``UserError`` as ``read_image`` does.
+    """
+    with _opened(path, named) as image:
+        return image.width * image.height * 3
+
+
+@contextmanager
+def _opened(path: Path, named: str) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            yield image
     except FileNotFoundError:
         raise UserError(f"{named}: {path} does not exist") from None
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -27,11 +27,15 @@ from torch import Tensor
 
 Bucket = NDArray[np.generic]
 
-# A tensor of this size or more is a bucket of its own. Smaller ones share buckets of this size,
-# because each object costs Ray about a millisecond.
+# A tensor of this size or more is a bucket of its own. Smaller ones share buckets of this size.
 BUCKET_BYTES = 32 * 2**20
-# A receiver reads so many bytes at a time, which fit into a processor's cache.
-_PIECE_BYTES = 4 * 2**20
+# Buckets travel in parcels of this size or more, because each object costs Ray some milliseconds.
+PARCEL_BYTES = 160 * 2**20
+# A receiver reads so many bytes at a time, which fit into a processor's cache. Onto a GPU it sends
+# more, because each copy to it costs time of its own.
+_PIECE_BYTES, _GPU_PIECE_BYTES = 2**20, 4 * 2**20
+# So many buckets may have been handed out whose digests are not yet computed.
+_LATE_DIGESTS = 4
 # One thread cannot use all the bandwidth of a machine's memory. More than two gain little.
 _THREADS = 2
 
@@ -86,11 +90,23 @@ def planned_slots(
     return tuple(replace(slot, bucket=index) for index, slots in enumerate(full) for slot in slots)
 
 
+def parcels(slots: Sequence[TensorSlot], parcel_bytes: int = PARCEL_BYTES) -> list[int]:
+    """How many buckets each parcel holds. A parcel is closed when it has ``parcel_bytes``."""
+    counts, size = [0], 0
+    for _, tensors in groupby(slots, attrgetter("bucket")):
+        if size >= parcel_bytes:
+            counts.append(0)
+            size = 0
+        counts[-1] += 1
+        size += sum(slot.count * getattr(torch, slot.dtype).itemsize for slot in tensors)
+    return counts
+
+
 class OutgoingWeights:
     """The buckets of named tensors, one after the other, to be read once.
 
-    A bucket may be a view of a tensor: it is valid until the next one is asked for. ``checksum`` is
-    complete when all buckets have been read.
+    A bucket may be a view of a tensor, which must not change before all buckets have been read.
+    ``checksum`` is complete then.
     """
 
     def __init__(
@@ -103,13 +119,16 @@ class OutgoingWeights:
 
     def __iter__(self) -> Iterator[Bucket]:
         """Raises ``ValueError`` for a tensor that was not gathered from its shards."""
-        digests: list[bytes] = []
+        digests: list[Future[bytes]] = []
         with ThreadPoolExecutor(1) as digester:
             for bucket in _filled(self._tensors, self.slots):
-                digest = digester.submit(_digest, bucket)
+                digests.append(digester.submit(_digest, bucket))
                 yield bucket
-                digests.append(digest.result())
-        self.checksum = _combined(self.slots, digests)
+                # Digests are computed while the buckets are copied, but not many buckets later,
+                # because those of a GPU are kept in the host's memory until then.
+                if len(digests) > _LATE_DIGESTS:
+                    digests[-_LATE_DIGESTS].result()
+        self.checksum = _combined(self.slots, (digest.result() for digest in digests))
 
 
 def _filled(tensors: Iterable[tuple[str, Tensor]], slots: Sequence[TensorSlot]) -> Iterator[Bucket]:
@@ -222,13 +241,25 @@ def load_into(parameters: Iterable[tuple[str, Tensor]], weights: WeightBuckets) 
 def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> bytes:
     """Copy the tensors of one bucket, in order, into others; returns the digest of the bucket."""
     digest = xxhash.xxh3_128()
-    for pair in pairs:
-        source, target = map(torch.atleast_1d, pair)
-        rows = max(1, _PIECE_BYTES * len(source) // source.nbytes)
-        for piece, into in zip(source.split(rows), target.split(rows), strict=True):
-            digest.update(piece.view(torch.uint8).numpy().data)
-            into.copy_(piece)
+    for source, target in pairs:
+        for piece, into in _pieces(source, target.detach()):
+            sent = piece.view(-1).view(torch.uint8).numpy()
+            digest.update(sent.data)
+            if into.device.type == "cpu" and into.is_contiguous():
+                # Unlike torch's copy, this is the C library's, see ``policy.runtime``.
+                np.copyto(into.view(-1).view(torch.uint8).numpy(), sent)
+            else:
+                into.copy_(piece)
     return digest.digest()
+
+
+def _pieces(source: Tensor, target: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    if not target.is_contiguous():
+        return [(source, target)]
+    size = _PIECE_BYTES if target.device.type == "cpu" else _GPU_PIECE_BYTES
+    count = size // source.element_size()
+    flat = source.view(-1), target.view(-1)
+    return zip(*(tensor.split(count) for tensor in flat), strict=True)
 
 
 def _dtype_name(tensor: Tensor) -> str:

@@ -47,6 +47,8 @@ class WiseJudge:
     the same time (8).
     """
 
+    locations = ("url", "questions")
+
     def __init__(
         self,
         url: str,

@@ -24,7 +24,8 @@ class Reward(Protocol):
     A reward that loads weights may have an attribute ``digest`` (str) that identifies them. The
     cache then returns a score only for the weights that computed it. A scorer of a benchmark whose
     figures cannot be compared with published ones has a class attribute ``not_comparable`` (str),
-    the reason.
+    the reason. A class attribute ``locations`` names the options that only say where it finds
+    files that the digest covers, or a server.
     """
 
     def score(

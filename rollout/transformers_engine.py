@@ -62,25 +62,26 @@ class TransformersEngine:
     ) -> list[Group]:
         """One group per request. The trajectories of all requests are cut into batches in order,
         so that a group may be spread over two batches."""
+        (groups,) = self.generate_at_scales(requests, [sampling or self._config.sampling])
+        return groups
+
+    def generate_at_scales(
+        self, requests: Sequence[GenerationRequest], samplings: Sequence[Sampling]
+    ) -> list[list[Group]]:
+        """For each sampling what ``generate`` returns. They differ by their guidance scale alone:
+        it has no effect on CoTs, so these are drawn only once."""
         slots = [
             _Slot(request.prompt, index, seed)
             for request in requests
             for index, seed in enumerate(request.seeds)
         ]
         size = self._config.batch_size
-        trajectories = iter(
-            [
-                trajectory
-                for start in range(0, len(slots), size)
-                for trajectory in self._batch(
-                    slots[start : start + size], sampling or self._config.sampling
-                )
-            ]
-        )
-        return [
-            Group(request.prompt, tuple(next(trajectories) for _ in request.seeds))
-            for request in requests
-        ]
+        drawn: list[list[Trajectory]] = [[] for _ in samplings]
+        for start in range(0, len(slots), size):
+            plans = self._plans(slots[start : start + size], samplings[0])
+            for trajectories, sampling in zip(drawn, samplings, strict=True):
+                trajectories += self._drawn(plans, sampling)
+        return [_grouped(requests, trajectories) for trajectories in drawn]
 
     def generate_per_cot(
         self, prompt: Prompt, seeds: Sequence[int], images: int, sampling: Sampling
@@ -142,9 +143,6 @@ class TransformersEngine:
             image_grid=policy.image_grid,
         )
 
-    def _batch(self, slots: Sequence[_Slot], sampling: Sampling) -> list[Trajectory]:
-        return self._drawn(self._plans(slots, sampling), sampling)
-
     @torch.inference_mode()
     def _plans(self, slots: Sequence[_Slot], sampling: Sampling) -> list[_Planned]:
         encoder = self._encoder
@@ -188,6 +186,16 @@ class TransformersEngine:
             )
             for b, plan in enumerate(plans)
         ]
+
+
+def _grouped(
+    requests: Sequence[GenerationRequest], trajectories: Sequence[Trajectory]
+) -> list[Group]:
+    """The trajectories of all requests, in order, as one group per request."""
+    following = iter(trajectories)
+    return [
+        Group(request.prompt, tuple(next(following) for _ in request.seeds)) for request in requests
+    ]
 
 
 def _of_image(slot: _Slot, place: int) -> _Slot:

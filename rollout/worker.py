@@ -12,6 +12,7 @@ The caller enforces the deadlines (``timeout_s``, ``load_timeout_s``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError
 
-from policy.runtime import tune_process
+from policy.runtime import FAST_COPIES, tune_process
 from policy.sampling import Sampling
 from policy.types import Group
 from rollout.config import RolloutConfig
@@ -73,14 +74,14 @@ class RolloutWorker:
         return (*groups, len(groups))
 
     def load_weights(
-        self, weight_version: int, slots: tuple[TensorSlot, ...], buckets: Sequence[ray.ObjectRef]
+        self, weight_version: int, slots: tuple[TensorSlot, ...], parcels: Sequence[ray.ObjectRef]
     ) -> WeightReceipt:
-        """Copies each bucket as soon as it is on this machine. Raises Ray's error for one that will
-        never be."""
+        """Copies the buckets of each parcel as soon as it is on this machine. Raises Ray's error
+        for one that will never be."""
         engine = self._serving()
         from policy.weights import BucketLost, WeightBuckets
 
-        weights = WeightBuckets(slots, ArrivingBuckets(buckets))
+        weights = WeightBuckets(slots, ArrivingBuckets(parcels))
         whole, self._whole = self._whole, False
         try:
             receipt = engine.load_weights(weights, weight_version)
@@ -108,25 +109,34 @@ class RolloutWorker:
 
 
 class ArrivingBuckets(Sequence["Bucket"]):
-    """Buckets that may still be on their way into the object store: reading one waits for it."""
+    """Buckets whose parcels may still be on their way into the object store: reading one waits."""
 
-    def __init__(self, refs: Sequence[ray.ObjectRef]) -> None:
-        self._refs = list(refs)
+    def __init__(self, parcels: Sequence[ray.ObjectRef]) -> None:
+        """Each parcel is a list of buckets."""
+        self._parcels = list(parcels)
+        self._fetched = 0  # how many of them
         self._here: list[Bucket] = []
 
     def __len__(self) -> int:
-        return len(self._refs)
+        """Waits for all of them."""
+        self._fetch(math.inf)
+        return len(self._here)
 
     def __getitem__(self, index: Any) -> Any:
         """Raises ``BucketLost`` from Ray's error when the bucket will never come."""
+        self._fetch(index + 1)
+        return self._here[index]
+
+    def _fetch(self, count: float) -> None:
+        """Fetch parcels until ``count`` buckets are here, or all."""
         from policy.weights import BucketLost
 
-        for ref in self._refs[len(self._here) : index + 1]:
+        while len(self._here) < count and self._fetched < len(self._parcels):
             try:
-                self._here.append(ray.get(ref))
+                self._here += ray.get(self._parcels[self._fetched])
             except RayError as error:
                 raise BucketLost(f"bucket {len(self._here)} of the weights is lost") from error
-        return self._here[index]
+            self._fetched += 1
 
 
 def load_engine(
@@ -168,5 +178,6 @@ def start_rollout_worker(
         resources=config.resources,
         scheduling_strategy=place,
         max_restarts=0,
+        runtime_env={"env_vars": FAST_COPIES},
     )
     return actor.remote(config, checkpoint, template, instruction, dtype, deterministic)

@@ -9,6 +9,7 @@ Shape legend: H W = pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ MIN_IOU = 0.72  # a component that fits every shape worse than this has a colour
 _MIN_ASPECT = 0.75  # short side / long side; the fit of a flatter box is reduced in proportion
 _COLOUR_OFFSETS = np.array(list(COLOURS.values()), float) - BACKGROUND
 _COLOUR_NORMS = np.linalg.norm(_COLOUR_OFFSETS, axis=1)
+_DIRECTIONS = (_COLOUR_OFFSETS / _COLOUR_NORMS[:, None]).T
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def quantise(image: NDArray[np.uint8]) -> NDArray[np.int64]:
     offset. At an edge, a blend of colour and background keeps the direction and is only shorter.
     """
     offset = image.astype(float) - BACKGROUND
-    projection = offset @ (_COLOUR_OFFSETS / _COLOUR_NORMS[:, None]).T
+    projection = offset @ _DIRECTIONS
     colour = projection.argmax(axis=-1)
     reach = projection.max(axis=-1) / _COLOUR_NORMS[colour]
     return np.where(reach > 0.5, colour, -1)
@@ -66,18 +68,28 @@ def detect(image: NDArray[np.uint8]) -> Detection:
     if getattr(image, "shape", None) != expected or image.dtype != np.uint8:
         kind = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
         raise ValueError(f"expected an image of uint8 {expected}, not {kind.strip()}")
+    return _detected(image.tobytes())
+
+
+@lru_cache(maxsize=256)
+def _detected(pixels: bytes) -> Detection:
+    """The objects of an image. A process that has all three rewards asks for each image thrice."""
+    image = np.frombuffer(pixels, np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
     colours = quantise(image)
+    pixels_of_colour = np.bincount(colours[colours >= 0], minlength=len(COLOURS))
     objects: list[DetectedObject] = []
     junk = 0
     for index, colour in enumerate(COLOURS):
+        if not pixels_of_colour[index]:
+            continue  # most images have one or two colours, and the search below takes its time
         labels, _ = ndimage.label(colours == index)  # diagonal neighbours are not connected
         for number, box in enumerate(ndimage.find_objects(labels), start=1):
             component = labels[box] == number
-            area = int(component.sum())
+            area = int(np.count_nonzero(component))
             if area < MIN_AREA:
                 junk += area
                 continue
-            shape, iou = _best_shape(component)
+            shape, iou = _best_shape(component, area)
             rows, columns = box
             objects.append(
                 DetectedObject(
@@ -91,16 +103,18 @@ def detect(image: NDArray[np.uint8]) -> Detection:
     return Detection(tuple(objects), junk / IMAGE_SIZE**2)
 
 
-def _best_shape(component: NDArray[np.bool_]) -> tuple[str, float]:
+def _best_shape(component: NDArray[np.bool_], area: int) -> tuple[str, float]:
+    """The shape that fits a component of ``area`` pixels best, and how well it does."""
     height, width = component.shape
-    aspect = min(height, width) / max(height, width)
+    flatness = min(1.0, min(height, width) / max(height, width) / _MIN_ASPECT)
     ious = {
-        shape: _iou(component, shape_mask(shape, height, width)) * min(1.0, aspect / _MIN_ASPECT)
+        shape: _iou(component, area, shape_mask(shape, height, width)) * flatness
         for shape in SHAPES
     }
     best = max(ious, key=lambda shape: ious[shape])
     return best, ious[best]
 
 
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    return float((one & other).sum() / (one | other).sum())
+def _iou(one: NDArray[np.bool_], area: int, other: NDArray[np.bool_]) -> float:
+    both = np.count_nonzero(one & other)
+    return float(both / (area + np.count_nonzero(other) - both))

@@ -15,7 +15,9 @@ from policy.runtime import tune_process
 tune_process()
 private_environment()
 # A slow machine is no failure.
-hypothesis.settings.register_profile("without deadlines", deadline=None)
+hypothesis.settings.register_profile(
+    "without deadlines", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("without deadlines")
 
 

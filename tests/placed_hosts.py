@@ -67,6 +67,11 @@ def main(scratch: Path) -> None:
         )
         found["left"] = [path.name for path in scratch.iterdir() if path.name == "runs"]
         found["train"] = said("train", SHAPES, root, address, *FOUR_CPUS)
+        measured = str(scratch / "measured")
+        found["evaluate"] = said(
+            "evaluate", "shapes", "--model", "shapes/checkpoint", "--out", measured, address,
+            "prompts=1", "rewards.0.factory=tests.placed_hosts:Picky",
+        )  # fmt: skip
         ray.init(address=hosts.address, logging_level="WARNING")
         config = load_config(Path(SHAPES), [address, *FOUR_CPUS, "learner.placement=together"])
         patient = load_config(Path(SHAPES), [address, *FOUR_CPUS, "cluster.wait_for_room_s=60"])

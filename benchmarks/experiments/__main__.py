@@ -7,20 +7,22 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
-from benchmarks.cells import ROOT, run_cells
-from benchmarks.experiments.arms import DISTILLED, ONE_TASK, TRAINED_TASK, WORLDS
+from benchmarks.cells import ROOT
+from benchmarks.experiments.arms import TRAINING_PROMPTS, WORLDS
 from benchmarks.experiments.figure import draw
+from benchmarks.experiments.records import Records
 from benchmarks.experiments.results import markdown, status, table
 from benchmarks.experiments.studies import STUDIES
+from orchestrator.settings.resources import usable_cores
 from policy.digest import sha256
 from policy.disk import write_whole
+from policy.errors import RunFailed, UserError
 
 DOCS = ROOT / "docs" / "experiments"
-TRAINING_PROMPTS = ROOT / "shapes" / "data" / "train.jsonl"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,73 +30,85 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.experiments", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     runs = {"run": _run, "status": _status, "table": _table, "figure": _figure}
-    for name, run in (runs | {"gradient": _gradient}).items():
+    for name, run in (runs | {"cost": _cost, "gradient": _gradient}).items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
-        command.add_argument("--root", type=Path, default=ROOT / "runs" / "experiments")
+        command.add_argument(
+            "--root", type=Path, default=ROOT / "runs" / "experiments", help="logs, temporary files"
+        )
+        if name in runs:
+            command.add_argument(
+                "--records", type=Path, default=DOCS / "results", help="numbers of finished runs"
+            )
         if name == "run":
             command.add_argument("studies", nargs="*", metavar="STUDY", help="default: all")
-            command.add_argument("--jobs", type=int, default=1, help="cells at once (default: 1)")
+            command.add_argument(
+                "--jobs", type=int, default=usable_cores(), help="runs at once (default: the cores)"
+            )
+        if name == "cost":
+            command.add_argument("arm", help="name of an arm, as in the names of the records")
         if name == "gradient":
             command.add_argument("--batches", type=int, default=16, help="of 128 images (16)")
             command.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
     options = parser.parse_args(arguments)
-    run = options.run
-    return run(options)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except (UserError, RunFailed) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
 
 
 def _run(options: argparse.Namespace) -> int:
+    os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would look for others, and say so
+    # It imports DeepSpeed, which the other commands do not need.
+    from benchmarks.experiments.running import run_all
+
     chosen = [study for study in STUDIES if not options.studies or study.name in options.studies]
     unknown = set(options.studies) - {study.name for study in STUDIES}
     if unknown:
-        print(f"no study is called {', '.join(sorted(unknown))}", file=sys.stderr)
-        return 2
-    root = options.root.absolute()
-    root.mkdir(parents=True, exist_ok=True)
-    _write_one_task(root / ONE_TASK)
-    for seed in [seed for study in chosen if study.name == "recipes" for seed in study.seeds]:
-        if not (output := root / DISTILLED.format(seed=seed)).exists():
-            _distil(output, seed)
-    cells = {cell.name: cell for study in chosen for cell in study.cells()}
-    return 1 if run_cells(list(cells.values()), root, options.jobs) else 0
+        raise UserError(f"no study is called {', '.join(sorted(unknown))}")
+    before = {study.before[0].name: study.before for study in chosen}
+    runs = {(arm.name, seed): (arm, seed) for study in chosen for arm, seed in study.runs()}
+    wanted = [*before.values(), *runs.values()]
+    try:
+        failed = run_all(wanted, _records(options), options.root.absolute(), options.jobs)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here")
+        return 130
+    return 1 if failed else 0
 
 
-def _write_one_task(file: Path) -> None:
-    """The training prompts of one task, for the study of what training on them alone forgets."""
-    lines = TRAINING_PROMPTS.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["task_type"] == TRAINED_TASK]
-    file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _distil(output: Path, seed: int) -> None:
-    """The checkpoint with distilled guidance; a broken attempt leaves nothing behind."""
-    from policy.runtime import tune_process
-
-    tune_process()
-    from benchmarks.experiments.distil import STEPS, distil
-    from shapes.build.progress import progress
-
-    unfinished = output.with_name(f"{output.name}.unfinished")
-    report = progress(f"distillation, seed {seed}", STEPS)
-    distil(ROOT / WORLDS["mixed"], TRAINING_PROMPTS, unfinished, seed, report)
-    unfinished.replace(output)
+def _records(options: argparse.Namespace) -> Records:
+    return Records(options.records, options.root.absolute())
 
 
 def _status(options: argparse.Namespace) -> int:
-    print(status(options.root))
+    print(status(_records(options)))
     return 0
 
 
 def _table(options: argparse.Namespace) -> int:
-    text = table(options.root)
+    text = table(_records(options))
     (DOCS / "results.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
 
 
 def _figure(options: argparse.Namespace) -> int:
-    for file in draw(options.root, DOCS):
+    for file in draw(_records(options), DOCS):
         print(file)
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    from benchmarks.experiments.cost import cost
+
+    arms = {arm.name: arm for study in STUDIES for arm in study.arms}
+    if options.arm not in arms:
+        raise UserError(f"no arm is called {options.arm}")
+    # No registered seed: what is seen here decides nothing.
+    cost(arms[options.arm], seed=0)
     return 0
 
 

@@ -5,9 +5,12 @@ All arms of one seed share prompts, noise and fixed evaluations, so that they ar
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
-from benchmarks.cells import Cell
+from benchmarks.cells import ROOT, Cell
+from policy.disk import write_whole
 
 # Guidance hardly helps the checkpoint of the first world; that of the second one needs it.
 WORLDS = {"plain": "shapes/checkpoint", "mixed": "shapes/mixed_checkpoint"}
@@ -17,11 +20,17 @@ METHODS = {
     "EG-GRPO as-paper": ("base=configs/presets/as-paper.yaml",),
     "low mask alone": ("algorithm.bonus=none",),
 }
+# Token methods of other papers (docs/methods.md).
+TOKEN_METHODS = {
+    name: (f"base=configs/methods/{name}.yaml",)
+    for name in ("top-entropy", "similarity", "contrast", "critical")
+}
 SCALES = (1.0, 1.5, 2.0, 3.0)  # guidance scales of evaluation
 STEPS = 40  # of an arm that says nothing else
+TRAINING_PROMPTS = ROOT / "shapes" / "data" / "train.jsonl"
 ONE_TASK = "one-task.jsonl"  # training prompts of one task, in the root of the runs
 TRAINED_TASK = "color"
-# The checkpoints that ``distil`` makes, in the root of the runs: one for each seed.
+# The checkpoint that ``distil`` makes, in the root of the runs: one for each seed.
 DISTILLED = "distilled-s{seed}"
 
 
@@ -31,16 +40,19 @@ class Arm:
 
     name: str
     label: str  # in tables
-    steps: int
+    world: str
+    steps: int  # 0: the checkpoint itself is evaluated
     settings: tuple[str, ...]
+    distilled: bool = False  # whether guidance is distilled into the checkpoint before
 
     def cell(self, seed: int) -> Cell:
         return Cell(
             f"{self.name}-s{seed}",
-            self.steps,
+            max(self.steps, 1),
             (
                 f"seed={seed}",
                 "rollout.workers=1",
+                "learner.threads=1",  # two gave the same bits, and take the core of another run
                 "evaluation.every=1000",
                 "evaluation.prompts=64",
                 f"evaluation.guidance_scales={list(SCALES)}",
@@ -61,14 +73,21 @@ def arm(
     return Arm(
         f"{world}-w{guidance:g}-{trained}-{short}{length}",
         label or method,
+        world,
         steps,
         (
             f"model.path={WORLDS[world]}",
             f"rollout.guidance_scale={guidance}",
             f"algorithm.trained_distribution={trained}",
-            *METHODS[method],
+            *(METHODS | TOKEN_METHODS)[method],
         ),
     )
+
+
+def before_arm(world: str) -> Arm:
+    """The checkpoint of a world before training, which is the same for all arms and seeds."""
+    base = arm(world, 1.0, "conditional", "GRPO")
+    return Arm(f"{world}-before", "before", world, 0, base.settings)
 
 
 def annealed_arm() -> Arm:
@@ -77,6 +96,7 @@ def annealed_arm() -> Arm:
     return Arm(
         "mixed-annealed-grpo",
         "GRPO, guidance from 2 down to 1, 40 steps",
+        base.world,
         base.steps,
         (*base.settings, "rollout.final_guidance_scale=1"),
     )
@@ -88,8 +108,10 @@ def distilled_arm() -> Arm:
     return Arm(
         "mixed-distilled-w1-grpo",
         "distillation, then GRPO without guidance, 40 steps",
+        base.world,
         base.steps,
         (*base.settings, f"model.path={{root}}/{DISTILLED}"),
+        distilled=True,
     )
 
 
@@ -99,6 +121,7 @@ def one_task_arm(method: str, learning_rate: float) -> Arm:
     return Arm(
         f"one-task-lr{learning_rate:g}-{base.name}",
         f"{method}, learning rate {learning_rate:g}",
+        base.world,
         base.steps,
         (
             *base.settings,
@@ -106,3 +129,13 @@ def one_task_arm(method: str, learning_rate: float) -> Arm:
             f"data.train={{root}}/{ONE_TASK}",
         ),
     )
+
+
+def write_one_task(root: Path) -> None:
+    """Write the training prompts of one task, for the study of what training on them forgets."""
+    lines = TRAINING_PROMPTS.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["task_type"] == TRAINED_TASK]
+    text, file = "".join(f"{line}\n" for line in kept), root / ONE_TASK
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        root.mkdir(parents=True, exist_ok=True)
+        write_whole(file, text)

@@ -34,6 +34,16 @@ STEPS, PROMPTS, SAMPLES = 40, 16, 8
 MICRO_BATCH = 32
 LEARNING_RATE = 3e-4  # the peak; it falls in a straight line to 0
 GUIDANCE, MAX_COT = 2.0, 24
+# What decides the student, but for the seed and the checkpoint.
+SETTINGS = {
+    "steps": STEPS,
+    "prompts": PROMPTS,
+    "samples": SAMPLES,
+    "micro_batch": MICRO_BATCH,
+    "learning_rate": LEARNING_RATE,
+    "guidance": GUIDANCE,
+    "max_cot": MAX_COT,
+}
 
 
 def distil(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.cells import half_width
 from benchmarks.experiments.arms import METHODS, SCALES, WORLDS
-from benchmarks.experiments.results import finished, value, values
+from benchmarks.experiments.records import Records
+from benchmarks.experiments.results import is_complete, value, values
 from benchmarks.experiments.studies import STUDIES, Outcome, Study
 
 if TYPE_CHECKING:
@@ -18,25 +19,25 @@ _COLOURS = dict(zip(METHODS, ("#2f66b0", "#d9822b", "#b0392f", "#4c9a52"), stric
 _LINES = {"seen": "-", "held_out": "--"}
 
 
-def draw(root: Path, folder: Path) -> list[Path]:
+def draw(records: Records, folder: Path) -> list[Path]:
     """One figure for each world that has a finished study, as PNG and SVG; returns the files."""
-    return [file for world in WORLDS for file in _world(world, root, folder)]
+    return [file for world in WORLDS for file in _world(world, records, folder)]
 
 
-def _world(world: str, root: Path, folder: Path) -> list[Path]:
+def _world(world: str, records: Records, folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     studies = [
         study
         for study in STUDIES
-        if study.name.startswith(f"{world}-") and finished(study, root) == len(study.cells())
+        if study.name.startswith(f"{world}-") and is_complete(study, records)
     ]
     if not studies:
         return []
     figure = Figure(figsize=(3.4 * len(studies) + 0.6, 3.8), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(studies), sharey=True, squeeze=False)[0]
     for panel, study in zip(panels, sorted(studies, key=lambda s: s.name), strict=True):
-        _panel(panel, study, root)
+        _panel(panel, study, records)
     panels[0].set_ylabel("reward after training")
     panels[-1].legend(fontsize=7)
     figure.suptitle(
@@ -50,15 +51,13 @@ def _world(world: str, root: Path, folder: Path) -> list[Path]:
     return files
 
 
-def _panel(panel: Axes, study: Study, root: Path) -> None:
+def _panel(panel: Axes, study: Study, records: Records) -> None:
     for name, line in _LINES.items():
         outcomes = [Outcome(name, scale) for scale in SCALES]
-        before = [
-            value(study.arms[0].cell(study.seeds[0]), outcome, root, 0) for outcome in outcomes
-        ]
+        before = [value(*study.before, outcome, records) for outcome in outcomes]
         panel.plot(SCALES, before, line, color="#8d96a0", lw=1)
         for arm in study.arms:
-            found = [values(arm, study, outcome, root) for outcome in outcomes]
+            found = [values(arm, study, outcome, records) for outcome in outcomes]
             panel.errorbar(
                 SCALES,
                 [mean(of_scale) for of_scale in found],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import mean
 
-from benchmarks.cells import Cell, half_width, interval
+from benchmarks.cells import half_width, interval
 from benchmarks.experiments.arms import SCALES, Arm
+from benchmarks.experiments.records import Records
 from benchmarks.experiments.studies import (
     MARGIN,
     STUDIES,
@@ -24,7 +24,7 @@ LEVELS: dict[Expected, float] = {"greater": 0.99, "less": 0.99, "equal": 0.95, "
 _HEADER = f"""\
 # Results of the registered experiments
 
-`python -m benchmarks.experiments table` writes this page from the finished runs. A study
+`python -m benchmarks.experiments table` writes this page from the recorded runs. A study
 is reported when all seeds of all its arms are finished, and until then by their number alone.
 [preregistration.md](preregistration.md) says what was registered before the runs, and how a
 hypothesis is judged. Rewards are means over seeds ± the half-width of the 95 % interval (Student's
@@ -33,23 +33,33 @@ that the hypothesis is judged at, and differences within ± {MARGIN} count as eq
 """
 
 
-def finished(study: Study, root: Path) -> int:
-    """How many cells of a study are finished."""
-    return sum(cell.finished(root) for cell in study.cells())
+def finished(study: Study, records: Records) -> int:
+    """How many runs of a study are recorded."""
+    return sum(seed in records.runs(arm) for arm, seed in study.runs())
 
 
-def value(cell: Cell, outcome: Outcome, root: Path, step: int | None = None) -> float:
-    """The outcome of a finished cell, after its last step if none is given."""
-    row = cell.evaluation(root, outcome.set, outcome.scale, step)
+def is_complete(study: Study, records: Records) -> bool:
+    """Whether all runs of a study are recorded, and its checkpoint before training too."""
+    before, seed = study.before
+    return finished(study, records) == len(study.runs()) and seed in records.runs(before)
+
+
+def value(arm: Arm, seed: int, outcome: Outcome, records: Records) -> float:
+    """The outcome of a recorded run."""
+    row = next(
+        row
+        for row in records.runs(arm)[seed]["evaluations"]
+        if (row["set"], row["guidance_scale"]) == (outcome.set, outcome.scale)
+    )
     if outcome.tasks:
         return mean(row["by_task"][task] for task in outcome.tasks)
     reward: float = row["reward/mean"]
     return reward
 
 
-def values(arm: Arm, study: Study, outcome: Outcome, root: Path) -> list[float]:
+def values(arm: Arm, study: Study, outcome: Outcome, records: Records) -> list[float]:
     """The outcome of every registered seed."""
-    return [value(arm.cell(seed), outcome, root) for seed in study.seeds]
+    return [value(arm, seed, outcome, records) for seed in study.seeds]
 
 
 def verdict(differences: Sequence[float], expected: Expected, margin: float = MARGIN) -> str:
@@ -70,16 +80,16 @@ def verdict(differences: Sequence[float], expected: Expected, margin: float = MA
     return "holds" if holds else "contradicted" if contradicted else "undecided"
 
 
-def table(root: Path) -> str:
+def table(records: Records) -> str:
     """All finished studies as Markdown."""
-    return "\n".join([_HEADER, *(part for study in STUDIES for part in _study(study, root))])
+    return "\n".join([_HEADER, *(part for study in STUDIES for part in _study(study, records))])
 
 
-def _study(study: Study, root: Path) -> list[str]:
-    done, cells = finished(study, root), len(study.cells())
+def _study(study: Study, records: Records) -> list[str]:
     lines = [f"## {study.title}", ""]
-    if done < cells:
-        return [*lines, f"Not yet measured: {done} of {cells} runs are finished.", ""]
+    if not is_complete(study, records):
+        done = f"{finished(study, records)} of {len(study.runs())} runs are finished"
+        return [*lines, f"Not yet measured: {done}.", ""]
     outcomes = [Outcome(name, scale) for name in ("seen", "held_out") for scale in SCALES]
     if study.name == "one-task":
         outcomes = [
@@ -87,23 +97,26 @@ def _study(study: Study, root: Path) -> list[str]:
             Outcome("seen", 1.0, UNTRAINED_TASKS),
             Outcome("held_out", 1.0),
         ]
-    first = study.arms[0].cell(study.seeds[0])
     rows = [["arm", "seeds", *map(str, outcomes), "KL"]]
-    rows.append(["before", "-", *(f"{value(first, o, root, 0):.3f}" for o in outcomes), "0"])
+    rows.append(
+        ["before", "-", *(f"{value(*study.before, o, records):.3f}" for o in outcomes), "0"]
+    )
     for arm in study.arms:
-        kl = [arm.cell(seed).last_steps(root, "kl/mean") for seed in study.seeds]
-        found = [interval(values(arm, study, outcome, root)) for outcome in outcomes]
+        kl = [records.runs(arm)[seed]["last_steps"]["kl/mean"] for seed in study.seeds]
+        found = [interval(values(arm, study, outcome, records)) for outcome in outcomes]
         rows.append([arm.label, str(len(study.seeds)), *found, interval(kl)])
     lines += [*markdown(rows), ""]
+    if not study.hypotheses:
+        return lines
     header = ["", "arm", "minus", "outcome", "expected", "difference", "verdict"]
-    judged = [_judged(hypothesis, study, root) for hypothesis in study.hypotheses]
+    judged = [_judged(hypothesis, study, records) for hypothesis in study.hypotheses]
     return [*lines, *markdown([header, *judged]), ""]
 
 
-def _judged(hypothesis: Hypothesis, study: Study, root: Path) -> list[str]:
+def _judged(hypothesis: Hypothesis, study: Study, records: Records) -> list[str]:
     base_outcome = hypothesis.base_outcome or hypothesis.outcome
-    ours = values(hypothesis.arm, study, hypothesis.outcome, root)
-    theirs = values(hypothesis.base, study, base_outcome, root)
+    ours = values(hypothesis.arm, study, hypothesis.outcome, records)
+    theirs = values(hypothesis.base, study, base_outcome, records)
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     half = half_width(differences, LEVELS[hypothesis.expected])
     of_base = f" (base: {base_outcome})" if hypothesis.base_outcome else ""
@@ -125,10 +138,13 @@ def markdown(rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, divider, *others)]
 
 
-def status(root: Path) -> str:
-    """How many cells of each study are finished."""
+def status(records: Records) -> str:
+    """How many runs of each study are recorded."""
     lines = []
     for study in STUDIES:
-        done = finished(study, root)
-        lines.append(f"{study.name:24} {done:3} of {len(study.cells()):3} cells   {study.title}")
-    return "\n".join(lines)
+        done, runs = finished(study, records), len(study.runs())
+        lines.append(f"{study.name:24} {done:3} of {runs:3} runs   {study.title}")
+    every = {(arm.name, seed): (arm, seed) for study in STUDIES for arm, seed in study.runs()}
+    done = sum(seed in records.runs(arm) for arm, seed in every.values())
+    # Studies share runs: the sum of the lines above is larger.
+    return "\n".join([*lines, f"{'all':24} {done:3} of {len(every):3} runs"])

@@ -95,6 +95,12 @@ def _lines(file: Path) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
+def analysed_by(folder: Path) -> dict[str, str]:
+    """The versions of spaCy and of its model in the chunk file: others find other chunks."""
+    analyses = load_analyses(folder / CHUNKS)
+    return {"spacy": analyses.spacy, "model": analyses.model}
+
+
 def official_name(item: Item, index: int, count: int) -> str:
     """``<category>/<prompt>_<number>.png``; the number is of the image in its category."""
     return f"{item.stratum}/{item.prompt.text}_{item.number * count + index:06d}.png"
@@ -116,4 +122,5 @@ COMPBENCH = Suite(
     measure=image_means,
     official_name=official_name,
     lists={"color": "color_val.txt of 1b709499", OLD_COLOR: "color_val.txt of 7710d059"},
+    analysed_by=analysed_by,
 )

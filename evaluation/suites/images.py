@@ -6,7 +6,8 @@ so both are in the result; the paper states neither, and its figures cannot be r
 
 ``quality`` has three measures: the probability of a match by BLIP-2, the LAION aesthetic score and
 PickScore. They have no common scale, so each is a column of its own, and the table of several
-results adds their mean z-score.
+results adds their mean z-score. It has the Vendi score of the same images too, so that the table
+can compare diversity at equal quality (``evaluation.matched``).
 
 Both take the first 60 complex prompts of T2I-CompBench.
 """
@@ -17,13 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evaluation.diversity import vendi
+from evaluation.diversity import cosines, vendi
 from evaluation.suites.suite import Column, Item, Scores, Suite
 from policy.errors import UserError
 from policy.moments import mean
 from policy.text_files import read_text
-from policy.types import Prompt
+from policy.types import JsonDict, Prompt
 
 FILE, _PROMPTS = "t2i_compbench/complex_val.txt", 60
 QUALITY = ("blip2_itm", "laion", "pickscore")
@@ -44,11 +46,13 @@ def load_prompts(folder: Path, scorers: tuple[str, ...]) -> list[Item]:
 
 def measure_diversity(item: Item, scores: Scores) -> dict[str, float]:
     """The Vendi score of the prompt's images, from the features in the scores' details."""
-    features = [
-        [value for _, value in sorted((score.detail or {}).items(), key=_number)]
-        for score in scores["features"]
-    ]
-    return {"vendi": vendi(np.array(features))}
+    return {"vendi": vendi(_features(scores))}
+
+
+def _features(scores: Scores) -> NDArray[np.float64]:
+    """The features of the prompt's images, N D."""
+    rows = (sorted((score.detail or {}).items(), key=_number) for score in scores["features"])
+    return np.array([[value for _, value in row] for row in rows])
 
 
 def _number(feature: tuple[str, float]) -> int:
@@ -56,8 +60,21 @@ def _number(feature: tuple[str, float]) -> int:
 
 
 def measure_quality(item: Item, scores: Scores) -> dict[str, float]:
-    """The mean of each measure over the prompt's images."""
-    return {name: mean([score.value for score in scores[name]]) for name in QUALITY}
+    """The mean of each measure over the prompt's images, and their Vendi score."""
+    means = {name: mean([score.value for score in scores[name]]) for name in QUALITY}
+    return means | measure_diversity(item, scores)
+
+
+def quality_per_image(item: Item, scores: Scores) -> JsonDict:
+    """What ``evaluation.matched`` compares: the measures of each image, and all cosines.
+
+    Cosines have nine digits, as the features are float32.
+    """
+    rows = zip(*([score.value for score in scores[name]] for name in QUALITY), strict=True)
+    return {
+        "quality": [list(row) for row in rows],
+        "cosines": cosines(_features(scores)).round(9).tolist(),
+    }
 
 
 def _columns(names: Sequence[str]) -> tuple[Column, ...]:
@@ -77,8 +94,9 @@ QUALITY_SUITE = Suite(
     name="quality",
     about="how good images look, by BLIP-2, LAION aesthetics and PickScore",
     images_per_prompt=20,
-    load=lambda folder: load_prompts(folder, QUALITY),
-    columns=_columns(QUALITY),
+    load=lambda folder: load_prompts(folder, (*QUALITY, "features")),
+    columns=_columns((*QUALITY, "vendi")),
     measure=measure_quality,
+    per_image=quality_per_image,
     lists={"prompts": "the first 60 of complex_val.txt of 1b709499"},
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from policy.moments import mean
-from policy.types import Prompt, Score
+from policy.types import JsonDict, Prompt, Score
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class Suite:
     # on, and the number of images of each prompt.
     official_name: Callable[[Item, int, int], str] | None = None
     lists: Mapping[str, str] = field(default_factory=dict)  # prompt file -> which version it is
+    # What a table needs to know of the single images of a prompt, for ``per_image`` of a result.
+    per_image: Callable[[Item, Scores], JsonDict] | None = None
+    # Versions of the programs that have analysed the prompts, from the folder of the public files.
+    analysed_by: Callable[[Path], Mapping[str, str]] | None = None
 
 
 def image_means(item: Item, scores: Scores) -> dict[str, float]:

@@ -1,12 +1,14 @@
 """``eg-grpo data``: provides the files that training and evaluation read.
 
 ``fetch`` downloads and checks the public prompt files, and lists leaks: validation prompts that are
-also training prompts. ``chunks`` writes the noun chunks of prompts.
+also training prompts. ``chunks`` writes the noun chunks of prompts, and ``questions`` the questions
+of ``eg-grpo evaluate understanding`` about rendered scenes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +16,16 @@ from evaluation.chunks import analyse, write_analyses
 from evaluation.leaks import find_leaks, load_validation
 from evaluation.public_files import PUBLIC_FILES, TRAINING
 from orchestrator.commands.download import download
-from policy.disk import NotWritten, write_whole
+from orchestrator.record.sheets import save_whole_png
+from policy.disk import NotWritten, check_vacant, write_whole
 from policy.errors import UserError
 from policy.prompts import load_prompts
 from policy.text_files import read_text
+from shapes.questions import scene_questions
 
 SEEN = "seen.jsonl"
 _SEEN_PROMPTS = 64
+_QUESTIONS = 200  # 50 of each kind
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -28,6 +33,8 @@ def run(parsed: argparse.Namespace) -> None:
     try:
         if parsed.action == "fetch":
             fetch(parsed.output)
+        elif parsed.action == "questions":
+            write_questions(parsed.output)
         else:
             write_chunks(parsed.files, parsed.output, parsed.model)
     except NotWritten as error:
@@ -72,6 +79,26 @@ def write_chunks(files: Sequence[Path], output: Path, model: str) -> None:
         print(f"{len(without)} prompts have no noun chunk, so any image scores 1:")
         for text in without:
             print(f"  {text}")
+
+
+def write_questions(output: Path) -> None:
+    """Write questions about scenes of the embedded world: ``questions.jsonl`` and its images."""
+    check_vacant(output)
+    rows = []
+    for number, question in enumerate(scene_questions(_QUESTIONS)):
+        name = f"{number:03d}.png"
+        save_whole_png(question.image, output / name)
+        rows.append(
+            {
+                "image": name,
+                "question": question.text,
+                "answer": question.answer,
+                "others": question.others,
+            }
+        )
+    file = output / "questions.jsonl"
+    write_whole(file, "".join(f"{json.dumps(row)}\n" for row in rows))
+    print(f"{len(rows)} questions: {file}")
 
 
 def _write_seen(file: Path, training_file: Path) -> int:

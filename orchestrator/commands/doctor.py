@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.settings.host import PACKAGES, Finding, finding, gpus_text, shared_memory_text
+from orchestrator.settings.host_needs import needs_of_run
 from orchestrator.settings.inputs import Inputs, check_inputs
 from orchestrator.settings.machine import check_machine
 from orchestrator.settings.resources import roles
@@ -68,7 +69,7 @@ def examine_cluster(config_path: Path, overrides: list[str], address: str) -> No
 
     wanted = roles(config)
     with ray_cluster(config.cluster.address, start_timeout_s=config.cluster.start_timeout_s):
-        for host, found in examine_hosts(config, inputs, wanted):
+        for host, found in examine_hosts(needs_of_run(config, inputs, wanted)):
             report.add(found, of=f"{host} ")
         try:
             with reserved(config, wanted):

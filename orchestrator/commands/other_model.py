@@ -35,7 +35,7 @@ def draw(parsed: argparse.Namespace) -> None:
     ``UserError`` when they were drawn in another way.
     """
     check_device(parsed.device, "--device")
-    inputs = check_suite(suite_named(parsed.suite), None, parsed.overrides)
+    inputs = check_suite(suite_named(parsed.suite), None, parsed.overrides, scores=False)
     tune_process()
     from rollout.diffusers_pipeline import DiffusersPipeline, PipelineSettings
 

@@ -54,14 +54,15 @@ def _run(
     config: RunConfig, parsed: argparse.Namespace, interrupt: Interrupt, progress: Progress
 ) -> tuple[RunConfig, Run, Path]:
     """Train and write the report: the configuration with the folder's name, the run, the report."""
-    inputs = _checked(config)
-    if cluster_address(config.cluster.address) is None:
-        private_environment()
-    # These modules import Ray, which reads the environment only once.
-    from orchestrator.pipeline.ledger import Superseded
-    from orchestrator.pipeline.opening import open_run
-    from orchestrator.pipeline.training import train
-    from orchestrator.report.page import write_report
+    with progress.waiting("reading files and loading libraries"):
+        inputs = _checked(config)
+        if cluster_address(config.cluster.address) is None:
+            private_environment()
+        # These modules import Ray, which reads the environment only once.
+        from orchestrator.pipeline.ledger import Superseded
+        from orchestrator.pipeline.opening import open_run
+        from orchestrator.pipeline.training import train
+        from orchestrator.report.page import write_report
 
     config, folder = _folder(config, parsed, progress)
     try:

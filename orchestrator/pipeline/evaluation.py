@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from evaluation.suites.suite import columns_of
+from evaluation.suites.suite import Item, Scores, columns_of
 from orchestrator.pipeline.order import suite_seeds
 from orchestrator.record.evaluation_folder import EvaluationFolder
 from orchestrator.settings.host import PACKAGES, versions
 from orchestrator.settings.suite_inputs import SuiteInputs
 from policy.errors import RunFailed
 from policy.image_files import image_group, read_image
-from policy.types import Group, RewardFailure, RewardResult, Score
+from policy.types import Group, JsonDict, RewardFailure, RewardResult, Score
 from rewards.scored_group import ScoredGroup, failure_reasons
 from rollout.engine import GenerationRequest
 
@@ -109,6 +109,7 @@ class Evaluation:
                     {**asdict(column), "value": columns[column.name]} for column in suite.columns
                 ],
                 "values": values,
+                **({} if failures else self._per_image(names)),
                 "failures": failures,
             }
         )
@@ -122,14 +123,25 @@ class Evaluation:
 
     def _values(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
         """The value of each prompt in each stratum; every score is there."""
-        scored = {name: self.folder.scored(name) for name in names}
         values: dict[str, dict[str, float]] = {}
-        for place, item in enumerate(self.inputs.items):
-            scores = {name: cast(list[Score], scored[name][place]) for name in item.scorers}
+        for item, scores in self._scores(names):
             for stratum, value in self.inputs.suite.measure(item, scores).items():
                 if stratum not in self.inputs.left_out:
                     values.setdefault(stratum, {})[item.prompt.id] = value
         return values
+
+    def _per_image(self, names: Sequence[str]) -> JsonDict:
+        """What the suite tells of the single images of each prompt; every score is there."""
+        if (per_image := self.inputs.suite.per_image) is None:
+            return {}
+        found = {item.prompt.id: per_image(item, scores) for item, scores in self._scores(names)}
+        return {"per_image": found}
+
+    def _scores(self, names: Sequence[str]) -> Iterator[tuple[Item, Scores]]:
+        """Each item with its scores; every score is there."""
+        scored = {name: self.folder.scored(name) for name in names}
+        for place, item in enumerate(self.inputs.items):
+            yield item, {name: cast(list[Score], scored[name][place]) for name in item.scorers}
 
     def _groups(self, names: Sequence[str]) -> list[ScoredGroup]:
         """The newest results of all places."""

@@ -12,11 +12,18 @@ from collections.abc import Callable, Sequence
 from orchestrator.pipeline.roles import Rewards, Waiting
 from orchestrator.workers.rollout_events import GroupRef
 from policy.types import Group, RewardResult
+from rewards.config import RewardConfig
 
 _LONGEST_TURN_S = 1.0
-# Images in the object store for each reward worker, in batches: one that it scores and one that
-# waits for it. There are two rounds at a time, so that no worker waits for the last of a round.
-_ROUNDS = 2
+# Batches of each reward worker in a round: one that it scores and one that waits for it.
+_BATCHES = 2
+# There are two rounds at a time, so that no worker waits for the last of a round.
+ROUNDS = 2
+
+
+def prompts_per_round(reward: RewardConfig, images_per_prompt: int) -> int:
+    """How many prompts are scored together, and have their images in the object store at once."""
+    return reward.workers * _BATCHES * max(1, reward.batch_size // images_per_prompt)
 
 
 def score(
@@ -39,7 +46,7 @@ def score(
     left: dict[int, int] = {}
     begun = 0
     while waiting or rounds:
-        while waiting and len(rounds) < _ROUNDS:
+        while waiting and len(rounds) < ROUNDS:
             chosen = waiting.pop(0)
             groups = [read(place) for place in chosen]
             rounds[begun], left[begun] = chosen, len(chosen)

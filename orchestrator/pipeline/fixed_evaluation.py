@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluation.summary import summarise
-from orchestrator.pipeline.order import derived_seed
+from orchestrator.pipeline.order import evaluation_requests
 from orchestrator.pipeline.roles import Rollout
 from orchestrator.pipeline.sample_records import TokenMaps, sample_row
 from orchestrator.pipeline.stages import Stages
@@ -19,7 +19,6 @@ from orchestrator.settings.run_config import RunConfig
 from policy.sampling import Sampling
 from policy.types import Group, JsonDict, Prompt, Trajectory
 from rewards.scored_group import ScoredGroup
-from rollout.engine import GenerationRequest
 
 # The pictures that are kept of each set: of so many prompts, so many samples each.
 SHOWN_PROMPTS, SHOWN_SAMPLES = 8, 2
@@ -65,9 +64,12 @@ class FixedEvaluation:
         No reference to the groups is left when it returns, so Ray frees the object store.
         """
         shown = SHOWN_PROMPTS if sampling is self.samplings[0] else 0
+        requests = evaluation_requests(
+            name, self.sets[name], self.config.evaluation.samples_per_prompt
+        )
         fetched: list[Group] | None = None
         while fetched is None:  # groups that are lost with their machine are sampled again
-            groups, scored = self.stages.evaluate(self._requests(name), sampling)
+            groups, scored = self.stages.evaluate(requests, sampling)
             fetched = self.rollout.fetch(groups[:shown])
         row: JsonDict = {
             "step": step,
@@ -79,20 +81,6 @@ class FixedEvaluation:
             self._keep_samples(step, name, fetched, scored)
         mean: float | None = row["reward/mean"]
         return mean
-
-    def _requests(self, name: str) -> list[GenerationRequest]:
-        return [
-            GenerationRequest(
-                prompt,
-                tuple(
-                    # The run's seed is left out: runs of different seeds then draw from the same
-                    # noise, and can be compared sample by sample.
-                    derived_seed("evaluation", name, place, index)
-                    for index in range(self.config.evaluation.samples_per_prompt)
-                ),
-            )
-            for place, prompt in enumerate(self.sets[name])
-        ]
 
     def _keep_samples(
         self, step: int, name: str, groups: Sequence[Group], scored: Sequence[ScoredGroup]

@@ -118,7 +118,9 @@ class LedgerConnection:
                     f"Redis ({self.address}) does not answer, waiting; the run goes on when it is"
                     f" back, and ends after {self._timeout_s:g} s (ledger.timeout_s): {reason}"
                 )
-            time.sleep(pause * random.uniform(0.5, 1))
+            # A long pause must not pass over the moment at which the user is told, or the end.
+            due_s = self._timeout_s if said else min(_SILENT_S, self._timeout_s)
+            time.sleep(min(pause * random.uniform(0.5, 1), max(0.0, due_s - away_s) + 0.01))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 

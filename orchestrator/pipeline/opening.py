@@ -26,6 +26,7 @@ from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.host_needs import needs_of_run
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.resources import roles
@@ -86,19 +87,23 @@ def open_run(
             telemetry.announce(progress.note)
             telemetry.watch(ledger, opened.enter_context(watched_object_stores()))
             with progress.waiting("checking the hosts of the workers"):
-                check_hosts(config, inputs, roles(config))
-            rollout = RolloutPool(config, inputs, places)
-            opened.callback(rollout.close)
-            # All roles start at the same time. But while vLLM starts, it measures the free memory
-            # of its GPU, which the other roles may share. They start after it.
+                check_hosts(needs_of_run(config, inputs, roles(config)))
+            # All roles start at the same time. Ray starts only as many processes at once as there
+            # are cores, so the learner, which takes longest, is first. But while vLLM starts, it
+            # measures the free memory of its GPU, which the other roles may share. They start after
+            # it.
             alone = config.rollout.engine == "vllm"
-            if alone:
-                _wait_for_rollout(rollout, progress)
-            rewards = RewardPools(config, places)
-            opened.callback(rewards.close)
             learners = _Learners(config, inputs, places)
             opened.callback(learners.close)
-            learners.start()
+            if not alone:
+                learners.start()
+            rollout = RolloutPool(config, inputs, places)
+            opened.callback(rollout.close)
+            if alone:
+                _wait_for_rollout(rollout, progress)
+                learners.start()
+            rewards = RewardPools(config, places)
+            opened.callback(rewards.close)
             if not alone:
                 _wait_for_rollout(rollout, progress)
             names = ", ".join(rewards.pools)

@@ -11,7 +11,8 @@ from contextlib import ExitStack, closing
 
 from orchestrator.pipeline.evaluation import Evaluation
 from orchestrator.pipeline.evaluation_drawing import draw
-from orchestrator.pipeline.evaluation_scoring import score
+from orchestrator.pipeline.evaluation_needs import needs_of_evaluation
+from orchestrator.pipeline.evaluation_scoring import prompts_per_round, score
 from orchestrator.pipeline.opening_cluster import open_cluster
 from orchestrator.record.counter import Counter
 from orchestrator.record.progress import Progress
@@ -19,6 +20,7 @@ from orchestrator.record.run_log import logged_to
 from orchestrator.settings.resources import reward_role, rollout_role
 from orchestrator.settings.suite_inputs import EvaluatedPolicy
 from orchestrator.workers.group_files import stored
+from orchestrator.workers.host_checks import check_hosts
 from orchestrator.workers.placement import claimed, claims
 from orchestrator.workers.publisher import IdlePublisher
 from orchestrator.workers.reward_pools import RewardPools
@@ -27,9 +29,6 @@ from orchestrator.workers.waiting import wait_answers
 from policy.errors import UserError
 from policy.types import Group, RewardResult
 from rewards.config import RewardConfig
-
-# Prompts that a reward worker has at hand in one round, in batches.
-_BATCHES = 2
 
 
 def evaluate(evaluation: Evaluation, progress: Progress) -> None:
@@ -42,6 +41,8 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> None:
         asked = config.rollout.workers * config.rollout.cpus_per_worker
         asked += sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
         open_cluster(opened, config.cluster, asked, progress)
+        with progress.waiting("checking the hosts of the workers"):
+            check_hosts(needs_of_evaluation(evaluation))
         if policy is not None and to_draw:
             _draw(evaluation, policy, to_draw, progress)
         for reward in config.rewards:
@@ -111,7 +112,7 @@ def _score(
             places,
             evaluation.group,
             reward.name,
-            reward.workers * _BATCHES * max(1, reward.batch_size // images),
+            prompts_per_round(reward, images),
             rewards,
             stored,
             wait_answers,

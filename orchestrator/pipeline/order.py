@@ -1,6 +1,6 @@
-"""Which prompts a step trains on, and which seeds its trajectories get.
+"""Which prompts a step trains on, and which seeds its trajectories and those of evaluations get.
 
-Both are pure functions of the run's seed. Nothing is stored, so a resumed run computes the same
+All are pure functions of the run's seed. Nothing is stored, so a resumed run computes the same
 batches as a run that never stopped.
 """
 
@@ -45,6 +45,23 @@ def training_request(
             for index in range(config.rollout.group_size)
         ),
     )
+
+
+def evaluation_requests(
+    name: str, prompts: Sequence[Prompt], samples: int
+) -> list[GenerationRequest]:
+    """What is drawn of each prompt of the fixed evaluation set ``name``.
+
+    The run's seed is left out: runs of different seeds then draw from the same noise, and can be
+    compared sample by sample.
+    """
+    return [
+        GenerationRequest(
+            prompt,
+            tuple(derived_seed("evaluation", name, place, index) for index in range(samples)),
+        )
+        for place, prompt in enumerate(prompts)
+    ]
 
 
 def suite_seeds(seed: int, suite: str, prompt_id: str, count: int) -> tuple[int, ...]:

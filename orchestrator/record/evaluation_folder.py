@@ -22,6 +22,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.comparison import LOCATIONS
 from orchestrator.record.run_folder import read_rows
 from orchestrator.record.sheets import save_whole_png
 from policy.disk import check_vacant, write_whole, writing
@@ -150,9 +151,21 @@ def _check_new(path: Path) -> None:
 
 
 def _check_same(before: JsonDict, now: JsonDict, path: Path) -> None:
-    now = json.loads(json.dumps(now))
+    # The files and the judge may be elsewhere; the weights' digests are compared when scores come.
+    before, now = ({**asked, LOCATIONS: None} for asked in (before, json.loads(json.dumps(now))))
+    if key := _first_difference(before, now):
+        raise UserError(
+            f"--out: {path} holds an evaluation with another {key}; give another folder"
+        )
+
+
+def _first_difference(before: JsonDict, now: JsonDict) -> str | None:
+    """The key of a value that differs, such as ``seed`` or ``versions.torch``."""
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            raise UserError(
-                f"--out: {path} holds an evaluation with another {key}; give another folder"
-            )
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return f"{key}.{_first_difference(old, new)}"
+        return str(key)
+    return None

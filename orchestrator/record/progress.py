@@ -12,7 +12,7 @@ from policy.secrets import masked
 from policy.types import JsonDict
 
 RECENT = 20  # steps whose mean duration gives the estimate
-_LONG_WAIT_S = 10.0  # after which a line says what is awaited
+_LONG_WAIT_S = 5.0  # after which a line says what is awaited
 
 
 class Progress:
@@ -47,7 +47,7 @@ class Progress:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Say what the context waits for, such as ``starting Ray``, if it takes over 10 s."""
+        """Say what the context waits for, such as ``starting Ray``, if it takes over 5 s."""
         text = f"{what} ({_LONG_WAIT_S:g} s so far)"
         timer = threading.Timer(_LONG_WAIT_S, self.note, [text])
         timer.daemon = True

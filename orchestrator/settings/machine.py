@@ -15,7 +15,7 @@ from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.host import SHARED_MEMORY
 from orchestrator.settings.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
 from orchestrator.settings.metrics_config import check_sinks
-from orchestrator.settings.resources import roles
+from orchestrator.settings.resources import Role, roles
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.loading import read_config
 from policy.errors import UserError
@@ -33,19 +33,11 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
     if cluster_address(config.cluster.address) is not None:
         return
     for role in roles(config):
-        if role.each.custom:
-            raise UserError(
-                f"{role.key}.resources: a private cluster has no {', '.join(role.each.custom)};"
-                " give the cluster.address of one that has"
-            )
+        check_nothing_custom(role)
     check_device(config.rollout.device, "rollout.device")
     if config.learner_ranks:
         check_device(config.learner.device, "learner.device")
-    asked, there = logical_gpus(config), torch.cuda.device_count()
-    if asked > there:
-        raise UserError(
-            f"the roles ask for {asked:g} GPUs (*.gpus_per_*), this machine has {there}"
-        )
+    check_gpus(logical_gpus(config), "the roles")
     size = ModelSize.of(read_config(model_path))
     needed = math.ceil(object_store_bytes(size, config) / 2**20)
     if needed > config.cluster.object_store_mb:
@@ -59,6 +51,21 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
             f"cluster.object_store_mb: {config.cluster.object_store_mb} MiB asked for, but"
             f" {SHARED_MEMORY} has {free} MiB free (in a container, raise --shm-size)"
         )
+
+
+def check_nothing_custom(role: Role) -> None:
+    """Raise ``UserError`` when a worker of a private cluster asks for a resource of its own."""
+    if role.each.custom:
+        raise UserError(
+            f"{role.key}.resources: a private cluster has no {', '.join(role.each.custom)};"
+            " give the cluster.address of one that has"
+        )
+
+
+def check_gpus(asked: float, who: str) -> None:
+    """Raise ``UserError`` when this machine has fewer GPUs than ``who`` ask for."""
+    if asked > (there := torch.cuda.device_count()):
+        raise UserError(f"{who} ask for {asked:g} GPUs (*.gpus_per_*), this machine has {there}")
 
 
 def check_device(device: str, key: str) -> None:

@@ -23,6 +23,7 @@ from rewards.config import CacheConfig, RewardConfig
 from rollout.config import RolloutConfig
 
 _DEFAULTS = Path(__file__).parent / "suites"
+_DATA = "{data}"  # begins a path in a suite's file: the folder of the setting ``data``
 
 
 class EvaluatedModel(Settings):
@@ -86,8 +87,19 @@ def load_suite_config(
     for override in settings:
         apply_override(tree, override)
     try:
-        config = SuiteConfig.model_validate(tree)
+        config = SuiteConfig.model_validate(_below(tree, str(tree.get("data", "data"))))
     except ValidationError as error:
         raise UserError(f"evaluate {suite}: {first_problem(SuiteConfig, error)}") from None
     secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))
     return config
+
+
+def _below(value: Any, data: str) -> Any:
+    """A copy of settings in which ``data`` stands for ``{data}``."""
+    if isinstance(value, dict):
+        return {key: _below(part, data) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_below(part, data) for part in value]
+    if isinstance(value, str) and value.startswith(_DATA):
+        return data + value.removeprefix(_DATA)
+    return value

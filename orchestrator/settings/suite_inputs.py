@@ -8,12 +8,15 @@ import json
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import torch
-
+from evaluation.comparison import LIBRARIES, LOCATIONS
 from evaluation.suites.suite import Item, Suite
+from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.host import versions
 from orchestrator.settings.inputs import check_positions, read_instruction, verified_policy_folder
-from orchestrator.settings.machine import check_device
+from orchestrator.settings.machine import check_device, check_gpus, check_nothing_custom
+from orchestrator.settings.resources import reward_role, rollout_role
 from orchestrator.settings.suite_config import SuiteConfig, load_suite_config
 from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults
 from policy.checkpoint.hub import checkpoint_folder
@@ -58,7 +61,7 @@ class SuiteInputs:
 
     def asked(self) -> JsonDict:
         """What is measured and how: everything that a comparison of two results depends on."""
-        config = self.config
+        config, analysed_by = self.config, self.suite.analysed_by
         prompts = [[item.stratum, asdict(item.prompt)] for item in self.items]
         return {
             "suite": self.suite.name,
@@ -67,16 +70,23 @@ class SuiteInputs:
             "whole": config.prompts is None and config.images_per_prompt is None,
             "prompts_sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
             "images_per_prompt": self.images_per_prompt,
+            **({} if analysed_by is None else {"analysed_by": dict(analysed_by(config.data))}),
+            # Another version may give other scores, and so must not go on with these.
+            "versions": versions(LIBRARIES),
             **({} if self.policy is None else self._of_policy(self.policy)),
             "scorers": [
                 {
                     "name": reward.name,
                     "factory": reward.factory,
-                    "options": masked_tree(reward.options),
+                    "options": masked_tree(_options(reward, located=False)),
                     "not_comparable": not_comparable(reward),
                 }
                 for reward in config.rewards
             ],
+            LOCATIONS: {
+                reward.name: masked_tree(_options(reward, located=True))
+                for reward in config.rewards
+            },
         }
 
     def _of_policy(self, policy: EvaluatedPolicy) -> JsonDict:
@@ -97,8 +107,13 @@ class SuiteInputs:
         }
 
 
-def check_suite(suite: Suite, model: str | None, overrides: list[str]) -> SuiteInputs:
-    """Read the settings, the prompts and, if one is given, the checkpoint; raises ``UserError``."""
+def check_suite(
+    suite: Suite, model: str | None, overrides: list[str], scores: bool = True
+) -> SuiteInputs:
+    """Read the settings, the prompts and, if one is given, the checkpoint; raises ``UserError``.
+
+    Unless it ``scores``, neither the files of the scorers nor this machine are looked at.
+    """
     folder, defaults = None, GenerationDefaults.of("janus-plain", None, _NO_POLICY)
     if model is not None:
         folder = verified_policy_folder(checkpoint_folder(model))
@@ -119,14 +134,30 @@ def check_suite(suite: Suite, model: str | None, overrides: list[str]) -> SuiteI
     config = config.model_copy(
         update={"rewards": tuple(reward for reward in config.rewards if reward.name in asked)}
     )
-    for reward in config.rewards:
-        if not reward.runtime_env.pip:  # else perhaps only its workers can import it
-            check_factory(reward)
+    if scores:
+        _check_scoring(config, draws=model is not None)
     policy = None
     if model is not None and folder is not None:
         policy = _policy(model, folder, config, defaults, items)
     places = {item.prompt.id: place for place, item in enumerate(whole)}
     return SuiteInputs(suite, config, items, policy, left_out, places)
+
+
+def _check_scoring(config: SuiteConfig, draws: bool) -> None:
+    """Raise ``UserError`` when a scorer cannot be built, or a private cluster would lack what one
+    of the roles, which take turns, asks for."""
+    for reward in config.rewards:
+        if not reward.runtime_env.pip:  # else perhaps only its workers can import it
+            check_factory(reward)
+    if cluster_address(config.cluster.address) is not None:
+        return
+    roles = [reward_role(reward) for reward in config.rewards]
+    if draws:
+        check_device(config.rollout.device, "rollout.device")
+        roles.insert(0, rollout_role(config.rollout))
+    for role in roles:
+        check_nothing_custom(role)
+        check_gpus(len(role.names) * role.each.gpus, f"{role.key}: its workers")
 
 
 # Sampling of an evaluation that draws nothing: the settings want values, and nothing reads them.
@@ -135,14 +166,30 @@ _NO_POLICY = Sampling(guidance_scale=1.0, temperature=1.0, max_cot_tokens=1)
 
 def not_comparable(reward: RewardConfig) -> str:
     """Why the scores of a reward differ from those of the suite's authors; empty if they do not."""
+    if (found := _class_of(reward)) is None:
+        return "its class is known to its workers alone, and with it whether it is comparable"
+    return str(getattr(found, "not_comparable", ""))
+
+
+def _options(reward: RewardConfig, located: bool) -> JsonDict:
+    """The options that say where the scorer finds something, or all others.
+
+    Its class names the first in ``locations``: files whose content the digest covers, and the
+    address of a server. They do not decide what a score is.
+    """
+    names = getattr(_class_of(reward), "locations", ())
+    return {name: value for name, value in reward.options.items() if (name in names) == located}
+
+
+def _class_of(reward: RewardConfig) -> Any:
+    """The class of a reward; None if only its workers can import it."""
     module, name = reward.factory.split(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except ImportError:
         if not reward.runtime_env.pip:
             raise
-        return "its class is known to its workers alone, and with it whether it is comparable"
-    return str(getattr(found, "not_comparable", ""))
+        return None
 
 
 def _policy(
@@ -154,15 +201,6 @@ def _policy(
     sampling = config.rollout.sampling
     if not config.model.cot:
         sampling = replace(sampling, max_cot_tokens=0)
-    if config.cluster.address in (None, "local"):
-        check_device(config.rollout.device, "rollout.device")
-        there = torch.cuda.device_count()
-        if config.rollout.workers * config.rollout.gpus_per_worker > there:
-            raise UserError(
-                f"rollout.workers: {config.rollout.workers} workers ask for"
-                f" {config.rollout.workers * config.rollout.gpus_per_worker:g} GPUs, this machine"
-                f" has {there}"
-            )
     encoder = load_encoder(folder, config.model.template, instruction)
     check_positions(
         read_config(folder),

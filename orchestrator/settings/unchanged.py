@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from orchestrator.settings.layers import flat
 from orchestrator.settings.run_config import RunConfig, dump_config, load_saved
 from policy.digest import sha256
 from policy.disk import write_whole
 from policy.errors import UserError
+from policy.secrets import masked_tree
 from policy.text_files import read_json
 from policy.yaml_text import parse
 
@@ -64,7 +66,7 @@ _SETTINGS, _INPUTS = "config.yaml", "inputs.json"
 def save_settings(config: RunConfig, folder: Path) -> None:
     """Write the resolved settings and the SHA-256 of each input file, by its dotted key."""
     write_whole(folder / _SETTINGS, dump_config(config))
-    digests = {key: sha256(file) for key, file in _input_files(config).items()}
+    digests = {key: sha256(file) for key, file in input_files(config).items()}
     write_whole(folder / _INPUTS, json.dumps(digests, indent=1) + "\n")
 
 
@@ -75,10 +77,19 @@ def check_unchanged(config: RunConfig, folder: Path) -> None:
     digests = read_json(saved) if saved.is_file() else None
     _check_settings(config, load_saved(folder / _SETTINGS), by_path=digests is None)
     if digests is not None:
-        _check_files(_input_files(config), digests)
+        _check_files(input_files(config), digests)
 
 
-def _input_files(config: RunConfig) -> dict[str, Path]:
+def settings_that_count(config: RunConfig, given_alone: bool = False) -> dict[str, Any]:
+    """The settings that may affect the results, by dotted key; without secrets.
+
+    With ``given_alone`` those that have their default are left out.
+    """
+    tree = config.model_dump(mode="json", exclude_defaults=given_alone)
+    return {key: value for key, value in flat(masked_tree(tree)).items() if not _below(key, FREE)}
+
+
+def input_files(config: RunConfig) -> dict[str, Path]:
     """Files whose contents affect the results. The model is missing: the learner checks it."""
     data = config.data
     files = {"data.train": data.train}

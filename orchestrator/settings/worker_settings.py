@@ -1,11 +1,14 @@
-"""What rollout and reward workers are started from, in training and in evaluation alike."""
+"""What workers are started from: rollout and reward workers, in training and in evaluation alike,
+and learner ranks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.settings.run_config import ClusterConfig
+from learner.rank_settings import LearnerSettings
+from orchestrator.settings.resources import learner_threads
+from orchestrator.settings.run_config import ClusterConfig, RunConfig
 from policy.base_settings import Dtype
 from rewards.config import CacheConfig, RewardConfig
 from rollout.config import RolloutConfig
@@ -44,3 +47,20 @@ class PolicyFiles(Protocol):
     def model_path(self) -> Path: ...
     @property
     def instruction(self) -> str | None: ...
+
+
+def learner_settings(config: RunConfig, files: PolicyFiles) -> LearnerSettings:
+    """What every learner rank of a run is built from."""
+    return LearnerSettings(
+        learner=config.learner,
+        algorithm=config.algorithm,
+        checkpoint=files.model_path,
+        dtype=config.model.dtype,
+        template=config.model.template,
+        instruction=files.instruction,
+        sampling=config.final_sampling,
+        total_steps=config.steps,
+        seed=config.seed,
+        deterministic=config.deterministic,
+        threads=learner_threads(config),
+    )

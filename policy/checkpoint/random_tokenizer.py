@@ -46,7 +46,7 @@ def random_tokenizer(text_vocab_size: int) -> PreTrainedTokenizerFast:
     special = {name: len(vocabulary) + index for index, name in enumerate(SPECIAL)}
     if text_vocab_size > max(SPECIAL.values()):
         pairs = ["".join(pair) for pair in product(_FREQUENT, repeat=2)]
-        merges = [*product(_ASCII, repeat=2), *product(pairs, repeat=2)]
+        merges = [(a, b) for parts in (_ASCII, pairs) for a, b in product(parts, repeat=2)]
         vocabulary |= {a + b: len(vocabulary) + index for index, (a, b) in enumerate(merges)}
         special = SPECIAL
     core = Tokenizer(BPE(vocab=vocabulary | special, merges=merges))

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from policy.digest import sha256
+from policy.digest import sha256_of_each
 from policy.errors import UserError
 from policy.inner_path import stays_inside
 from policy.text_files import read_json
@@ -50,7 +50,7 @@ def weight_files(folder: Path, pickled: bool = False) -> list[Path]:
 
 def weights_sha256(folder: Path) -> str:
     """One SHA-256 of the weights of a checkpoint folder, whatever its files are called."""
-    digests = "".join(sha256(file) for file in weight_files(folder))
+    digests = "".join(sha256_of_each(weight_files(folder)))
     return hashlib.sha256(digests.encode()).hexdigest()
 
 

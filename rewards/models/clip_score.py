@@ -108,6 +108,8 @@ class ClipScoreReward:
     in practice about 20.
     """
 
+    locations = ("model",)
+
     def __init__(
         self,
         model: str,

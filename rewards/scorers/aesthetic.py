@@ -36,6 +36,8 @@ class AestheticReward:
     (``auto``) and ``dtype`` of CLIP's weights (``float32``). The head is always float32.
     """
 
+    locations = ("model", "head")
+
     def __init__(
         self, head: str, model: str = MODEL, device: str = "auto", dtype: str = "float32"
     ) -> None:

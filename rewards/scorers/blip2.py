@@ -38,6 +38,8 @@ class Blip2Reward:
     tower in half precision on a GPU.)
     """
 
+    locations = ("model",)
+
     def __init__(
         self, model: str = MODEL, head: Literal["itm", "itc"] = "itm", device: str = "auto"
     ) -> None:

@@ -42,6 +42,8 @@ class BlipVqaReward:
     Hub id of BERT's vocabulary; ``device`` (``auto``) and ``dtype`` of the weights (``float32``).
     """
 
+    locations = ("model",)
+
     def __init__(
         self,
         model: str,

@@ -28,6 +28,8 @@ class CompBenchClipReward:
     GPU).
     """
 
+    locations = ("model",)
+
     def __init__(self, model: str = MODEL, device: str = "auto", dtype: str = "float32") -> None:
         self._scorer, self.digest = load_clip(model, torch_device(device), torch_dtype(dtype))
 

@@ -23,6 +23,7 @@ class _DetectorReward:
     """The detector that both scores share."""
 
     not_comparable = NOT_COMPARABLE
+    locations = ("model",)
 
     def __init__(self, model: str = MODEL, device: str = "auto") -> None:
         self._detector = GroundingDino(model, device)

@@ -42,6 +42,7 @@ class GenEvalReward:
         "objects are found by GroundingDINO, one class at a time; GenEval's detector is mmdet's"
         " Mask2Former, whose masks also cut the objects out before their colour is named"
     )
+    locations = ("model", "clip")
 
     def __init__(
         self,

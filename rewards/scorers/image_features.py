@@ -39,6 +39,8 @@ class ImageFeaturesReward:
     token is taken (``facebook/dinov2-large``); ``device`` (``auto``). The weights are float32.
     """
 
+    locations = ("model",)
+
     def __init__(self, model: str = MODEL, device: str = "auto") -> None:
         folder, kind = _folder(model)
         load = _load_clip if kind == "clip" else _load_dino

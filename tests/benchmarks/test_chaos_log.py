@@ -68,7 +68,7 @@ def test_a_run_is_committing_between_learning_and_push() -> None:
     assert state.look([idle], 0.0) == ["idle"]
     assert state.look([learning, sampling], 1.0) == ["learning", "sampling"]
     assert state.look([idle, sampling], 1.01) == ["commit", "sampling"]
-    assert state.look([title("LearnerWorker.push_bucket")], 1.01) == ["push"]
+    assert state.look([title("LearnerWorker.push_buckets")], 1.01) == ["push"]
     assert state.look([idle, title("RolloutWorker.load_weights")], 1.5) == ["load"]
     assert state.look([sampling], 1.5) == ["starting", "sampling"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cells import Cell
-from benchmarks.experiments.arms import DISTILLED, ONE_TASK, SCALES, WORLDS
+from benchmarks.experiments.arms import DISTILLED, ONE_TASK, SCALES, WORLDS, Arm
 from benchmarks.experiments.distil import distil, divergence
 from benchmarks.experiments.estimates import cosine, cross_product, projection
 from benchmarks.experiments.figure import draw
 from benchmarks.experiments.gradient import expected_kernel
+from benchmarks.experiments.records import Records
 from benchmarks.experiments.results import status, table, verdict
 from benchmarks.experiments.studies import STUDIES, Expected, Study
-from orchestrator.settings.run_config import load_config
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.distribution import guide
 from policy.prompts import load_prompts
@@ -38,11 +36,9 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_registered_arm_is_a_configuration(tmp_path: Path) -> None:
     """The command of each arm has settings that `eg-grpo train` takes; names are unique."""
     cells = {arm.name: arm.cell(11) for study in STUDIES for arm in study.arms}
-    assert len(cells) == 49
+    assert len(cells) == 53
     for cell in cells.values():
-        words = cell.command(tmp_path)
-        place = words.index("configs/shapes.yaml")
-        config = load_config(Path(words[place]), words[place + 1 :])
+        config = cell.config(tmp_path)
         assert config.folder == tmp_path / cell.name
         assert {sampling.guidance_scale for sampling in config.evaluation_samplings} == set(SCALES)
     settings = " ".join(cells["mixed-distilled-w1-grpo"].command(tmp_path))
@@ -78,46 +74,46 @@ def test_verdicts(differences: list[float], expected: Expected, judged: str) -> 
     assert verdict(differences, expected) == judged
 
 
-def _finish(cell: Cell, root: Path, reward: float) -> None:
-    """Write what a finished run leaves of its evaluations and metrics."""
-    folder = root / cell.name
-    (folder / "checkpoints" / f"step-{cell.steps}").mkdir(parents=True)
-    (folder / "checkpoints" / f"step-{cell.steps}" / "manifest.json").write_text("{}")
-    rows = [
-        {"step": step, "set": name, "guidance_scale": scale, "reward/mean": reward}
-        for step in (0, cell.steps)
+def _record(arm: Arm, seed: int, records: Records, reward: float) -> None:
+    """What a finished run leaves."""
+    evaluations = [
+        {"set": name, "guidance_scale": scale, "reward/mean": reward}
         for name in ("seen", "held_out")
         for scale in SCALES
     ]
-    (folder / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "metrics.jsonl").write_text('{"kl/mean": 0.01}\n')
+    records.add(arm, seed, {"evaluations": evaluations, "last_steps": {"kl/mean": 0.01}})
 
 
-def _finish_arm(study: Study, number: int, rewards: Sequence[float], root: Path) -> None:
+def _record_arm(study: Study, number: int, rewards: Sequence[float], records: Records) -> None:
     for seed, reward in zip(study.seeds, rewards, strict=False):
-        _finish(study.arms[number].cell(seed), root, reward)
+        _record(study.arms[number], seed, records, reward)
 
 
 def test_tables_and_figures_show_finished_studies_alone(tmp_path: Path) -> None:
     """19 of 20 runs are not reported, apart from their number; 20 are judged and drawn."""
-    study = STUDIES[0]
-    _finish_arm(study, 0, [0.50, 0.51, 0.52, 0.53, 0.54], tmp_path)
-    _finish_arm(study, 1, [0.60, 0.61, 0.63, 0.63, 0.64], tmp_path)
-    _finish_arm(study, 2, [0.60, 0.61, 0.62, 0.63], tmp_path)
-    _finish_arm(study, 3, [0.50, 0.51, 0.52, 0.53, 0.54], tmp_path)
-    assert "Not yet measured: 19 of 20 runs are finished." in table(tmp_path)
-    assert "GRPO |" not in table(tmp_path)
-    assert draw(tmp_path, tmp_path) == []
-    _finish(study.arms[2].cell(study.seeds[4]), tmp_path, 0.64)
-    text = table(tmp_path)
+    study, records = STUDIES[0], Records(tmp_path / "results", tmp_path)
+    _record(*study.before, records, 0.4)
+    _record_arm(study, 0, [0.50, 0.51, 0.52, 0.53, 0.54], records)
+    _record_arm(study, 1, [0.60, 0.61, 0.63, 0.63, 0.64], records)
+    _record_arm(study, 2, [0.60, 0.61, 0.62, 0.63], records)
+    _record_arm(study, 3, [0.50, 0.51, 0.52, 0.53, 0.54], records)
+    assert "Not yet measured: 19 of 20 runs are finished." in table(records)
+    assert "GRPO |" not in table(records)
+    assert draw(records, tmp_path) == []
+    _record(study.arms[2], study.seeds[4], records, 0.64)
+    text = table(records)
+    assert "| before | - | 0.400 |" in text
     assert "| GRPO | 5 | 0.520 ± 0.020 |" in text
     assert "| EG-GRPO as-paper | 5 | 0.620 ± 0.020 |" in text
     assert (
         "| H1a | EG-GRPO as-code | GRPO | seen, w = 1 | greater | +0.102 ± 0.009 | holds |" in text
     )
     assert "| H1b | EG-GRPO as-code | GRPO | seen, w = 2 | less | +0.102 ± 0.009 | contrad" in text
-    assert "mixed-w2-conditional      20 of  20 cells" in status(tmp_path)
-    files = draw(tmp_path, tmp_path)
+    shown = status(records)
+    assert "mixed-w2-conditional      20 of  20 runs" in shown
+    assert "unguided                   5 of  20 runs" in shown  # they share the arm GRPO
+    assert "all                       20 of 260 runs" in shown
+    files = draw(records, tmp_path)
     assert [file.name for file in files] == ["guidance-mixed.png", "guidance-mixed.svg"]
     assert all(file.stat().st_size > 10_000 for file in files)
 

@@ -106,9 +106,9 @@ def test_the_script_alone(
         stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     if requeued:
-        wait_for("the joining", lambda: "sleep" in names_in(script.pid), 20)
+        wait_for("the joining", lambda: "sleep" in names_in(script.pid), 60)
         script.terminate()
-    printed, _ = script.communicate(timeout=60)
+    printed, _ = script.communicate(timeout=300)
     assert (script.returncode, line in printed) == (code, True), printed
     assert (tmp_path / "requeued").exists() == requeued
     assert not names_in(script.pid)

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
 import pytest
 
 from evaluation.comparison import (
     column_interval,
     differences_of_protocol,
+    other_libraries,
     paired_interval,
     standardised,
 )
 from evaluation.markdown_table import table
 from policy.errors import UserError
-
-COLUMN = {"name": "color", "weights": {"color": 1.0}, "scale": 100.0, "not_comparable": ""}
-
-
-def result(values: dict[str, dict[str, float]], **changed: Any) -> dict[str, Any]:
-    """A result of these values with one column for each stratum."""
-    columns = [
-        {**COLUMN, "name": name, "weights": {name: 1.0},
-         "value": 100 * float(np.mean(list(of_prompts.values())))}
-        for name, of_prompts in values.items()
-    ]  # fmt: skip
-    return {
-        "suite": "compbench", "prompts": 4, "whole": True, "prompts_sha256": "abc", "lists": {},
-        "images_per_prompt": 10, "scorers": [], "digests": {}, "columns": columns, "failures": {},
-        "values": values, "model": "m", "weights": "0123456789abcdef", "template": "janus-plain",
-        "cot": True, "guidance_scale": 5.0, "temperature": 1.0, "seed": 0,
-    } | changed  # fmt: skip
-
+from tests.written_results import COLUMN, result
 
 BEFORE = result({"color": {"a": 0.1, "b": 0.9, "c": 0.2, "d": 0.8}})
 AFTER = result({"color": {"a": 0.2, "b": 1.0, "c": 0.3, "d": 0.9}}, model="trained")
@@ -78,8 +60,9 @@ def test_one_prompt_has_no_interval() -> None:
 
 
 def test_results_of_other_prompts_scorers_or_numbers_of_images_are_not_compared() -> None:
-    """Another guidance or template is what one compares."""
-    assert differences_of_protocol(BEFORE, {**BEFORE, "guidance_scale": 1.0}) == []
+    """Another guidance or template is what one compares, and files may lie elsewhere."""
+    elsewhere = {"locations": {"blip_vqa": {"model": "elsewhere"}}}
+    assert differences_of_protocol(BEFORE, {**BEFORE, "guidance_scale": 1.0, **elsewhere}) == []
     other = {**BEFORE, "images_per_prompt": 4, "digests": {"blip_vqa": ["x"]}}
     assert differences_of_protocol(BEFORE, other) == ["images per prompt", "weights of a scorer"]
 
@@ -101,6 +84,45 @@ def test_the_table_marks_what_cannot_be_compared() -> None:
     assert "| few † |" in text
     assert "No result can be compared with base." in text
     assert "† few cannot be compared with base: another images per prompt." in text
+
+
+def test_another_analysis_of_the_prompts_is_not_compared() -> None:
+    """Another spaCy or another model finds other noun chunks, and so asks other questions."""
+    by = {"spacy": "3.8.18", "model": "en_core_web_sm 3.8.0"}
+    first, other = ({**BEFORE, "analysed_by": by | {"spacy": v}} for v in ("3.8.18", "3.5.3"))
+    assert differences_of_protocol(first, first) == []
+    assert differences_of_protocol(first, other) == ["version of spaCy or of its model"]
+    text = table(["base", "other"], [first, other])
+    assert "† other cannot be compared with base: another version of spaCy or of its model." in text
+    assert "- Noun chunks: spaCy 3.8.18 with en_core_web_sm 3.8.0;" in text
+
+
+def test_another_version_of_a_library_is_marked_and_compared() -> None:
+    """transformers 5.19 and 5.23 give one detector other boxes; another build is no version."""
+    first = {**BEFORE, "versions": {"torch": "2.13.0+cpu", "transformers": "5.19.0"}}
+    other = {**AFTER, "versions": {"torch": "2.13.0+cu130", "transformers": "5.23.0"}}
+    assert other_libraries(first, other) == ["transformers 5.23.0 and not 5.19.0"]
+    text = table(["base", "trained"], [first, other])
+    assert "| trained § |" in text
+    assert "| trained | +10.00 [+10.00, +10.00] |" in text
+    assert (
+        "- § trained was scored with transformers 5.23.0 and not 5.19.0: a part of its difference"
+        " may be theirs." in text
+    )
+
+
+def test_differences_of_rounded_columns_are_of_the_means_before_rounding() -> None:
+    """0.544 and 0.556 are printed as 54 and 56. They differ by 1.2 points, and not by 2."""
+    column = {**COLUMN, "name": "Culture", "weights": {"culture": 1.0}, "decimals": 2}
+    first, other = (
+        {**result({"culture": {"a": mean - 0.1, "b": mean + 0.1}}),
+         "suite": "wise", "columns": [{**column, "value": rounded}]}
+        for mean, rounded in ((0.544, 54.0), (0.556, 56.0))
+    )  # fmt: skip
+    text = table(["base", "trained"], [first, other])
+    assert "| trained | 56.00 [45.60, 65.60] |" in text
+    assert "| trained | +1.20 [+1.20, +1.20] |" in text
+    assert "- Culture: of means that were rounded to two decimals, as the paper's are." in text
 
 
 def test_a_table_of_two_suites_is_refused() -> None:

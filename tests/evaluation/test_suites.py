@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.chunks import Analyses, Analysis, write_analyses
 from evaluation.suites.compbench import COMPBENCH
 from evaluation.suites.geneval import GENEVAL
 from evaluation.suites.images import measure_diversity
@@ -18,6 +17,7 @@ from evaluation.suites.wise import WISE, WISE_VERIFIED
 from orchestrator.commands.flags.evaluation import SUITES as HELPED
 from policy.errors import UserError
 from policy.types import Prompt, Score
+from tests.suite_files import compbench_files, wise_files
 
 PROMPT = Prompt("p:1", "a red circle", "color")
 
@@ -81,26 +81,6 @@ def test_the_paper_rounds_the_parts_of_wise_before_it_takes_their_mean() -> None
     verified = 0.4 * 49.4 + 0.12 * (55.49 + 56.49 + 43.4 + 44.4 + 45.4)
     assert columns["overall"] == pytest.approx(legacy)
     assert columns_of(WISE_VERIFIED.columns, values)["overall"] == pytest.approx(verified)
-
-
-def wise_files(folder: Path, change: dict[int, object] | None = None) -> Path:
-    """The three files of WISE legacy, with ``change`` in place of the rows of some ids."""
-    spans = {
-        "cultural_common_sense": (1, 400),
-        "spatio-temporal_reasoning": (401, 700),
-        "natural_science": (701, 1000),
-    }
-    (folder / "wise_legacy").mkdir(parents=True)
-    for name, (first, last) in spans.items():
-        rows = [
-            {"Prompt": f"prompt {number}", "Explanation": "why", "prompt_id": number}
-            for number in range(first, last + 1)
-        ]
-        for number, row in (change or {}).items():
-            if first <= number <= last:
-                rows[number - first : number - first + 1] = [] if row is None else [row]
-        (folder / "wise_legacy" / f"{name}.json").write_text(json.dumps(rows))
-    return folder
 
 
 def test_an_id_of_wise_decides_the_category(tmp_path: Path) -> None:
@@ -171,39 +151,26 @@ def test_diversity_reads_features_by_number() -> None:
     assert found == pytest.approx({"vendi": 2.0})
 
 
-def compbench_files(folder: Path) -> Path:
-    """Two prompts in each category, a complex one of each kind, and the old color list."""
-    objects = "bird - birds\nchair - chairs\nbook - books\n"
-    (folder / "t2i_compbench_objects.txt").write_text(objects)
-    lists = {
-        "color": ["a red book", "a blue chair"],
-        "shape": ["a round book", "a square chair"],
-        "texture": ["a leather book", "a wooden chair"],
-        "non_spatial": ["A bird sings.", "A bird sleeps."],
-        "spatial": ["a bird on the left of a chair", "a book on the top of a chair"],
-        "numeracy": ["two birds", "three chairs"],
-        "complex": ["a red book near a chair", "a red bird sings", "a red bird sings near a book"],
-        "complex_val_spatial": ["a red book near a chair"],
-        "complex_val_action": ["a red bird sings"],
-        "complex_val_spatialaction": ["a red bird sings near a book"],
+def test_quality_keeps_the_measures_and_the_cosines_of_each_image() -> None:
+    """Two images at right angles, and a third like the first: three measures each, and cosines
+    0 and 1. The Vendi score of thirds 2/3 and 1/3 is exp(0.6365) = 1.8899."""
+    directions = [(1.0, 0.0), (0.0, 2.0), (3.0, 0.0)]
+    scores = {
+        "blip2_itm": [Score(0.1), Score(0.2), Score(0.3)],
+        "laion": [Score(5.0), Score(6.0), Score(7.0)],
+        "pickscore": [Score(20.0), Score(21.0), Score(22.0)],
+        "features": [Score(1.0, {"f0": x, "f1": y}) for x, y in directions],
     }
-    (folder / "t2i_compbench").mkdir()
-    for name, lines in lists.items():
-        file = name if name.startswith("complex_val") else f"{name}_val"
-        (folder / "t2i_compbench" / f"{file}.txt").write_text("\n".join(lines))
-    old = ["a red book", "a white chair"]
-    (folder / "t2i_compbench_2023").mkdir()
-    (folder / "t2i_compbench_2023" / "color_val.txt").write_text("\n".join(old))
-    texts = {text for lines in [*lists.values(), old] for text in lines}
-    prompts = {text: Analysis((text,), _tokens(text)) for text in texts}
-    write_analyses(folder / "chunks.json", Analyses("3.8.0", "en_core_web_sm 3.8.0", prompts))
-    return folder
-
-
-def _tokens(text: str) -> tuple[tuple[str, str], ...]:
-    nouns = ("bird", "birds", "book", "chair", "chairs")
-    parts = dict.fromkeys(nouns, "NOUN") | {"red": "ADJ"}
-    return tuple((word, parts.get(word, "X")) for word in text.split())
+    item = Item(PROMPT, "complex", tuple(scores))
+    suite = SUITES["quality"]
+    assert suite.measure(item, scores) == pytest.approx(
+        {"blip2_itm": 0.2, "laion": 6.0, "pickscore": 21.0, "vendi": 1.889882}
+    )
+    assert suite.per_image is not None
+    assert suite.per_image(item, scores) == {
+        "quality": [[0.1, 5.0, 20.0], [0.2, 6.0, 21.0], [0.3, 7.0, 22.0]],
+        "cosines": [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]],
+    }
 
 
 def test_compbench_gives_each_prompt_what_its_scorers_need(tmp_path: Path) -> None:
@@ -222,6 +189,9 @@ def test_compbench_gives_each_prompt_what_its_scorers_need(tmp_path: Path) -> No
     action = items["complex_val:2"].prompt.evaluation
     assert action is not None
     assert action["clip_text"] == "a bird sings"
+    assert COMPBENCH.analysed_by is not None
+    versions = {"spacy": "3.8.0", "model": "en_core_web_sm 3.8.0"}
+    assert COMPBENCH.analysed_by(tmp_path) == versions
 
 
 def test_a_prompt_of_both_color_lists_is_drawn_once(tmp_path: Path) -> None:

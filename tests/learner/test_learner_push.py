@@ -23,18 +23,23 @@ def stream(fails: bool) -> Generator[Bucket, None, WeightReceipt]:
 
 
 def test_the_receipt_comes_after_the_last_bucket() -> None:
-    """Two buckets. Whoever asks for the receipt too early has miscounted."""
-    push = Push(stream(fails=False))
-    assert [push.bucket().tolist(), push.bucket().tolist()] == [[1.0], [2.0]]
-    assert push.receipt() is RECEIPT
+    """Two buckets, in one call or in two. Whoever asks for too many buckets, or for the receipt
+    too early, has miscounted."""
+    for counts in ([2], [1, 1]):
+        push = Push(stream(fails=False))
+        sent = [bucket.tolist() for count in counts for bucket in push.buckets(count)]
+        assert sent == [[1.0], [2.0]]
+        assert push.receipt() is RECEIPT
     with pytest.raises(RuntimeError, match="has a bucket left"):
         Push(stream(fails=False)).receipt()
+    with pytest.raises(RuntimeError, match="has no bucket left"):
+        Push(stream(fails=False)).buckets(3)
 
 
 def test_what_broke_the_push_is_raised_by_every_later_call() -> None:
     """So the driver, which waits for the receipt alone, hears the cause."""
     push = Push(stream(fails=True))
-    push.bucket()
-    for call in (push.bucket, push.bucket, push.receipt):
+    push.buckets(1)
+    for call in (lambda: push.buckets(1), lambda: push.buckets(2), push.receipt):
         with pytest.raises(OSError, match="the GPU is lost"):
             call()

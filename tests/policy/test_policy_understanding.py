@@ -122,3 +122,23 @@ def test_the_command_measures_and_compares(
     assert main(["evaluate", "table", str(tmp_path / "before"), str(tmp_path / "after")]) == 0
     table = capsys.readouterr().out
     assert "| after | +0.00 [+0.00, +0.00] | +0.00 [+0.00, +0.00] |" in table
+
+
+def test_questions_about_scenes_can_be_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``data questions`` writes 200 with an image each; the first eight, two of each kind, are
+    answered. Nothing is written to a folder that is not empty."""
+    folder = tmp_path / "questions"
+    assert main(["data", "questions", "--output", str(folder)]) == 0
+    assert capsys.readouterr().out == f"200 questions: {folder / 'questions.jsonl'}\n"
+    questions = load_questions(folder / "questions.jsonl")
+    assert len({question.image for question in questions if question.image.is_file()}) == 200
+    few = folder / "few.jsonl"
+    few.write_text("\n".join((folder / "questions.jsonl").read_text().splitlines()[:8]))
+    arguments = ["evaluate", "understanding", "--model", str(MODEL), "--questions", str(few)]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    values = json.loads((tmp_path / "out" / "result.json").read_text())["values"]
+    assert len(values["accuracy"]) == len(values["logprob"]) == 8
+    assert main(["data", "questions", "--output", str(folder)]) == 2
+    assert f"{folder} is not an empty folder; nothing was written" in capsys.readouterr().err

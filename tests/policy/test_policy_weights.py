@@ -22,6 +22,7 @@ from policy.weights import (
     checksum,
     load_into,
     pack,
+    parcels,
     planned_slots,
     unpack,
 )
@@ -63,6 +64,18 @@ def test_buckets_keep_to_their_size() -> None:
     weights = pack(tensors(), bucket_bytes=40)
     assert [bucket.nbytes for bucket in weights.buckets] == [48, 20, 36]
     assert [slot.bucket for slot in weights.slots] == [0, 1, 2, 2]
+
+
+def test_parcels_are_closed_when_they_have_their_size() -> None:
+    """Of buckets of 48, 20 and 36 bytes."""
+    slots = planned_slots(tensors(), bucket_bytes=40)
+    assert [parcels(slots, size) for size in (1, 48, 49, 68, 69)] == [
+        [1, 1, 1],
+        [1, 2],
+        [2, 1],
+        [2, 1],
+        [3],
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -136,13 +149,16 @@ def test_a_bucket_is_loaded_while_the_next_one_is_on_its_way() -> None:
 
 
 def test_large_tensors_are_loaded_piece_by_piece() -> None:
-    """Of five pieces, and of one row, which is not cut. The checksum is that of whole buckets."""
+    """Of 20 pieces, of two and a rest, and into a parameter that does not lie in one piece. The
+    checksum is that of whole buckets."""
     named = [
-        ("rows", torch.arange(5 * 2**20, dtype=torch.float32).view(5, -1)),
-        ("row", torch.arange(2**21, dtype=torch.float32).view(1, -1)),
+        ("whole", torch.arange(5 * 2**20, dtype=torch.float32).view(5, -1)),
+        ("rest", torch.arange(2**19 + 3, dtype=torch.float32)),
+        ("turned", torch.arange(2**20, dtype=torch.float32).view(2**10, -1)),
     ]
     weights = pack(named)
     target = {name: torch.zeros_like(tensor) for name, tensor in named}
+    target["turned"] = torch.zeros(2**10, 2**10).t()
     assert load_into(target.items(), weights) == checksum(weights)
     assert all(torch.equal(target[name], tensor) for name, tensor in named)
 

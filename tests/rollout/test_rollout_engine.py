@@ -118,6 +118,22 @@ def test_the_same_seeds_give_the_same_bits() -> None:
             assert np.array_equal(getattr(a, field.name), getattr(b, field.name)), field.name
 
 
+def test_several_guidance_scales_at_once_give_the_bits_of_each_alone() -> None:
+    """CoTs, which are drawn once, and images, also of groups that two batches share."""
+    scales = (1.0, 2.0, 5.0)
+    at_once = engine(batch_size=7).generate_at_scales(
+        REQUESTS, [Sampling(scale, 1.0, CAP) for scale in scales]
+    )
+    for scale, groups in zip(scales, at_once, strict=True):
+        alone = engine(batch_size=7).generate(REQUESTS, Sampling(scale, 1.0, CAP))
+        assert [group.prompt for group in groups] == [group.prompt for group in alone]
+        for found, expected in zip(groups, alone, strict=True):
+            for a, b in zip(found.trajectories, expected.trajectories, strict=True):
+                for field in fields(Trajectory):
+                    name = field.name
+                    assert np.array_equal(getattr(a, name), getattr(b, name)), name
+
+
 def test_trajectories_of_a_group_differ() -> None:
     """Seeds are all that sets the members of a group apart, and they do."""
     trajectories = sample()[:5]

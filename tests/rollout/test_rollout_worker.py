@@ -67,22 +67,23 @@ def test_it_proves_that_weights_arrived(worker: Any, checkpoint: Path) -> None:
     for name, parameter in learner.trained_parameters():
         parameter.data.copy_(other[name])
     weights = pack(learner.trained_parameters())
-    buckets = [ray.put(bucket) for bucket in weights.buckets]
-    receipt = ray.get(worker.load_weights.remote(3, weights.slots, buckets))
+    parcel = ray.put(list(weights.buckets))
+    receipt = ray.get(worker.load_weights.remote(3, weights.slots, [parcel]))
     assert receipt.checksum == checksum(weights)
     expected = probe_logprobs(learner, special)
     np.testing.assert_allclose(receipt.probe_logprobs, expected, rtol=0, atol=1e-5)
     broken = replace(weights, slots=weights.slots[1:])
     with pytest.raises(ValueError, match="is missing"):
-        ray.get(worker.load_weights.remote(4, broken.slots, buckets))
+        ray.get(worker.load_weights.remote(4, broken.slots, [parcel]))
     assert ray.get(worker.identity.remote()).weight_version == 3
 
 
 def test_it_does_not_sample_from_a_part_of_a_push(worker: Any, checkpoint: Path) -> None:
-    """The second of several buckets is lost, because its maker has died. The worker says so, and
+    """The second of several parcels is lost, because its maker has died. The worker says so, and
     refuses to sample until it has loaded a whole version. A refused push does not count as one."""
     weights = pack(tiny_policy(seed=2).trained_parameters(), bucket_bytes=4096)
-    first, *others = [ray.put(bucket) for bucket in weights.buckets]
+    count = len(weights.buckets)
+    first, *others = [ray.put(weights.buckets[i : i + 2]) for i in range(0, count, 2)]
     never = Worker.remote().die.remote()
     push = worker.load_weights.remote(5, weights.slots, [first, never, *others[1:]])
     with pytest.raises(ray.exceptions.RayTaskError) as caught:

@@ -34,6 +34,17 @@ def add_data_flags(data: argparse.ArgumentParser) -> None:
         default="en_core_web_sm",
         help="model of spaCy, which must be installed (default en_core_web_sm)",
     )
+    text = "write questions about rendered scenes, for evaluate understanding"
+    questions = actions.add_parser(
+        "questions", help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    questions.set_defaults(action="questions")
+    questions.add_argument(
+        "--output",
+        type=Path,
+        default=Path("data/questions"),
+        help="folder to write, empty or not there (default data/questions)",
+    )
 
 
 def add_configs_flags(configs: argparse.ArgumentParser) -> None:

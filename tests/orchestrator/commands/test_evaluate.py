@@ -140,6 +140,11 @@ def test_mistakes_are_named_before_anything_is_drawn(
     assert main([*shapes, "--images", str(tmp_path), *SMALL]) == 2
     missing = f"--images: {tmp_path} lacks 96 of 96 images: 00000/00.png, 00000/01.png"
     assert missing in capsys.readouterr().err
+    assert main([*model, "rewards.0.workers=99", "rewards.0.gpus_per_worker=1"]) == 2
+    assert "rewards.attributes: its workers ask for 99 GPUs" in capsys.readouterr().err
+    assert main([*model, "rollout.resources={rollout_host: 0.001}"]) == 2
+    refused = "rollout.resources: a private cluster has no rollout_host; give the cluster.address"
+    assert refused in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main(["evaluate", "shapes", "--model", str(MODEL), "--out", str(tmp_path)]) == 2
     assert f"--out: {tmp_path} is not an empty folder" in capsys.readouterr().err

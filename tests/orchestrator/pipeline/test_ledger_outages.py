@@ -164,10 +164,14 @@ def test_a_redis_that_is_away_is_waited_for(tmp_path: Path) -> None:
     said: list[str] = []
     with redis_server(tmp_path) as url, between(url) as proxy:
         address = f"redis://{proxy.place}"
-        ledger = Ledger.take(address, "away", 0, said.append, timeout_s=30)
+
+        def told(line: str) -> None:  # only then does it come back
+            said.append(line)
+            proxy.answers_to_lose = 0
+
+        ledger = Ledger.take(address, "away", 0, told, timeout_s=30)
         ledger.admit(0, 1)
         proxy.answers_to_lose = 1_000_000
-        threading.Timer(2.5, setattr, (proxy, "answers_to_lose", 0)).start()
         assert ledger.lease(0, [0], "a", 60, draw=0) == [Claim(0, 0, 1)]
     away, back = said
     assert away.startswith(
@@ -178,36 +182,41 @@ def test_a_redis_that_is_away_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_redis_that_stays_away_ends_the_run(tmp_path: Path) -> None:
-    """After the time that the settings give; whoever asks again does not wait again."""
+    """After the time that the settings give; whoever asks again does not wait again: 100 waits
+    would take more than three minutes."""
     with redis_server(tmp_path) as url:
-        ledger = Ledger.take(url, "gone", 0, print, timeout_s=0.5)
+        ledger = Ledger.take(url, "gone", 0, print, timeout_s=2)
     began = time.monotonic()
-    message = r"^Redis \(unix://.*\) has not answered for 0.5 s \(ledger.timeout_s\): Error 2 "
+    message = r"^Redis \(unix://.*\) has not answered for 2 s \(ledger.timeout_s\): Error 2 "
     with pytest.raises(RunFailed, match=message):
         ledger.count("calls")
-    assert time.monotonic() - began < 10
-    began = time.monotonic()
     for _ in range(100):
         with pytest.raises(RunFailed, match=message):
             ledger.check()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 60
 
 
 def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
     """A server that cannot write ends and is started again until there is room; the write that
     failed then happens, and earlier ones are there."""
     said: list[str] = []
+    filler = tmp_path / "none yet"
+
+    def told(line: str) -> None:  # only then is there room again
+        said.append(line)
+        if "does not answer, waiting" in line:
+            filler.unlink(missing_ok=True)
+
     with (
         small_disk(tmp_path / "disk", 2**20) as disk,
-        open_ledger(LedgerConfig(timeout_s=60), disk, said.append) as ledger,
+        open_ledger(LedgerConfig(timeout_s=60), disk, told) as ledger,
     ):
         train_step(ledger, 0)
         filler = fill(disk)
-        threading.Timer(2.5, filler.unlink).start()
         ledger.note_error("x" * 2000)
         ledger.note_error("y" * 2000)
         ledger.note_error("z" * 2000)
         view = ledger.view()
     assert [error.text[0] for error in view.errors] == ["z", "y", "x"]
     assert view.committed == 1
-    assert said
+    assert any("does not answer, waiting" in line for line in said)

@@ -36,7 +36,7 @@ def pid_of(data: Path) -> int:
 
 
 def wait_for_the_end(pid: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while psutil.pid_exists(pid):
         assert time.monotonic() < deadline, f"process {pid} is alive"
         time.sleep(0.02)
@@ -109,13 +109,13 @@ def wait_for_no_answer(url: str) -> None:
 
 def test_a_frozen_server_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has been silent for a while; one that answers is left alone."""
-    monkeypatch.setattr(ledger_server, "_FROZEN_S", 1.0)
     said: list[str] = []
     with own_server(tmp_path, said.append) as server:
         first = pid_of(tmp_path)
         server.revive()
         assert said == []
         os.kill(first, signal.SIGSTOP)
+        monkeypatch.setattr(ledger_server, "_FROZEN_S", 1.0)
         server.revive()
         assert said[0].endswith("does not answer; starting it again")
         assert answers(server.url)
@@ -132,8 +132,8 @@ def test_two_servers_never_share_their_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one waits for the first, and then gives up."""
-    monkeypatch.setattr("orchestrator.pipeline.ledger_server._START_S", 0.5)
     with own_server(tmp_path, print) as first:
+        monkeypatch.setattr(ledger_server, "_START_S", 0.5)
         with (
             pytest.raises(RunFailed, match=f"does not start in {tmp_path}: another server"),
             own_server(tmp_path, print),

@@ -6,8 +6,8 @@ import logging
 import math
 import os
 import signal
-import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,14 +230,24 @@ def test_while_starting_the_first_signal_stops(number: signal.Signals) -> None:
         assert not interrupt.requested
 
 
-def test_the_echo_of_a_sigterm_does_not_break_the_teardown_off() -> None:
+def test_the_echo_of_a_sigterm_does_not_break_the_teardown_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """While starting the first one ends at once; what comes within a second is the same one, and
     does not meet the old handler, which would end this process."""
+    waited = []
+
+    def sleep(seconds: float) -> None:  # what comes meanwhile is an echo too
+        waited.append(seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    clock = SimpleNamespace(monotonic=lambda: 100.0, sleep=sleep)
+    monkeypatch.setattr("orchestrator.pipeline.interrupt.time", clock)
     with graceful_interrupt():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert waited == [1.0]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -246,7 +256,8 @@ def test_a_sigterm_that_comes_twice_is_one_and_a_later_one_stops(
 ) -> None:
     """Slurm signals every process of a step, and srun hands its own signal on to them."""
     now = [100.0]
-    monkeypatch.setattr("orchestrator.pipeline.interrupt.time.monotonic", lambda: now[0])
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: None)
+    monkeypatch.setattr("orchestrator.pipeline.interrupt.time", clock)
     with graceful_interrupt() as interrupt:
         interrupt.stepping = True
         for _ in range(2):

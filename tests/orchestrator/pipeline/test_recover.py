@@ -70,7 +70,7 @@ def run_with(learner: Any, folder: RunFolder) -> Run:
     """A run after five steps, without a checkpoint that is whole."""
 
     def wait_for(background: Background[Any]) -> None:
-        background.wait(10)
+        background.wait(60)
 
     parts: dict[str, Any] = {
         "stages": SimpleNamespace(

@@ -37,7 +37,7 @@ def test_all_workers_are_noted_once_a_second(
             return [(w.name, w.state, w.weight_version) for w in ledger.view().workers]
 
         saving = Background(lambda: None, "saving")
-        saving.wait(10)
+        saving.wait(60)
         notes.watch(saving)  # it is over before anybody looks
         first = [
             ("learner rank 0", "idle", 3),

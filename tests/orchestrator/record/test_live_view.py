@@ -237,11 +237,11 @@ def test_a_long_wait_is_a_line_where_there_is_no_view(
         pass
     monkeypatch.setattr("orchestrator.record.progress._LONG_WAIT_S", 0.01)
     with Progress(3).waiting("loading the model on learner rank 0"):
-        for _ in range(1000):
-            if line := capsys.readouterr().err:
-                break
+        said, deadline = "", time.monotonic() + 60
+        while not said.endswith("\n") and time.monotonic() < deadline:
+            said += capsys.readouterr().err
             time.sleep(0.01)
-    assert line == "loading the model on learner rank 0 (0.01 s so far)\n"
+    assert said == "loading the model on learner rank 0 (0.01 s so far)\n"
 
 
 def test_a_sparkline_has_gaps_and_means_of_parts() -> None:

@@ -17,11 +17,15 @@ from orchestrator.workers.last_words import look
 HANGS = """
 import faulthandler, signal, sys, time
 faulthandler.register(signal.SIGUSR1, all_threads=True)
-print("loading the model", file=sys.stderr, flush=True)
 def stuck_here():
-    time.sleep(60)
+    print("loading the model", file=sys.stderr, flush=True)
+    time.sleep(600)
 stuck_here()
 """
+
+
+def status(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def hanging(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     log = tmp_path / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen([sys.executable, "-c", HANGS], stderr=stream)
-    while b"loading" not in log.read_bytes():
+    while b"loading" not in log.read_bytes() or "(sleeping)" not in status(process.pid):
         time.sleep(0.02)
     yield process, str(log)
     process.kill()
@@ -43,7 +47,10 @@ def test_a_process_that_hangs_writes_its_stacks(
     process, log = hanging
     said = look(process.pid, log)
     assert said == f"runs; its log ends: loading the model; its stacks are in {log}"
-    assert "stuck_here" in Path(log).read_text()
+    deadline = time.monotonic() + 60  # a busy machine may let it write later
+    while "stuck_here" not in Path(log).read_text():
+        assert time.monotonic() < deadline, "it has not written its stacks"
+        time.sleep(0.02)
     assert process.poll() is None
 
 
@@ -51,7 +58,7 @@ def test_a_frozen_process_is_called_stopped(hanging: tuple[subprocess.Popen[byte
     """It cannot write its stacks, and it is not asked to."""
     process, log = hanging
     os.kill(process.pid, signal.SIGSTOP)
-    while "(stopped)" not in Path(f"/proc/{process.pid}/status").read_text():
+    while "(stopped)" not in status(process.pid):
         time.sleep(0.02)
     assert look(process.pid, log) == "is stopped; its log ends: loading the model"
 

@@ -26,6 +26,7 @@ from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import WorkerDied, WorkerLate
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
+from tests.faulty_rewards import wait_for_files
 from tests.remote_parts import Rank
 from tests.started_pools import sampled
 
@@ -73,14 +74,15 @@ def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
 ) -> None:
     """It is killed at its deadline, and the pool comes up with another process. A second time, or
     with nothing to be replaced, the start ends and says that the process is stopped."""
-    rollout = start_rollout("cluster.start_timeout_s=3")
-    frozen = psutil.Process(ray.get(rollout.workers[1].__ray_call__.remote(lambda _: os.getpid())))
+    rollout = start_rollout("cluster.start_timeout_s=6")  # in which the other process must start
+    _, where = ray.get(rollout._running, timeout=60)
+    frozen = psutil.Process(where.pid)
     frozen.suspend()
     (rollout._loaded[1],) = rollout._load([rollout.workers[1]])  # it has not answered yet
     rollout.wait_ready()
     lost, *up = rollout.take_events()
     assert isinstance(lost, WorkerLost)
-    silent = rf"^rollout worker 1 did not answer within 3 s: process {frozen.pid} on .* is stopped"
+    silent = rf"^rollout worker 1 did not answer within 6 s: process {frozen.pid} on .* is stopped"
     assert re.match(silent, lost.reason), lost.reason
     assert up == [WorkerUp("rollout worker 0"), WorkerUp("rollout worker 1")]
     assert rollout.restarts == 1
@@ -97,21 +99,32 @@ def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
     rollout.close()
 
 
+@pytest.mark.parametrize(
+    ("restarts", "moment", "silent"),
+    [
+        (1, "loading", "learner rank 1 did not answer within 2 s: "),
+        (0, "loading", "learner rank 1 did not answer within 2 s: "),
+        # Rank 0 cannot choose where the ranks meet before rank 1 has told its host.
+        (0, "meeting", "learner rank 0, learner rank 1 did not answer within 2 s: .* runs; .*; "),
+    ],
+)
 def test_a_learner_group_with_a_frozen_rank_is_formed_again_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    restarts: int, moment: str, silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One rank of two is frozen while it loads its model. At the deadline the processes of both are
-    ended, and the run opens with another group; the ledger has noted it."""
+    """One rank of two is frozen while it loads its model, or before. At the deadline the processes
+    of both are ended, and the run opens with another group; the ledger has noted it. With nothing
+    to be replaced, the start ends and says that the process is stopped."""
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("REDIS_URL", raising=False)
-    gate = tmp_path / "gate"
+    gate, joins = tmp_path / "gate", tmp_path / "joins"
     gate.mkdir()
+    joins.mkdir()
     monkeypatch.setattr(
         learner_group, "start_learner_worker", lambda settings, place: Rank.remote(str(gate))
     )
     config = load_config(
         ROOT / "configs" / "shapes.yaml",
-        ["learner.ranks=2", "prompts_per_step=2", "learner.restarts=1"],
+        ["learner.ranks=2", "prompts_per_step=2", f"learner.restarts={restarts}"],
     )
     inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
     learners = _Learners(config, inputs, ANYWHERE)
@@ -120,22 +133,28 @@ def test_a_learner_group_with_a_frozen_rank_is_formed_again_once(
     assert first is not None
     pids = [where.pid for where in ray.get(first._running, timeout=60)]
     processes = [psutil.Process(pid) for pid in pids]
+    if moment == "loading":
+        (gate / "hosts").touch()
+        wait_for_files(str(joins), 2)
     processes[1].suspend()
+    (gate / "hosts").touch()
     (gate / "loaded").touch()
-    ray.get(first._loaded[0], timeout=60)
+    if moment == "loading":
+        ray.get(first._loaded[0], timeout=60)
     first._start_timeout_s = 2.0  # the next group has the 10 minutes of the settings
-    silent = (
-        "learner rank 1 did not answer within 2 s:"
-        rf" process {pids[1]} on [^ ]+ is stopped"
-    )
+    stopped = rf"^{silent}process {pids[1]} on [^ ]+ is stopped"
     with open_ledger(LedgerConfig(), tmp_path, lambda text: None) as ledger:
-        second = learners.form_first(None, ledger)
-        assert isinstance(second, LearnerGroup)
-        assert second is not first
-        assert len(ray.get([rank.host.remote() for rank in second.workers], timeout=60)) == 2
-        view = ledger.view()
-        assert view.counts["lost/learner"] == 1
-        assert [bool(re.match(silent, error.text)) for error in view.errors] == [True]
+        if restarts:
+            second = learners.form_first(None, ledger)
+            assert isinstance(second, LearnerGroup)
+            assert second is not first
+            assert len(ray.get([rank.host.remote() for rank in second.workers], timeout=60)) == 2
+            view = ledger.view()
+            assert view.counts["lost/learner"] == 1
+            assert [bool(re.match(stopped, error.text)) for error in view.errors] == [True]
+        else:
+            with pytest.raises(WorkerLate, match=stopped):
+                learners.form_first(None, ledger)
         learners.close()
     for process in processes:
         process.wait(60)  # raises if the process does not end

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.settings.host_needs import HostNeeds
 from orchestrator.settings.resources import Resources, Role
-from orchestrator.settings.run_config import load_config
+from orchestrator.settings.run_config import ClusterConfig
 from orchestrator.workers.host_checks import may_run
 from orchestrator.workers.placement import Claim, Host, claims, refusal
 
@@ -77,13 +78,13 @@ def test_a_role_may_land_where_one_of_its_workers_would_fit() -> None:
     """What is in use does not count. Ranks that stay together must all fit."""
     small, large = host("a", CPU=2, GPU=1), host("b", CPU=4, GPU=2, picky=1)
     wanted = [LEARNER, ROLLOUT, PICKY, FREE_OF_CHARGE]
-    configs = {
-        setting: load_config(SHAPES, ["learner.ranks=2", f"learner.placement={setting}"])
+    needs = {
+        setting: HostNeeds(ClusterConfig(), wanted, (), None, 0, 0, together=setting == "together")
         for setting in ("pack", "together")
     }
     keys = {
-        (setting, found.name): [role.key for role in may_run(found, wanted, config)]
-        for setting, config in configs.items()
+        (setting, found.name): [role.key for role in may_run(found, of_setting)]
+        for setting, of_setting in needs.items()
         for found in (small, large)
     }
     every = ["learner", "rollout", "rewards.picky", "rewards.light"]
@@ -144,6 +145,20 @@ def test_a_run_is_refused_for_what_a_host_lacks(found: dict[str, Any]) -> None:
     assert line.startswith("eg-grpo: ")
     assert line.endswith("(127.0.0.2): rewards.picky: reward 'picky': /models/picky is missing")
     assert not [said for said in found["train"] if "rollout engine" in said]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
+def test_an_evaluation_is_refused_for_what_a_host_lacks(found: dict[str, Any]) -> None:
+    """In the words of a run, before anything is drawn: no worker has begun to load."""
+    *lines, line, code = found["evaluate"]
+    assert code == "2"
+    missing = "(127.0.0.2): rewards.attributes: reward 'attributes': /models/picky is missing"
+    assert line.startswith("eg-grpo: ")
+    assert line.endswith(missing)
+    assert [said for said in lines if "checking the hosts of the workers" in said]
+    assert not [said for said in lines if "loading the policy" in said]
 
 
 @pytest.mark.slow

@@ -103,7 +103,8 @@ def test_whose_address_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dead", ["silent"], indirect=True)
 def test_a_run_says_it_in_one_line(dead: str, tmp_path: Path) -> None:
-    """Exit code 2, nothing else on stderr, and no actor was started."""
+    """Exit code 2, on stderr nothing else but what a slow machine waited for, and no actor was
+    started."""
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", f"root={tmp_path}",
          f"cluster.start_timeout_s={LIMIT_S}"],
@@ -111,9 +112,10 @@ def test_a_run_says_it_in_one_line(dead: str, tmp_path: Path) -> None:
         timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == (
-        f"eg-grpo: RAY_ADDRESS: cannot start or reach Ray ({dead}): no answer within 2 s\n"
-    )
+    said = [line for line in done.stderr.splitlines() if not line.endswith("(5 s so far)")]
+    assert said == [
+        f"eg-grpo: RAY_ADDRESS: cannot start or reach Ray ({dead}): no answer within 2 s"
+    ]
 
 
 def private(monkeypatch: pytest.MonkeyPatch, start: Callable[..., None]) -> None:
@@ -153,7 +155,7 @@ def test_a_private_cluster_that_is_slow_to_start_gets_a_second_attempt(
 
     def slow_once(**settings: object) -> None:
         if started:
-            assert started[0].wait(10) == -signal.SIGKILL
+            assert started[0].wait(60) == -signal.SIGKILL
             return
         started.append(subprocess.Popen(["sleep", "60"]))
         raise Exception("The current node timed out during startup.")

@@ -1,0 +1,162 @@
+"""Runs the registered runs that are not recorded yet, several at a time.
+
+Each run has a process of its own, which is forked: it need not import torch again, and leaves
+nothing behind for the next one. It records its numbers itself, when it is finished.
+
+Failure policy: a run that fails is named with its log, and the others go on, unless three in a row
+fail: then the fault is not in a run. Ctrl-C and SIGTERM end all runs at once. What they had not
+recorded is done again by the next call, with the same numbers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.cells import ROOT
+from benchmarks.experiments.arms import DISTILLED, TRAINING_PROMPTS, WORLDS, Arm, write_one_task
+from benchmarks.experiments.distil import distil
+from benchmarks.experiments.records import Records
+from benchmarks.experiments.training import Training
+from orchestrator.settings.host import versions
+from policy.errors import RunFailed
+from policy.runtime import tune_process
+from policy.types import JsonDict
+
+# What is recorded of an evaluation, and of the last steps of training.
+EVALUATION = ("set", "guidance_scale", "reward/mean", "reward/standard_error", "by_task")
+METRICS = ("kl/mean", "reward/mean", "entropy/cot/mean", "entropy/image/mean")
+LAST_STEPS = 10
+_MOST_FAILED = 3
+_PACKAGES = ("torch", "transformers", "deepspeed", "numpy")
+
+
+def run_all(wanted: Sequence[tuple[Arm, int]], records: Records, scratch: Path, jobs: int) -> int:
+    """Run those arms and seeds that are not recorded, in order; returns how many failed.
+
+    Raises ``KeyboardInterrupt`` when it was stopped, ``RunFailed`` when nothing can be run.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    waiting = [(arm, seed) for arm, seed in wanted if seed not in records.runs(arm)]
+    print(f"{len(wanted) - len(waiting)} of {len(wanted)} runs are recorded", flush=True)
+    commit, failed, in_a_row = _commit(), 0, 0
+    fork = multiprocessing.get_context("fork")
+    running: dict[int, tuple[BaseProcess, str, float]] = {}
+    with _terminated_by_signals(running):
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                arm, seed = waiting.pop(0)
+                process = fork.Process(target=_child, args=(arm, seed, records, scratch, commit))
+                process.start()
+                running[process.sentinel] = process, arm.cell(seed).name, time.monotonic()
+            for sentinel in wait(list(running)):
+                assert isinstance(sentinel, int)
+                process, name, started = running.pop(sentinel)
+                process.join()
+                if process.exitcode == 0:
+                    in_a_row, minutes = 0, (time.monotonic() - started) / 60
+                    left = len(waiting) + len(running)
+                    print(f"{name}: {minutes:.1f} min, {left} are left", flush=True)
+                    continue
+                failed, in_a_row = failed + 1, in_a_row + 1
+                print(f"{name}: failed, see {_log(scratch, name)}", flush=True)
+                if in_a_row == _MOST_FAILED:
+                    raise RunFailed(f"{in_a_row} runs in a row failed, so no others are begun")
+    return failed
+
+
+def run_one(arm: Arm, seed: int, scratch: Path) -> JsonDict:
+    """Train and evaluate; returns what is recorded of the run, but for how it was made."""
+    write_one_task(scratch)
+    name = arm.cell(seed).name
+    spent: dict[str, float] = {}
+    if arm.distilled:
+        started = time.process_time()
+        student = scratch / DISTILLED.format(seed=seed)
+        shutil.rmtree(student, ignore_errors=True)
+        distil(ROOT / WORLDS[arm.world], TRAINING_PROMPTS, student, seed, _silent)
+        spent["distil"] = time.process_time() - started
+    training = Training(arm.cell(seed).config(scratch))
+    first = training.weights
+    rows = training.train(arm.steps, lambda step: print(f"{name}: step {step}", flush=True))
+    evaluations = training.evaluate()
+    training.close()
+    spent |= training.cpu_seconds
+    return {
+        "evaluations": [{key: row[key] for key in EVALUATION} for row in evaluations],
+        "last_steps": {key: mean(row[key] for row in rows[-LAST_STEPS:]) for key in METRICS}
+        if rows
+        else {},
+        "weights": {"first": first, "last": training.weights},
+        "cpu_seconds": {stage: round(seconds, 1) for stage, seconds in spent.items()},
+    }
+
+
+def _child(arm: Arm, seed: int, records: Records, scratch: Path, commit: str) -> None:
+    """What the process of a run does; exit code 0 only when the run is recorded."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with _log(scratch, arm.cell(seed).name).open("w") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+        try:
+            tune_process()
+            run = run_one(arm, seed, scratch)
+            made = {
+                "commit": commit,
+                "date": str(date.today()),
+                "machine": f"{platform.machine()}, CPU only, one thread",
+                "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
+            }
+            records.add(arm, seed, run | made)
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+
+
+@contextmanager
+def _terminated_by_signals(running: dict[int, tuple[BaseProcess, str, float]]) -> Iterator[None]:
+    """End the runs when the block is left by Ctrl-C or SIGTERM, or by an error."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for process, _, _ in running.values():
+            process.kill()
+            process.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _log(scratch: Path, name: str) -> Path:
+    return scratch / f"{name}.log"
+
+
+def _silent(step: int, text: str) -> None:
+    pass
+
+
+def _commit() -> str:
+    """The commit that is checked out, with a mark if files of it are changed."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+    return git("rev-parse", "HEAD") + (" with changes" if changed else "")
