@@ -65,7 +65,8 @@ def matched_diversity(first: JsonDict, other: JsonDict, tolerance: float) -> Mat
             means[side].append(mean([qualities[side][prompt][index] for index in chosen]))
     if not values[0]:
         return None
-    difference = paired_interval(*({"values": {"vendi": of_model}} for of_model in values), _VENDI)
+    before, after = ({"values": {"vendi": of_model}} for of_model in values)
+    difference = paired_interval(before, after, _VENDI)
     assert difference is not None  # both have a value
     return Matched(
         tolerance,
