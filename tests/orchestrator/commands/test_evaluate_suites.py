@@ -312,7 +312,8 @@ def test_every_score_is_that_of_the_class(measured: Measured, data: Path) -> Non
                 assert result.get("detail", {}) == pytest.approx(score.detail or {}, abs=2e-4)
                 values.append(result["value"])
         assert measured.result["digests"][reward.name] == [built.digest]
-        if reward.name in ("blip_vqa", "clip_score", "blip2_itm", "laion", "pickscore"):
+        # This BLIP-2 of random weights tells prompts apart, and images hardly.
+        if reward.name in ("blip_vqa", "clip_score", "laion", "pickscore"):
             assert len(set(values)) == len(values)  # else a confusion would not be seen
 
 
