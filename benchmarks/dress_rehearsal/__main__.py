@@ -3,8 +3,8 @@
     python -m benchmarks.dress_rehearsal OUT
     python -m benchmarks.dress_rehearsal OUT --like tiny     # the same within two minutes
 
-It writes a random checkpoint and random reward models below the folder OUT, unless they are there,
-and trains. The run is stopped in its first step and resumed for the second. The last checkpoint is
+It writes a random checkpoint and random reward models below the folder OUT, which must be new, and
+trains. The run is stopped in its first step and resumed for the second. The last checkpoint is
 exported, and draws an image. The tables say how long each part took, and the most memory that its
 processes had. `own` memory is that which no other process has: it is neither a page of a mapped
 file nor shared memory. `together` counts a page that n processes share as one.
@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     add("--image-size", type=int, default=64, metavar="PIXELS", help="default: 64")
     options, overrides = parser.parse_known_args(arguments)
     folder = options.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        parser.error(f"{folder} exists; OUT must be new")
+    folder.mkdir(parents=True)
     rehearse(folder, options.like, options.image_size, overrides)
     return 0
 
@@ -68,13 +70,10 @@ def rehearse(folder: Path, like: str, image_size: int, overrides: Sequence[str])
             raise SystemExit(f"{name} ended with code {parts[name].code}; see {log}")
         return parts[name]
 
-    if not model.exists():
-        size = ["--image-size", str(image_size), "--like", like]
-        run("init-random", *_OURS, "init-random", *size, str(model))
-    if not rewards.exists():
-        flags = ["--tiny"] if tiny else []
-        write = [sys.executable, "-m", "benchmarks.random_rewards"]
-        run("random rewards", *write, *flags, str(rewards))
+    size = ["--image-size", str(image_size), "--like", like]
+    run("init-random", *_OURS, "init-random", *size, str(model))
+    write = [sys.executable, "-m", "benchmarks.random_rewards"]
+    run("random rewards", *write, *(["--tiny"] if tiny else []), str(rewards))
     first = run("train, stopped in step 1", *train, stop_when="learning")
     resumed = run("train --resume, step 2", *train, "--resume")
     checkpoint = load_config(CONFIG, settings).folder / "checkpoints" / "step-2"

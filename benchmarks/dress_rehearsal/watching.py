@@ -1,7 +1,8 @@
 """Runs a command and watches its processes: what each does, for how long, in how much memory.
 
 Ray writes into the title of a worker's process what the worker does. So a run is measured as it is,
-without a line of it changed. What lasts shorter than a look, half a second, can be missed.
+without a line of it changed. What lasts shorter than the time between two looks, a tenth of a
+second, can be missed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.chaos.processes import Process, become_subreaper, bury, descendants, send
 
-_LOOK_S = 0.5
+_LOOK_S = 0.1
 _WEIGH_S = 1.0  # the kernel walks all pages of a process to weigh it
 _END_S = 30.0  # within which the processes of a run must be gone after its driver
 
@@ -81,7 +82,8 @@ def watched(command: Sequence[str], log: Path, stop_when: str | None = None) -> 
     """Run the command, whose output goes to ``log``, and watch it until all its processes are gone.
 
     When a worker is first seen doing ``stop_when``, the command gets SIGTERM. Raises
-    ``RuntimeError`` for processes that outlive the command by 30 s.
+    ``RuntimeError`` for processes that outlive the command by 30 s. Every descendant of this
+    process counts as one of the command's, so it may have no others.
     """
     become_subreaper()
     workers: dict[int, Worker] = {}

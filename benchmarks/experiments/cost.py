@@ -13,9 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.cells import ROOT
-from benchmarks.experiments.arms import Arm
+from benchmarks.experiments.arms import Arm, write_one_task
 from benchmarks.experiments.running import EVALUATION, run_one
 from orchestrator.record.run_folder import read_rows
+from policy.errors import UserError
 from policy.runtime import tune_process
 from policy.types import JsonDict
 
@@ -25,14 +26,18 @@ _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 def cost(arm: Arm, seed: int) -> None:
     """Make the run of an arm both ways, one after the other, and print what each took.
 
-    Raises ``AssertionError`` when the evaluations differ.
+    Raises ``AssertionError`` when the evaluations differ, and ``UserError`` for an arm that
+    ``eg-grpo train`` cannot make alone.
     """
+    if arm.distilled:
+        raise UserError(f"{arm.name} begins with a distillation, which eg-grpo train does not do")
     # Processes whose parent has ended, as those of Ray, become children of this one.
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
     cell = arm.cell(seed)
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
+        write_one_task(scratch)
         command = cell.command(scratch)
         trained = _cpu_seconds(lambda: _wait(subprocess.Popen(command, cwd=ROOT).pid))
         rows = read_rows(scratch / cell.name / "evaluations.jsonl")

@@ -3,8 +3,8 @@
 A machine may be gone before all registered runs are done. So each finished run leaves one line of
 JSON in the file of its arm. The first line of a file says how the runs of the arm are made: all
 settings that affect the numbers, and digests of the input files. It is compared with what the code
-would do now, and every other line carries its digest. So runs that were made in different ways
-cannot come into one file, nor into one table.
+would do now, and every other line carries its digest. So runs with different settings or inputs
+cannot come into one file. Versions of packages are compared when a study is reported.
 
 Recorded is not reported: the tables show a study only when all of its runs are there.
 """
@@ -132,7 +132,8 @@ def _present(arm: Arm, scratch: Path) -> tuple[JsonDict, set[str], dict[str, str
     )
     settings["steps"] = arm.steps
     if arm.distilled:
-        settings |= {f"distillation.{key}": value for key, value in DISTILLATION.items()}
+        distillation = {f"distillation.{key}": value for key, value in DISTILLATION.items()}
+        settings, given = settings | distillation, given | distillation
     inputs = {key: sha256(file) for key, file in input_files(config).items()}
     # Distillation is a part of the run: what went in is the checkpoint of the world.
     inputs["model"] = _checkpoint_digest(ROOT / WORLDS[arm.world])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from statistics import mean
 
@@ -17,6 +18,7 @@ from benchmarks.experiments.studies import (
     Outcome,
     Study,
 )
+from policy.errors import UserError
 
 # Level of the interval that judges a hypothesis. A direction is judged more strictly, because there
 # are many such hypotheses.
@@ -39,9 +41,20 @@ def finished(study: Study, records: Records) -> int:
 
 
 def is_complete(study: Study, records: Records) -> bool:
-    """Whether all runs of a study are recorded, and its checkpoint before training too."""
-    before, seed = study.before
-    return finished(study, records) == len(study.runs()) and seed in records.runs(before)
+    """Whether all runs of a study are recorded, and its checkpoint before training too.
+
+    Raises ``UserError`` when they were made with different versions of packages.
+    """
+    every = [*study.runs(), study.before]
+    if any(seed not in records.runs(arm) for arm, seed in every):
+        return False
+    versions = {json.dumps(records.runs(arm)[seed]["versions"]) for arm, seed in every}
+    if len(versions) > 1:
+        raise UserError(
+            f"study {study.name}: its runs were made with different versions of packages, and are"
+            f" not compared: {'; '.join(sorted(versions))}"
+        )
+    return True
 
 
 def value(arm: Arm, seed: int, outcome: Outcome, records: Records) -> float:

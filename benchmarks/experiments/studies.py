@@ -69,8 +69,8 @@ class Study:
 
     @property
     def before(self) -> tuple[Arm, int]:
-        """The evaluation of the world's checkpoint, which no seed changes."""
-        return before_arm(self.arms[0].world), self.seeds[0]
+        """The evaluation of the world's checkpoint, which no seed changes: all studies share it."""
+        return before_arm(self.arms[0].world), SEEDS[0]
 
 
 def _grid(world: str, guidance: float, trained: str) -> dict[str, Arm]:

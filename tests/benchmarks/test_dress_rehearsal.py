@@ -3,40 +3,70 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from benchmarks.dress_rehearsal.__main__ import main
-from benchmarks.dress_rehearsal.watching import watched
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_tiny_rehearsal_from_the_checkpoint_to_the_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tiny_rehearsal_from_the_checkpoint_to_the_image(tmp_path: Path) -> None:
     """The run of ``configs/dress-rehearsal-1b.yaml``, stopped in step 1 and resumed, with LoRA in
     bfloat16 and all three reward models: each part has its row, and step 2 took time in each of
     its stages."""
-    monkeypatch.chdir(ROOT)
-    assert main([str(tmp_path), "--like", "tiny", "--image-size", "16"]) == 0
-    printed = capsys.readouterr().out
+    size = ["--like", "tiny", "--image-size", "16"]
+    printed = run("-m", "benchmarks.dress_rehearsal", str(tmp_path / "out"), *size)
     for part in ("init-random", "random rewards", "train, stopped in step 1", "export", "generate"):
         assert re.search(rf"^\| {part} \| [1-9]", printed, re.M), part
     assert re.search(r"^\| the first update is done \| \d+\.\d \| \d+\.\d \|$", printed, re.M)
     assert re.search(r"^\| learner 1 \| \d", printed, re.M)
     assert re.search(r"^\| 2 \| (\d+\.\d \| ){6}\d+\.\d \|$", printed, re.M)
-    assert (tmp_path / "images" / "0.png").is_file()
+    assert (tmp_path / "out" / "images" / "0.png").is_file()
 
 
 def test_a_command_s_memory_is_that_of_its_processes(tmp_path: Path) -> None:
-    """A child that fills 64 MB for three seconds: it weighs that much, and its code is told."""
-    code = "import time; held = bytearray(b'x') * 64_000_000; time.sleep(3); raise SystemExit(3)"
-    seen = watched([sys.executable, "-c", code], tmp_path / "log")
-    assert seen.code == 3
-    assert 3 <= seen.seconds < 60
-    assert 64_000_000 < seen.together.own < 128_000_000
+    """A child that fills 64 MB until it has been weighed: it weighs that much, and its code is
+    told."""
+    weighed = tmp_path / "weighed"
+    child = f"""
+import pathlib, time
+held = bytearray(b"x") * 64_000_000
+while not pathlib.Path({str(weighed)!r}).exists():
+    time.sleep(0.05)
+raise SystemExit(3)
+"""
+    printed = run("-c", WATCHING, child, str(tmp_path / "log"), str(weighed))
+    code, own = map(int, printed.split())
+    assert code == 3
+    assert 64_000_000 < own < 128_000_000
+
+
+WATCHING = """
+import pathlib, sys
+from benchmarks.dress_rehearsal import watching
+child, log, weighed = sys.argv[1:]
+weigh = watching._weigh
+
+def then_say_so(*given):
+    seen = weigh(*given)
+    if seen.own > 64_000_000:
+        pathlib.Path(weighed).touch()
+    return seen
+
+watching._weigh = then_say_so
+seen = watching.watched([sys.executable, "-c", child], pathlib.Path(log))
+print(seen.code, seen.together.own)
+"""
+
+
+def run(*arguments: str) -> str:
+    """What a Python of its own prints. All its descendants are watched: it has no others."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

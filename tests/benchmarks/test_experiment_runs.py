@@ -42,7 +42,7 @@ def test_a_run_without_ray_has_the_bits_of_one_with_it(
     monkeypatch.chdir(ROOT)
     full = arm("mixed", 2.0, "conditional", "EG-GRPO as-paper")
     falling = replace(full, settings=(*full.settings, "rollout.final_guidance_scale=1"))
-    cell = _small(falling, steps=3).cell(11)
+    cell = _small(falling, steps=3).cell(1)
     subprocess.run(cell.command(tmp_path), cwd=ROOT, check=True, capture_output=True, timeout=300)
     folder = tmp_path / cell.name
 

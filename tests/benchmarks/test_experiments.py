@@ -19,6 +19,7 @@ from benchmarks.experiments.results import status, table, verdict
 from benchmarks.experiments.studies import STUDIES, Expected, Study
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.distribution import guide
+from policy.errors import UserError
 from policy.prompts import load_prompts
 from policy.sequences import collate
 from rollout.config import RolloutConfig
@@ -74,19 +75,36 @@ def test_verdicts(differences: list[float], expected: Expected, judged: str) -> 
     assert verdict(differences, expected) == judged
 
 
-def _record(arm: Arm, seed: int, records: Records, reward: float) -> None:
+def _record(
+    arm: Arm, seed: int, records: Records, reward: float, torch_version: str = "2.0"
+) -> None:
     """What a finished run leaves."""
     evaluations = [
         {"set": name, "guidance_scale": scale, "reward/mean": reward}
         for name in ("seen", "held_out")
         for scale in SCALES
     ]
-    records.add(arm, seed, {"evaluations": evaluations, "last_steps": {"kl/mean": 0.01}})
+    last_steps, versions = {"kl/mean": 0.01}, {"torch": torch_version}
+    run = {"evaluations": evaluations, "last_steps": last_steps, "versions": versions}
+    records.add(arm, seed, run)
 
 
 def _record_arm(study: Study, number: int, rewards: Sequence[float], records: Records) -> None:
     for seed, reward in zip(study.seeds, rewards, strict=False):
         _record(study.arms[number], seed, records, reward)
+
+
+def test_runs_of_different_versions_are_not_compared(tmp_path: Path) -> None:
+    """One of the 20 runs was made with another torch."""
+    study, records = STUDIES[0], Records(tmp_path / "results", tmp_path)
+    _record(*study.before, records, 0.4)
+    for number in range(4):
+        _record_arm(study, number, [0.5, 0.5, 0.5, 0.5], records)
+        _record(study.arms[number], study.seeds[4], records, 0.5, torch_version=f"2.{number // 3}")
+    with pytest.raises(
+        UserError, match=r'different versions .*: {"torch": "2.0"}; {"torch": "2.1"}'
+    ):
+        table(records)
 
 
 def test_tables_and_figures_show_finished_studies_alone(tmp_path: Path) -> None:
@@ -101,6 +119,7 @@ def test_tables_and_figures_show_finished_studies_alone(tmp_path: Path) -> None:
     assert "GRPO |" not in table(records)
     assert draw(records, tmp_path) == []
     _record(study.arms[2], study.seeds[4], records, 0.64)
+    assert all(other.before == study.before for other in STUDIES if "mixed" in other.before[0].name)
     text = table(records)
     assert "| before | - | 0.400 |" in text
     assert "| GRPO | 5 | 0.520 ± 0.020 |" in text

@@ -44,7 +44,8 @@ from tests.command_line import ROOT
 from tests.suite_files import JUDGE_PROGRAM, compbench_files, geneval_file, wise_files
 from tests.written_weights import rewrite_weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+# Some twenty processes load their libraries: minutes on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 
 class Judge(ThreadingHTTPServer):
