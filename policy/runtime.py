@@ -11,7 +11,8 @@ import os
 # For the environment of a process that copies weights; glibc reads it when the process starts.
 # Copies of this size, that of the pieces in ``policy.weights``, are then written to memory that is
 # not read first, which takes a third less time. By default glibc does so only for copies as large
-# as most of the last cache, and a virtual machine may be told of far more cache than it has.
+# as most of the last cache, and a virtual machine may be told of far more cache than it has. It
+# replaces a value that the user has set.
 FAST_COPIES = {"GLIBC_TUNABLES": "glibc.cpu.x86_non_temporal_threshold=0x100000"}
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>

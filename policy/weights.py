@@ -5,8 +5,8 @@ object store without a copy. NumPy has no bfloat16, so such weights are sent as 
 bits.
 
 A push copies a large tensor twice: into the object store, and from there into the parameters of
-each worker. The sender computes the digest of a bucket while the bucket is copied. A receiver
-computes it piece by piece, and copies each piece while the processor's cache still has it.
+each worker. The sender computes digests beside its other work, a few buckets late. A receiver
+computes them piece by piece, and copies each piece while the processor's cache still has it.
 """
 
 from __future__ import annotations

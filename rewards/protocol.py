@@ -25,7 +25,8 @@ class Reward(Protocol):
     cache then returns a score only for the weights that computed it. A scorer of a benchmark whose
     figures cannot be compared with published ones has a class attribute ``not_comparable`` (str),
     the reason. A class attribute ``locations`` names the options that only say where it finds
-    files that the digest covers, or a server.
+    its files, of which the digest covers the weights alone, or a server, of which it covers
+    nothing.
     """
 
     def score(

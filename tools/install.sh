@@ -37,6 +37,7 @@ if ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
     # fails, the installation below builds it again and shows the reason.
     $PIP wheel --quiet --no-deps --wheel-dir "$BUILT" "$DEEPSPEED" >/dev/null 2>&1 &
     build=$!
+    trap 'kill "$build" 2>/dev/null || true' EXIT
     echo "install: $TORCH"
     # An index that has the CPU build next to others knows it by this name. The default one has not.
     if has_gpu; then
@@ -48,6 +49,7 @@ if ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
         }
     fi
     wait "$build" || true
+    trap - EXIT
     # The largest package is compiled on another core while the rest is installed.
     "$VENV/bin/python" -c 'import torch' >/dev/null 2>&1 &
 fi

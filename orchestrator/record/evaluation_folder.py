@@ -152,11 +152,17 @@ def _check_new(path: Path) -> None:
 
 def _check_same(before: JsonDict, now: JsonDict, path: Path) -> None:
     # The files and the judge may be elsewhere; the weights' digests are compared when scores come.
-    before, now = ({**asked, LOCATIONS: None} for asked in (before, json.loads(json.dumps(now))))
+    before, now = map(_compared, (before, json.loads(json.dumps(now))))
     if key := _first_difference(before, now):
         raise UserError(
             f"--out: {path} holds an evaluation with another {key}; give another folder"
         )
+
+
+def _compared(asked: JsonDict) -> JsonDict:
+    """What must be the same. A library built for a GPU is the version of one built for a CPU."""
+    versions = {name: v.partition("+")[0] for name, v in asked.get("versions", {}).items()}
+    return {**asked, LOCATIONS: None, "versions": versions}
 
 
 def _first_difference(before: JsonDict, now: JsonDict) -> str | None:

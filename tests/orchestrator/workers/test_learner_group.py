@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate
 from policy.checkpoint.loading import load_policy
 from policy.errors import UserError
 from policy.probe import probe_logprobs
+from policy.runtime import FAST_COPIES
 from policy.weights import WeightBuckets, load_into
 
 SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
@@ -91,6 +93,8 @@ def test_a_group_trains_publishes_resumes_and_fails_by_name(
         group.load(tmp_path)
         assert group.weight_version == 1
 
+        environment = group.workers[0].__ray_call__.remote(lambda _: dict(os.environ))
+        assert FAST_COPIES.items() <= ray.get(environment).items()
         published = group.publish()
         receipt, other = group.receipts()
         assert receipt.weight_version == other.weight_version == published.weight_version == 1

@@ -74,7 +74,7 @@ def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
 ) -> None:
     """It is killed at its deadline, and the pool comes up with another process. A second time, or
     with nothing to be replaced, the start ends and says that the process is stopped."""
-    rollout = start_rollout("cluster.start_timeout_s=6")  # in which the other process must start
+    rollout = start_rollout("cluster.start_timeout_s=20")  # in which the other process must start
     _, where = ray.get(rollout._running, timeout=60)
     frozen = psutil.Process(where.pid)
     frozen.suspend()
@@ -82,7 +82,7 @@ def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
     rollout.wait_ready()
     lost, *up = rollout.take_events()
     assert isinstance(lost, WorkerLost)
-    silent = rf"^rollout worker 1 did not answer within 6 s: process {frozen.pid} on .* is stopped"
+    silent = rf"^rollout worker 1 did not answer within 20 s: process {frozen.pid} on .* is stopped"
     assert re.match(silent, lost.reason), lost.reason
     assert up == [WorkerUp("rollout worker 0"), WorkerUp("rollout worker 1")]
     assert rollout.restarts == 1
@@ -91,6 +91,7 @@ def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
 
     again = ray.get(rollout.workers[1].__ray_call__.remote(lambda _: os.getpid()))
     psutil.Process(again).suspend()
+    rollout._start_timeout_s = 2.0  # no process starts any more
     (rollout._loaded[1],) = rollout._load([rollout.workers[1]])
     with pytest.raises(
         WorkerLate, match=rf"^rollout worker 1 .*: process {again} on .* is stopped"
