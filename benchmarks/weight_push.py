@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.workers.cluster import private_environment, ray_cluster
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.runtime import FAST_COPIES
 from policy.weights import (
     Bucket,

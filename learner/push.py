@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.weights import Bucket
 
 

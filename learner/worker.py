@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from learner.micro_batches import GroupSlice
 from learner.push import Push
 from learner.rank_settings import LearnerSettings, Place
-from policy.probe import WeightReceipt
+from learner.shares import GroupSlice
+from policy.receipt import WeightReceipt
 from policy.runtime import FAST_COPIES, release_cached_memory, tune_process
 from policy.weights import Bucket, TensorSlot
 

@@ -29,7 +29,7 @@ from rollout.engine import Engine, EngineIdentity, GenerationRequest
 from rollout.vllm.installation import prepare_vllm_process
 
 if TYPE_CHECKING:  # these import torch, which must not be imported before tune_process
-    from policy.probe import WeightReceipt
+    from policy.receipt import WeightReceipt
     from policy.weights import Bucket, TensorSlot
 
 

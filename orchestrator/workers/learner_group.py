@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from learner.micro_batches import TrainingGroup, split_over_ranks
+from learner.shares import TrainingGroup, split_over_ranks
 from learner.worker import start_learner_worker
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.resources import learner_resources
@@ -24,7 +24,7 @@ from orchestrator.settings.worker_settings import learner_settings
 from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.waiting import WorkerLate, wait_all
 from orchestrator.workers.worker_pool import WorkerPool
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.weights import parcels
 
 

@@ -50,7 +50,7 @@ from orchestrator.workers.waiting import (
     take_result,
     wait_all,
 )
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group
 from rollout.engine import GenerationRequest

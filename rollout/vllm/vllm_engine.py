@@ -22,7 +22,7 @@ from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.low_rank import Receiver
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, IntArray, Prompt, Trajectory
 from policy.weights import BucketLost, WeightBuckets

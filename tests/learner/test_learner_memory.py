@@ -11,7 +11,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from benchmarks.published import published_weights
 from learner.config import LearnerConfig
 from learner.distributed import deepspeed_settings
-from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
+from learner.micro_batches import training_trajectories
+from learner.shares import TrainingGroup, split_over_ranks
 from policy.types import Group
 from policy.weights import unpack
 

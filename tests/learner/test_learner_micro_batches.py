@@ -9,13 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.trajectories import TINY_SPECIAL
-from learner.micro_batches import (
-    TrainingGroup,
-    cut_micro_batches,
-    micro_batch,
-    split_over_ranks,
-    training_trajectories,
-)
+from learner.micro_batches import cut_micro_batches, micro_batch, training_trajectories
+from learner.shares import TrainingGroup, split_over_ranks
 
 ADVANTAGE = st.one_of(st.none(), st.floats(-2, 2))
 

@@ -24,8 +24,8 @@ from benchmarks.trajectories import TINY_SPECIAL, random_groups
 from learner.config import BUCKET_ELEMENTS, AlgorithmConfig, LearnerConfig, LoraConfig
 from learner.group_weights import token_vectors
 from learner.logprob_module import LogprobModule, entropy_kernel
-from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import Place
+from learner.shares import TrainingGroup, split_over_ranks
 from orchestrator.settings.machine import check_machine
 from orchestrator.settings.memory import (
     CUDA_CONTEXT,

@@ -16,8 +16,8 @@ from learner_settings import learner_settings
 from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import TINY_SPECIAL, random_groups
 from learner.config import AlgorithmConfig, LearnerConfig
-from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import Place
+from learner.shares import TrainingGroup, split_over_ranks
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.learner_group import LearnerGroup

@@ -35,7 +35,7 @@ from orchestrator.workers.rollout_events import (
 )
 from orchestrator.workers.rollout_pool import fetch_groups
 from orchestrator.workers.waiting import WorkerLate, wait_answers
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.types import Group, Prompt, RewardResult, Score
 from rollout.engine import GenerationRequest
 from tests.image_groups import image_group
