@@ -33,15 +33,8 @@ from torch import Tensor
 from orchestrator.workers.cluster import private_environment, ray_cluster
 from policy.receipt import WeightReceipt
 from policy.runtime import FAST_COPIES
-from policy.weights import (
-    Bucket,
-    OutgoingWeights,
-    TensorSlot,
-    WeightBuckets,
-    load_into,
-    parcels,
-    planned_slots,
-)
+from policy.slots import TensorSlot
+from policy.weights import Bucket, OutgoingWeights, WeightBuckets, load_into, planned_slots
 
 private_environment()  # before Ray is imported
 
@@ -119,8 +112,8 @@ def plain_copy(size: int) -> float:
 
 def begin(sender: Any) -> tuple[tuple[Any, Any], ray.ObjectRef]:
     """Publish as ``LearnerGroup`` does: what a worker needs for a load, and the receipt to come."""
-    _, slots = ray.get(sender.begin_push.remote(), timeout=DEADLINE_S)
-    sent = [sender.push_buckets.remote(count)[0] for count in parcels(slots)]
+    _, slots, parcels = ray.get(sender.begin_push.remote(), timeout=DEADLINE_S)
+    sent = [sender.push_buckets.remote(count)[0] for count in parcels]
     return (ray.put(slots), sent), sender.end_push.remote()
 
 

@@ -27,14 +27,9 @@ from policy.disk import writing
 from policy.encoding import special_ids
 from policy.errors import UserError
 from policy.receipt import WeightReceipt
+from policy.slots import TensorSlot
 from policy.types import FloatArray
-from policy.weights import (
-    Bucket,
-    OutgoingWeights,
-    TensorSlot,
-    planned_slots,
-    tensors_digest,
-)
+from policy.weights import Bucket, OutgoingWeights, planned_slots, tensors_digest
 
 
 class LearnerRank:

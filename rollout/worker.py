@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 
 from policy.runtime import FAST_COPIES, tune_process
 from policy.sampling import Sampling
+from policy.slots import TensorSlot
 from policy.types import Group
 from rollout.config import RolloutConfig
 from rollout.engine import Engine, EngineIdentity, GenerationRequest
@@ -30,7 +31,7 @@ from rollout.vllm.installation import prepare_vllm_process
 
 if TYPE_CHECKING:  # these import torch, which must not be imported before tune_process
     from policy.receipt import WeightReceipt
-    from policy.weights import Bucket, TensorSlot
+    from policy.weights import Bucket
 
 
 class RolloutWorker:

@@ -25,7 +25,6 @@ from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.waiting import WorkerLate, wait_all
 from orchestrator.workers.worker_pool import WorkerPool
 from policy.receipt import WeightReceipt
-from policy.weights import parcels
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ class LearnerGroup(WorkerPool):
         They never pass through the caller.
         """
         begun = self._wait([worker.begin_push.remote() for worker in self.workers])
-        version, slots = begun[0]
-        calls = [self.workers[0].push_buckets.remote(count) for count in parcels(slots)]
+        version, slots, parcels = begun[0]
+        calls = [self.workers[0].push_buckets.remote(count) for count in parcels]
         sent, self._stored = [call[0] for call in calls], [call[1] for call in calls]
         self._receipts = [worker.end_push.remote() for worker in self.workers]
         return PublishedWeights(version, (ray.put(slots), *sent))
