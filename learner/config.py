@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from learner.algorithm.bonus import CAP_FACTOR, Aggregation
-from learner.algorithm.kl import KlEstimator
-from learner.algorithm.methods.contrast import Contrast
-from learner.algorithm.methods.critical import Critical
-from learner.algorithm.methods.similarity import Similarity
-from learner.algorithm.methods.token_method import TokenMethod
-from learner.algorithm.methods.top_entropy import FRACTION, MeanOver, TopEntropy
-from learner.algorithm.objective import ObjectiveSettings
-from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
+from learner.algorithm.choices import (
+    CAP_FACTOR,
+    FRACTION,
+    HIGH_QUANTILE,
+    LOW_QUANTILE,
+    WITH_REFERENCE,
+    Aggregation,
+    KlEstimator,
+    MeanOver,
+    Modalities,
+)
 from policy.base_settings import CustomResources, Deadline, Ignored, Settings, Share, refuse
+
+if TYPE_CHECKING:  # they import torch, and the driver does without
+    from learner.algorithm.methods.token_method import TokenMethod
+    from learner.algorithm.objective import ObjectiveSettings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -170,7 +176,7 @@ class AlgorithmConfig(Settings):
 
     @model_validator(mode="after")
     def _check_reference(self) -> Self:
-        if "reference" in self.objective().method.needs and self.kl_beta == 0:
+        if self.method in WITH_REFERENCE and self.kl_beta == 0:
             raise refuse(
                 type(self),
                 "kl_beta",
@@ -223,6 +229,8 @@ class AlgorithmConfig(Settings):
 
     def objective(self) -> ObjectiveSettings:
         """The settings that the loss needs. There, bonus none is a capped bonus of factor 0."""
+        from learner.algorithm.objective import ObjectiveSettings
+
         return ObjectiveSettings(
             modalities=self.modalities,
             low_quantile=self.low_quantile,
@@ -242,6 +250,11 @@ class AlgorithmConfig(Settings):
 
     def _other_method(self) -> TokenMethod[Any, Any] | None:
         """The token method, if it is not EG-GRPO."""
+        from learner.algorithm.methods.contrast import Contrast
+        from learner.algorithm.methods.critical import Critical
+        from learner.algorithm.methods.similarity import Similarity
+        from learner.algorithm.methods.top_entropy import TopEntropy
+
         if self.method == "top-entropy":
             return TopEntropy(self.top_entropy.fraction, self.top_entropy.mean_over)
         if self.method == "similarity":

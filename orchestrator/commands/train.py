@@ -83,11 +83,11 @@ def _checked(config: RunConfig) -> Inputs:
     """The inputs of the configuration, after all checks of its files and of this machine."""
     # These import torch and transformers, which takes seconds. ``load_config`` has run before, so
     # that a user need not wait to hear of a mistake in the configuration file.
-    from orchestrator.settings.inputs import check_inputs
+    from orchestrator.settings.input_checks import check_inputs
     from orchestrator.settings.machine import check_machine
 
     inputs = check_inputs(config)
-    check_machine(config, inputs.model_path)
+    check_machine(config, inputs.size)
     return inputs
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.pipeline.evaluation import Evaluation
 from orchestrator.pipeline.evaluation_scoring import ROUNDS, prompts_per_round
 from orchestrator.settings.host_needs import HostNeeds
-from orchestrator.settings.memory import OBJECT_BYTES
+from orchestrator.settings.object_store import OBJECT_BYTES
 from orchestrator.settings.resources import reward_role, rollout_role
 from policy.checkpoint.loading import read_config
 from policy.image_files import image_bytes

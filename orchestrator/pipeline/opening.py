@@ -144,7 +144,7 @@ def open_run(
             )
             stages.workers.listeners.append(progress.workers)
             stages.scaling.go_on(ledger.view().scaling)
-            tokens = TokenMaps.of(config, inputs.model_path)
+            tokens = TokenMaps.of(config, inputs.model_path, inputs.size)
             evaluation = FixedEvaluation(
                 config, inputs.evaluation_sets, rollout, stages, folder, tokens
             )

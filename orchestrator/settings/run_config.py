@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from learner.algorithm.choices import WITH_UNCONDITIONAL
 from learner.config import AlgorithmConfig, LearnerConfig
 from orchestrator.settings.cluster_address import in_submitted_job
 from orchestrator.settings.config_errors import first_problem
@@ -213,8 +214,7 @@ class RunConfig(Settings):
         if minimum is not None and minimum > group_size:
             text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
             raise refuse(type(self), "algorithm.minimum_survivors", text)
-        needs = self.algorithm.objective().method.needs
-        if "unconditional" in needs and not all(
+        if self.algorithm.method in WITH_UNCONDITIONAL and not all(
             self.training_sampling(step).guided for step in range(self.steps)
         ):
             text = (

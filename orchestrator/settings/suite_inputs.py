@@ -14,7 +14,8 @@ from evaluation.comparison import LIBRARIES, LOCATIONS
 from evaluation.suites.suite import Item, Suite
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.host import versions
-from orchestrator.settings.inputs import check_positions, read_instruction, verified_policy_folder
+from orchestrator.settings.input_checks import check_positions
+from orchestrator.settings.inputs import read_instruction, verified_policy_folder
 from orchestrator.settings.machine import check_device, check_gpus, check_nothing_custom
 from orchestrator.settings.resources import reward_role, rollout_role
 from orchestrator.settings.suite_config import SuiteConfig, load_suite_config

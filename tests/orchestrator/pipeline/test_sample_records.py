@@ -46,9 +46,9 @@ def test_the_trained_distribution_and_the_modalities_decide() -> None:
     """Guided entropies are half as high here; a modality that is off has no sets."""
     sample = trajectory(PROMPT, 0, np.random.default_rng(0))
     guided = TokenMaps(
-        encoder(), 64, 64, AlgorithmConfig(trained_distribution="guided", modalities="image")
+        encoder, 64, 64, AlgorithmConfig(trained_distribution="guided", modalities="image")
     ).of_sample(sample)
-    plain = TokenMaps(encoder(), 64, 64, AlgorithmConfig()).of_sample(sample)
+    plain = TokenMaps(encoder, 64, 64, AlgorithmConfig()).of_sample(sample)
     assert guided["image"]["mean"] == pytest.approx(plain["image"]["mean"] / 2)
     assert set(guided["cot"]["sets"]) == {"-"}
     assert set(guided["image"]["sets"]) == {"-", "l", "h"}

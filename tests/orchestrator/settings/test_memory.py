@@ -30,13 +30,13 @@ from orchestrator.settings.machine import check_machine
 from orchestrator.settings.memory import (
     CUDA_CONTEXT,
     Lengths,
-    ModelSize,
     learner_memory,
-    object_store_bytes,
     reward_memory,
     rollout_memory,
     saved_activations,
 )
+from orchestrator.settings.model_size import ModelSize
+from orchestrator.settings.object_store import object_store_bytes
 from orchestrator.settings.run_config import load_config
 from policy.checkpoint.loading import load_policy
 from policy.checkpoint.public_models import public_config
@@ -335,7 +335,7 @@ def test_preflight_counts_weights_in_the_type_that_is_trained(tmp_path: Path) ->
     size = ModelSize.of(model.config)
     needed = math.ceil(object_store_bytes(size, load_config(SHAPES, settings)) / 2**20)
     enough = load_config(SHAPES, [*settings, f"cluster.object_store_mb={needed}"])
-    check_machine(enough, tmp_path)
+    check_machine(enough, size)
     short = load_config(SHAPES, [*settings, f"cluster.object_store_mb={needed - 1}"])
     with pytest.raises(UserError, match=f"^cluster.object_store_mb: .* set it to {needed} or"):
-        check_machine(short, tmp_path)
+        check_machine(short, size)

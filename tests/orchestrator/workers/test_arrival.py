@@ -11,7 +11,7 @@ import ray
 
 from benchmarks.trajectories import random_groups
 from learner.shares import TrainingGroup
-from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.arrival import Arrival
 from orchestrator.workers.learner_group import LearnerGroup

@@ -21,8 +21,9 @@ from orchestrator.pipeline.order import step_prompts
 from orchestrator.pipeline.training import train
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
-from orchestrator.settings.inputs import check_inputs
-from orchestrator.settings.memory import ModelSize, object_store_bytes
+from orchestrator.settings.input_checks import check_inputs
+from orchestrator.settings.model_size import ModelSize
+from orchestrator.settings.object_store import object_store_bytes
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
 from orchestrator.workers.publisher import WeightPublisher
