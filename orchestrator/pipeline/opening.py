@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.check_process import CHECKING
 from orchestrator.settings.host_needs import needs_of_run
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
@@ -55,7 +56,7 @@ log = logging.getLogger("eg_grpo")
 @contextmanager
 def open_run(
     config: RunConfig,
-    inputs: Inputs,
+    checked: Callable[[], Inputs],
     folder: RunFolder,
     interrupt: Interrupt,
     progress: Progress,
@@ -70,7 +71,8 @@ def open_run(
     with closing(folder):
         step, checkpoint = _resume_point(folder, config)
         progress.begin(step)
-        save_settings(config, folder.path)
+        if not folder.goes_on:
+            save_settings(config, folder.path)
         interrupt.stop_within_s = config.checkpoint.stop_within_s
         with (
             logged_to(folder.path / "run.log"),
@@ -81,6 +83,10 @@ def open_run(
             ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
             open_cluster(opened, config.cluster, logical_cpus(config), progress)
+            with progress.waiting(CHECKING):
+                inputs = checked()
+            if folder.goes_on:
+                save_settings(config, folder.path)
             with progress.waiting("finding places for the workers"):
                 places = opened.enter_context(reserved(config, roles(config)))
             _announce(progress, config, inputs)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from learner.algorithm.choices import WITH_REFERENCE, WITH_UNCONDITIONAL
 from learner.algorithm.methods.contrast import Contrast
 from learner.algorithm.methods.critical import Critical
 from learner.algorithm.methods.eg_grpo import EgGrpo
 from learner.algorithm.methods.similarity import Similarity
 from learner.algorithm.methods.top_entropy import TopEntropy
+from learner.config import AlgorithmConfig
 from orchestrator.settings.run_config import load_config
 from policy.errors import UserError
 
@@ -83,3 +85,11 @@ def test_a_missing_need_is_one_line(overrides: list[str], expected: str) -> None
     line = str(caught.value).removeprefix(f"{SHAPES}: ")
     assert line.startswith(expected)
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", ["eg-grpo", *METHODS])
+def test_the_settings_know_what_a_method_needs_without_its_code(name: str) -> None:
+    """The names that are checked before torch is imported are those of the methods themselves."""
+    needs = AlgorithmConfig(method=name).objective().method.needs
+    assert ("reference" in needs) == (name in WITH_REFERENCE)
+    assert ("unconditional" in needs) == (name in WITH_UNCONDITIONAL)

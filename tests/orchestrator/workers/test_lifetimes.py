@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from orchestrator.pipeline import opening_cluster
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.opening import open_run
 from orchestrator.pipeline.order import step_prompts
@@ -86,7 +84,6 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     processes do not, though somebody still holds their handles.
     """
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(opening_cluster, "ray_cluster", lambda *_: nullcontext())
     config = load_config(ROOT / "configs" / "shapes.yaml", [*SMALL, f"root={tmp_path}"])
     (tmp_path / "rejected").mkdir()
     first, *_ = step_prompts(load_prompts(config.data.train), 2, config.seed, step=0)
@@ -126,7 +123,7 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     def failing_run() -> None:
         folder = RunFolder(config.folder)
         inputs, progress = check_inputs(config), Progress(config.steps)
-        with open_run(config, inputs, folder, Interrupt(), progress) as run:
+        with open_run(config, lambda: inputs, folder, Interrupt(), progress) as run:
             pools = (run.rollout, run.learner, run.stages._rewards.pools["light"])
             actors.extend(worker for pool in pools for worker in pool.workers)
             pids.extend(process_of(actor) for actor in actors)
