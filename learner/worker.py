@@ -18,7 +18,7 @@ from learner.push import Push
 from learner.rank_settings import LearnerSettings, Place
 from learner.shares import GroupSlice
 from policy.receipt import WeightReceipt
-from policy.runtime import FAST_COPIES, release_cached_memory, tune_process
+from policy.runtime import FAST_COPIES, quick_imports, release_cached_memory, tune_process
 from policy.slots import TensorSlot
 
 if TYPE_CHECKING:  # they import torch and DeepSpeed, which only the rank's process needs
@@ -59,7 +59,8 @@ class LearnerWorker:
 
         ``first`` is the place of rank 0.
         """
-        from learner.rank import LearnerRank
+        with quick_imports():
+            from learner.rank import LearnerRank
 
         self._rank = LearnerRank(self._settings, replace(first, rank=rank))
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError
 
-from policy.runtime import FAST_COPIES, tune_process
+from policy.runtime import FAST_COPIES, quick_imports, tune_process
 from policy.sampling import Sampling
 from policy.slots import TensorSlot
 from policy.types import Group
@@ -155,7 +155,8 @@ def load_engine(
         from rollout.vllm.vllm_engine import load_vllm_engine
 
         return load_vllm_engine(config, checkpoint, template, instruction, dtype)
-    from rollout.transformers_engine import load_transformers_engine
+    with quick_imports():
+        from rollout.transformers_engine import load_transformers_engine
 
     return load_transformers_engine(config, checkpoint, template, instruction, dtype)
 

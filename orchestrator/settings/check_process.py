@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import RunConfig
 from policy.errors import RunFailed, UserError
+from policy.runtime import quick_imports
 
 CHECKING = "checking the files of the run"  # what a wait for the result is called
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
@@ -31,7 +32,8 @@ def checked_here(config: RunConfig) -> Inputs:
 
     Raises ``UserError`` that names what is wrong.
     """
-    from orchestrator.settings.input_checks import check_inputs
+    with quick_imports():
+        from orchestrator.settings.input_checks import check_inputs
     from orchestrator.settings.machine import check_machine
 
     inputs = check_inputs(config)
