@@ -130,7 +130,7 @@ class TransformersEngine:
         policy = self._policy
         return EngineIdentity(
             engine="transformers",
-            torch_version=torch.__version__,
+            torch_version=str(torch.__version__),  # torch has a class for it
             transformers_version=transformers.__version__,
             dtype=str(policy.dtype).removeprefix("torch."),
             device=str(policy.device),

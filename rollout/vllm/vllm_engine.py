@@ -159,7 +159,7 @@ class VllmEngine:
         policy = self._policy
         return EngineIdentity(
             engine=f"vllm {vllm.__version__}",
-            torch_version=torch.__version__,
+            torch_version=str(torch.__version__),  # torch has a class for it
             transformers_version=transformers.__version__,
             dtype=str(policy.dtype).removeprefix("torch."),
             device=self._config.device,
