@@ -74,9 +74,11 @@ class WorkerStopped(WorkerFailed):
     def __init__(self, seen: Mapping[str, str]) -> None:
         """``seen`` has a line about the process of each, by the worker's name."""
         self.seen = dict(seen)
-        verb = "does" if len(self.seen) == 1 else "do"
-        words = "; ".join(self.seen.values())
-        super().__init__(f"{', '.join(self.seen)} {verb} not answer: {words}")
+        who, words = ", ".join(self.seen), "; ".join(self.seen.values())
+        one = len(self.seen) == 1
+        super().__init__(
+            f"{who} does not answer: {words}" if one else f"{who} do not answer: {words}"
+        )
 
 
 class WorkerLate(WorkerFailed):
