@@ -41,10 +41,12 @@ from orchestrator.workers.placement import Places, no_room, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.stopped_workers import StoppedWorkers, watch_for_stopped_workers
 from orchestrator.workers.waiting import (
     WorkerDied,
     WorkerLate,
     WorkerNotStarted,
+    WorkerStopped,
     wait_answers,
 )
 from policy.disk import fenced
@@ -99,17 +101,20 @@ def open_run(
             # measures the free memory of its GPU, which the other roles may share. They start after
             # it.
             alone = config.rollout.engine == "vllm"
-            learners = _Learners(config, inputs, places)
+            stopped = opened.enter_context(watch_for_stopped_workers())
+            learners = _Learners(config, inputs, places, stopped)
             opened.callback(learners.close)
             if not alone:
                 learners.start()
             rollout = RolloutPool(config, inputs, places)
             opened.callback(rollout.close)
+            stopped.over(rollout)
             if alone:
                 _wait_for_rollout(rollout, progress)
                 learners.start()
             rewards = RewardPools(config, places)
             opened.callback(rewards.close)
+            stopped.over(*rewards.pools.values())
             if not alone:
                 _wait_for_rollout(rollout, progress)
             names = ", ".join(rewards.pools)
@@ -195,8 +200,11 @@ def _noted_in(ledger: Ledger) -> Iterator[None]:
 class _Learners:
     """Forms learner groups, one after another."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs, places: Places) -> None:
+    def __init__(
+        self, config: RunConfig, inputs: Inputs, places: Places, stopped: StoppedWorkers
+    ) -> None:
         self._config, self._inputs, self._places = config, inputs, places
+        self._stopped = stopped
         self._group: LearnerGroup | None = None
 
     def start(self) -> None:
@@ -204,6 +212,7 @@ class _Learners:
         self.close()
         if self._config.stages != "rollout":
             self._group = LearnerGroup(self._config, self._inputs, self._places)
+            self._stopped.over(self._group)
 
     def formed(self, checkpoint: Path | None) -> Learner:
         """The group that was started, once it has loaded the checkpoint."""
@@ -215,13 +224,13 @@ class _Learners:
         return self._group
 
     def form_first(self, checkpoint: Path | None, ledger: Ledger) -> Learner:
-        """Form the group with which the run opens. A group of which a rank dies or is late is
-        formed again, once: settings that end each group would end that one too."""
+        """Form the group with which the run opens. A group of which a rank dies, is late or is
+        stopped is formed again, once: settings that end each group would end that one too."""
         try:
             return self.formed(checkpoint)
         except WorkerNotStarted:
             raise
-        except (WorkerDied, WorkerLate) as failure:
+        except (WorkerDied, WorkerLate, WorkerStopped) as failure:
             if not self._config.learner.restarts:
                 raise
             log.warning("%s; the group is formed again", failure)

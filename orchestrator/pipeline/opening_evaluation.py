@@ -25,6 +25,7 @@ from orchestrator.workers.placement import claimed, claims
 from orchestrator.workers.publisher import IdlePublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.stopped_workers import watch_for_stopped_workers
 from orchestrator.workers.waiting import wait_answers
 from policy.errors import UserError
 from policy.types import Group, RewardResult
@@ -57,8 +58,10 @@ def _draw(
     images, total = inputs.images_per_prompt, len(inputs.items) * inputs.images_per_prompt
     with (
         claimed(config.cluster, claims([rollout_role(config.rollout)])) as reserved,
+        watch_for_stopped_workers() as stopped,
         closing(RolloutPool(config, policy, reserved)) as rollout,
     ):
+        stopped.over(rollout)
         with progress.waiting("loading the policy on the rollout workers"):
             rollout.wait_ready()
         counter = Counter(progress.note, "images drawn", total, total - images * len(places))
@@ -86,8 +89,10 @@ def _score(
     alone = config.model_copy(update={"rewards": (reward,)})
     with (
         claimed(config.cluster, claims([reward_role(reward)])) as reserved,
+        watch_for_stopped_workers() as stopped,
         closing(RewardPools(alone, reserved)) as rewards,
     ):
+        stopped.over(*rewards.pools.values())
         with progress.waiting(f"loading {reward.name} on the reward workers"):
             digest = rewards.wait_ready()[reward.name]
         if before := folder.digests(reward.name) - {digest}:

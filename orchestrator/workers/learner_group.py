@@ -1,9 +1,9 @@
 """The pool of learner ranks, as the pipeline sees it: ranks that act as one learner.
 
-Failure policy: a rank that dies, raises or is late raises ``WorkerFailed`` with its name. After
-that the group is beyond use, because the other ranks wait for the lost one in a collective. The
-pipeline closes it and forms a new one from the last checkpoint. Bad input (``UserError``) leaves
-the group usable.
+Failure policy: a rank that dies, raises, is late or is stopped (``stopped_workers``) raises
+``WorkerFailed`` with its name. After that the group is beyond use, because the other ranks wait for
+the lost one in a collective. The pipeline closes it and forms a new one from the last checkpoint.
+Bad input (``UserError``) leaves the group usable.
 """
 
 from __future__ import annotations
@@ -106,7 +106,12 @@ class LearnerGroup(WorkerPool):
     def _wait(self, refs: Sequence[ray.ObjectRef], names: Sequence[str] | None = None) -> list[Any]:
         """The answers; ``names`` are those of the ranks that give them, by default of each rank."""
         try:
-            return wait_all(refs, self.names if names is None else names, self.config.timeout_s)
+            return wait_all(
+                refs,
+                self.names if names is None else names,
+                self.config.timeout_s,
+                self.stopped_workers,
+            )
         except WorkerLate as late:
             raise self._explained(late) from None
 

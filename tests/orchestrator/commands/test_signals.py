@@ -166,9 +166,10 @@ def worker_of(run: subprocess.Popen[str], role: str) -> psutil.Process:
 
 
 def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
-    """A learner rank is frozen while it learns, and SIGTERM comes. After the stated time the run
-    ends without the step. The checkpoint before is whole, and no process is left."""
-    every = ("checkpoint.every=1", "checkpoint.stop_within_s=3")
+    """A learner rank is frozen while it learns, and SIGTERM comes. After the stated time, which is
+    over before the run has noticed that the rank is stopped, it ends without the step. The
+    checkpoint before is whole, and no process is left."""
+    every = ("checkpoint.every=1", "checkpoint.stop_within_s=1")
     with started(tmp_path, *every) as run:
         wait_for(run, "step 1/3")
         processes = processes_of(run)
@@ -179,9 +180,9 @@ def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
         run.send_signal(signal.SIGTERM)
         began = time.monotonic()
         _, said = run.communicate(timeout=120)
-        assert 3 < time.monotonic() - began < 60
+        assert 1 < time.monotonic() - began < 60
         assert run.returncode == 130, said
-        assert "was not done 3 s after the signal (checkpoint.stop_within_s); it is abandon" in said
+        assert "was not done 1 s after the signal (checkpoint.stop_within_s); it is abandon" in said
         last = OwnCheckpoints(tmp_path / "shapes").last()
         assert f"eg-grpo: stopped at once (the last checkpoint is {last}; go on with: " in said
         assert left_over(processes) == []
