@@ -1,12 +1,19 @@
-"""The command line as a user types it, in a process of its own."""
+"""The command line as a user types it, in a process of its own or in that of the tests."""
 
 from __future__ import annotations
 
+import io
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+
+from orchestrator.cli import main
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(sys.executable).with_name("eg-grpo")  # what pip installs
@@ -39,6 +46,42 @@ def command(*arguments: object) -> str:
 
 def train(root: Path, name: str, *arguments: str) -> Path:
     """Train ``configs/shapes.yaml`` to the end; the run folder, ``root/name``."""
-    out = command("train", "configs/shapes.yaml", f"root={root}", f"name={name}", *arguments)
+    return _trained(command, root, name, arguments)
+
+
+def on_test_cluster(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run ``eg-grpo`` in this process, on the cluster of the fixture ``ray_cluster``.
+
+    For tests of what a run computes and writes: neither Ray nor a driver is started for it, which
+    are half of the work of a short run. Workers and ranks are processes of the run alone, as ever.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    words = [str(argument) for argument in arguments]
+    left_s, began = signal.getitimer(signal.ITIMER_REAL)[0], time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        where = "orchestrator.pipeline.opening_cluster.ray_cluster"
+        patch.setattr(where, lambda *_: nullcontext())
+        with redirect_stdout(out), redirect_stderr(err):
+            code = main(words)
+    if left_s:  # a run stops this clock when it ends, and pytest's timeout is on it
+        signal.setitimer(signal.ITIMER_REAL, max(0.01, left_s - time.monotonic() + began))
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def command_on_test_cluster(*arguments: object) -> str:
+    """As ``command``, but ``on_test_cluster``."""
+    done = on_test_cluster(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def train_on_test_cluster(root: Path, name: str, *arguments: str) -> Path:
+    """As ``train``, but ``on_test_cluster``."""
+    return _trained(command_on_test_cluster, root, name, arguments)
+
+
+def _trained(run: Callable[..., str], root: Path, name: str, arguments: Sequence[str]) -> Path:
+    out = run("train", "configs/shapes.yaml", f"root={root}", f"name={name}", *arguments)
     assert f"report: {root / name / 'report.html'}\n" in out
     return root / name

@@ -40,7 +40,12 @@ class WorkerNotes:
         self._noted_at = -math.inf
 
     def watch(self, call: Background[Any]) -> None:
-        """The learner is busy with this call until it is done."""
+        """The learner is busy with this call until it is done.
+
+        A call that is over is not kept until somebody asks what the learner does: groups that it
+        was called with, and weights that it returned, would stay in the object store for as long.
+        """
+        self._calls = [one for one in self._calls if not one.done]
         if call not in self._calls:
             self._calls.append(call)
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from benchmarks.experiments.arms import Arm, arm
 from benchmarks.experiments.training import Training
 from orchestrator.record.run_folder import read_rows
+from tests.command_line import command_on_test_cluster
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -32,7 +33,7 @@ def _small(full: Arm, steps: int) -> Arm:
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_run_without_ray_has_the_bits_of_one_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Evaluations before and after, what learner and rewards report of each step, and the weights.
 
@@ -43,7 +44,9 @@ def test_a_run_without_ray_has_the_bits_of_one_with_it(
     full = arm("mixed", 2.0, "conditional", "EG-GRPO as-paper")
     falling = replace(full, settings=(*full.settings, "rollout.final_guidance_scale=1"))
     cell = _small(falling, steps=3).cell(1)
-    subprocess.run(cell.command(tmp_path), cwd=ROOT, check=True, capture_output=True, timeout=300)
+    program, *_ = words = cell.command(tmp_path)
+    assert words[:3] == [program, "-m", "orchestrator"]
+    command_on_test_cluster(*words[3:])
     folder = tmp_path / cell.name
 
     training = Training(cell.config(tmp_path / "alone"))

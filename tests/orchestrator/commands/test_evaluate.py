@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from tests.command_line import ROOT, command
+from tests.command_line import ROOT, command, command_on_test_cluster
 
 MODEL = ROOT / "shapes" / "checkpoint"
 # 24 prompts of each of the two files, and two images of each prompt.
@@ -27,7 +27,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation that was killed after it had drawn some images, and gone on with."""
     out = tmp_path_factory.mktemp("evaluate") / "base"
     arguments = ["evaluate", "shapes", "--model", str(MODEL), "--out", str(out), *SMALL]
@@ -47,7 +47,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (out / "drawn.jsonl").open("a") as file:
         file.write('{"place": 47, "prom')  # what a crash of the machine may leave
     times = {file: file.stat().st_mtime_ns for file in out.rglob("images/*/*.png")}
-    printed = command(*arguments)
+    printed = command_on_test_cluster(*arguments)
     assert "held_out total" in printed
     assert f"result: {out}/result.json\n" in printed
     unchanged = [row["place"] for row in rows(out / "drawn.jsonl")[:drawn]]
@@ -97,7 +97,9 @@ def test_the_result_says_how_it_was_measured(measured: Path) -> None:
 def test_images_of_another_model_get_the_same_scores(measured: Path, tmp_path: Path) -> None:
     """The images of the folder, as if another program had drawn them: equal values."""
     out = tmp_path / "others"
-    command("evaluate", "shapes", "--images", measured / "images", "--out", out, *SMALL)
+    command_on_test_cluster(
+        "evaluate", "shapes", "--images", measured / "images", "--out", out, *SMALL
+    )
     first, second = (json.loads((f / "result.json").read_text()) for f in (measured, out))
     assert second["values"] == first["values"]
     assert not (out / "images").exists()

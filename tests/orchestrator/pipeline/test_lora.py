@@ -1,4 +1,4 @@
-"""LoRA through the whole pipeline: its own Ray cluster, rollout workers that know no adapter."""
+"""LoRA through the whole pipeline, with rollout workers that know no adapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import JanusForConditionalGeneration
 
 from orchestrator.cli import main
 from policy.checkpoint.loading import load_policy
-from tests.command_line import ONE_REWARD, ROOT, train
+from tests.command_line import ONE_REWARD, ROOT, train_on_test_cluster
 from tests.training_records import rows
 
 BASE = ROOT / "shapes" / "checkpoint"
@@ -19,17 +19,17 @@ SMALL = (
     "steps=3 prompts_per_step=2 rollout.workers=1 rollout.group_size=4 rollout.batch_size=8"
     " learner.micro_batch_size=8 learner.learning_rate=1e-3 learner.warmup_steps=0"
     " learner.lora.rank=4 learner.gradient_checkpointing=true"
-    f" data.evaluation={{}} checkpoint.every=3 cluster.object_store_mb=128 {ONE_REWARD}"
+    f" data.evaluation={{}} checkpoint.every=3 {ONE_REWARD}"
 ).split()
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
 
 def test_lora_trains_publishes_and_exports(tmp_path: Path) -> None:
     """Every push passes the proof of arrival, rollouts stay on the policy, the KL to the base
     grows; both exports load without this project, and the adapter on the base is the merged model.
     """
-    run = train(tmp_path, "lora", *SMALL)
+    run = train_on_test_cluster(tmp_path, "lora", *SMALL)
     metrics = rows(run)
     assert len(metrics) == 3
     assert all(row["probe/gap"] < 1e-5 for row in metrics)

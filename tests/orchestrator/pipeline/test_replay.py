@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import ONE_REWARD, command, train
+from tests.command_line import ONE_REWARD, command_on_test_cluster, train_on_test_cluster
 from tests.training_records import of_the_learner, rows, untimed, weights_digest
 
 TINY = (
     "prompts_per_step=2 rollout.group_size=3 rollout.workers=1 rollout.batch_size=8"
     " learner.micro_batch_size=4 learner.learning_rate=1e-3 learner.warmup_steps=0"
-    " checkpoint.every=1 data.evaluation={} cluster.object_store_mb=128"
+    " checkpoint.every=1 data.evaluation={}"
     f" {ONE_REWARD}"
 ).split()
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three steps, all kept."""
-    return train(
+    return train_on_test_cluster(
         tmp_path_factory.mktemp("runs"), "one", *TINY, "steps=3", "trajectories.keep_steps=3"
     )
 
@@ -32,15 +32,17 @@ def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
     step alone. Given once more, nothing is left to do."""
     arguments = ("replay", original, "--resume", "learner.schedule=constant")
     run = original.parent / "one-replay"
-    command(*arguments, "steps=2")
+    command_on_test_cluster(*arguments, "steps=2")
     assert [row["step"] for row in rows(run)] == [1, 2]
-    out = command(*arguments)
+    out = command_on_test_cluster(*arguments)
     assert out == f"checkpoint: {run / 'checkpoints' / 'step-3'}\nreport: {run / 'report.html'}\n"
     assert weights_digest(run, 3) == weights_digest(original, 3)
     assert untimed(run) == of_the_learner(untimed(original))
     assert rows(run)[2].keys() >= {"time", "seconds/learn", "seconds/step"}
     assert "seconds/rollout" not in rows(run)[2]
-    assert command(*arguments).startswith(f"{run} has replayed all kept steps; its last")
+    assert command_on_test_cluster(*arguments).startswith(
+        f"{run} has replayed all kept steps; its last"
+    )
 
 
 def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None:
@@ -50,9 +52,9 @@ def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None
     they are."""
     root = original.parent
     settings = [*TINY, "trajectories.keep_steps=2", "stages=rollout"]
-    run = train(root, "alone", *settings, "steps=1")
+    run = train_on_test_cluster(root, "alone", *settings, "steps=1")
     sampled = {file: file.stat() for file in (run / "trajectories" / "step-000001").iterdir()}
-    train(root, "alone", *settings, "steps=2", "--resume")
+    train_on_test_cluster(root, "alone", *settings, "steps=2", "--resume")
     assert {file: file.stat() for file in sampled} == sampled
     assert not list((run / "checkpoints").glob("step-*"))
     first, second = rows(run)
@@ -61,7 +63,7 @@ def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None
     absent = {"loss", "grad_norm", "learning_rate", "kl/mean", "staleness/mean"}
     assert not absent & (first.keys() | second.keys())
     assert (run / "report.html").is_file()
-    command("replay", run, "name=later", "learner.learning_rate=1e-4")
+    command_on_test_cluster("replay", run, "name=later", "learner.learning_rate=1e-4")
     replayed = rows(root / "later")
     assert [row["staleness/mean"] for row in replayed] == [0, 1]
     assert [row["learning_rate"] for row in replayed] == [1e-4, 1e-4]

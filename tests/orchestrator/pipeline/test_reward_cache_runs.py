@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,13 @@ import pytest
 import redis
 
 from policy.types import JsonDict
+from tests.command_line import train_on_test_cluster
 from tests.redis_server import redis_server
 from tests.training_records import rows, untimed, weights_digest
 
-ROOT = Path(__file__).parents[3]
 SMALL = (
     "steps=2 prompts_per_step=4 rollout.workers=1 rollout.group_size=4 rollout.batch_size=8"
     " learner.micro_batch_size=8 evaluation.prompts=4 evaluation.samples_per_prompt=2"
-    " cluster.object_store_mb=128"
 ).split()
 WEIGHTS = {"attributes": 0.5, "light": 0.01}
 NAN = "light: score is nan"
@@ -54,19 +51,17 @@ def train(root: Path, name: str, url: str, *overrides: str) -> Finished:
     rewards = [reward | settings | {"weight": WEIGHTS[reward["name"]]} for reward in rewards]
     client = redis.Redis.from_url(url)
     client.config_resetstat()
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", f"root={root}",
-         f"name={name}", *SMALL, f"cache.redis_url={url}", f"rewards={json.dumps(rewards)}",
-         *overrides],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    folder = train_on_test_cluster(
+        root, name, *SMALL, f"cache.redis_url={url}", f"rewards={json.dumps(rewards)}", *overrides
+    )
     stats: JsonDict = client.info("stats")
-    return Finished(root / name, stats["keyspace_hits"], stats["keyspace_misses"], client.dbsize())
+    return Finished(folder, stats["keyspace_hits"], stats["keyspace_misses"], client.dbsize())
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Finished, Finished]]:
+def runs(
+    ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Finished, Finished]]:
     """The first finds Redis empty. The second finds what the first left there, and remembers the
     scores of training images too."""
     root = tmp_path_factory.mktemp("runs")

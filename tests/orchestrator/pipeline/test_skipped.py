@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.command_line import ONE_REWARD
+from learner.micro_batches import TrainingGroup
+from orchestrator.workers.learner_group import LearnerGroup
+from tests.command_line import ONE_REWARD, on_test_cluster, train_on_test_cluster
 from tests.training_records import rows
 
-ROOT = Path(__file__).parents[3]
-# The learner's own update, given a NaN as the first advantage of versions 1 and 2.
-SPOILT = """
-import math, sys
-from dataclasses import replace
-from orchestrator.workers.cluster import private_environment
-private_environment()  # before Ray is imported
-from orchestrator.workers.learner_group import LearnerGroup
-from orchestrator.cli import main
-update = LearnerGroup.update
-def spoilt(self, batch):
-    if self.weight_version in (1, 2):
-        first, *others = batch
-        batch = [replace(first, advantages=(math.nan, *first.advantages[1:])), *others]
-    return update(self, batch)
-LearnerGroup.update = spoilt
-sys.exit(main(sys.argv[1:]))
-"""
 SMALL = (
     "steps=4 prompts_per_step=2 rollout.group_size=4 learner.micro_batch_size=8"
-    " data.evaluation={} checkpoint.every=9"
-    " cluster.object_store_mb=128 learner.max_skipped_updates=2 rollout.workers=1"
+    " data.evaluation={} checkpoint.every=9 learner.max_skipped_updates=2 rollout.workers=1"
     f" {ONE_REWARD}"
 ).split()
 
@@ -46,14 +30,28 @@ def weights(checkpoint: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_skipped_updates_are_written_down_and_end_the_run(tmp_path: Path) -> None:
+def test_skipped_updates_are_written_down_and_end_the_run(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Updates 2 and 3 of 4 are spoilt, of which two in a row are allowed: rows and skipped.jsonl
     say so, the run ends with one line and a checkpoint of step 3, and --resume goes on with step 4,
-    which is an update again."""
-    train = ["train", "configs/shapes.yaml", f"root={tmp_path}", "name=run", *SMALL]
-    done = subprocess.run(
-        [sys.executable, "-c", SPOILT, *train], cwd=ROOT, capture_output=True, text=True
-    )
+    which is an update again.
+
+    The learner's own update is given a NaN as the first advantage of versions 1 and 2.
+    """
+    real_update = LearnerGroup.update
+
+    def spoilt(self: LearnerGroup, batch: Sequence[TrainingGroup]) -> dict[str, float]:
+        if self.weight_version in (1, 2):
+            first, *others = batch
+            batch = [replace(first, advantages=(math.nan, *first.advantages[1:])), *others]
+        return real_update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LearnerGroup, "update", spoilt)
+        done = on_test_cluster(
+            "train", "configs/shapes.yaml", f"root={tmp_path}", "name=run", *SMALL
+        )
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     run = tmp_path / "run"
@@ -72,13 +70,7 @@ def test_skipped_updates_are_written_down_and_end_the_run(tmp_path: Path) -> Non
     assert all(group["prompt_id"] for row in written for group in row["groups"])
 
     stopped = weights(run / "checkpoints" / "step-3")
-    resumed = subprocess.run(
-        [sys.executable, "-m", "orchestrator", *train, "--resume"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert resumed.returncode == 0, resumed.stderr
+    train_on_test_cluster(tmp_path, "run", *SMALL, "--resume")
     assert [row["updates/skipped"] for row in rows(run)] == [0, 1, 1, 0]
     assert rows(run, "skipped.jsonl") == written
     assert weights(run / "checkpoints" / "step-4") != stopped

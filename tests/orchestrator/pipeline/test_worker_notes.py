@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,3 +50,18 @@ def test_all_workers_are_noted_once_a_second(
         rollout.states = {"rollout worker 0 (process 2)": "starting"}
         assert noted() == first  # 0.9 s later
         assert noted()[2] == ("rollout worker 0 (process 2)", "starting", -1)
+
+
+def test_a_call_that_is_over_is_let_go_when_the_next_is_watched() -> None:
+    """With the groups that an update was called with, also if no notes are written in between."""
+    nobody: Any = None
+    notes = WorkerNotes(nobody, nobody, nobody, nobody, 1)
+    groups = {"a group"}
+    held = weakref.ref(groups)
+    update = Background(partial(len, groups), "learning")
+    notes.watch(update)
+    update.wait(60)
+    del groups, update
+    assert held() is not None
+    notes.watch(Background(lambda: None, "publishing"))
+    assert held() is None

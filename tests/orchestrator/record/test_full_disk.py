@@ -18,17 +18,16 @@ from orchestrator.record.run_log import logged_to
 from orchestrator.record.sheets import save_png
 from orchestrator.report.page import write_report
 from policy.disk import NotWritten
-from tests.command_line import ONE_REWARD
+from tests.command_line import ONE_REWARD, ROOT, on_test_cluster
 from tests.printed_line import PRINTS_A_LINE
 from tests.small_disk import fill, resize, small_disk
 from tests.training_records import rows
 
-ROOT = Path(__file__).parents[3]
 FULL = r"No space left on device \(0\.0 MiB are free there\)"
 SMALL = (
     "steps=3 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=1"
     " learner.micro_batch_size=4 data.evaluation={} checkpoint.every=1"
-    f" cluster.object_store_mb=128 {ONE_REWARD}"
+    f" {ONE_REWARD}"
 ).split()
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 
@@ -104,16 +103,15 @@ def test_standard_output_on_a_full_disk_is_one_line() -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_run_whose_checkpoint_does_not_fit_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_run_whose_checkpoint_does_not_fit_goes_on_when_there_is_room(
+    ray_cluster: None, tmp_path: Path
+) -> None:
     """The first checkpoint fits and the second does not: one line names it, the first is what
     --resume goes on from, and the half of the second is not taken for one."""
 
     def train(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml",
-             f"root={tmp_path}/disk", *SMALL, *arguments],
-            cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+        root = f"root={tmp_path}/disk"
+        return on_test_cluster("train", "configs/shapes.yaml", root, *SMALL, *arguments)
 
     with small_disk(tmp_path / "disk", 12 * 2**20) as disk:
         run = disk / "shapes"

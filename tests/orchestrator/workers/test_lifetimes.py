@@ -13,6 +13,7 @@ import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
+from orchestrator.pipeline import worker_notes
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.opening import open_run
 from orchestrator.pipeline.order import step_prompts
@@ -84,6 +85,8 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     processes do not, though somebody still holds their handles.
     """
     monkeypatch.chdir(ROOT)
+    # Whoever looks at the workers now and then must not be the one who lets go of the groups.
+    monkeypatch.setattr(worker_notes, "_EVERY_S", 60.0)
     config = load_config(ROOT / "configs" / "shapes.yaml", [*SMALL, f"root={tmp_path}"])
     (tmp_path / "rejected").mkdir()
     first, *_ = step_prompts(load_prompts(config.data.train), 2, config.seed, step=0)

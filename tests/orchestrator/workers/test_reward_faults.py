@@ -1,4 +1,4 @@
-"""Training with rewards that fail, as a user runs it: the batch stays whole, or the run says why.
+"""Training with rewards that fail: the batch stays whole, or the run says why.
 
 Its rewards look at the brightness of the images that the shapes policy draws.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,15 @@ import pytest
 from orchestrator.pipeline.order import step_prompts
 from policy.prompts import load_prompts
 from policy.types import Prompt
+from tests.command_line import ROOT, on_test_cluster
 from tests.training_records import rows, untimed
 
-ROOT = Path(__file__).parents[3]
 SMALL = (
     "steps=2 prompts_per_step=4 rollout.workers=1 rollout.group_size=4 rollout.batch_size=8"
-    " learner.micro_batch_size=8 data.evaluation={} cluster.object_store_mb=128"
+    " learner.micro_batch_size=8 data.evaluation={}"
 ).split()
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
 
 def train(
@@ -41,11 +40,9 @@ def train(
         {"name": "rejects", "factory": "tests.faulty_rewards:Rejects", "options": rejects},
         {"name": "busy", "factory": "tests.faulty_rewards:Faulty", "options": busy, "workers": 2},
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", f"root={root}",
-         f"name={name}", *SMALL, *arguments,
-         f"rewards={json.dumps([reward | settings for reward in rewards])}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+    done = on_test_cluster(
+        "train", "configs/shapes.yaml", f"root={root}", f"name={name}", *SMALL, *arguments,
+        f"rewards={json.dumps([reward | settings for reward in rewards])}",
     )  # fmt: skip
     return done, root / name
 
