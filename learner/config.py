@@ -90,6 +90,12 @@ class AlgorithmConfig(Settings):
         description="hold mean entropies at targets, added to any method (docs/methods.md); null"
         " leaves them to themselves",
     )
+    distillation_weight: float = Field(
+        0.0,
+        ge=0,
+        description="d: added to the advantage of every image token, which pulls the conditional"
+        " distribution towards the guided one that the tokens are drawn from (docs/methods.md)",
+    )
     modalities: Modalities = Field(
         "both", description="tokens that entropy guides; none is plain GRPO"
     )
@@ -192,6 +198,17 @@ class AlgorithmConfig(Settings):
                 type(self),
                 "entropy_control",
                 "is a mean over tokens: aggregation must be token-mean",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_distillation(self) -> Self:
+        if self.distillation_weight > 0 and self.trained_distribution == "guided":
+            raise refuse(
+                type(self),
+                "distillation_weight",
+                "pulls towards the distribution that is sampled, and with trained_distribution"
+                " guided it is that one which is trained: it must be conditional",
             )
         return self
 

@@ -98,7 +98,8 @@ class LossBatch:
     importance_weight_BT: Tensor | None = None  # truncated_importance_weight; None stands for 1
     surrogate_weight_BT: Tensor | None = None  # of the method's group stage; None stands for 1
     kl_weight_BT: Tensor | None = None  # the same for the KL term
-    added_advantage_BT: Tensor | None = None  # entropy control's addition to A~; None stands for 0
+    # What entropy control and distillation add to A~; None stands for 0.
+    added_advantage_BT: Tensor | None = None
 
 
 def eg_grpo_loss(

@@ -17,6 +17,7 @@ from orchestrator.pipeline.opening_cluster import open_cluster
 from orchestrator.record.counter import Counter
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.resources import reward_role, rollout_role
 from orchestrator.settings.suite_inputs import EvaluatedPolicy
 from orchestrator.workers.group_files import stored
@@ -36,14 +37,16 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> None:
     """Draw and score what is missing. What is done stays done, whatever ends the process."""
     config = evaluation.inputs.config
     to_draw, policy = evaluation.to_draw(), evaluation.inputs.policy
-    if not to_draw and not any(evaluation.to_score(reward.name) for reward in config.rewards):
+    if not to_draw and not evaluation.scorers_left():
         return
     with logged_to(evaluation.folder.path / "evaluate.log"), ExitStack() as opened:
         asked = config.rollout.workers * config.rollout.cpus_per_worker
         asked += sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
         open_cluster(opened, config.cluster, asked, progress)
-        with progress.waiting("checking the hosts of the workers"):
-            check_hosts(needs_of_evaluation(evaluation))
+        if cluster_address(config.cluster.address) is not None:
+            # What the hosts need depends on the size of every image, which takes a while to read.
+            with progress.waiting("checking the hosts of the workers"):
+                check_hosts(needs_of_evaluation(evaluation))
         if policy is not None and to_draw:
             _draw(evaluation, policy, to_draw, progress)
         for reward in config.rewards:

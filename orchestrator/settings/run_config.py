@@ -232,6 +232,11 @@ class RunConfig(Settings):
         if final is not None and self.algorithm.trained_distribution == "guided":
             text = "w changes with each step, so algorithm.trained_distribution must be conditional"
             raise refuse(type(self), "rollout.final_guidance_scale", text)
+        if self.algorithm.distillation_weight > 0 and not any(
+            self.training_sampling(step).guided for step in range(self.steps)
+        ):
+            text = "there is no guidance to distil: rollout.guidance_scale is 1"
+            raise refuse(type(self), "algorithm.distillation_weight", text)
         if self.max_staleness and self.rollout.sleep_while_learning:
             text = "the workers sample while the learner works, so they cannot sleep"
             raise refuse(type(self), "rollout.sleep_while_learning", f"max_staleness: {text}")

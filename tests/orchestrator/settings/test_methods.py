@@ -74,6 +74,14 @@ def test_settings_reach_their_method() -> None:
             ["entropy_control={cot_target: 2, image_target: 7}", "aggregation=sequence-mean"],
             "algorithm.entropy_control: is a mean over tokens: aggregation must be token-mean",
         ),
+        (
+            ["distillation_weight=0.1"],
+            "algorithm.distillation_weight: there is no guidance to distil: rollout.guidance_scale",
+        ),
+        (
+            ["distillation_weight=0.1", "trained_distribution=guided"],
+            "algorithm.distillation_weight: pulls towards the distribution that is sampled, and wi",
+        ),
         (["method=gcpo"], "algorithm.method: Input should be 'eg-grpo', 'top-entropy', "),
         (["method=top-entropy", "top_entropy.fraction=0"], "algorithm.top_entropy.fraction: Input"),
     ],
