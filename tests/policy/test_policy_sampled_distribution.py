@@ -19,6 +19,7 @@ from policy.distribution import guide, temper
 from policy.janus import JanusPolicy
 from policy.sequences import collate
 from policy.trajectory_logprobs import plain_kernel, trajectory_logprobs
+from policy.tree_states import tree_states
 from policy.types import Trajectory
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
@@ -103,22 +104,13 @@ def test_rollout_records_the_formula(policy: JanusPolicy, read: dict[str, list[T
 def test_teacher_forcing_scores_the_formula(
     policy: JanusPolicy,
     read: dict[str, list[Tensor]],
-    monkeypatch: pytest.MonkeyPatch,
     kernel: Callable[..., tuple[Tensor, Tensor]],
 ) -> None:
     """The same with the learner's kernel and with the plain one, on what they are given to read."""
     batch = collate([sampled(policy)], SPECIAL)
-    hidden: list[Tensor] = []
-    states = policy.hidden_states
-
-    def hidden_states(*arguments: Any) -> Tensor:
-        hidden.append(states(*arguments))
-        return hidden[-1]
-
-    monkeypatch.setattr(policy, "hidden_states", hidden_states)
     read["image"].clear()
     scores = trajectory_logprobs(policy, batch, T, W, kernel)
-    cot_ND = hidden[0][0, batch.cot.source_BT[0]]
+    cot_ND = tree_states(policy, batch.tree)[batch.cot.source_BT[0]]
     cot = formula(cot_ND, policy.model.lm_head, batch.cot.target_BT[0])
     head = policy.model.model.generation_head.vision_head
     image = formula(read["image"][0], head, batch.image.target_BT[0], read["image"][1])
