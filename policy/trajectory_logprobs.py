@@ -17,7 +17,7 @@ from torch import Tensor
 from policy.distribution import guide, logprob_entropy, temper, wide_product
 from policy.janus import JanusPolicy
 from policy.sequences import TrajectoryBatch
-from policy.tree_states import tree_states
+from policy.tree_states import states_at, tree_states
 
 
 class LogprobKernel(Protocol):
@@ -88,19 +88,21 @@ def trajectory_logprobs(
     """
     hidden_PD = tree_states(policy, batch.tree)
     cot = kernel(
-        hidden_PD[batch.cot.source_BT[batch.cot.mask_BT]],
+        states_at(hidden_PD, batch.cot.source_BT[batch.cot.mask_BT]),
         policy.model.lm_head.weight,
         batch.cot.target_BT[batch.cot.mask_BT],
         None,
         temperature=temperature,
         guidance_scale=1.0,
     )
-    features_ND = policy.image_features(hidden_PD[batch.image.source_BT[batch.image.mask_BT]])
+    features_ND = policy.image_features(
+        states_at(hidden_PD, batch.image.source_BT[batch.image.mask_BT])
+    )
     twin_ND = None
     if guidance_scale is not None and guidance_scale != 1.0:
         twin_PD = tree_states(policy, batch.twin_tree)
         source_N = batch.unconditional.source_BT[batch.unconditional.mask_BT]
-        twin_ND = policy.image_features(twin_PD[source_N])
+        twin_ND = policy.image_features(states_at(twin_PD, source_N))
     head = policy.model.model.generation_head.vision_head
     image = kernel(
         features_ND,

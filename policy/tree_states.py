@@ -37,6 +37,14 @@ def tree_states(policy: JanusPolicy, tree: TokenTree) -> Tensor:
     return language_model.norm(hidden_PD)
 
 
+def states_at(hidden_PD: Tensor, node_N: Tensor) -> Tensor:
+    """The states of some nodes, N D. A node may be asked for several times.
+
+    With several threads torch's own gradient of this adds up such states in any order.
+    """
+    return _At.apply(hidden_PD, node_N)
+
+
 def embeddings(policy: JanusPolicy, tree: TokenTree) -> Tensor:
     """Input embeddings of all nodes, P D."""
     text_ND = policy.embed_text(tree.ids_P[tree.text_N])
@@ -93,6 +101,31 @@ def _attended(
     return _Homes.apply(tree, *attended).flatten(1)
 
 
+class _At(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_PD: Tensor, node_N: Tensor) -> Tensor:
+        ctx.node_N, ctx.shape = node_N, hidden_PD.shape
+        return hidden_PD.index_select(0, node_N)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor, None]:
+        sum_PD = gradient_ND.new_zeros(ctx.shape)
+        _add_at(sum_PD, ctx.node_N, gradient_ND)
+        return sum_PD, None
+
+
+def _add_at(sum_PD: Tensor, node_E: Tensor, part_ED: Tensor) -> None:
+    """Add each part to its node, where several may belong to one, always in the same order.
+
+    Of torch's two ways to do this, one keeps the order on a CPU, and the other on a GPU.
+    """
+    if sum_PD.is_cuda:
+        sum_PD.index_put_((node_E,), part_ED, accumulate=True)
+    else:
+        sum_PD.index_add_(0, node_E, part_ED)
+
+
 class _Rows(torch.autograd.Function):
     """From nodes to the padded rows of each phase.
 
@@ -122,8 +155,7 @@ class _Rows(torch.autograd.Function):
             ]
         )
         for places, phase in zip(flat, ctx.tree.phases, strict=True):
-            shared_ED = places.index_select(0, phase.shared_place_E)
-            sum_PD.index_add_(0, phase.shared_node_E, shared_ED)
+            _add_at(sum_PD, phase.shared_node_E, places.index_select(0, phase.shared_place_E))
         return sum_PD.view(ctx.nodes, *gradients[0].shape[2:]), None
 
 

@@ -117,3 +117,21 @@ def test_without_a_cot_there_is_the_image_phase_alone() -> None:
         for rows in (list(group.trajectories), bare)
     )
     torch.testing.assert_close(without, whole[:, 4:], rtol=1e-5, atol=1e-5)
+
+
+def test_two_threads_give_the_same_bits_every_time() -> None:
+    """Gradients of 48 trajectories that share their prompts, five times: restarts rely on it."""
+    (group,) = random_groups(tiny_policy(), [[4] * 48], prompt_lengths=(60, 60))
+    batch = collate(group.trajectories, SPECIAL)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for _ in range(5):
+            policy = tiny_policy()
+            trajectory_logprobs(policy, batch, 1.0, None).logprob_BT.sum().backward()
+            parameters = [p for _, p in policy.trained_parameters() if p.grad is not None]
+            found.append(torch.cat([p.grad.view(-1) for p in parameters]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(gradient, found[0]) for gradient in found[1:])
