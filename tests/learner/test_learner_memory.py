@@ -41,8 +41,8 @@ def first_layer(rank):
 @pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
 def test_checkpointed_activations_give_the_same_gradient(make_rank, batch, lora):
     """Row and weights after an update are equal to the last bit, while every decoder layer runs
-    twice, once more for the backward pass, and both phases are one pass. Nothing below a layer is in training
-    mode, so that no dropout could come on."""
+    twice: in the one pass of both phases, and once more for its backward pass. Nothing below a
+    layer is in training mode, so that no dropout could come on."""
     results, calls = [], []
     for checkpointing in (False, True):
         rank = make_rank(lora=lora, gradient_checkpointing=checkpointing)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_policy
 from learner.logprob_module import entropy_kernel
-from policy.distribution import guide, temper
+from policy.distribution import guide, temper, wide_product
 from policy.janus import JanusPolicy
 from policy.sequences import collate
 from policy.trajectory_logprobs import plain_kernel, trajectory_logprobs
@@ -130,3 +130,22 @@ def test_guidance_and_temperature_refuse_16_bits() -> None:
             guide(c.to(dtype), u.to(dtype), 5.0)
         with pytest.raises(TypeError, match="float32 logits"):
             temper(c.to(dtype), 0.5)
+
+
+def test_a_wide_product_in_blocks_is_the_product() -> None:
+    """bfloat16 weights of 3,001 ids, more than are converted at a time: the product is
+    that in float64 to 1e-5, and float32. Its gradients are right to the rounding of bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    left, weight = (
+        torch.randn(count, 512, generator=generator).to(torch.bfloat16).requires_grad_()
+        for count in (3, 3001)
+    )
+    product = wide_product(left, weight.T, torch.float32)
+    assert product.dtype == torch.float32
+    exact = left.double() @ weight.double().T
+    torch.testing.assert_close(product.double(), exact, rtol=1e-5, atol=1e-4)
+    factor = torch.randn(product.shape, generator=generator)
+    found = torch.autograd.grad((product * factor).sum(), (left, weight))
+    expected = torch.autograd.grad((exact * factor).sum(), (left, weight))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)  # rounded to bfloat16
