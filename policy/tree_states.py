@@ -91,12 +91,14 @@ def _attended(
     )
     attended = [
         scaled_dot_product_attention(
-            *(states_BLHS.transpose(1, 2) for states_BLHS in phase),
+            query_BLHS.transpose(1, 2),
+            key_BLHS.transpose(1, 2),
+            value_BLHS.transpose(1, 2),
             is_causal=True,
             scale=scaling,
             enable_gqa=query_PHS.shape[1] != key_PHS.shape[1],
         ).transpose(1, 2)
-        for phase in rows
+        for query_BLHS, key_BLHS, value_BLHS in rows
     ]
     return _Homes.apply(tree, *attended).flatten(1)
 
