@@ -76,14 +76,10 @@ def cut_micro_batches(
 ) -> list[list[TrainingTrajectory]]:
     """Cut into micro-batches of ``size`` trajectories; the last one may have fewer.
 
-    Trajectories of similar length come together, so that little of a micro-batch is padding. Those
-    of equal length keep their order.
+    They keep their order. The members of a group then come together, and what their prompts have in
+    common is computed once a micro-batch.
     """
-    ordered = sorted(
-        trajectories,
-        key=lambda item: (len(item.trajectory.image_prompt_ids), len(item.trajectory.cot_ids)),
-    )
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return [list(trajectories[start : start + size]) for start in range(0, len(trajectories), size)]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Computes the memory that each process needs, from the model's sizes and the run's settings.
 
 Weights, gradients, optimizer states, buffers of DeepSpeed and the KV cache are counted exactly.
-Saved activations are exact except for padding. Scratch memory is estimated. ``docs/memory.md`` says
-which figures were compared with measurements. All figures are bytes.
+Saved activations are those of trajectories that share nothing. Scratch memory is estimated.
+``docs/memory.md`` says which figures were compared with measurements. All figures are bytes.
 
 Legend: P = parameters trained, F = parameters frozen, b = bytes of a weight, R = ranks,
-S = positions of a micro-batch's longest phase, D = hidden size, I = inner size of the MLP.
+S = positions of a micro-batch's longest forward pass, D = hidden size, I = inner size of the MLP.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def saved_activations(size: ModelSize, lengths: Lengths, rows: int, b: int, guid
     activations of the MLP, and the log-sum-exp of attention per head in float32.
     """
     per_position = size.layers * _layer_activations(size, b) + size.hidden * (4 + b)
-    return rows * sum(_phases(size, lengths, guided)) * per_position
+    return rows * sum(_passes(size, lengths, guided)) * per_position
 
 
 def learner_memory(
@@ -122,11 +122,11 @@ def learner_memory(
     if table := size.token_vectors(needs):
         (host if config.device == "cuda" else held)["vectors of image tokens"] = table
 
-    rows, phases = config.micro_batch_size, _phases(size, lengths, guided)
-    longest = rows * max(phases)
+    rows, passes = config.micro_batch_size, _passes(size, lengths, guided)
+    longest = rows * max(passes)
     activations = saved_activations(size, lengths, rows, b, guided)
     if config.gradient_checkpointing:
-        inputs = rows * sum(phases) * size.hidden * (size.layers * b + 4 + b)
+        inputs = rows * sum(passes) * size.hidden * (size.layers * b + 4 + b)
         activations = inputs + longest * _layer_activations(size, b)
     tokens = rows * (lengths.cot + size.image_tokens)
     working = {
@@ -235,10 +235,14 @@ def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
     return _on(device, {"weights": weights}, {"scratch": REWARD_SCRATCH}, {}, weights)
 
 
-def _phases(size: ModelSize, lengths: Lengths, guided: bool) -> list[int]:
-    """Positions of a row in each forward pass, without the last token, which is only predicted."""
+def _passes(size: ModelSize, lengths: Lengths, guided: bool) -> list[int]:
+    """Positions of a trajectory in each forward pass: both phases, then the unconditional twin.
+
+    The last token of a phase is only predicted. What trajectories share is counted for each.
+    """
     image = lengths.image_prompt + size.image_tokens - 1
-    return [lengths.cot_prompt + lengths.cot - 1, image, *([image] if guided else [])]
+    both = lengths.cot_prompt + lengths.cot - 1 + image
+    return [both, image] if guided else [both]
 
 
 def _layer_activations(size: ModelSize, b: int) -> int:

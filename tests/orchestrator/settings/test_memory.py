@@ -150,8 +150,10 @@ def test_a_rank_holds_what_the_plan_says(
 def test_saved_activations(size: ModelSize, dtype: torch.dtype) -> None:
     """Distinct storages that autograd saves in the scoring pass, parameters aside: within 25%."""
     policy = tiny_policy().to(dtype)
-    (group,) = random_groups(tiny_policy(), [[6, 6, 6, 6]])
-    batch = collate(group.trajectories, TINY_SPECIAL)
+    # Of four groups: the plan counts on nothing that trajectories share.
+    groups = random_groups(tiny_policy(), [[6], [6], [6], [6]], prompt_lengths=(7, 7))
+    trajectories = [group.trajectories[0] for group in groups]
+    batch = collate(trajectories, TINY_SPECIAL)
     own = {t.untyped_storage().data_ptr() for t in (*policy.parameters(), *policy.buffers())}
     saved: dict[int, torch.Tensor] = {}
 
@@ -164,7 +166,7 @@ def test_saved_activations(size: ModelSize, dtype: torch.dtype) -> None:
         LogprobModule(policy)(batch, entropy_kernel, 1.0, None)
     measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
-    first = group.trajectories[0]
+    first = trajectories[0]
     lengths = Lengths(len(first.cot_prompt_ids), 6, len(first.image_prompt_ids))
     b = torch.empty((), dtype=dtype).element_size()
     assert saved_activations(size, lengths, 4, b, guided=False) == pytest.approx(measured, rel=0.25)
