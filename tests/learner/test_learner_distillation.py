@@ -14,7 +14,7 @@ from benchmarks.torch_model import TorchModel
 from benchmarks.trajectories import TINY_SPECIAL
 from learner.algorithm.methods.distillation import distillation_advantage
 from learner.algorithm.objective import LossBatch, ObjectiveSettings
-from learner.micro_batches import TrainingGroup, split_over_ranks
+from learner.shares import TrainingGroup, split_over_ranks
 from learner.update import Updater
 from policy.checkpoint.loading import load_policy
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.micro_batches import TrainingGroup
+from learner.shares import TrainingGroup
 from orchestrator.workers.learner_group import LearnerGroup
 from tests.command_line import ONE_REWARD, on_test_cluster, train_on_test_cluster
 from tests.training_records import rows
