@@ -199,6 +199,7 @@ def brought(config: Any, scratch: Path) -> list[list[str]]:
             return sorted(names[node] for node in have)
 
         seen = [having()]
+        (scratch / "never").mkdir()  # a file in it would end the sampling
         prompt = Prompt("p:0", str(scratch / "never"), "attribute")
         pool.sample("rollout worker 1", [GenerationRequest(prompt, (0,))])
         pool.bring(weights)
