@@ -13,7 +13,8 @@ from benchmarks.models import random_config, random_policy
 from benchmarks.synthetic import STILL, BatchShape
 from learner.config import AlgorithmConfig, LearnerConfig, LoraConfig
 from learner.rank_settings import LearnerSettings
-from orchestrator.settings.memory import GIB, Lengths, Memory, ModelSize, learner_memory
+from orchestrator.settings.memory import GIB, Lengths, Memory, learner_memory
+from orchestrator.settings.model_size import ModelSize
 from policy.base_settings import Dtype
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import SpecialIds

@@ -34,15 +34,10 @@ from learner.algorithm.partition import partition_by_modality
 from learner.batch_loss import micro_batch_loss, normalised_entropy, recorded_rows
 from learner.config import AlgorithmConfig, LearnerConfig
 from learner.logprob_module import entropy_kernel, logprob_kernel
-from learner.micro_batches import (
-    GroupSlice,
-    MicroBatch,
-    cut_micro_batches,
-    micro_batch,
-    training_trajectories,
-)
+from learner.micro_batches import MicroBatch, cut_micro_batches, micro_batch, training_trajectories
 from learner.rank import LearnerRank
 from learner.rank_settings import LearnerSettings, Place
+from learner.shares import GroupSlice
 from orchestrator.pipeline.order import derived_seed, step_prompts
 from orchestrator.settings.run_config import RunConfig, load_config
 from policy.checkpoint.loading import load_encoder, load_policy

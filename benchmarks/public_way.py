@@ -23,6 +23,7 @@ from learner.micro_batches import MicroBatch, TrainingTrajectory, micro_batch
 from learner.update import Updater
 from policy.janus import JanusPolicy
 from policy.sequences import PhaseBatch, TrajectoryBatch
+from policy.token_tree import TokenTree
 
 
 class PublicUpdater(Updater):
@@ -56,19 +57,27 @@ def _forward(policy: JanusPolicy) -> Any:
             (batch.cot, policy.model.lm_head),
             (batch.image, lambda hidden: head.vision_head(policy.image_features(hidden))),
         )
-        columns = [_logprobs(policy, phase, logits) for phase, logits in phases]
+        columns = [
+            _logprobs(policy, batch.tree, rows.node_BL, phase, logits)
+            for rows, (phase, logits) in zip(batch.tree.phases, phases, strict=True)
+        ]
         logprob_BT, entropy_BT = (torch.cat(parts, dim=1) for parts in zip(*columns, strict=True))
         return logprob_BT, entropy_BT.detach()
 
     return forward
 
 
-def _logprobs(policy: JanusPolicy, phase: PhaseBatch, logits: Any) -> tuple[Tensor, Tensor]:
+def _logprobs(
+    policy: JanusPolicy, tree: TokenTree, node_BL: Tensor, phase: PhaseBatch, logits: Any
+) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies of a phase's tokens, B T, zero where the mask is false."""
-    hidden_BLD = policy.hidden_states(policy.embed(phase.ids_BL, phase.is_image_BL))
+    is_image_P = torch.zeros_like(tree.ids_P, dtype=torch.bool)
+    is_image_P[tree.image_N] = True
+    hidden_BLD = policy.hidden_states(policy.embed(tree.ids_P[node_BL], is_image_P[node_BL]))
     logprob_BLV = torch.log_softmax(logits(hidden_BLD).float(), dim=-1)
     entropy_BL = -(logprob_BLV.exp() * logprob_BLV).sum(dim=-1)
-    rows_B1 = torch.arange(len(phase.ids_BL), device=phase.ids_BL.device)[:, None]
-    logprob_BT = logprob_BLV[rows_B1, phase.source_BT, phase.target_BT]
-    entropy_BT = entropy_BL.gather(1, phase.source_BT)
+    rows_B1 = torch.arange(len(node_BL), device=node_BL.device)[:, None]
+    column_BT = tree.position_P[phase.source_BT]
+    logprob_BT = logprob_BLV[rows_B1, column_BT, phase.target_BT]
+    entropy_BT = entropy_BL.gather(1, column_BT)
     return logprob_BT * phase.mask_BT, entropy_BT * phase.mask_BT

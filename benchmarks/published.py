@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.weights import Bucket, WeightBuckets
 
 if TYPE_CHECKING:  # it imports DeepSpeed, which some machines with a GPU lack

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from learner import worker as learner_worker
-from learner.micro_batches import GroupSlice
+from learner.shares import GroupSlice
 from orchestrator.cli import main as eg_grpo
 from policy.sampling import Sampling
 from policy.types import Group

@@ -38,7 +38,7 @@ from orchestrator.workers.rollout_events import (
     WeightsLoaded,
     WorkerUp,
 )
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, Prompt, Score
 from rewards.scored_group import ScoredGroup
@@ -177,6 +177,7 @@ class SleepingRewards:
         self._queue: deque[tuple[Hashable, int, GroupRef]] = deque()
         self._answers: dict[int, tuple[Hashable, int, GroupRef]] = {}
         self._scored: list[tuple[Hashable, int, ScoredGroup]] = []
+        self._made: dict[int, tuple[tuple[float, ...], dict[str, tuple[Score, ...]]]] = {}
         self.pools: dict[str, Scalable] = {}
 
     @property
@@ -197,9 +198,16 @@ class SleepingRewards:
     def receive(self, call: int) -> None:
         self._free += 1
         key, place, group = self._answers.pop(call)
-        values = tuple(float(index) for index in range(group.size))
-        results = {name: tuple(Score(value) for value in values) for name in self._names}
+        values, results = self._scores(group.size)
         self._scored.append((key, place, ScoredGroup(group.prompt, values, results)))
+
+    def _scores(self, size: int) -> tuple[tuple[float, ...], dict[str, tuple[Score, ...]]]:
+        """The same for each group of a size: making them is no work of the driver."""
+        if size not in self._made:
+            values = tuple(float(index) for index in range(size))
+            results = {name: tuple(Score(value) for value in values) for name in self._names}
+            self._made[size] = values, results
+        return self._made[size]
 
     def begin(
         self, key: Hashable, prompts: Sequence[Prompt], size: int, remember: bool = False

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.trajectories import random_groups
 from learner.algorithm.advantages import group_advantages
 from learner.logprob_module import entropy_kernel
-from learner.micro_batches import GroupSlice, TrainingGroup
+from learner.shares import GroupSlice, TrainingGroup
 from policy.encoding import SpecialIds
 from policy.janus import JanusPolicy
 from policy.sampling import Sampling

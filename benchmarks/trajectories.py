@@ -89,8 +89,9 @@ def _trajectory(
         cot_logprobs=none,
         cot_entropies=none,
         cot_text="",
+        # As with a template, the prompts of the two phases begin alike and then differ.
         image_prompt_ids=np.concatenate(
-            [prompt_ids, cot_ids[:-1], [special.begin_of_image]]
+            [prompt_ids[:1], prompt_ids[:0:-1], cot_ids[:-1], [special.begin_of_image]]
         ).astype(np.int32),
         image_ids=rng.integers(policy.num_codes, size=policy.num_image_tokens, dtype=np.int32),
         image_logprobs_conditional=none,

@@ -6,12 +6,14 @@ One process sends tensors with the shapes of a 7B language model in bfloat16 thr
 store, as learner rank 0 does, and 1, 2 or 4 processes load them, as rollout workers do, with the
 code that a run uses. Each figure is the median of the turns, in GB/s of the weights' size:
 
-- ``copy``: one thread copies the bytes between two arrays of one process;
+- ``copy``: one thread copies the bytes between two arrays of one process by the C library's
+  ``memcpy``, which writes so many bytes past the caches: the fastest copy that we know of;
+- ``torch copy``: one thread copies them between two tensors by torch's ``copy_``;
 - ``digest``: the sender walks over its buckets and computes their digests, and sends nothing;
 - ``publish``: until all buckets are in the object store, while no worker loads them;
 - ``load``: the slowest worker's stall: from buckets in the store to live parameters and checksum;
 - ``push``: another version, which idle workers load while it is published: from the call of the
-  sender to the answer of the last worker, and its share of ``copy``.
+  sender to the answer of the last worker, and its shares of the two copies.
 """
 
 from __future__ import annotations
@@ -31,17 +33,10 @@ import torch
 from torch import Tensor
 
 from orchestrator.workers.cluster import private_environment, ray_cluster
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.runtime import FAST_COPIES
-from policy.weights import (
-    Bucket,
-    OutgoingWeights,
-    TensorSlot,
-    WeightBuckets,
-    load_into,
-    parcels,
-    planned_slots,
-)
+from policy.slots import TensorSlot
+from policy.weights import Bucket, OutgoingWeights, WeightBuckets, load_into, planned_slots
 
 private_environment()  # before Ray is imported
 
@@ -53,7 +48,7 @@ from rollout.worker import ArrivingBuckets  # noqa: E402
 GB = 10**9
 HIDDEN, FEED_FORWARD = 4096, 11008
 DEADLINE_S = 600.0
-PARTS = ("copy", "digest", "publish", "load", "push")
+PARTS = ("copy", "torch copy", "digest", "publish", "load", "push")
 
 
 def layers(size: int, fill: float) -> dict[str, Tensor]:
@@ -109,18 +104,23 @@ class Receiver:
         return load_into(self._tensors.items(), weights), time.perf_counter() - start
 
 
-def plain_copy(size: int) -> float:
-    """Seconds of one thread for a copy whose memory is in use already."""
+def plain_copies(size: int) -> dict[str, float]:
+    """Seconds of one thread for copies whose memory is in use already, by NumPy and by torch."""
     source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
     start = time.perf_counter()
-    np.copyto(target, source)
-    return time.perf_counter() - start
+    np.copyto(target, source)  # one call of memcpy
+    copied = time.perf_counter() - start
+    torch.set_num_threads(1)
+    tensors = torch.from_numpy(source), torch.from_numpy(target)
+    start = time.perf_counter()
+    tensors[1].copy_(tensors[0])
+    return {"copy": copied, "torch copy": time.perf_counter() - start}
 
 
 def begin(sender: Any) -> tuple[tuple[Any, Any], ray.ObjectRef]:
     """Publish as ``LearnerGroup`` does: what a worker needs for a load, and the receipt to come."""
-    _, slots = ray.get(sender.begin_push.remote(), timeout=DEADLINE_S)
-    sent = [sender.push_buckets.remote(count)[0] for count in parcels(slots)]
+    _, slots, parcels = ray.get(sender.begin_push.remote(), timeout=DEADLINE_S)
+    sent = [sender.push_buckets.remote(count)[0] for count in parcels]
     return (ray.put(slots), sent), sender.end_push.remote()
 
 
@@ -160,7 +160,7 @@ def measure(size: int, workers: int, turns: int) -> dict[str, float]:
         one_push(sender, receivers)  # memory of the store is taken
         rows = []
         for _ in range(turns):
-            row = {"copy": plain_copy(real_size)}
+            row = plain_copies(real_size)
             row |= one_by_one(sender, receivers)
             row["digest"] = ray.get(sender.digest.remote(), timeout=DEADLINE_S)
             row["push"] = one_push(sender, receivers)
@@ -181,20 +181,21 @@ def main() -> None:
     options = parser.parse_args()
     memory = psutil.virtual_memory().available
     print(f"{os.cpu_count()} cores, {memory / GB:.0f} GB of memory free; GB/s")
-    print("| GB | workers | copy | digest | publish | load | push | of copy |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| GB | workers | {' | '.join(PARTS)} | of copy | of torch copy |")
+    print(f"|{'---|' * (len(PARTS) + 4)}")
     for gigabytes in options.gigabytes:
         for workers in options.workers:
             size = int(gigabytes * GB)
             # The sender, the store, each worker; while the plain copy runs, two arrays more.
             if (need := size * (4 + workers) * 1.1) > memory:
-                print(f"| {gigabytes:g} | {workers} | needs {need / GB:.0f} GB |  |  |  |  |  |")
+                empty = "  |" * (len(PARTS) + 1)
+                print(f"| {gigabytes:g} | {workers} | needs {need / GB:.0f} GB |{empty}")
                 continue
             row = measure(size, workers, options.turns)
             rates = {part: row["size"] / row[part] / GB for part in row if part != "size"}
             figures = " | ".join(f"{rate:.2f}" for rate in rates.values())
-            share = rates["push"] / rates["copy"]
-            print(f"| {row['size'] / GB:.2f} | {workers} | {figures} | {share:.2f} |", flush=True)
+            shares = " | ".join(f"{rates['push'] / rates[copy]:.2f}" for copy in PARTS[:2])
+            print(f"| {row['size'] / GB:.2f} | {workers} | {figures} | {shares} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ _SAME = {
     "scorers": "scorers",
     "digests": "weights of a scorer",
 }
-# The key of the options of each scorer that say where it finds something. They may differ.
+# The key of the options of each scorer that say where it finds something. They may differ, but a
+# table tells of another server.
 LOCATIONS = "locations"
 # Another version of these may score the same images in another way, or round in another way.
 LIBRARIES = ("torch", "transformers")
@@ -60,6 +61,21 @@ def other_libraries(first: JsonDict, other: JsonDict) -> list[str]:
         before, after = (version.partition("+")[0] for version in versions)
         if before != after:
             found.append(f"{name} {after} and not {before}")
+    return found
+
+
+def other_servers(first: JsonDict, other: JsonDict) -> list[str]:
+    """The scorers that asked a server at another address for ``other``, with both addresses.
+
+    A server names its model as it likes, and no digest of its weights is known. So the same name at
+    another address may be another model.
+    """
+    found = []
+    for scorer, places in other.get(LOCATIONS, {}).items():
+        for option, after in places.items():
+            before = first.get(LOCATIONS, {}).get(scorer, {}).get(option)
+            if before != after and str(after).startswith(("http://", "https://")):
+                found.append(f"{scorer} at {after} and not at {before}")
     return found
 
 

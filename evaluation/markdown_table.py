@@ -13,6 +13,7 @@ from evaluation.comparison import (
     column_interval,
     differences_of_protocol,
     other_libraries,
+    other_servers,
     paired_interval,
     standardised,
 )
@@ -30,7 +31,7 @@ def table(names: Sequence[str], results: Sequence[JsonDict]) -> str:
     Raises ``UserError`` when a result is of another suite than the first: no column would be of the
     same thing. Results that differ from the first in prompts, their analysis, images per prompt or
     scorers get a mark, and no difference is computed. Those that were scored with another version
-    of a library get a mark of their own, and their difference.
+    of a library, or by a server at another address, get a mark of their own, and their difference.
     """
     first = results[0]
     for name, result in zip(names, results, strict=True):
@@ -42,7 +43,7 @@ def table(names: Sequence[str], results: Sequence[JsonDict]) -> str:
         if result["failures"]:
             raise UserError(f"{name} has failures and no values; run its evaluation again")
     reasons = [differences_of_protocol(first, result) for result in results]
-    libraries = [other_libraries(first, result) for result in results]
+    libraries = [other_libraries(first, r) + other_servers(first, r) for r in results]
     marked = [
         name + (" †" if why else "") + (" §" if others else "")
         for name, why, others in zip(names, reasons, libraries, strict=True)

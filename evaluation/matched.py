@@ -81,8 +81,13 @@ def matched_diversity(first: JsonDict, other: JsonDict, tolerance: float) -> Mat
 def image_qualities(first: JsonDict, other: JsonDict) -> tuple[Qualities, Qualities]:
     """The quality of each image of both results; both have the same prompts.
 
-    Raises ``ValueError`` when a measure does not vary over the images.
+    Raises ``ValueError`` when a measure does not vary over the images, and for a result of an older
+    version, which has no values of single images.
     """
+    if not ("per_image" in first and "per_image" in other):
+        raise ValueError(
+            "a result has no values of single images; the same command that made it writes it anew"
+        )
     both = (first["per_image"], other["per_image"])
     rows = np.array([row for of in both for prompt in of.values() for row in prompt["quality"]])
     deviation = rows.std(axis=0, ddof=1)

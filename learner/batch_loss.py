@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from learner.algorithm.loss_metrics import Metrics, exact_ratio
+from learner.algorithm.methods.distillation import distillation_advantage
 from learner.algorithm.methods.entropy_control import EntropyCredit
 from learner.algorithm.methods.token_method import Rows
 from learner.algorithm.objective import (
@@ -120,6 +121,9 @@ def micro_batch_loss(
     if credit is not None:
         masks = batch.cot_mask_BT, batch.image_mask_BT
         added_BT = credit.added_advantage(current_BT.float(), entropy_BT, *masks)
+    if algorithm.distillation_weight > 0:
+        distilled_BT = distillation_advantage(algorithm.distillation_weight, batch.image_mask_BT)
+        added_BT = distilled_BT if added_BT is None else added_BT + distilled_BT
     loss, metrics = eg_grpo_loss(
         LossBatch(
             logprob_BT=logprob_BT,

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from learner.algorithm.bonus import CAP_FACTOR, Aggregation
-from learner.algorithm.kl import KlEstimator
-from learner.algorithm.methods.contrast import Contrast
-from learner.algorithm.methods.critical import Critical
-from learner.algorithm.methods.similarity import Similarity
-from learner.algorithm.methods.token_method import TokenMethod
-from learner.algorithm.methods.top_entropy import FRACTION, MeanOver, TopEntropy
-from learner.algorithm.objective import ObjectiveSettings
-from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
+from learner.algorithm.choices import (
+    CAP_FACTOR,
+    FRACTION,
+    HIGH_QUANTILE,
+    LOW_QUANTILE,
+    WITH_REFERENCE,
+    Aggregation,
+    KlEstimator,
+    MeanOver,
+    Modalities,
+)
 from policy.base_settings import CustomResources, Deadline, Ignored, Settings, Share, refuse
+
+if TYPE_CHECKING:  # they import torch, and the driver does without
+    from learner.algorithm.methods.token_method import TokenMethod
+    from learner.algorithm.objective import ObjectiveSettings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -83,6 +89,12 @@ class AlgorithmConfig(Settings):
         None,
         description="hold mean entropies at targets, added to any method (docs/methods.md); null"
         " leaves them to themselves",
+    )
+    distillation_weight: float = Field(
+        0.0,
+        ge=0,
+        description="d: added to the advantage of every image token, which pulls the conditional"
+        " distribution towards the guided one that the tokens are drawn from (docs/methods.md)",
     )
     modalities: Modalities = Field(
         "both", description="tokens that entropy guides; none is plain GRPO"
@@ -170,7 +182,7 @@ class AlgorithmConfig(Settings):
 
     @model_validator(mode="after")
     def _check_reference(self) -> Self:
-        if "reference" in self.objective().method.needs and self.kl_beta == 0:
+        if self.method in WITH_REFERENCE and self.kl_beta == 0:
             raise refuse(
                 type(self),
                 "kl_beta",
@@ -186,6 +198,17 @@ class AlgorithmConfig(Settings):
                 type(self),
                 "entropy_control",
                 "is a mean over tokens: aggregation must be token-mean",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_distillation(self) -> Self:
+        if self.distillation_weight > 0 and self.trained_distribution == "guided":
+            raise refuse(
+                type(self),
+                "distillation_weight",
+                "pulls towards the distribution that is sampled, and with trained_distribution"
+                " guided it is that one which is trained: it must be conditional",
             )
         return self
 
@@ -223,6 +246,8 @@ class AlgorithmConfig(Settings):
 
     def objective(self) -> ObjectiveSettings:
         """The settings that the loss needs. There, bonus none is a capped bonus of factor 0."""
+        from learner.algorithm.objective import ObjectiveSettings
+
         return ObjectiveSettings(
             modalities=self.modalities,
             low_quantile=self.low_quantile,
@@ -242,6 +267,11 @@ class AlgorithmConfig(Settings):
 
     def _other_method(self) -> TokenMethod[Any, Any] | None:
         """The token method, if it is not EG-GRPO."""
+        from learner.algorithm.methods.contrast import Contrast
+        from learner.algorithm.methods.critical import Critical
+        from learner.algorithm.methods.similarity import Similarity
+        from learner.algorithm.methods.top_entropy import TopEntropy
+
         if self.method == "top-entropy":
             return TopEntropy(self.top_entropy.fraction, self.top_entropy.mean_over)
         if self.method == "similarity":

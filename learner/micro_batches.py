@@ -1,13 +1,12 @@
-"""How a batch is cut over ranks and into micro-batches, and the tensors of a micro-batch.
+"""How a rank's share of a batch is cut into micro-batches, and the tensors of a micro-batch.
 
-The cuts are deterministic. They need not be even: the loss is divided by the counts of the whole
-batch, so that the gradient does not depend on them.
+The cuts are deterministic, like the shares (``learner.shares``). They need not be even: the loss is
+divided by the counts of the whole batch, so that the gradient does not depend on them.
 Shape legend: B = trajectories, T = CoT columns then image columns.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,29 +18,10 @@ from torch import Tensor
 
 from learner.algorithm.advantages import has_variance
 from learner.group_weights import GroupStage
+from learner.shares import GroupSlice
 from policy.encoding import SpecialIds
 from policy.sequences import TrajectoryBatch, collate
 from policy.types import Group, Trajectory
-
-
-@dataclass(frozen=True)
-class TrainingGroup:
-    """One prompt's group and the advantage of each member (eq. 4).
-
-    ``group`` is a ``Group``, or a Ray ``ObjectRef`` to one, which the ranks fetch themselves. An
-    advantage of ``None`` marks a failed trajectory, which is not trained on.
-    """
-
-    group: Any
-    advantages: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
-class GroupSlice:
-    """The members of one group that one rank trains on."""
-
-    source: TrainingGroup
-    indices: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -54,26 +34,6 @@ class TrainingTrajectory:
     # Weights of the image tokens from the token method's group stage, N; None stands for 1.
     surrogate_weights: NDArray[np.float64] | None = None
     kl_weights: NDArray[np.float64] | None = None
-
-
-def split_over_ranks(batch: Sequence[TrainingGroup], ranks: int) -> list[list[GroupSlice]]:
-    """Give each rank consecutive surviving trajectories; the numbers differ by one at most."""
-    survivors = [
-        (group_index, index)
-        for group_index, group in enumerate(batch)
-        for index, advantage in enumerate(group.advantages)
-        if advantage is not None
-    ]
-    bounds = [len(survivors) * rank // ranks for rank in range(ranks + 1)]
-    shares = []
-    for start, stop in itertools.pairwise(bounds):
-        members: dict[int, list[int]] = {}
-        for group_index, index in survivors[start:stop]:
-            members.setdefault(group_index, []).append(index)
-        shares.append(
-            [GroupSlice(batch[group], tuple(indices)) for group, indices in members.items()]
-        )
-    return shares
 
 
 def training_trajectories(
@@ -116,14 +76,10 @@ def cut_micro_batches(
 ) -> list[list[TrainingTrajectory]]:
     """Cut into micro-batches of ``size`` trajectories; the last one may have fewer.
 
-    Trajectories of similar length come together, so that little of a micro-batch is padding. Those
-    of equal length keep their order.
+    They keep their order. The members of a group then come together, and what their prompts have in
+    common is computed once a micro-batch.
     """
-    ordered = sorted(
-        trajectories,
-        key=lambda item: (len(item.trajectory.image_prompt_ids), len(item.trajectory.cot_ids)),
-    )
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return [list(trajectories[start : start + size]) for start in range(0, len(trajectories), size)]
 
 
 @dataclass(frozen=True)

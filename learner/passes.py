@@ -6,7 +6,6 @@ Shape legend: B = trajectories, T = CoT columns then image columns.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
@@ -53,7 +52,8 @@ class Passes(ABC):
         if config.lora is not None:
             self.adapter = Adapter(policy, config.lora, settings.checkpoint, settings.seed)
         elif self._compares:
-            self.reference = _reference(policy, config.zero_stage)
+            # ZeRO-3 shards the policy's parameters, also the frozen ones.
+            self.reference = policy.frozen_reference(whole=config.zero_stage == 3)
             self._reference_module: Callable[..., tuple[Tensor, Tensor]] = LogprobModule(
                 self.reference
             )
@@ -122,16 +122,6 @@ def adamw(parameters: Iterable[nn.Parameter], config: LearnerConfig) -> torch.op
         # Where AdamW is not fused, it needs memory for another copy of its averages while it works.
         fused=True if config.offload_optimizer or config.device == "cuda" else None,
     )
-
-
-def _reference(policy: JanusPolicy, zero_stage: int) -> JanusPolicy:
-    """A frozen copy. It must be made before ZeRO-3 shards the parameters.
-
-    Below ZeRO-3 it shares the policy's frozen parts, which keep their memory there.
-    """
-    if zero_stage == 3:
-        return copy.deepcopy(policy).requires_grad_(False)
-    return policy.frozen_reference()
 
 
 def _recompute_activations(policy: JanusPolicy) -> None:

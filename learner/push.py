@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
-from policy.probe import WeightReceipt
-from policy.weights import Bucket
+from policy.receipt import WeightReceipt
+
+if TYPE_CHECKING:  # it imports torch
+    from policy.weights import Bucket
 
 
 class Push:

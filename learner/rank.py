@@ -17,8 +17,8 @@ from learner import step_checkpoint as checkpoint
 from learner.collectives import exchange, peers_watched, undivided
 from learner.deepspeed_passes import DeepSpeedPasses
 from learner.distributed import join
-from learner.micro_batches import GroupSlice
 from learner.rank_settings import LearnerSettings, Place
+from learner.shares import GroupSlice
 from learner.update import Updater
 from policy.checkpoint.generation_defaults import GenerationDefaults, save_defaults
 from policy.checkpoint.loading import load_policy
@@ -26,15 +26,10 @@ from policy.checkpoint.tokenizer import load_tokenizer
 from policy.disk import writing
 from policy.encoding import special_ids
 from policy.errors import UserError
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
+from policy.slots import TensorSlot
 from policy.types import FloatArray
-from policy.weights import (
-    Bucket,
-    OutgoingWeights,
-    TensorSlot,
-    planned_slots,
-    tensors_digest,
-)
+from policy.weights import Bucket, OutgoingWeights, planned_slots, tensors_digest
 
 
 class LearnerRank:

@@ -19,11 +19,9 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
-from transformers import JanusForConditionalGeneration
 
 from learner.config import LoraConfig
 from policy.digest import sha256_of_each
@@ -31,6 +29,10 @@ from policy.disk import sync
 from policy.errors import UserError
 from policy.inner_path import stays_inside
 from policy.text_files import read_json
+
+if TYPE_CHECKING:  # the driver reads manifests, and needs neither of the two
+    from torch import Tensor
+    from transformers import JanusForConditionalGeneration
 
 MANIFEST = "manifest.json"
 MODEL, ADAPTER, STATE = "model", "adapter", "state"

@@ -27,7 +27,6 @@ from learner.collectives import exchange
 from learner.entropy_controllers import EntropyControllers
 from learner.group_weights import GroupStage, group_record
 from learner.micro_batches import (
-    GroupSlice,
     MicroBatch,
     TrainingTrajectory,
     cut_micro_batches,
@@ -37,6 +36,7 @@ from learner.micro_batches import (
 from learner.passes import Passes
 from learner.rank_settings import LearnerSettings
 from learner.schedule import learning_rate
+from learner.shares import GroupSlice
 from policy.encoding import SpecialIds
 
 

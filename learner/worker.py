@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from learner.micro_batches import GroupSlice
 from learner.push import Push
 from learner.rank_settings import LearnerSettings, Place
-from policy.probe import WeightReceipt
-from policy.runtime import FAST_COPIES, release_cached_memory, tune_process
-from policy.weights import Bucket, TensorSlot
+from learner.shares import GroupSlice
+from policy.receipt import WeightReceipt
+from policy.runtime import FAST_COPIES, quick_imports, release_cached_memory, tune_process
+from policy.slots import TensorSlot
 
-if TYPE_CHECKING:  # it imports DeepSpeed, which only the rank's process needs
+if TYPE_CHECKING:  # they import torch and DeepSpeed, which only the rank's process needs
     from learner.rank import LearnerRank
+    from policy.weights import Bucket
 
 LOOPBACK = "127.0.0.1"
 
@@ -58,7 +59,8 @@ class LearnerWorker:
 
         ``first`` is the place of rank 0.
         """
-        from learner.rank import LearnerRank
+        with quick_imports():
+            from learner.rank import LearnerRank
 
         self._rank = LearnerRank(self._settings, replace(first, rank=rank))
 
@@ -83,10 +85,14 @@ class LearnerWorker:
     # the answer to a call of its own. Its reference is known when the call is made, so rollout
     # workers can wait for a parcel that is not there yet.
 
-    def begin_push(self) -> tuple[int, tuple[TensorSlot, ...]]:
-        """The weight version, and what the buckets of rank 0 will hold."""
+    def begin_push(self) -> tuple[int, tuple[TensorSlot, ...], list[int]]:
+        """The weight version, what the buckets of rank 0 will hold, and how many of them each
+        parcel has."""
+        from policy.weights import parcels
+
         self._push = Push(self._joined.publish())
-        return self._joined.weight_version, self._joined.slots()
+        slots = self._joined.slots()
+        return self._joined.weight_version, slots, parcels(slots)
 
     @ray.method(num_returns=2)
     def push_buckets(self, count: int) -> tuple[list[Bucket], None]:

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Of weights that are converted at a time on a CPU: so much fits the cache of a core.
+_CONVERTED_BYTES = 2**20
+
 
 @dataclass(frozen=True)
 class Softmax:
@@ -79,7 +82,13 @@ def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
         return left @ right
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=dtype)
-    return left.to(dtype) @ right.to(dtype)
+    # A CPU has no such product. Converting a whole text head takes far longer than the product of a
+    # few tokens with it, because the result goes to memory and back. A block stays in the cache.
+    width = max(_CONVERTED_BYTES // (right.shape[0] * dtype.itemsize), 1)
+    wide = left.to(dtype)
+    if right.shape[1] <= width:
+        return wide @ right.to(dtype)
+    return torch.cat([wide @ block.to(dtype) for block in right.split(width, dim=1)], dim=1)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float | Tensor) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from policy.errors import UserError
 from policy.templates import Template
 from policy.types import IntArray, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BEGIN_OF_IMAGE = "<begin_of_image>"
 # The padding token that Janus itself uses (janus/models/processing_vlm.py of its repository). It is

@@ -144,12 +144,19 @@ class JanusPolicy(nn.Module):
             if name.startswith(TRAINED_PREFIXES):
                 yield name, parameter
 
-    def frozen_reference(self) -> JanusPolicy:
-        """A policy with a frozen copy of the trained weights. It shares the frozen weights.
+    def frozen_reference(self, whole: bool = False) -> JanusPolicy:
+        """A policy with a frozen copy of the trained weights. It shares the frozen weights, or,
+        if ``whole``, has a copy of these too.
 
         The text embeddings are part of the copy. The KL therefore also shows how far training
         moves the embeddings.
+
+        The reference takes over the memory of the weights, and this policy gets the copy. That
+        memory may be a checkpoint's file, mapped, which all processes of a machine share until
+        somebody writes. Training writes, and the reference never does.
         """
-        shared = {id(p): p for name, p in self.model.named_parameters() if not p.requires_grad}
-        reference = copy.deepcopy(self, memo=dict(shared))
+        shared = {id(p): p for _, p in self.model.named_parameters() if not p.requires_grad}
+        reference = copy.deepcopy(self, memo={} if whole else dict(shared))
+        for own, its in zip(self.parameters(), reference.parameters(), strict=True):
+            own.data, its.data = its.data, own.data
         return reference.requires_grad_(False)

@@ -1,13 +1,9 @@
-"""Proof of arrival: a worker's answer after it has loaded a weight version.
+"""The fixed probe, whose log-probs show that a policy computes with the weights it was sent.
 
-The answer has two parts. The checksum shows that the right bytes arrived. The log-probs of a fixed
-probe show that the model computes with them. A worker with a stale cache, or one that loaded the
-bytes into an unused tensor, would pass the checksum and fail the probe.
+They are part of a worker's receipt (``policy.receipt``).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,23 +15,6 @@ from policy.trajectory_logprobs import trajectory_logprobs
 from policy.types import FloatArray, Trajectory
 
 _PROBE_ROWS, _PROBE_COT_TOKENS, _PROBE_SEED = 2, 12, 20_26
-
-
-@dataclass(frozen=True, eq=False)
-class WeightReceipt:
-    """A worker's answer to one push of weights. Two receipts are equal if every bit is."""
-
-    weight_version: int
-    checksum: str  # of the buffers as received
-    probe_logprobs: FloatArray  # of the probe's tokens under the loaded weights, in nats
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, WeightReceipt)
-            and self.weight_version == other.weight_version
-            and self.checksum == other.checksum
-            and np.array_equal(self.probe_logprobs, other.probe_logprobs)
-        )
 
 
 def probe_trajectories(policy: JanusPolicy, special: SpecialIds) -> list[Trajectory]:

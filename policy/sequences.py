@@ -1,10 +1,10 @@
-"""Lays trajectories out as padded tensors for teacher forcing.
+"""Lays trajectories out as tensors for teacher forcing.
 
-Rows are padded on the right, behind all real tokens. Causal attention then needs no mask, and the
-positions of a row count its own tokens from 0. A trajectory therefore has the same positions alone
-and in any batch.
+A sequence is what a model reads of a trajectory in one phase: the phase's prompt and the tokens
+after it. The sequences of a batch make a tree (``policy.token_tree``). A trajectory has the same
+positions alone and in any batch.
 
-Shape legend: B = trajectories, L = positions, C = CoT tokens (longest row), N = image tokens.
+Shape legend: P = nodes of a tree, B = trajectories, T = tokens of a phase (longest row).
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 
 from policy.encoding import SpecialIds, unconditional_twin
+from policy.token_tree import TokenSequence, TokenTree, token_tree
 from policy.types import IntArray, Trajectory
 
 
 @dataclass(frozen=True)
 class PhaseBatch:
-    """One phase of B trajectories: the prompt's ids, then the tokens whose log-probs are wanted."""
+    """The tokens of one phase of B trajectories whose log-probs are wanted."""
 
-    ids_BL: Tensor
-    is_image_BL: Tensor  # which ids are image tokens
-    source_BT: Tensor  # position whose hidden state predicts token t
+    source_BT: Tensor  # the node whose hidden state predicts token t
     target_BT: Tensor  # the id of token t
     mask_BT: Tensor  # true where t is a token, false where it is padding
 
@@ -38,8 +37,10 @@ class PhaseBatch:
 class TrajectoryBatch:
     """Both phases of B trajectories, and the unconditional twin of the image phase."""
 
+    tree: TokenTree  # the sequences of both phases
     cot: PhaseBatch
     image: PhaseBatch
+    twin_tree: TokenTree  # the sequences of the twins
     unconditional: PhaseBatch
 
     @property
@@ -48,53 +49,50 @@ class TrajectoryBatch:
         return torch.cat([self.cot.mask_BT, self.image.mask_BT], dim=1)
 
     def to(self, device: torch.device) -> TrajectoryBatch:
-        return TrajectoryBatch(
-            self.cot.to(device), self.image.to(device), self.unconditional.to(device)
-        )
+        return TrajectoryBatch(*(part.to(device) for part in vars(self).values()))
 
 
 def collate(trajectories: Sequence[Trajectory], special: SpecialIds) -> TrajectoryBatch:
     """Lay trajectories out for teacher forcing. A CoT may be empty."""
+    cot_prompts = [t.cot_prompt_ids for t in trajectories]
     image_prompts = [t.image_prompt_ids for t in trajectories]
-    image_ids = [t.image_ids for t in trajectories]
+    twins = [unconditional_twin(ids, special) for ids in image_prompts]
+    cots, images = [t.cot_ids for t in trajectories], [t.image_ids for t in trajectories]
+    # The last token is only predicted. The model does not read it.
+    tree = token_tree(
+        [
+            [
+                TokenSequence(np.append(prompt, cot[:-1]), cot[:0])
+                for prompt, cot in zip(cot_prompts, cots, strict=True)
+            ],
+            _image_sequences(image_prompts, images),
+        ]
+    )
+    twin_tree = token_tree([_image_sequences(twins, images)])
     return TrajectoryBatch(
-        cot=_phase(
-            [t.cot_prompt_ids for t in trajectories],
-            [t.cot_ids for t in trajectories],
-            special.pad,
-            tokens_are_image=False,
-        ),
-        image=_phase(image_prompts, image_ids, special.pad, tokens_are_image=True),
-        unconditional=_phase(
-            [unconditional_twin(ids, special) for ids in image_prompts],
-            image_ids,
-            special.pad,
-            tokens_are_image=True,
-        ),
+        tree=tree,
+        cot=_phase(cot_prompts, cots, tree.phases[0].node_BL),
+        image=_phase(image_prompts, images, tree.phases[1].node_BL),
+        twin_tree=twin_tree,
+        unconditional=_phase(twins, images, twin_tree.phases[0].node_BL),
     )
 
 
-def _phase(
-    prompts: Sequence[IntArray],
-    tokens: Sequence[IntArray],
-    pad: int,
-    tokens_are_image: bool,
-) -> PhaseBatch:
-    rows = len(prompts)
-    # The last token is only predicted. The model does not read it, so it needs no position.
-    length = max(len(p) + max(len(t) - 1, 0) for p, t in zip(prompts, tokens, strict=True))
-    longest = max(len(t) for t in tokens)
-    ids = np.full((rows, length), pad, dtype=np.int64)
-    is_image = np.zeros((rows, length), dtype=bool)
-    source = np.zeros((rows, longest), dtype=np.int64)
-    target = np.zeros((rows, longest), dtype=np.int64)
-    mask = np.zeros((rows, longest), dtype=bool)
+def _image_sequences(
+    prompts: Sequence[IntArray], images: Sequence[IntArray]
+) -> list[TokenSequence]:
+    return [
+        TokenSequence(prompt, image[:-1]) for prompt, image in zip(prompts, images, strict=True)
+    ]
+
+
+def _phase(prompts: Sequence[IntArray], tokens: Sequence[IntArray], node_BL: Tensor) -> PhaseBatch:
+    rows, longest = len(prompts), max(map(len, tokens))
+    source = torch.zeros(rows, longest, dtype=torch.int64)
+    target, mask = torch.zeros_like(source), torch.zeros_like(source, dtype=torch.bool)
     for row, (prompt, token) in enumerate(zip(prompts, tokens, strict=True)):
         start, count = len(prompt), len(token)
-        ids[row, :start] = prompt
-        ids[row, start : start + count - 1] = token[:-1]
-        is_image[row, start : start + count - 1] = tokens_are_image
-        source[row, :count] = np.arange(start - 1, start - 1 + count)
-        target[row, :count] = token
+        source[row, :count] = node_BL[row, start - 1 : start - 1 + count]
+        target[row, :count] = torch.from_numpy(token.astype(np.int64))
         mask[row, :count] = True
-    return PhaseBatch(*(torch.from_numpy(array) for array in (ids, is_image, source, target, mask)))
+    return PhaseBatch(source, target, mask)

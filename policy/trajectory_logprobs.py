@@ -16,7 +16,8 @@ from torch import Tensor
 
 from policy.distribution import guide, logprob_entropy, temper, wide_product
 from policy.janus import JanusPolicy
-from policy.sequences import PhaseBatch, TrajectoryBatch
+from policy.sequences import TrajectoryBatch
+from policy.tree_states import states_at, tree_states
 
 
 class LogprobKernel(Protocol):
@@ -85,18 +86,23 @@ def trajectory_logprobs(
     tokens get their log-probs under the guided distribution, which costs a second forward pass.
     ``None`` means the conditional distribution.
     """
+    hidden_PD = tree_states(policy, batch.tree)
     cot = kernel(
-        _token_hidden(policy, batch.cot),
+        states_at(hidden_PD, batch.cot.source_BT[batch.cot.mask_BT]),
         policy.model.lm_head.weight,
         batch.cot.target_BT[batch.cot.mask_BT],
         None,
         temperature=temperature,
         guidance_scale=1.0,
     )
-    features_ND = policy.image_features(_token_hidden(policy, batch.image))
+    features_ND = policy.image_features(
+        states_at(hidden_PD, batch.image.source_BT[batch.image.mask_BT])
+    )
     twin_ND = None
     if guidance_scale is not None and guidance_scale != 1.0:
-        twin_ND = policy.image_features(_token_hidden(policy, batch.unconditional))
+        twin_PD = tree_states(policy, batch.twin_tree)
+        source_N = batch.unconditional.source_BT[batch.unconditional.mask_BT]
+        twin_ND = policy.image_features(states_at(twin_PD, source_N))
     head = policy.model.model.generation_head.vision_head
     image = kernel(
         features_ND,
@@ -112,14 +118,6 @@ def trajectory_logprobs(
         for a, b in zip(cot, image, strict=True)
     )
     return TokenLogprobs(logprobs, entropies)
-
-
-def _token_hidden(policy: JanusPolicy, phase: PhaseBatch) -> Tensor:
-    """The hidden states that predict the valid tokens, row by row, N D."""
-    hidden_BLD = policy.hidden_states(policy.embed(phase.ids_BL, phase.is_image_BL))
-    rows_B1 = torch.arange(len(phase.ids_BL), device=hidden_BLD.device).unsqueeze(1)
-    return hidden_BLD[rows_B1.expand_as(phase.source_BT)[phase.mask_BT],
-                      phase.source_BT[phase.mask_BT]]  # fmt: skip
 
 
 def _spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:

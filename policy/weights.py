@@ -25,6 +25,8 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
+from policy.slots import TensorSlot
+
 Bucket = NDArray[np.generic]
 
 # A tensor of this size or more is a bucket of its own. Smaller ones share buckets of this size.
@@ -42,18 +44,6 @@ _THREADS = 2
 
 class BucketLost(Exception):
     """A bucket will not come, because its sender has died or failed."""
-
-
-@dataclass(frozen=True)
-class TensorSlot:
-    """The place of one tensor: ``count`` elements from ``offset`` on in bucket ``bucket``."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str  # a torch dtype's name, e.g. "bfloat16"
-    bucket: int
-    offset: int
-    count: int
 
 
 @dataclass(frozen=True)

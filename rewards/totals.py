@@ -8,34 +8,22 @@ from dataclasses import dataclass, replace
 
 from policy.equality import all_equal
 from policy.moments import deviation, mean
-from policy.types import RewardFailure, RewardResult, Score
+from policy.types import RewardResult, Score
 from rewards.config import RewardConfig
 from rewards.scored_group import ScoredGroup
-
-
-def combine(
-    results: Mapping[str, Sequence[RewardResult]], weights: Mapping[str, float]
-) -> list[RewardResult]:
-    """The weighted sum of each trajectory's rewards, with their unweighted values as detail.
-
-    ``results[name]`` holds one result per trajectory, in the same order for every reward. When a
-    reward failed to score a trajectory, the total is a failure with the reasons of all rewards
-    that failed: a sum of the others would be on another scale than its group's totals. A sum beyond
-    the range of float64 is a failure too.
-    """
-    names = list(results)
-    return [
-        _total(dict(zip(names, row, strict=True)), weights)
-        for row in zip(*results.values(), strict=True)
-    ]
 
 
 def weighted_totals(
     results: Mapping[str, Sequence[RewardResult]], weights: Mapping[str, float]
 ) -> list[float | None]:
-    """The totals of ``combine`` as plain numbers, or None for a trajectory that has failed."""
-    totals = combine(results, weights)
-    return [total.value if isinstance(total, Score) else None for total in totals]
+    """The weighted sum of each trajectory's rewards; None for a trajectory that has failed.
+
+    ``results[name]`` holds one result per trajectory, in the same order for every reward. A
+    trajectory that any reward failed to score has failed: a sum of the others would be on another
+    scale than its group's totals. So has one whose sum is beyond the range of float64.
+    """
+    factors = [weights[name] for name in results]
+    return [_total(row, factors) for row in zip(*results.values(), strict=True)]
 
 
 def normalise(results: Sequence[RewardResult]) -> list[RewardResult]:
@@ -111,15 +99,11 @@ def _judged_values(results: Sequence[RewardResult]) -> list[float]:
     return [r.value for r in results if isinstance(r, Score) and r.applicable]
 
 
-def _total(results: Mapping[str, RewardResult], weights: Mapping[str, float]) -> RewardResult:
-    values: dict[str, float] = {}
-    reasons: list[str] = []
-    for name, result in results.items():
-        if isinstance(result, Score):
-            values[name] = result.value
-        else:
-            reasons.append(f"{name}: {result.reason}")
-    if reasons:
-        return RewardFailure("; ".join(reasons))
-    total = sum(weights[name] * value for name, value in values.items())
-    return Score(total, values) if math.isfinite(total) else RewardFailure("total is not finite")
+def _total(row: Sequence[RewardResult], factors: Sequence[float]) -> float | None:
+    parts = [
+        factor * result.value
+        for factor, result in zip(factors, row, strict=True)
+        if isinstance(result, Score)
+    ]
+    total = sum(parts)
+    return total if len(parts) == len(row) and math.isfinite(total) else None

@@ -13,7 +13,7 @@ from policy.sampling import Sampling
 from policy.types import Group, Prompt
 
 if TYPE_CHECKING:
-    from policy.probe import WeightReceipt
+    from policy.receipt import WeightReceipt
     from policy.weights import WeightBuckets
 
 

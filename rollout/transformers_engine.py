@@ -16,7 +16,8 @@ from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.low_rank import Receiver
-from policy.probe import WeightReceipt, probe_logprobs
+from policy.probe import probe_logprobs
+from policy.receipt import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, IntArray, Prompt, Trajectory
 from policy.weights import WeightBuckets
@@ -129,7 +130,7 @@ class TransformersEngine:
         policy = self._policy
         return EngineIdentity(
             engine="transformers",
-            torch_version=torch.__version__,
+            torch_version=str(torch.__version__),  # torch has a class for it
             transformers_version=transformers.__version__,
             dtype=str(policy.dtype).removeprefix("torch."),
             device=str(policy.device),

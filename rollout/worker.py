@@ -21,16 +21,17 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError
 
-from policy.runtime import FAST_COPIES, tune_process
+from policy.runtime import FAST_COPIES, quick_imports, tune_process
 from policy.sampling import Sampling
+from policy.slots import TensorSlot
 from policy.types import Group
 from rollout.config import RolloutConfig
 from rollout.engine import Engine, EngineIdentity, GenerationRequest
 from rollout.vllm.installation import prepare_vllm_process
 
 if TYPE_CHECKING:  # these import torch, which must not be imported before tune_process
-    from policy.probe import WeightReceipt
-    from policy.weights import Bucket, TensorSlot
+    from policy.receipt import WeightReceipt
+    from policy.weights import Bucket
 
 
 class RolloutWorker:
@@ -154,7 +155,8 @@ def load_engine(
         from rollout.vllm.vllm_engine import load_vllm_engine
 
         return load_vllm_engine(config, checkpoint, template, instruction, dtype)
-    from rollout.transformers_engine import load_transformers_engine
+    with quick_imports():
+        from rollout.transformers_engine import load_transformers_engine
 
     return load_transformers_engine(config, checkpoint, template, instruction, dtype)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -161,15 +163,18 @@ class Where:
 
 def brought(config: Any, scratch: Path) -> list[list[str]]:
     """The hosts that have a bucket of new weights, before and after it is brought: of two workers
-    on two hosts, the second one samples."""
+    on two hosts, the second one samples. Then that one is stopped: what is said of it is last."""
     import numpy as np
     import ray
 
     from orchestrator.workers import rollout_pool
     from orchestrator.workers.learner_group import PublishedWeights
+    from orchestrator.workers.rollout_events import WorkerLost
+    from orchestrator.workers.stopped_workers import watch_for_stopped_workers
     from policy.types import Prompt
     from rollout.engine import GenerationRequest
     from tests.remote_parts import Worker
+    from tests.started_pools import take_event
 
     names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     homes = iter(sorted(set(names) - {ray.get_runtime_context().get_node_id()}, key=names.get))
@@ -201,8 +206,13 @@ def brought(config: Any, scratch: Path) -> list[list[str]]:
         while len(having()) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
         seen.append(having())
+        victim = ray.get(pool.running[1]).pid
+        with watch_for_stopped_workers() as watch:
+            watch.over(pool)
+            os.kill(victim, signal.SIGSTOP)
+            lost = take_event(pool, WorkerLost)
         pool.close()
-        return seen
+        return [*seen, [str(victim), lost.reason]]
     finally:
         rollout_pool.start_rollout_worker = real
 

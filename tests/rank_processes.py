@@ -15,8 +15,8 @@ from learner_settings import learner_settings
 from learner_state import full_state
 from safetensors.torch import load_file, save_file
 
-from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import Place
+from learner.shares import TrainingGroup, split_over_ranks
 from policy.runtime import tune_process
 from policy.weights import unpack
 

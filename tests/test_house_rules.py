@@ -106,6 +106,16 @@ def test_record_and_report_load_neither_ray_nor_torch() -> None:
     assert not loaded([*modules_of("record"), *modules_of("report")]) & {"ray", "torch"}
 
 
+def test_the_driver_of_a_run_loads_no_torch() -> None:
+    """It holds references and numbers. Its inputs are checked in a process of their own, so a run
+    starts while these libraries are still being loaded there and in the workers."""
+    commands = [f"orchestrator.commands.{name}" for name in ("train", "status", "config")]
+    pipeline = [
+        f"orchestrator.pipeline.{name}" for name in ("opening", "opening_replay", "training")
+    ]
+    assert not loaded([*commands, *pipeline]) & {"torch", "transformers", "deepspeed"}
+
+
 def test_settings_and_pipeline_load_no_ray() -> None:
     """The three that start actors alone do, ``opening``, ``opening_replay`` and
     ``opening_evaluation``: simulated workers can play the roles of all others."""

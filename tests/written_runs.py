@@ -17,9 +17,10 @@ from orchestrator.pipeline.sample_records import TokenMaps, TrainingSamples, sam
 from orchestrator.pipeline.step_batch import StepBatch
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.sheets import save_png
+from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.run_config import RunConfig, dump_config, load_config
 from orchestrator.workers.rollout_events import GroupRef
-from policy.checkpoint.loading import load_encoder
+from policy.checkpoint.loading import load_encoder, read_config
 from policy.disk import write_whole
 from policy.encoding import PromptEncoder
 from policy.types import Group, JsonDict, Prompt, RewardFailure, Score, Trajectory
@@ -52,7 +53,7 @@ def encoder() -> PromptEncoder:
 
 @cache
 def token_maps() -> TokenMaps:
-    return TokenMaps.of(settings(), CHECKPOINT)
+    return TokenMaps.of(settings(), CHECKPOINT, ModelSize.of(read_config(CHECKPOINT)))
 
 
 def metrics_row(step: int, rng: np.random.Generator) -> JsonDict:

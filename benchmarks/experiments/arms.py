@@ -27,6 +27,7 @@ TOKEN_METHODS = {
 }
 SCALES = (1.0, 1.5, 2.0, 3.0)  # guidance scales of evaluation
 STEPS = 40  # of an arm that says nothing else
+DISTILLATION_WEIGHT = 0.1  # of the arms that distil while they train
 TRAINING_PROMPTS = ROOT / "shapes" / "data" / "train.jsonl"
 ONE_TASK = "one-task.jsonl"  # training prompts of one task, in the root of the runs
 TRAINED_TASK = "color"
@@ -99,6 +100,22 @@ def annealed_arm() -> Arm:
         base.world,
         base.steps,
         (*base.settings, "rollout.final_guidance_scale=1"),
+    )
+
+
+def weighted_arm(falling: bool) -> Arm:
+    """GRPO in the mixed world with an explicit weight of distillation.
+
+    Guidance stays at 2, or it is ``falling`` to 1 as in ``annealed_arm``.
+    """
+    base = annealed_arm() if falling else arm("mixed", 2.0, "conditional", "GRPO")
+    return Arm(
+        f"{base.name}-distilling",
+        f"GRPO, guidance {'from 2 down to 1' if falling else '2'}, distillation weight"
+        f" {DISTILLATION_WEIGHT}, 40 steps",
+        base.world,
+        base.steps,
+        (*base.settings, f"algorithm.distillation_weight={DISTILLATION_WEIGHT}"),
     )
 
 

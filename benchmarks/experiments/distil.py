@@ -24,7 +24,8 @@ from policy.distribution import guide
 from policy.janus import JanusPolicy
 from policy.prompts import load_prompts
 from policy.sampling import Sampling
-from policy.sequences import PhaseBatch, TrajectoryBatch, collate
+from policy.sequences import TrajectoryBatch, collate
+from policy.tree_states import tree_states
 from policy.types import Trajectory
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
@@ -97,15 +98,17 @@ def distil(
 def divergence(teacher: JanusPolicy, student: JanusPolicy, batch: TrajectoryBatch) -> Tensor:
     """KL(teacher under guidance || student without), the mean over all tokens, in nats."""
     with torch.no_grad():
+        hidden_PD, twin_PD = (tree_states(teacher, t) for t in (batch.tree, batch.twin_tree))
         image_BTV = guide(
-            teacher.image_logits(_hidden(teacher, batch.image)),
-            teacher.image_logits(_hidden(teacher, batch.unconditional)),
+            teacher.image_logits(hidden_PD[batch.image.source_BT]),
+            teacher.image_logits(twin_PD[batch.unconditional.source_BT]),
             GUIDANCE,
         )
-        cot_BTV = teacher.text_logits(_hidden(teacher, batch.cot))
+        cot_BTV = teacher.text_logits(hidden_PD[batch.cot.source_BT])
+    hidden_PD = tree_states(student, batch.tree)
     parts_BT = [
-        _divergence(cot_BTV, student.text_logits(_hidden(student, batch.cot))),
-        _divergence(image_BTV, student.image_logits(_hidden(student, batch.image))),
+        _divergence(cot_BTV, student.text_logits(hidden_PD[batch.cot.source_BT])),
+        _divergence(image_BTV, student.image_logits(hidden_PD[batch.image.source_BT])),
     ]
     return torch.cat(parts_BT, dim=1)[batch.mask_BT].mean()
 
@@ -113,13 +116,6 @@ def divergence(teacher: JanusPolicy, student: JanusPolicy, batch: TrajectoryBatc
 def _divergence(teacher_BTV: Tensor, student_BTV: Tensor) -> Tensor:
     logprob_BTV = teacher_BTV.log_softmax(-1)
     return (logprob_BTV.exp() * (logprob_BTV - student_BTV.log_softmax(-1))).sum(-1)
-
-
-def _hidden(policy: JanusPolicy, phase: PhaseBatch) -> Tensor:
-    """The hidden states that predict the tokens, B T D."""
-    hidden_BLD = policy.hidden_states(policy.embed(phase.ids_BL, phase.is_image_BL))
-    index_BTD = phase.source_BT[..., None].expand(-1, -1, hidden_BLD.shape[-1])
-    return hidden_BLD.gather(1, index_BTD)
 
 
 def _share(part: list[Trajectory], whole: list[Trajectory]) -> float:

@@ -35,14 +35,8 @@ from learner.algorithm.objective import BatchCounts, aggregation_weights
 from learner.algorithm.partition import partition_by_modality
 from learner.batch_loss import normalised_entropy
 from learner.config import AlgorithmConfig
-from learner.micro_batches import (
-    MicroBatch,
-    TrainingGroup,
-    cut_micro_batches,
-    micro_batch,
-    split_over_ranks,
-    training_trajectories,
-)
+from learner.micro_batches import MicroBatch, cut_micro_batches, micro_batch, training_trajectories
+from learner.shares import TrainingGroup, split_over_ranks
 from orchestrator.pipeline.order import derived_seed, step_prompts
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.distribution import guide

@@ -18,6 +18,7 @@ from benchmarks.experiments.arms import (
     before_arm,
     distilled_arm,
     one_task_arm,
+    weighted_arm,
 )
 
 SEEDS = (11, 12, 13, 14, 15)  # no run before the registration used them
@@ -125,6 +126,7 @@ _PAPER = arm("mixed", 2.0, "conditional", "GRPO", label="GRPO, the paper's arran
 _UNGUIDED = arm("mixed", 1.0, "conditional", "GRPO", label="GRPO without guidance, 40 steps")
 _LONGER = arm("mixed", 1.0, "conditional", "GRPO", 80, "GRPO without guidance, 80 steps")
 _ANNEALED, _DISTILLED = annealed_arm(), distilled_arm()
+_WEIGHTED, _WEIGHTED_ANNEALED = weighted_arm(falling=False), weighted_arm(falling=True)
 _ONE_TASK = {
     (method, rate): one_task_arm(method, rate)
     for rate in (1.5e-4, 6e-4)
@@ -176,6 +178,18 @@ STUDIES = (
             Hypothesis("H5b", _DISTILLED, _UNGUIDED, Outcome("seen", 1.0), "greater"),
             Hypothesis("H5c", _DISTILLED, _LONGER, Outcome("seen", 1.0), "greater"),
             Hypothesis("H5d", _DISTILLED, _UNGUIDED, Outcome("held_out", 1.0), "greater"),
+        ),
+    ),
+    Study(
+        "distillation-weight",
+        "World mixed: an explicit weight of distillation",
+        (_PAPER, _WEIGHTED, _UNGUIDED, _ANNEALED, _DISTILLED, _WEIGHTED_ANNEALED),
+        (
+            Hypothesis("H17a", _WEIGHTED, _PAPER, Outcome("seen", 1.0), "greater"),
+            Hypothesis("H17b", _WEIGHTED, _PAPER, Outcome("seen", 2.0), "less"),
+            Hypothesis("H17c", _WEIGHTED_ANNEALED, _UNGUIDED, Outcome("seen", 1.0), "greater"),
+            Hypothesis("H17d", _WEIGHTED_ANNEALED, _ANNEALED, Outcome("seen", 1.0), "greater"),
+            Hypothesis("H17e", _WEIGHTED_ANNEALED, _DISTILLED, Outcome("seen", 1.0), "not less"),
         ),
     ),
     _grid_study("mixed", 1.0, "conditional", _baseline("H2", "mixed", 1.0, "conditional")),

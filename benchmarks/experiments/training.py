@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from benchmarks.published import published_weights
 from evaluation.summary import summarise
 from learner.algorithm.advantages import default_minimum_survivors, group_advantages
-from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank import LearnerRank
 from learner.rank_settings import Place
+from learner.shares import TrainingGroup, split_over_ranks
 from orchestrator.pipeline.order import evaluation_requests, step_prompts, training_request
 from orchestrator.pipeline.step_row import reward_metrics, without_nan
-from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.worker_settings import learner_settings
 from policy.errors import RunFailed

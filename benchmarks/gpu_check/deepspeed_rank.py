@@ -21,8 +21,8 @@ from benchmarks.published import published_weights
 from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import random_groups
 from learner.config import AlgorithmConfig, LearnerConfig, LoraConfig
-from learner.micro_batches import GroupSlice, TrainingGroup, split_over_ranks
 from learner.rank_settings import LearnerSettings, Place
+from learner.shares import GroupSlice, TrainingGroup, split_over_ranks
 from policy.base_settings import Dtype
 from policy.checkpoint.loading import load_policy
 from policy.sampling import Sampling

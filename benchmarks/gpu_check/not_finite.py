@@ -12,7 +12,7 @@ from benchmarks.gpu_check.task import Measure, Task
 from benchmarks.learner_task import Task as LearnerTask
 from benchmarks.synthetic import random_batch
 from benchmarks.torch_model import TorchModel
-from learner.micro_batches import GroupSlice
+from learner.shares import GroupSlice
 from learner.update import Updater
 from policy.janus import JanusPolicy
 from policy.types import Group

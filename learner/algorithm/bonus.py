@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BonusRule = Literal["capped", "budget", "budget-exact"]
-Aggregation = Literal["token-mean", "sequence-mean", "constant"]
+from learner.algorithm.choices import CAP_FACTOR, Aggregation
 
 RELATIVE_ROUNDING = 1e-12  # float64 sums that differ by less count as equal
-CAP_FACTOR = 0.3  # the authors' n_beta, which multiplies the entropy and its cap
 
 
 def capped_bonus(advantage_B: Tensor, entropy_BT: Tensor, factor: float = CAP_FACTOR) -> Tensor:

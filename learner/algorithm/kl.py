@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-KlEstimator = Literal["k2", "k3"]
+from learner.algorithm.choices import KlEstimator
 
 # Nats. In float32 exp(d) overflows at d = 89, and its square in a gradient norm from d = 44 on.
 # Training does not get there: at 40 the policy gives a token e^-40 of the reference's probability.

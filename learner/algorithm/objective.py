@@ -18,8 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner.algorithm.bonus import CAP_FACTOR, Aggregation, BonusRule
-from learner.algorithm.kl import KL_ESTIMATORS, KlEstimator
+from learner.algorithm.choices import (
+    CAP_FACTOR,
+    HIGH_QUANTILE,
+    LOW_QUANTILE,
+    Aggregation,
+    BonusRule,
+    KlEstimator,
+    Modalities,
+)
+from learner.algorithm.kl import KL_ESTIMATORS
 from learner.algorithm.loss_metrics import (
     Metrics,
     entropy_metrics,
@@ -29,7 +37,6 @@ from learner.algorithm.loss_metrics import (
 )
 from learner.algorithm.methods.eg_grpo import EgGrpo
 from learner.algorithm.methods.token_method import Rows, TokenMethod
-from learner.algorithm.partition import HIGH_QUANTILE, LOW_QUANTILE, Modalities
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,8 @@ class LossBatch:
     importance_weight_BT: Tensor | None = None  # truncated_importance_weight; None stands for 1
     surrogate_weight_BT: Tensor | None = None  # of the method's group stage; None stands for 1
     kl_weight_BT: Tensor | None = None  # the same for the KL term
-    added_advantage_BT: Tensor | None = None  # entropy control's addition to A~; None stands for 0
+    # What entropy control and distillation add to A~; None stands for 0.
+    added_advantage_BT: Tensor | None = None
 
 
 def eg_grpo_loss(

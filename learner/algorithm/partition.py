@@ -5,15 +5,10 @@ Shape legend: B = trajectories, T = padded token columns (CoT first, then image)
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Modalities = Literal["both", "cot", "image", "none"]
-
-LOW_QUANTILE = 0.2
-HIGH_QUANTILE = 0.5
+from learner.algorithm.choices import HIGH_QUANTILE, LOW_QUANTILE, Modalities
 
 
 def entropy_partition(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from orchestrator.settings.host import PACKAGES, Finding, finding, gpus_text, shared_memory_text
 from orchestrator.settings.host_needs import needs_of_run
-from orchestrator.settings.inputs import Inputs, check_inputs
+from orchestrator.settings.input_checks import check_inputs
+from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import check_machine
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig, load_config
@@ -138,6 +139,6 @@ def _checked(config: RunConfig) -> tuple[Inputs, str]:
     from orchestrator.settings.plan import batch_text
 
     inputs = check_inputs(config)
-    check_machine(config, inputs.model_path)
+    check_machine(config, inputs.size)
     leaks = f" ({len(inputs.leaks)} of validation: {config.data.leaks})" if inputs.leaks else ""
     return inputs, f"{len(inputs.prompts)} prompts{leaks}; {batch_text(config)}"

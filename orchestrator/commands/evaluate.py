@@ -10,7 +10,7 @@ from pathlib import Path
 from evaluation.markdown_table import table
 from evaluation.suites.registry import suite_named
 from orchestrator.pipeline.interrupt import graceful_interrupt
-from orchestrator.record.evaluation_folder import PROMPTS, RESULT, EvaluationFolder
+from orchestrator.record.evaluation_folder import ASKED, PROMPTS, RESULT, EvaluationFolder
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import read_rows
 from orchestrator.settings.cluster_address import cluster_address
@@ -59,9 +59,13 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     if (parsed.model is None) == (parsed.images is None):
         raise UserError("give either --model or --images")
     from orchestrator.settings.suite_images import about_images, given_images
-    from orchestrator.settings.suite_inputs import check_suite
+    from orchestrator.settings.suite_inputs import check_scoring, check_suite
 
-    inputs = check_suite(suite_named(parsed.action), parsed.model, parsed.overrides)
+    # A new folder is not made before all is checked. Where one is gone on with, only the roles that
+    # have something left are: the rest may have been done on a machine with GPUs.
+    begun = (parsed.out / ASKED).is_file()
+    suite = suite_named(parsed.action)
+    inputs = check_suite(suite, parsed.model, parsed.overrides, scores=not begun)
     given, asked = None, inputs.asked()
     if parsed.images is not None:
         given = given_images(parsed.images, inputs)
@@ -75,6 +79,9 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         from orchestrator.pipeline.opening_evaluation import evaluate
 
         evaluation = Evaluation(inputs, folder, given)
+        if begun:
+            left = evaluation.scorers_left()
+            check_scoring(inputs.config, left, draws=bool(evaluation.to_draw()))
         evaluation.list_prompts()
         evaluate(evaluation, Progress(steps=1))
         file = evaluation.finish()

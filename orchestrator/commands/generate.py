@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from orchestrator.pipeline.order import derived_seed
 from orchestrator.record.sheets import Tile, contact_sheet, save_png
-from orchestrator.settings.inputs import check_positions, read_instruction, verified_policy_folder
+from orchestrator.settings.input_checks import check_positions
+from orchestrator.settings.inputs import read_instruction, verified_policy_folder
 from orchestrator.settings.machine import check_device
 from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults
 from policy.checkpoint.hub import checkpoint_folder

@@ -12,6 +12,7 @@ from orchestrator.record.live_view import shown_progress
 from orchestrator.record.own_checkpoints import OwnCheckpoints, checkpoint_step
 from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
 from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.run_config import RunConfig, TrajectoriesConfig, load_config
 from orchestrator.workers.cluster import private_environment
 from policy.errors import Stopped, UserError
@@ -40,12 +41,12 @@ def _replay(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
         return
     # These import torch and transformers, which takes seconds. A mistake is said first.
     from learner.step_checkpoint import verified_manifest
-    from orchestrator.settings.inputs import learner_inputs
+    from orchestrator.settings.input_checks import learner_inputs
 
     if checkpoint is not None:
         verified_manifest(checkpoint)
     inputs = learner_inputs(config)
-    _check_learners_machine(config, inputs.model_path)
+    _check_learners_machine(config, inputs.size)
 
     if cluster_address(config.cluster.address) is None:
         private_environment()
@@ -87,12 +88,12 @@ def _learner_alone(source: Path, overrides: list[str]) -> RunConfig:
     )
 
 
-def _check_learners_machine(config: RunConfig, model_path: Path) -> None:
+def _check_learners_machine(config: RunConfig, size: ModelSize) -> None:
     """Check what this machine must have for the learner; see ``check_machine``."""
     from orchestrator.settings.machine import check_machine
 
     no_rollout = config.rollout.model_copy(update={"workers": 0, "device": "cpu"})
-    check_machine(config.model_copy(update={"rollout": no_rollout, "rewards": ()}), model_path)
+    check_machine(config.model_copy(update={"rollout": no_rollout, "rewards": ()}), size)
 
 
 def _beginning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,16 @@ from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
 from orchestrator.record.live_view import shown_progress
 from orchestrator.record.own_checkpoints import OwnCheckpoints
 from orchestrator.record.progress import Progress
-from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
+from orchestrator.record.run_folder import LONGEST_NEW, RunFolder, has_run
+from orchestrator.settings.check_process import CHECKING, checked_elsewhere, checked_here
 from orchestrator.settings.cluster_address import cluster_address
+from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.run_config import RunConfig, dump_config, load_config
 from orchestrator.workers.cluster import private_environment
 from policy.errors import RunFailed, Stopped, UserError
 
 if TYPE_CHECKING:
     from orchestrator.pipeline.run import Run
-    from orchestrator.settings.inputs import Inputs
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -32,8 +34,10 @@ def run(parsed: argparse.Namespace) -> None:
 
 def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     config = load_config(parsed.config, parsed.overrides)
+    if parsed.new and len(config.name) > LONGEST_NEW:
+        raise UserError(f"name: --new may add a number to it: at most {LONGEST_NEW} characters")
     if parsed.dry_run:
-        _checked(config)
+        checked_here(config)
         print(dump_config(config), end="")
         return
     with shown_progress(config.steps) as progress:
@@ -53,42 +57,42 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
 def _run(
     config: RunConfig, parsed: argparse.Namespace, interrupt: Interrupt, progress: Progress
 ) -> tuple[RunConfig, Run, Path]:
-    """Train and write the report: the configuration with the folder's name, the run, the report."""
-    with progress.waiting("reading files and loading libraries"):
-        inputs = _checked(config)
-        if cluster_address(config.cluster.address) is None:
-            private_environment()
-        # These modules import Ray, which reads the environment only once.
-        from orchestrator.pipeline.ledger import Superseded
-        from orchestrator.pipeline.opening import open_run
-        from orchestrator.pipeline.training import train
-        from orchestrator.report.page import write_report
+    """Train and write the report: the configuration with the folder's name, the run, the report.
 
-    config, folder = _folder(config, parsed, progress)
-    try:
-        with open_run(config, inputs, folder, interrupt, progress) as opened:
-            train(opened)
-        with progress.waiting("writing the report"):
-            report = write_report(config.folder)
-    except Superseded:
-        raise  # the newer driver goes on with the run
-    except RunFailed as error:
-        raise RunFailed(f"{error} ({_way_on(config)})") from error
-    except KeyboardInterrupt:
-        raise Stopped(f"stopped at once ({_way_on(config)})") from None
-    return config, opened, report
+    The inputs are checked in another process. Meanwhile this one imports Ray and starts it. A run
+    that is new waits for the result before it makes its folder, and every run does before it
+    starts an actor.
+    """
+    private = cluster_address(config.cluster.address) is None
+    with checked_elsewhere(config) as checked, ExitStack() as opened:
+        with progress.waiting("reading files and loading libraries"):
+            if private:
+                private_environment()
+            # These modules import Ray, which reads the environment only once.
+            from orchestrator.pipeline.ledger import Superseded
+            from orchestrator.pipeline.opening import open_run
+            from orchestrator.pipeline.opening_cluster import open_cluster
+            from orchestrator.pipeline.training import train
+            from orchestrator.report.page import write_report
 
-
-def _checked(config: RunConfig) -> Inputs:
-    """The inputs of the configuration, after all checks of its files and of this machine."""
-    # These import torch and transformers, which takes seconds. ``load_config`` has run before, so
-    # that a user need not wait to hear of a mistake in the configuration file.
-    from orchestrator.settings.inputs import check_inputs
-    from orchestrator.settings.machine import check_machine
-
-    inputs = check_inputs(config)
-    check_machine(config, inputs.model_path)
-    return inputs
+        if parsed.new or not (parsed.resume and has_run(config.folder)):
+            if private:
+                open_cluster(opened, config.cluster, logical_cpus(config), progress)
+            with progress.waiting(CHECKING):
+                checked()
+        config, folder = _folder(config, parsed, progress)
+        try:
+            with open_run(config, checked, folder, interrupt, progress) as run:
+                train(run)
+            with progress.waiting("writing the report"):
+                report = write_report(config.folder)
+        except Superseded:
+            raise  # the newer driver goes on with the run
+        except RunFailed as error:
+            raise RunFailed(f"{error} ({_way_on(config)})") from error
+        except KeyboardInterrupt:
+            raise Stopped(f"stopped at once ({_way_on(config)})") from None
+    return config, run, report
 
 
 def _folder(
@@ -100,8 +104,6 @@ def _folder(
         if parsed.resume and not folder.goes_on:
             progress.note(f"{folder.path} has no run yet: it begins")
         return config, folder
-    if len(config.name) > LONGEST_NEW:
-        raise UserError(f"name: --new may add a number to it: at most {LONGEST_NEW} characters")
     folder = RunFolder.fresh(config.root, config.name)
     return config.model_copy(update={"name": folder.path.name}), folder
 

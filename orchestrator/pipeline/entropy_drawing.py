@@ -16,11 +16,8 @@ import torch
 
 from orchestrator.pipeline.entropy_dataset import DrawnAs, SettingFolder
 from orchestrator.pipeline.order import derived_seed
-from orchestrator.settings.inputs import (
-    check_positions,
-    read_instruction,
-    verified_policy_folder,
-)
+from orchestrator.settings.input_checks import check_positions
+from orchestrator.settings.inputs import read_instruction, verified_policy_folder
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.hub import checkpoint_folder
 from policy.checkpoint.loading import (

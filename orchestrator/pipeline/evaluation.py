@@ -16,6 +16,7 @@ from orchestrator.settings.suite_inputs import SuiteInputs
 from policy.errors import RunFailed
 from policy.image_files import image_group, read_image
 from policy.types import Group, JsonDict, RewardFailure, RewardResult, Score
+from rewards.config import RewardConfig
 from rewards.scored_group import ScoredGroup, failure_reasons
 from rollout.engine import GenerationRequest
 
@@ -79,6 +80,10 @@ class Evaluation:
             for place, item in enumerate(self.inputs.items)
             if scorer in item.scorers and _failed(scored.get(place))
         ]
+
+    def scorers_left(self) -> list[RewardConfig]:
+        """The scorers that have something left to judge."""
+        return [reward for reward in self.inputs.config.rewards if self.to_score(reward.name)]
 
     def group(self, place: int) -> Group:
         """The images of a place, as a scorer wants them."""

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.pipeline.evaluation import Evaluation
 from orchestrator.pipeline.evaluation_scoring import ROUNDS, prompts_per_round
 from orchestrator.settings.host_needs import HostNeeds
-from orchestrator.settings.memory import OBJECT_BYTES
+from orchestrator.settings.object_store import OBJECT_BYTES
 from orchestrator.settings.resources import reward_role, rollout_role
 from policy.checkpoint.loading import read_config
 from policy.image_files import image_bytes
@@ -21,7 +21,7 @@ def needs_of_evaluation(evaluation: Evaluation) -> HostNeeds:
     """
     inputs, config = evaluation.inputs, evaluation.inputs.config
     images = inputs.images_per_prompt
-    rewards = [reward for reward in config.rewards if evaluation.to_score(reward.name)]
+    rewards = evaluation.scorers_left()
     one = _bytes_of_an_image(evaluation) + OBJECT_BYTES
     scoring = [ROUNDS * prompts_per_round(reward, images) * images * one for reward in rewards]
     roles = [reward_role(reward) for reward in rewards]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from learner.micro_batches import TrainingGroup
+from learner.shares import TrainingGroup
 
 
 class IdleLearner:

@@ -2,8 +2,10 @@
 
 Failure policy: the server writes each change to the disk before it acknowledges it, so a killed
 server loses nothing. ``revive`` starts it again on the same data. Data that the server cannot read
-are moved aside, and the ledger is then lost (``LedgerLost``). The server ends with this process,
-even if this process is killed. It listens on a unix socket, or else on loopback.
+are moved aside, and the ledger is then lost (``LedgerLost``). A server that is stopped (SIGSTOP) is
+killed by a thread of its own, so that requests fail at once and have it started again. The server
+ends with this process, even if this process is killed. It listens on a unix socket, or else on
+loopback.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +28,11 @@ from orchestrator.pipeline.ledger import Superseded
 from orchestrator.pipeline.ledger_connection import answers
 from policy.disk import made_anew, writing
 from policy.errors import RunFailed, UserError
+from policy.stopped import EVERY_S, Looks
 
 _START_S = 60.0  # to wait for the server before it, to load the data, and to answer
 _STOP_S = 10.0
-_FROZEN_S = 5.0  # in which a server that runs must answer when a request has failed
+_SILENT_S = 5.0  # in which a server that runs must answer when a request has failed
 _LONGEST_SOCKET_PATH = 107  # bytes, of a unix socket on Linux
 _UNREADABLE = ("Bad file format", "corrupt")  # what the server logs about damaged data
 # Runs between fork and the server, in a Python of its own. A function that runs in the forked copy
@@ -84,29 +88,31 @@ class LedgerServer:
             self.url = f"redis://127.0.0.1:{port}"
             self._listen = ["--port", str(port), "--bind", "127.0.0.1"]
         self._process: subprocess.Popen[bytes] | None = None
-        self._was_up = False
+        self._was_up = self._was_stopped = False
+        self._done = threading.Event()
+        threading.Thread(target=self._end_if_stopped, name="stopped Redis", daemon=True).start()
         # The server ends with the thread that starts it. This one lasts until ``stop``.
         self._starter = ThreadPoolExecutor(1)
 
     def revive(self) -> None:
         """Start the server unless it runs. Raises ``RunFailed`` when it does not come up.
 
-        A server that runs and does not answer for some seconds, because it is frozen, is killed and
-        started again. What it had acknowledged is on the disk.
+        A server that runs and does not answer for some seconds is killed and started again. What it
+        had acknowledged is on the disk.
         """
         what = "ended"
-        if self._process is not None and self._process.poll() is None:
-            until = time.monotonic() + _FROZEN_S
-            while time.monotonic() < until:
-                if answers(self.url):
-                    return
-                time.sleep(0.1)
-            self._process.kill()
-            self._process.wait()
-            what = "does not answer"
+        until = time.monotonic() + _SILENT_S
+        while self._process is not None and self._process.poll() is None:
+            if answers(self.url):
+                return
+            if time.monotonic() >= until:
+                self.kill()
+                what = "does not answer"
+            time.sleep(0.1)
         if self._was_up:
+            what = "was stopped (SIGSTOP)" if self._was_stopped else what
             self._say(f"the ledger's {self.binary.name} {what}; starting it again")
-        self._was_up = False
+        self._was_up = self._was_stopped = False
         self._starter.submit(self._start).result()
         self._was_up = True
 
@@ -118,6 +124,7 @@ class LedgerServer:
 
     def stop(self) -> None:
         """End the server in order."""
+        self._done.set()
         if self._process is not None:
             self._process.terminate()
             try:
@@ -126,6 +133,14 @@ class LedgerServer:
                 self._process.kill()
                 self._process.wait()
         self._starter.shutdown()
+
+    def _end_if_stopped(self) -> None:
+        looks = Looks()
+        while not self._done.wait(EVERY_S):
+            process = self._process
+            if process is not None and looks.stopped([process.pid]):
+                self._was_stopped = True
+                process.kill()
 
     def _start(self) -> None:
         log = self._data / "server.log"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.check_process import CHECKING
 from orchestrator.settings.host_needs import needs_of_run
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
@@ -40,10 +41,12 @@ from orchestrator.workers.placement import Places, no_room, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.stopped_workers import StoppedWorkers, watch_for_stopped_workers
 from orchestrator.workers.waiting import (
     WorkerDied,
     WorkerLate,
     WorkerNotStarted,
+    WorkerStopped,
     wait_answers,
 )
 from policy.disk import fenced
@@ -55,7 +58,7 @@ log = logging.getLogger("eg_grpo")
 @contextmanager
 def open_run(
     config: RunConfig,
-    inputs: Inputs,
+    checked: Callable[[], Inputs],
     folder: RunFolder,
     interrupt: Interrupt,
     progress: Progress,
@@ -70,7 +73,8 @@ def open_run(
     with closing(folder):
         step, checkpoint = _resume_point(folder, config)
         progress.begin(step)
-        save_settings(config, folder.path)
+        if not folder.goes_on:
+            save_settings(config, folder.path)
         interrupt.stop_within_s = config.checkpoint.stop_within_s
         with (
             logged_to(folder.path / "run.log"),
@@ -81,6 +85,10 @@ def open_run(
             ExitStack() as opened,  # the cluster may outlive the run, and its actors must not
         ):
             open_cluster(opened, config.cluster, logical_cpus(config), progress)
+            with progress.waiting(CHECKING):
+                inputs = checked()
+            if folder.goes_on:
+                save_settings(config, folder.path)
             with progress.waiting("finding places for the workers"):
                 places = opened.enter_context(reserved(config, roles(config)))
             _announce(progress, config, inputs)
@@ -93,17 +101,20 @@ def open_run(
             # measures the free memory of its GPU, which the other roles may share. They start after
             # it.
             alone = config.rollout.engine == "vllm"
-            learners = _Learners(config, inputs, places)
+            stopped = opened.enter_context(watch_for_stopped_workers())
+            learners = _Learners(config, inputs, places, stopped)
             opened.callback(learners.close)
             if not alone:
                 learners.start()
             rollout = RolloutPool(config, inputs, places)
             opened.callback(rollout.close)
+            stopped.over(rollout)
             if alone:
                 _wait_for_rollout(rollout, progress)
                 learners.start()
             rewards = RewardPools(config, places)
             opened.callback(rewards.close)
+            stopped.over(*rewards.pools.values())
             if not alone:
                 _wait_for_rollout(rollout, progress)
             names = ", ".join(rewards.pools)
@@ -144,7 +155,7 @@ def open_run(
             )
             stages.workers.listeners.append(progress.workers)
             stages.scaling.go_on(ledger.view().scaling)
-            tokens = TokenMaps.of(config, inputs.model_path)
+            tokens = TokenMaps.of(config, inputs.model_path, inputs.size)
             evaluation = FixedEvaluation(
                 config, inputs.evaluation_sets, rollout, stages, folder, tokens
             )
@@ -189,8 +200,11 @@ def _noted_in(ledger: Ledger) -> Iterator[None]:
 class _Learners:
     """Forms learner groups, one after another."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs, places: Places) -> None:
+    def __init__(
+        self, config: RunConfig, inputs: Inputs, places: Places, stopped: StoppedWorkers
+    ) -> None:
         self._config, self._inputs, self._places = config, inputs, places
+        self._stopped = stopped
         self._group: LearnerGroup | None = None
 
     def start(self) -> None:
@@ -198,6 +212,7 @@ class _Learners:
         self.close()
         if self._config.stages != "rollout":
             self._group = LearnerGroup(self._config, self._inputs, self._places)
+            self._stopped.over(self._group)
 
     def formed(self, checkpoint: Path | None) -> Learner:
         """The group that was started, once it has loaded the checkpoint."""
@@ -209,13 +224,13 @@ class _Learners:
         return self._group
 
     def form_first(self, checkpoint: Path | None, ledger: Ledger) -> Learner:
-        """Form the group with which the run opens. A group of which a rank dies or is late is
-        formed again, once: settings that end each group would end that one too."""
+        """Form the group with which the run opens. A group of which a rank dies, is late or is
+        stopped is formed again, once: settings that end each group would end that one too."""
         try:
             return self.formed(checkpoint)
         except WorkerNotStarted:
             raise
-        except (WorkerDied, WorkerLate) as failure:
+        except (WorkerDied, WorkerLate, WorkerStopped) as failure:
             if not self._config.learner.restarts:
                 raise
             log.warning("%s; the group is formed again", failure)

@@ -17,6 +17,7 @@ from orchestrator.pipeline.opening_cluster import open_cluster
 from orchestrator.record.counter import Counter
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.resources import reward_role, rollout_role
 from orchestrator.settings.suite_inputs import EvaluatedPolicy
 from orchestrator.workers.group_files import stored
@@ -25,6 +26,7 @@ from orchestrator.workers.placement import claimed, claims
 from orchestrator.workers.publisher import IdlePublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.stopped_workers import watch_for_stopped_workers
 from orchestrator.workers.waiting import wait_answers
 from policy.errors import UserError
 from policy.types import Group, RewardResult
@@ -35,14 +37,16 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> None:
     """Draw and score what is missing. What is done stays done, whatever ends the process."""
     config = evaluation.inputs.config
     to_draw, policy = evaluation.to_draw(), evaluation.inputs.policy
-    if not to_draw and not any(evaluation.to_score(reward.name) for reward in config.rewards):
+    if not to_draw and not evaluation.scorers_left():
         return
     with logged_to(evaluation.folder.path / "evaluate.log"), ExitStack() as opened:
         asked = config.rollout.workers * config.rollout.cpus_per_worker
         asked += sum(reward.workers * reward.cpus_per_worker for reward in config.rewards)
         open_cluster(opened, config.cluster, asked, progress)
-        with progress.waiting("checking the hosts of the workers"):
-            check_hosts(needs_of_evaluation(evaluation))
+        if cluster_address(config.cluster.address) is not None:
+            # What the hosts need depends on the size of every image, which takes a while to read.
+            with progress.waiting("checking the hosts of the workers"):
+                check_hosts(needs_of_evaluation(evaluation))
         if policy is not None and to_draw:
             _draw(evaluation, policy, to_draw, progress)
         for reward in config.rewards:
@@ -57,8 +61,10 @@ def _draw(
     images, total = inputs.images_per_prompt, len(inputs.items) * inputs.images_per_prompt
     with (
         claimed(config.cluster, claims([rollout_role(config.rollout)])) as reserved,
+        watch_for_stopped_workers() as stopped,
         closing(RolloutPool(config, policy, reserved)) as rollout,
     ):
+        stopped.over(rollout)
         with progress.waiting("loading the policy on the rollout workers"):
             rollout.wait_ready()
         counter = Counter(progress.note, "images drawn", total, total - images * len(places))
@@ -86,8 +92,10 @@ def _score(
     alone = config.model_copy(update={"rewards": (reward,)})
     with (
         claimed(config.cluster, claims([reward_role(reward)])) as reserved,
+        watch_for_stopped_workers() as stopped,
         closing(RewardPools(alone, reserved)) as rewards,
     ):
+        stopped.over(*rewards.pools.values())
         with progress.waiting(f"loading {reward.name} on the reward workers"):
             digest = rewards.wait_ready()[reward.name]
         if before := folder.digests(reward.name) - {digest}:

@@ -22,6 +22,7 @@ from orchestrator.settings.unchanged import check_unchanged
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.placement import reserved
+from orchestrator.workers.stopped_workers import watch_for_stopped_workers
 from policy.disk import write_whole
 
 
@@ -62,7 +63,9 @@ def open_replay(
             learners = [role for role in roles(config) if role.key == "learner"]
             with progress.waiting("finding places for the learner ranks"):
                 places = opened.enter_context(reserved(config, learners))
+            stopped = opened.enter_context(watch_for_stopped_workers())
             learner = opened.enter_context(closing(LearnerGroup(config, inputs, places)))
+            stopped.over(learner)
             with progress.waiting("loading the model on the learner ranks"):
                 learner.wait_ready()
                 if checkpoint is not None:

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from learner.micro_batches import TrainingGroup
+from learner.shares import TrainingGroup
 from orchestrator.settings.resources import Resources
 from orchestrator.workers.rollout_events import GroupRef, RolloutEvent
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, Prompt
 from rewards.scored_group import ScoredGroup

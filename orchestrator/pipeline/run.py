@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learner.micro_batches import TrainingGroup
+from learner.shares import TrainingGroup
 from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.keeping import TrajectoryKeeper

@@ -8,22 +8,24 @@ that is at a percentile into another set.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from learner.algorithm.partition import partition_by_modality
 from learner.config import AlgorithmConfig
 from orchestrator.pipeline.roles import Rollout
 from orchestrator.pipeline.step_batch import StepBatch
 from orchestrator.record.run_folder import TRAINING_SAMPLES, RunFolder
 from orchestrator.record.sheets import save_png
 from orchestrator.record.token_maps import packed_map
+from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.run_config import RunConfig
-from policy.checkpoint.loading import load_encoder, read_config
 from policy.encoding import PromptEncoder
-from policy.types import JsonDict, Score, Trajectory
+from policy.templates import template_named
+from policy.types import FloatArray, JsonDict, Score, Trajectory
 from rewards.scored_group import ScoredGroup
 
 # Of the groups that a run trains on, so many are recorded: the first ones of evenly spaced steps.
@@ -34,19 +36,31 @@ class TokenMaps:
     """The entropies of a sample's tokens, and which of them the learner counts as low and high."""
 
     def __init__(
-        self, encoder: PromptEncoder, text_vocab_size: int, num_codes: int, config: AlgorithmConfig
+        self,
+        load_encoder: Callable[[], PromptEncoder],
+        text_vocab_size: int,
+        num_codes: int,
+        config: AlgorithmConfig,
     ) -> None:
-        self._encoder, self._config = encoder, config
+        """The encoder is loaded when the first sample is recorded, because that imports
+        transformers."""
+        self._load_encoder, self._config = load_encoder, config
         self._text_vocab_size, self._num_codes = text_vocab_size, num_codes
 
     @classmethod
-    def of(cls, config: RunConfig, model_path: Path) -> TokenMaps:
+    def of(cls, config: RunConfig, model_path: Path, size: ModelSize) -> TokenMaps:
         """Those of a run, whose checkpoint folder is ``model_path``."""
-        model = read_config(model_path)
-        encoder = load_encoder(model_path, config.model.template)
-        text: Any = model.text_config
-        coder: Any = model.vq_config
-        return cls(encoder, text.vocab_size, coder.num_embeddings, config.algorithm)
+
+        def load_encoder() -> PromptEncoder:
+            from policy.checkpoint.tokenizer import load_tokenizer
+
+            return PromptEncoder(load_tokenizer(model_path), template_named(config.model.template))
+
+        return cls(load_encoder, size.text_vocab, size.codes, config.algorithm)
+
+    @cached_property
+    def _encoder(self) -> PromptEncoder:
+        return self._load_encoder()
 
     def of_sample(self, trajectory: Trajectory) -> JsonDict:
         """The ``tokens`` of a row; see ``orchestrator.record.token_maps``."""
@@ -54,24 +68,38 @@ class TokenMaps:
         image_entropies = (
             trajectory.image_entropies_guided if guided else trajectory.image_entropies_conditional
         )
-        cot_T = torch.from_numpy(trajectory.cot_entropies / math.log(self._text_vocab_size))
-        image_T = torch.from_numpy(image_entropies / math.log(self._num_codes))
-        entropy_1T = torch.cat([cot_T, image_T])[None]
-        is_cot_1T = (torch.arange(entropy_1T.shape[1]) < len(cot_T))[None]
-        sets = partition_by_modality(
-            entropy_1T,
-            is_cot_1T,
-            ~is_cot_1T,
-            self._config.modalities if self._config.method == "eg-grpo" else "none",
-            self._config.low_quantile,
-            self._config.high_quantile,
-        )
-        entropy_T, low_T, high_T = (value_1T[0].numpy() for value_1T in (entropy_1T, *sets))
-        pieces = self._encoder.cot_pieces(trajectory.cot_ids)
-        count = len(pieces)
-        cot = packed_map(entropy_T[:count], low_T[:count], high_T[:count])
-        image = packed_map(entropy_T[count:], low_T[count:], high_T[count:])
-        return {"cot": cot | {"pieces": pieces}, "image": image}
+        cot = self._map("cot", trajectory.cot_entropies / math.log(self._text_vocab_size))
+        image = self._map("image", image_entropies / math.log(self._num_codes))
+        return {
+            "cot": cot | {"pieces": self._encoder.cot_pieces(trajectory.cot_ids)},
+            "image": image,
+        }
+
+    def _map(self, modality: str, entropy_T: FloatArray) -> JsonDict:
+        config = self._config
+        guided = config.method == "eg-grpo" and config.modalities in ("both", modality)
+        low_T, high_T = partition(entropy_T, config.low_quantile, config.high_quantile)
+        return packed_map(entropy_T, low_T & guided, high_T & guided)
+
+
+def partition(
+    entropy_T: FloatArray, low_quantile: float, high_quantile: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """``learner.algorithm.partition.entropy_partition`` of one row of valid tokens, to the bit.
+
+    It is written again in NumPy, because the driver would need torch for this alone.
+    """
+    wide_T = entropy_T.astype(np.float64)
+    if not len(wide_T):
+        return wide_T < 0, wide_T > 0
+    sorted_T = np.sort(wide_T)
+
+    def percentile(quantile: float) -> np.float64:
+        position = quantile * (len(sorted_T) - 1)
+        below, above = sorted_T[math.floor(position)], sorted_T[math.ceil(position)]
+        return below + (position - math.floor(position)) * (above - below)
+
+    return wide_T < percentile(low_quantile), wide_T > percentile(high_quantile)
 
 
 def sample_row(

@@ -120,10 +120,6 @@ class _Worker:
     void: bool = False  # what it samples comes from weights that a fall back has undone
     leaving: bool = False  # it gets no new work
 
-    @property
-    def idle(self) -> bool:
-        return self.loading is None and self.batch is None
-
 
 @dataclass
 class _Work:
@@ -394,14 +390,17 @@ class Schedule:
         # The oldest batches come first: those of jobs, then of the step that is trained first.
         order = sorted(self._works, key=lambda name: (isinstance(name, int), name))
         queues = [self._works[name].queue for name in order]
-        for worker, state in list(self._workers.items()):
-            if not state.idle:
-                continue
+        newest = self.published if self._expected is None else self._expected
+        idle = [
+            (worker, state)
+            for worker, state in self._workers.items()
+            if state.batch is None and state.loading is None
+        ]
+        for worker, state in idle:
             if state.leaving:
                 del self._workers[worker]
                 self._orders.append(End(worker))
                 continue
-            newest = self.published if self._expected is None else self._expected
             queue = next(filter(None, queues), None)
             if state.version is not None and state.version == self.published and queue:
                 state.batch = batch = queue.pop(0)

@@ -238,6 +238,8 @@ class Stages:
 
     def _follow_orders(self) -> None:
         orders = self.schedule.take_orders()
+        if not orders:
+            return
         claims = self._lease([order for order in orders if isinstance(order, Sample)])
         for order in orders:
             if isinstance(order, Load):

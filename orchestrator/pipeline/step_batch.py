@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from learner.algorithm.advantages import group_advantages
-from learner.micro_batches import TrainingGroup
+from learner.shares import TrainingGroup
 from orchestrator.workers.rollout_events import GroupRef
 from rewards.config import RewardConfig
 from rewards.scored_group import ScoredGroup

@@ -24,18 +24,19 @@ def take_snapshot(
     ledger: Ledger,
 ) -> Snapshot:
     """What the driver sees now; ``ranks`` is the number of learner ranks. Asks Redis once."""
-    states = Counter(("rollout", "", state) for state in rollout.states.values())
+    states = {("rollout", "", state): n for state, n in Counter(rollout.states.values()).items()}
     queued = {("rollout", ""): schedule.waiting}
     for reward, pool in rewards.pools.items():
-        states.update(("reward", reward, state) for state in pool.states.values())
+        for state, n in Counter(pool.states.values()).items():
+            states["reward", reward, state] = n
         queued["reward", reward] = pool.queued
     if ranks:
         states["learner", "", learner_state] = ranks
     groups = dict.fromkeys(_STATES.values(), 0)
     for step in schedule.steps:
-        for stage in schedule.stages(step).values():
-            if stage in _STATES:
-                groups[_STATES[stage]] += 1
+        stages = list(schedule.stages(step).values())
+        for stage, state in _STATES.items():
+            groups[state] += stages.count(stage)  # compares identities, and hashes nothing
     served = [schedule.serves(worker) for worker in schedule.workers]
     return Snapshot(
         published=schedule.published,

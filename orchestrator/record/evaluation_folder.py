@@ -40,10 +40,12 @@ class EvaluationFolder:
     def __init__(self, path: Path, asked: JsonDict) -> None:
         """Begin an evaluation, or go on with the one that is there.
 
-        ``asked`` says what is measured. Raises ``UserError`` when the folder holds something else,
-        when what is asked for differs, or when another process uses the folder.
+        ``asked`` says what is measured. Where a scorer's files or its server are may have changed:
+        the folder says where they were when it scored last. Raises ``UserError`` when the folder
+        holds something else, when what is asked for differs, or when another process uses it.
         """
         self.path, self.asked = path, asked
+        self._locations: JsonDict = asked.get(LOCATIONS, {})
         if not (path / ASKED).is_file():
             _check_new(path)
         try:
@@ -57,8 +59,10 @@ class EvaluationFolder:
             self.close()
             raise UserError(f"--out: {path} is in use by another process") from None
         if (path / ASKED).is_file():
-            _check_same(read_json(path / ASKED), asked, path)
-        write_whole(path / ASKED, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
+            before: JsonDict = read_json(path / ASKED)
+            _check_same(before, asked, path)
+            self.asked = {**asked, LOCATIONS: before.get(LOCATIONS, {})}
+        self._write_asked()
         (path / "scores").mkdir(exist_ok=True)
         _cut_half_rows(path)
 
@@ -93,6 +97,10 @@ class EvaluationFolder:
         self, scorer: str, digest: str | None, place: int, results: Sequence[RewardResult]
     ) -> None:
         """Write what a scorer, whose weights have this digest, says of a prompt's images."""
+        known = self.asked.get(LOCATIONS, {})
+        if known.get(scorer) != self._locations.get(scorer):
+            self.asked = {**self.asked, LOCATIONS: known | {scorer: self._locations.get(scorer)}}
+            self._write_asked()
         said = [_as_row(result) for result in results]
         self._append(f"scores/{scorer}.jsonl", {"place": place, "digest": digest, "results": said})
 
@@ -105,6 +113,10 @@ class EvaluationFolder:
         """The newest results of a scorer by place. Failures are among them."""
         rows = read_rows(self.path / "scores" / f"{scorer}.jsonl")
         return {row["place"]: [_of_row(result) for result in row["results"]] for row in rows}
+
+    def _write_asked(self) -> None:
+        text = json.dumps(self.asked, indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.path / ASKED, text)
 
     def _append(self, name: str, row: JsonDict) -> None:
         file = self.path / name

@@ -22,7 +22,12 @@ COMMON_LABELS = ("run", "attempt")
 # The stage in which the workers of a run, or a learner group that replaces a lost one, start.
 STARTING = "start"
 FAILURE_REASONS = ("worker", "timeout", "error", "reward")
-_OF_WORKERS = ("its worker died", "its worker failed", "its answer was lost")
+_OF_WORKERS = (
+    "its worker died",
+    "its worker failed",
+    "its worker is stopped",
+    "its answer was lost",
+)
 _TIMEOUT = re.compile(r"no answer within|[\w.]*Timeout(Error|Exception)?:")
 _EXCEPTION = re.compile(r"[A-Za-z_.]*(Error|Exception|Interrupt|Exit):")
 WORKER_STATES = {

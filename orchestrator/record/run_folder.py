@@ -42,6 +42,12 @@ _ROWS = (
 )
 
 
+def has_run(path: Path) -> bool:
+    """Whether a run has begun in the folder. It may have no checkpoint yet."""
+    begun = all((path / name).is_file() for name in ("config.yaml", _LIST))
+    return begun or OwnCheckpoints(path).last() is not None
+
+
 class FolderInUse(UserError):
     """Another process is using the run folder."""
 
@@ -59,7 +65,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = OwnCheckpoints(path)
         self.trajectories = KeptTrajectories(path)
-        if not (resume and self._has_run()):
+        if not (resume and has_run(path)):
             _check_unused(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -82,7 +88,7 @@ class RunFolder:
                 self._lock.write(f"process {os.getpid()} on host {socket.gethostname()}")
                 self._lock.flush()
             # Asked again, now that nobody else can begin a run here.
-            self.goes_on = resume and self._has_run()
+            self.goes_on = resume and has_run(path)
             if self.goes_on and (last := self.checkpoints.last()) is not None:
                 self.checkpoints.check_room_after(last)
             for name in ("samples", "checkpoints"):
@@ -109,11 +115,6 @@ class RunFolder:
                 return cls(path)
             except FolderInUse:  # a run that was given this name was faster
                 continue
-
-    def _has_run(self) -> bool:
-        """Whether a run has begun here. It may have no checkpoint yet."""
-        begun = all((self.path / name).is_file() for name in ("config.yaml", _LIST))
-        return begun or self.checkpoints.last() is not None
 
     def close(self) -> None:
         """Unlock the folder, so that another process can use it."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.settings.inputs import Inputs
-from orchestrator.settings.memory import ModelSize, object_store_bytes
+from orchestrator.settings.object_store import object_store_bytes
 from orchestrator.settings.resources import Role
 from orchestrator.settings.run_config import ClusterConfig, RunConfig
-from policy.checkpoint.loading import read_config
 from rewards.config import RewardConfig
 
 
@@ -32,14 +31,13 @@ class HostNeeds:
 
 def needs_of_run(config: RunConfig, inputs: Inputs, wanted: Sequence[Role]) -> HostNeeds:
     """What these roles of a run need."""
-    size = ModelSize.of(read_config(inputs.model_path))
     return HostNeeds(
         cluster=config.cluster,
         roles=wanted,
         rewards=config.rewards,
         model=inputs.model_path,
-        store_bytes=object_store_bytes(size, config),
-        reward_store_bytes=object_store_bytes(size, config, weights=False),
+        store_bytes=object_store_bytes(inputs.size, config),
+        reward_store_bytes=object_store_bytes(inputs.size, config, weights=False),
         vllm=config.rollout.engine == "vllm",
         together=config.learner.placement == "together",
         root=config.root,

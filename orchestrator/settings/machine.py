@@ -7,22 +7,20 @@ import math
 import os
 import shutil
 import socket
-from pathlib import Path
-
-import torch
 
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.host import SHARED_MEMORY
-from orchestrator.settings.memory import WEIGHT_VERSIONS, ModelSize, object_store_bytes
 from orchestrator.settings.metrics_config import check_sinks
+from orchestrator.settings.model_size import ModelSize
+from orchestrator.settings.object_store import WEIGHT_VERSIONS, object_store_bytes
 from orchestrator.settings.resources import Role, roles
 from orchestrator.settings.run_config import RunConfig
-from policy.checkpoint.loading import read_config
 from policy.errors import UserError
 
 
-def check_machine(config: RunConfig, model_path: Path) -> None:
+def check_machine(config: RunConfig, size: ModelSize) -> None:
     """Raise ``UserError`` for a package, a port, GPUs or shared memory that this machine lacks.
+    ``size`` is that of the model.
 
     On an existing cluster only packages and the port are checked, because actors may run on other
     machines.
@@ -38,7 +36,6 @@ def check_machine(config: RunConfig, model_path: Path) -> None:
     if config.learner_ranks:
         check_device(config.learner.device, "learner.device")
     check_gpus(logical_gpus(config), "the roles")
-    size = ModelSize.of(read_config(model_path))
     needed = math.ceil(object_store_bytes(size, config) / 2**20)
     if needed > config.cluster.object_store_mb:
         raise UserError(
@@ -64,13 +61,21 @@ def check_nothing_custom(role: Role) -> None:
 
 def check_gpus(asked: float, who: str) -> None:
     """Raise ``UserError`` when this machine has fewer GPUs than ``who`` ask for."""
+    if asked <= 0:
+        return
+    import torch
+
     if asked > (there := torch.cuda.device_count()):
         raise UserError(f"{who} ask for {asked:g} GPUs (*.gpus_per_*), this machine has {there}")
 
 
 def check_device(device: str, key: str) -> None:
     """Raise ``UserError`` when the device is cuda and torch finds no GPU."""
-    if device == "cuda" and not torch.cuda.is_available():
+    if device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
         build = (
             "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is found"
         )

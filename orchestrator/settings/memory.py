@@ -1,11 +1,11 @@
 """Computes the memory that each process needs, from the model's sizes and the run's settings.
 
 Weights, gradients, optimizer states, buffers of DeepSpeed and the KV cache are counted exactly.
-Saved activations are exact except for padding. Scratch memory is estimated. ``docs/memory.md`` says
-which figures were compared with measurements. All figures are bytes.
+Saved activations are those of trajectories that share nothing. Scratch memory is estimated.
+``docs/memory.md`` says which figures were compared with measurements. All figures are bytes.
 
 Legend: P = parameters trained, F = parameters frozen, b = bytes of a weight, R = ranks,
-S = positions of a micro-batch's longest phase, D = hidden size, I = inner size of the MLP.
+S = positions of a micro-batch's longest forward pass, D = hidden size, I = inner size of the MLP.
 """
 
 from __future__ import annotations
@@ -13,17 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
-
-from transformers import JanusConfig
 
 from learner.algorithm.kernels import SCRATCH_BYTES
 from learner.algorithm.methods.token_method import Need
 from learner.config import BUCKET_ELEMENTS, LearnerConfig, LoraConfig
-from orchestrator.settings.run_config import RunConfig
-from policy.checkpoint.transformers_config import built_on_meta
+from orchestrator.settings.model_size import WEIGHT_BYTES, ModelSize
 from policy.errors import UserError
-from policy.janus import TRAINED_PREFIXES
 from rewards.config import RewardConfig
 from rewards.models.pretrained import torch_dtype
 from rollout.config import RolloutConfig
@@ -31,12 +26,9 @@ from rollout.config import RolloutConfig
 GIB = 2**30
 CUDA_CONTEXT = GIB  # CUDA, cuBLAS and NCCL of a process on a GPU; a round figure
 PROCESS_HOST = GIB  # host memory of a process for Python, torch and Ray; a round figure
-WEIGHT_VERSIONS = 3  # in the object store at once: two are kept, one is being sent
-OBJECT_BYTES = 64 * 1024  # upper bound for a trajectory without its pixels
 REWARD_SCRATCH = 2 * GIB  # scratch memory of a reward model; a round figure
 _LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 _VLLM_BLOCK = {"cuda": 16, "cpu": 128}  # positions in one KV-cache block of vLLM 0.32
-_BYTES = {"float32": 4, "bfloat16": 2}
 
 # The rewards that come with this project: number of parameters, and their type when loaded.
 REWARD_MODELS = {
@@ -63,92 +55,6 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class ModelSize:
-    """The sizes of a Janus model."""
-
-    trained: int  # parameters of the language model with its head
-    frozen: int  # all others
-    hidden: int
-    inner: int
-    layers: int
-    head_size: int
-    kv_heads: int
-    heads: int
-    text_vocab: int
-    head_inner: int  # input width of the image head's last layer
-    image_tokens: int
-    codes: int  # different image tokens
-    code_size: int  # numbers of an image token in the codebook
-    image_size: int  # pixels
-    decoder_channels: int  # channels of the image decoder at full resolution
-
-    @classmethod
-    def of(cls, config: JanusConfig) -> ModelSize:
-        """The sizes of the model of a configuration. No weights are needed.
-
-        Raises ``UserError`` when no model can be built from the configuration.
-        """
-        model: Any = built_on_meta(config, "model.path: config.json")
-        trained = frozen = 0
-        for name, parameter in model.named_parameters():
-            if name.startswith(TRAINED_PREFIXES):
-                trained += parameter.numel()
-            else:
-                frozen += parameter.numel()
-        text: Any = config.text_config
-        vision: Any = config.vision_config
-        coder: Any = config.vq_config
-        rows, columns = model.model.vqmodel.quantize.quant_state_dims
-        return cls(
-            trained=trained,
-            frozen=frozen,
-            hidden=text.hidden_size,
-            inner=text.intermediate_size,
-            layers=text.num_hidden_layers,
-            head_size=text.head_dim,
-            kv_heads=text.num_key_value_heads,
-            heads=text.num_attention_heads,
-            text_vocab=text.vocab_size,
-            head_inner=model.model.generation_head.vision_head.in_features,
-            image_tokens=int(rows) * int(columns),
-            codes=coder.num_embeddings,
-            code_size=coder.embed_dim,
-            image_size=vision.image_size,
-            decoder_channels=coder.base_channels * coder.channel_multiplier[0],
-        )
-
-    def lora(self, rank: int, targets: tuple[str, ...]) -> int:
-        """Parameters of an adapter: rank x (inputs + outputs) of each adapted layer."""
-        ends = self._ends()
-        return self.layers * rank * sum(sum(ends[target]) for target in targets)
-
-    def adapted(self, targets: tuple[str, ...]) -> int:
-        """Parameters of the layers that an adapter is added to."""
-        ends = self._ends()
-        return self.layers * sum(math.prod(ends[target]) for target in targets)
-
-    def token_vectors(self, needs: Collection[Need]) -> int:
-        """Bytes of the table of image tokens that a token method keeps, in float32; see
-        ``learner.group_weights.token_vectors``."""
-        if "codebook" in needs:
-            return 4 * self.codes * self.code_size
-        return 4 * self.codes * self.hidden if "aligned_embedding" in needs else 0
-
-    def _ends(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of the linear layers of a decoder layer."""
-        queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
-        return {
-            "q_proj": (self.hidden, queries),
-            "k_proj": (self.hidden, keys),
-            "v_proj": (self.hidden, keys),
-            "o_proj": (queries, self.hidden),
-            "gate_proj": (self.hidden, self.inner),
-            "up_proj": (self.hidden, self.inner),
-            "down_proj": (self.inner, self.hidden),
-        }
-
-
-@dataclass(frozen=True)
 class Lengths:
     """Numbers of tokens in the longest trajectory of the plan."""
 
@@ -165,7 +71,7 @@ def saved_activations(size: ModelSize, lengths: Lengths, rows: int, b: int, guid
     activations of the MLP, and the log-sum-exp of attention per head in float32.
     """
     per_position = size.layers * _layer_activations(size, b) + size.hidden * (4 + b)
-    return rows * sum(_phases(size, lengths, guided)) * per_position
+    return rows * sum(_passes(size, lengths, guided)) * per_position
 
 
 def learner_memory(
@@ -188,7 +94,7 @@ def learner_memory(
     - AdamW's averages: 8 P, from ZeRO-1 on 8 P / R
     - gradients, summed in float32: 4 P at ZeRO-0, 4 P + 4 P / R at ZeRO-1, 4 P / R from ZeRO-2 on
     """
-    b, ranks, stage = _BYTES[dtype], config.ranks, config.zero_stage
+    b, ranks, stage = WEIGHT_BYTES[dtype], config.ranks, config.zero_stage
     base = size.trained + size.frozen
     adapter = config.lora and size.lora(config.lora.rank, config.lora.target_modules)
     optimised = adapter or size.trained
@@ -216,11 +122,11 @@ def learner_memory(
     if table := size.token_vectors(needs):
         (host if config.device == "cuda" else held)["vectors of image tokens"] = table
 
-    rows, phases = config.micro_batch_size, _phases(size, lengths, guided)
-    longest = rows * max(phases)
+    rows, passes = config.micro_batch_size, _passes(size, lengths, guided)
+    longest = rows * max(passes)
     activations = saved_activations(size, lengths, rows, b, guided)
     if config.gradient_checkpointing:
-        inputs = rows * sum(phases) * size.hidden * (size.layers * b + 4 + b)
+        inputs = rows * sum(passes) * size.hidden * (size.layers * b + 4 + b)
         activations = inputs + longest * _layer_activations(size, b)
     tokens = rows * (lengths.cot + size.image_tokens)
     working = {
@@ -257,7 +163,7 @@ def rollout_memory(
     requests wait. On a GPU the size of its cache is an upper bound, because vLLM also keeps memory
     for activations. Raises ``UserError`` when not even one trajectory fits.
     """
-    b, count = _BYTES[dtype], config.batch_size
+    b, count = WEIGHT_BYTES[dtype], config.batch_size
     rows = count * (2 if guided else 1)
     per_position = size.layers * 2 * size.kv_heads * size.head_size * b
     cot_positions = lengths.cot_prompt + lengths.cot - 1
@@ -329,31 +235,14 @@ def reward_memory(config: RewardConfig, gpu_bytes: int) -> Memory:
     return _on(device, {"weights": weights}, {"scratch": REWARD_SCRATCH}, {}, weights)
 
 
-def object_store_bytes(size: ModelSize, config: RunConfig, weights: bool = True) -> int:
-    """Bytes of the weight versions and of the trajectories that are there at a time.
+def _passes(size: ModelSize, lengths: Lengths, guided: bool) -> list[int]:
+    """Positions of a trajectory in each forward pass: both phases, then the unconditional twin.
 
-    A host that runs neither rollout workers nor learner ranks gets no ``weights``.
-
-    These are the trajectories of all steps that ``max_staleness`` lets be in flight, and those of
-    one evaluation. At staleness 0 an evaluation falls between two steps. This is an upper bound.
-    When the third weight version arrives, the trajectories of the step have already left the object
-    store.
+    The last token of a phase is only predicted. What trajectories share is counted for each.
     """
-    samples = config.trajectories_per_step * (config.max_staleness + 1)
-    if config.data.evaluation:
-        evaluation = config.evaluation.prompts * config.evaluation.samples_per_prompt
-        samples = samples + evaluation if config.max_staleness else max(samples, evaluation)
-    versions = WEIGHT_VERSIONS if weights and config.learner_ranks else 0
-    lora = config.learner.lora
-    sent = size.lora(lora.rank, lora.target_modules) if lora else size.trained
-    version_bytes = sent * _BYTES[config.model.dtype]
-    return versions * version_bytes + samples * (3 * size.image_size**2 + OBJECT_BYTES)
-
-
-def _phases(size: ModelSize, lengths: Lengths, guided: bool) -> list[int]:
-    """Positions of a row in each forward pass, without the last token, which is only predicted."""
     image = lengths.image_prompt + size.image_tokens - 1
-    return [lengths.cot_prompt + lengths.cot - 1, image, *([image] if guided else [])]
+    both = lengths.cot_prompt + lengths.cot - 1 + image
+    return [both, image] if guided else [both]
 
 
 def _layer_activations(size: ModelSize, b: int) -> int:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.settings import memory
-from orchestrator.settings.memory import GIB, Lengths, Memory, ModelSize
+from orchestrator.settings.memory import GIB, Lengths, Memory
+from orchestrator.settings.model_size import ModelSize
+from orchestrator.settings.object_store import object_store_bytes
 from orchestrator.settings.run_config import RunConfig
 from policy.errors import UserError
 
@@ -120,7 +122,7 @@ def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Mac
     named = {actor.name: Process(**vars(actor), memory=needs[actor.kind]) for actor in actors}
     processes = list(named.values())
     gpus = [Gpu([named[actor.name] for actor in on_gpu]) for on_gpu in placed]
-    host = {"object store": memory.object_store_bytes(size, config)}
+    host = {"object store": object_store_bytes(size, config)}
     for process in processes:
         parts = list(process.memory.host.items())
         if process.device == "cpu":

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.settings.inputs import policy_folder, read_instruction
-from orchestrator.settings.memory import Lengths, ModelSize
+from orchestrator.settings.memory import Lengths
+from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.run_config import RunConfig
 from policy.checkpoint.hub import config_folder, is_at_hand
 from policy.checkpoint.loading import janus_config

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from learner.algorithm.choices import WITH_UNCONDITIONAL
 from learner.config import AlgorithmConfig, LearnerConfig
 from orchestrator.settings.cluster_address import in_submitted_job
 from orchestrator.settings.config_errors import first_problem
@@ -213,8 +214,7 @@ class RunConfig(Settings):
         if minimum is not None and minimum > group_size:
             text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
             raise refuse(type(self), "algorithm.minimum_survivors", text)
-        needs = self.algorithm.objective().method.needs
-        if "unconditional" in needs and not all(
+        if self.algorithm.method in WITH_UNCONDITIONAL and not all(
             self.training_sampling(step).guided for step in range(self.steps)
         ):
             text = (
@@ -232,6 +232,11 @@ class RunConfig(Settings):
         if final is not None and self.algorithm.trained_distribution == "guided":
             text = "w changes with each step, so algorithm.trained_distribution must be conditional"
             raise refuse(type(self), "rollout.final_guidance_scale", text)
+        if self.algorithm.distillation_weight > 0 and not any(
+            self.training_sampling(step).guided for step in range(self.steps)
+        ):
+            text = "there is no guidance to distil: rollout.guidance_scale is 1"
+            raise refuse(type(self), "algorithm.distillation_weight", text)
         if self.max_staleness and self.rollout.sleep_while_learning:
             text = "the workers sample while the learner works, so they cannot sleep"
             raise refuse(type(self), "rollout.sleep_while_learning", f"max_staleness: {text}")

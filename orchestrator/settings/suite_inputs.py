@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,8 @@ from evaluation.comparison import LIBRARIES, LOCATIONS
 from evaluation.suites.suite import Item, Suite
 from orchestrator.settings.cluster_address import cluster_address
 from orchestrator.settings.host import versions
-from orchestrator.settings.inputs import check_positions, read_instruction, verified_policy_folder
+from orchestrator.settings.input_checks import check_positions
+from orchestrator.settings.inputs import read_instruction, verified_policy_folder
 from orchestrator.settings.machine import check_device, check_gpus, check_nothing_custom
 from orchestrator.settings.resources import reward_role, rollout_role
 from orchestrator.settings.suite_config import SuiteConfig, load_suite_config
@@ -135,7 +137,7 @@ def check_suite(
         update={"rewards": tuple(reward for reward in config.rewards if reward.name in asked)}
     )
     if scores:
-        _check_scoring(config, draws=model is not None)
+        check_scoring(config, config.rewards, draws=model is not None)
     policy = None
     if model is not None and folder is not None:
         policy = _policy(model, folder, config, defaults, items)
@@ -143,15 +145,15 @@ def check_suite(
     return SuiteInputs(suite, config, items, policy, left_out, places)
 
 
-def _check_scoring(config: SuiteConfig, draws: bool) -> None:
-    """Raise ``UserError`` when a scorer cannot be built, or a private cluster would lack what one
-    of the roles, which take turns, asks for."""
-    for reward in config.rewards:
+def check_scoring(config: SuiteConfig, scorers: Sequence[RewardConfig], draws: bool) -> None:
+    """Raise ``UserError`` when one of the scorers cannot be built, or a private cluster would lack
+    what they, or the rollout workers if it ``draws``, ask for. The roles take turns."""
+    for reward in scorers:
         if not reward.runtime_env.pip:  # else perhaps only its workers can import it
             check_factory(reward)
     if cluster_address(config.cluster.address) is not None:
         return
-    roles = [reward_role(reward) for reward in config.rewards]
+    roles = [reward_role(reward) for reward in scorers]
     if draws:
         check_device(config.rollout.device, "rollout.device")
         roles.insert(0, rollout_role(config.rollout))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.workers.waiting import WorkerFailed
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.types import FloatArray
 
 # The learner's probe has moved when this share of its tokens changed. An update that moves hardly

@@ -149,6 +149,13 @@ def _children_without_sigterm() -> Iterator[None]:
         done.set()
 
 
+def is_connected() -> bool:
+    """Whether this process has started a cluster or connected to one."""
+    import ray
+
+    return ray.is_initialized()
+
+
 def private_environment() -> None:
     """Have Ray use loopback sockets only, and a token that other users of this machine do not know.
 

@@ -21,11 +21,13 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from policy.stopped import process_state
+
 _STACKS_S = 0.5  # that a process needs at most to write its stacks
 _REMOTE_S = 15.0  # to have another machine look: Ray may have to start a process there
 _LINES, _LONGEST_LINE = 3, 200
 _STATES = {
-    "T": "is stopped",
+    "T": "is stopped (SIGSTOP)",
     "t": "is stopped by a debugger",
     "Z": "has ended",
     "D": "waits for I/O",
@@ -53,7 +55,7 @@ def report_whereabouts(actor: Any) -> Whereabouts:
 def last_words(where: Whereabouts) -> str:
     """One line about the process; it takes up to some seconds when it is on another machine."""
     if where.node_id == ray.get_runtime_context().get_node_id():
-        return f"process {where.pid} on {where.host} {look(where.pid, where.log)}"
+        return words_of_this_host(where)
     there = NodeAffinitySchedulingStrategy(where.node_id, soft=False)
     call = ray.remote(look).options(num_cpus=0, scheduling_strategy=there)
     try:
@@ -63,12 +65,17 @@ def last_words(where: Whereabouts) -> str:
     return f"process {where.pid} on {where.host} {seen}"
 
 
+def words_of_this_host(where: Whereabouts) -> str:
+    """``last_words`` about a process of this machine."""
+    return f"process {where.pid} on {where.host} {look(where.pid, where.log)}"
+
+
 def look(pid: int, log: str) -> str:
     """The state of a process of this machine, and the last lines of its log.
 
     A running process is made to write its stacks, which become part of the log.
     """
-    state = _state(pid)
+    state = process_state(pid)
     if state is None:
         return "is gone"
     said = " | ".join(_tail(Path(log))[-_LINES:]) or "nothing"
@@ -85,15 +92,6 @@ def look(pid: int, log: str) -> str:
 
 def _size(log: str) -> int:
     return os.stat(log).st_size if os.path.exists(log) else 0
-
-
-def _state(pid: int) -> str | None:
-    """The state letter of /proc; None for a process that is gone."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return status.rpartition(")")[2].split()[0]
 
 
 def _tail(file: Path) -> list[str]:

@@ -1,9 +1,9 @@
 """The pool of learner ranks, as the pipeline sees it: ranks that act as one learner.
 
-Failure policy: a rank that dies, raises or is late raises ``WorkerFailed`` with its name. After
-that the group is beyond use, because the other ranks wait for the lost one in a collective. The
-pipeline closes it and forms a new one from the last checkpoint. Bad input (``UserError``) leaves
-the group usable.
+Failure policy: a rank that dies, raises, is late or is stopped (``stopped_workers``) raises
+``WorkerFailed`` with its name. After that the group is beyond use, because the other ranks wait for
+the lost one in a collective. The pipeline closes it and forms a new one from the last checkpoint.
+Bad input (``UserError``) leaves the group usable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from learner.micro_batches import TrainingGroup, split_over_ranks
+from learner.shares import TrainingGroup, split_over_ranks
 from learner.worker import start_learner_worker
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.resources import learner_resources
@@ -24,8 +24,7 @@ from orchestrator.settings.worker_settings import learner_settings
 from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.waiting import WorkerLate, wait_all
 from orchestrator.workers.worker_pool import WorkerPool
-from policy.probe import WeightReceipt
-from policy.weights import parcels
+from policy.receipt import WeightReceipt
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ class LearnerGroup(WorkerPool):
         They never pass through the caller.
         """
         begun = self._wait([worker.begin_push.remote() for worker in self.workers])
-        version, slots = begun[0]
-        calls = [self.workers[0].push_buckets.remote(count) for count in parcels(slots)]
+        version, slots, parcels = begun[0]
+        calls = [self.workers[0].push_buckets.remote(count) for count in parcels]
         sent, self._stored = [call[0] for call in calls], [call[1] for call in calls]
         self._receipts = [worker.end_push.remote() for worker in self.workers]
         return PublishedWeights(version, (ray.put(slots), *sent))
@@ -107,7 +106,12 @@ class LearnerGroup(WorkerPool):
     def _wait(self, refs: Sequence[ray.ObjectRef], names: Sequence[str] | None = None) -> list[Any]:
         """The answers; ``names`` are those of the ranks that give them, by default of each rank."""
         try:
-            return wait_all(refs, self.names if names is None else names, self.config.timeout_s)
+            return wait_all(
+                refs,
+                self.names if names is None else names,
+                self.config.timeout_s,
+                self.stopped_workers,
+            )
         except WorkerLate as late:
             raise self._explained(late) from None
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from orchestrator.workers.arrival import Arrival
 from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
 from orchestrator.workers.waiting import WorkerFailed
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 
 log = logging.getLogger("eg_grpo")
 

@@ -1,12 +1,12 @@
 """The workers of one reward: hands out batches to score, and replaces workers that fail.
 
-Failure policy. A call has a deadline (``timeout_s``). A worker that dies or misses it is killed
-and replaced, and its batch goes to another worker. Trajectories that a reward failed transiently
-go to another worker too. After ``retries`` further attempts they fail, with the last reason. A
-worker that must be replaced more than ``restarts`` times without scoring anything stops the run
-(``WorkerFailed``). So does a worker for which Ray has no room at the start. The answer of a killed
-worker is never read, so nothing is counted twice. Late answers of a round that was given up reach
-no other round.
+Failure policy. A call has a deadline (``timeout_s``). A worker that dies, misses it or is
+stopped (``stopped_workers``) is killed and replaced, and its batch goes to another worker.
+Trajectories that a reward failed transiently go to another worker too. After ``retries`` further
+attempts they fail, with the last reason. A worker that must be replaced more than ``restarts``
+times without scoring anything stops the run (``WorkerFailed``). So does a worker for which Ray has
+no room at the start. The answer of a killed worker is never read, so nothing is counted twice. Late
+answers of a round that was given up reach no other round.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from orchestrator.workers.waiting import (
     WorkerDied,
     WorkerFailed,
     WorkerLate,
+    WorkerStopped,
     is_here,
     take_result,
 )
@@ -114,12 +115,15 @@ class RewardPool(ScalablePool[Duty]):
     def advance(self) -> None:
         """Replace workers that are late, and hand out batches to idle ones. Never blocks."""
         self._warn_if_due()
-        now = time.monotonic()
+        now, stopped = time.monotonic(), self.stopped_workers()
         for round in self._rounds:
             round.advance(now)
-        for duty in list(self._slots):
+        for name, duty in list(zip(self.names, self._slots, strict=True)):
+            if name in stopped and not is_here(duty.call):
+                failure = WorkerStopped({name: stopped[name]})
+                self._replace(duty, failure, "its worker is stopped")
             # This process may itself have waited past the deadline, such as for Redis.
-            if now >= duty.deadline and not is_here(duty.call):
+            elif now >= duty.deadline and not is_here(duty.call):
                 self._give_up(duty)
         staying = [duty for duty in self._slots if duty.stays]
         for place, duty in enumerate(staying):

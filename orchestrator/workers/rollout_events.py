@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.types import Prompt
 
 if TYPE_CHECKING:

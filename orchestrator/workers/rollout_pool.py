@@ -1,14 +1,15 @@
 """The pool of rollout workers: it passes orders on, reports what happened, and replaces the lost.
 
-Failure policy. A call has a deadline. A worker that dies, raises or misses a deadline is killed and
-reported as lost, and a new process takes its place after a pause that doubles with every loss in a
-row. Answers of a killed worker are never read. When ``rollout.restarts`` workers were lost in a row
-and none has sampled a batch in between, the run stops with the last cause (``WorkerFailed``). Bad
-input that a worker finds (``UserError``) stops it at once. The machine that held the published
-weights may be gone. A worker that was to load them is well: it is not replaced, and ``WeightsLost``
-is reported. A worker that loads weights which are still being published waits for the learner. So
-its deadline begins, and its answer is read, when all of them are there. Of workers that join and
-leave, ``scalable_pool`` says what happens when they are lost.
+Failure policy. A call has a deadline. A worker that dies, raises, misses a deadline or is stopped
+(``stopped_workers``) is killed and reported as lost, and a new process takes its place after a
+pause that doubles with every loss in a row. Answers of a killed worker are never read. When
+``rollout.restarts`` workers were lost in a row and none has sampled a batch in between, the run
+stops with the last cause (``WorkerFailed``). Bad input that a worker finds (``UserError``) stops it
+at once. The machine that held the published weights may be gone. A worker that was to load them is
+well: it is not replaced, and ``WeightsLost`` is reported. A worker that loads weights which are
+still being published waits for the learner. So its deadline begins, and its answer is read, when
+all of them are there. Of workers that join and leave, ``scalable_pool`` says what happens when they
+are lost.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ from orchestrator.workers.waiting import (
     ObjectLost,
     WorkerFailed,
     WorkerLate,
+    WorkerStopped,
     is_here,
     take_result,
     wait_all,
 )
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group
 from rollout.engine import GenerationRequest
@@ -148,7 +150,7 @@ class RolloutPool(ScalablePool[_Place]):
         sampling = {place.name for place in self._slots if place.doing == "sampling"}
         hosts = {
             ray.get(running, timeout=0).node_id
-            for name, running in zip(self.names, self._running, strict=True)
+            for name, running in zip(self.names, self.running, strict=True)
             if name in sampling and is_here(running)
         }
         bucket = weights.refs[:2][-1]  # the first one, after the slots
@@ -238,10 +240,12 @@ class RolloutPool(ScalablePool[_Place]):
     def advance(self) -> None:
         """Give up workers that are late, and start those that are due. Never blocks."""
         self._warn_if_due()
-        now = time.monotonic()
+        now, stopped = time.monotonic(), self.stopped_workers()
         for place in list(self._slots):
+            if place.name in stopped and not place.lost and not is_here(place.call):
+                self._lose(place, WorkerStopped({place.name: stopped[place.name]}))
             # This process may itself have waited past the deadline, such as for Redis.
-            if now >= place.deadline and not is_here(place.call):
+            elif now >= place.deadline and not is_here(place.call):
                 late = WorkerLate([place.name], self._timeout_of(place.doing))
                 self._lose(place, self._explained(late))
             if now >= place.start_at:
@@ -318,8 +322,9 @@ class RolloutPool(ScalablePool[_Place]):
         there = [place for place in self._slots if not place.lost]
         calls = [getattr(self._process(place), what).remote() for place in there]
         for place, call in zip(there, calls, strict=True):
+            stopped = partial(self.stopped_workers, only=place.name)
             try:
-                wait_all([call], [place.worker], self.config.load_timeout_s)
+                wait_all([call], [place.worker], self.config.load_timeout_s, stopped)
             except WorkerFailed as failure:
                 self._lose(place, failure)
 

@@ -12,9 +12,10 @@ to have died, ``WorkerDied`` is raised with that worker's name, and the other er
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -35,6 +36,7 @@ log = logging.getLogger("eg_grpo")
 
 # pause before asking again whether an answer has come
 _TURN_S = 0.05
+_STOPPED_TURN_S = 0.5  # between two questions whether a worker is stopped
 _DEATH_GRACE_S = 10.0  # Ray reports a death a little after the dead worker's peers have failed
 
 
@@ -66,6 +68,19 @@ class WorkerNotWritten(WorkerFailed, NotWritten):
     """A worker could not write a file; a worker in its place could not either."""
 
 
+class WorkerStopped(WorkerFailed):
+    """Workers are stopped (SIGSTOP), so that they will not answer."""
+
+    def __init__(self, seen: Mapping[str, str]) -> None:
+        """``seen`` has a line about the process of each, by the worker's name."""
+        self.seen = dict(seen)
+        who, words = ", ".join(self.seen), "; ".join(self.seen.values())
+        one = len(self.seen) == 1
+        super().__init__(
+            f"{who} does not answer: {words}" if one else f"{who} do not answer: {words}"
+        )
+
+
 class WorkerLate(WorkerFailed):
     """Workers did not answer within the deadline."""
 
@@ -76,19 +91,32 @@ class WorkerLate(WorkerFailed):
         super().__init__(f"{', '.join(names)} did not answer within {timeout_s:g} s{known}")
 
 
-def wait_all(refs: Sequence[ray.ObjectRef], names: Sequence[str], timeout_s: float) -> list[Any]:
+def wait_all(
+    refs: Sequence[ray.ObjectRef],
+    names: Sequence[str],
+    timeout_s: float,
+    stopped: Callable[[], Mapping[str, str]] | None = None,
+) -> list[Any]:
     """The results in order, all within one deadline; ``names[i]`` is who answers ``refs[i]``.
 
     Raises a worker's own ``UserError`` or ``WorkerDied`` at once, and ``WorkerFailed`` when no
     worker has died within 10 s of it. Other workers that have failed by then are logged. Raises
     ``WorkerLate``, which names all that are silent, if none has failed.
+
+    ``stopped`` tells of workers that are stopped: their names, and a line about each. They may be
+    others than those that answer, which wait for them. Then ``WorkerStopped`` is raised at once.
     """
     deadline = time.monotonic() + timeout_s
+    longest_s = math.inf if stopped is None else _STOPPED_TURN_S
     results: dict[int, Any] = {}
     failures: list[UserError | WorkerFailed] = []
     pending = dict(zip(refs, range(len(names)), strict=True))
     while pending:
-        _, here = wait_any((), list(pending), deadline - time.monotonic())
+        if stopped is not None and (seen := stopped()):
+            failures.append(WorkerStopped(seen))
+            break
+        left_s = deadline - time.monotonic()
+        _, here = wait_any((), list(pending), min(left_s, longest_s))
         waiting = len(pending)
         for ref in sorted(here, key=pending.__getitem__):
             try:
@@ -215,11 +243,13 @@ def _one_line(error: BaseException) -> str:
 
 
 def _cause(failures: Sequence[UserError | WorkerFailed]) -> UserError | WorkerFailed:
-    """The failure that explains the others: bad input, else a death, else what came first.
+    """The failure that explains the others: bad input, else a death or a worker that is stopped,
+    else what came first.
 
     The others are logged.
     """
-    cause = max(failures, key=lambda f: (isinstance(f, UserError), isinstance(f, WorkerDied)))
+    gone = (WorkerDied, WorkerStopped)
+    cause = max(failures, key=lambda f: (isinstance(f, UserError), isinstance(f, gone)))
     for other in failures:
         if str(other) != str(cause):
             log.warning("%s", other)

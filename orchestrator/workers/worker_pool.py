@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -28,6 +28,7 @@ from orchestrator.workers.waiting import (
     WorkerFailed,
     WorkerLate,
     WorkerNotStarted,
+    WorkerStopped,
     take_result,
     wait_all,
 )
@@ -62,7 +63,11 @@ class WorkerPool:
         self._start_worker = start_worker
         self._warn_at: dict[str, float] = {}  # monotonic times, by the worker's name
         self.workers = [start_worker(name) for name in names]
-        self._running = [running(worker) for worker in self.workers]
+        # The answers that say where each worker runs; ``running`` below makes the call.
+        self.running = [running(worker) for worker in self.workers]
+        # By those answers, a line about each worker that is stopped. The thread of
+        # ``stopped_workers`` replaces the mapping, if it watches this pool.
+        self.stopped: Mapping[ray.ObjectRef, str] = {}
         self._loaded = load(self.workers)
         self._start, self._load = start_worker, load
         self._replaceable = set(range(len(names))) if restarts else set()
@@ -93,12 +98,24 @@ class WorkerPool:
 
         Such a worker may be frozen. Its process is killed.
         """
-        indices = [index for index, name in enumerate(self.names) if name in late.names]
+        return self._replace_those(
+            late.names, lambda name: self._explained(WorkerLate([name], late.timeout_s))
+        )
+
+    def replace_stopped(self, stopped: WorkerStopped) -> bool:
+        """Start those of the stopped workers again that are of this pool; False if it may not."""
+        return self._replace_those(
+            list(stopped.seen), lambda name: WorkerStopped({name: stopped.seen[name]})
+        )
+
+    def _replace_those(
+        self, names: Sequence[str], failure_of: Callable[[str], WorkerFailed]
+    ) -> bool:
+        indices = [index for index, name in enumerate(self.names) if name in names]
         if not self._replaceable.issuperset(indices):
             return False
         for index in indices:
-            alone = WorkerLate([self.names[index]], late.timeout_s)
-            self._replace_while_loading(index, self._explained(alone))
+            self._replace_while_loading(index, failure_of(self.names[index]))
         return True
 
     def _replace_while_loading(self, index: int, failure: WorkerFailed) -> None:
@@ -106,7 +123,7 @@ class WorkerPool:
         self._replaceable.remove(index)
         ray.kill(self.workers[index])
         self.workers[index] = self._start(self.names[index])
-        self._running[index] = running(self.workers[index])
+        self.running[index] = running(self.workers[index])
         (self._loaded[index],) = self._load([self.workers[index]])
         self._replaced_while_loading(index, failure)
 
@@ -119,6 +136,16 @@ class WorkerPool:
             ray.kill(worker)
         self.workers = []
 
+    def stopped_workers(self, only: str | None = None) -> dict[str, str]:
+        """A line about each worker that is stopped, by the worker's name; ``only`` asks for one."""
+        stopped = self.stopped
+        if not stopped:  # as nearly always
+            return {}
+        pairs = zip(self.names, self.running, strict=True)
+        return {
+            name: stopped[ref] for name, ref in pairs if ref in stopped and only in (None, name)
+        }
+
     def _explained(self, late: WorkerLate) -> WorkerLate:
         """The error with what is known of the processes that did not answer."""
         return WorkerLate(late.names, late.timeout_s, self._seen(late))
@@ -129,7 +156,7 @@ class WorkerPool:
         for name in late.names:
             if name not in self.names:
                 continue
-            answer = self._running[self.names.index(name)]
+            answer = self.running[self.names.index(name)]
             try:
                 seen.append(last_words(ray.get(answer, timeout=0)))
             except GetTimeoutError:
@@ -144,7 +171,7 @@ class WorkerPool:
     def _start_again(self, index: int) -> Any:
         """Start a new worker in place of one that was killed; returns it."""
         self.workers[index] = worker = self._start_worker(self.names[index])
-        self._running[index] = running(worker)
+        self.running[index] = running(worker)
         self._warn_at[self.names[index]] = time.monotonic() + NO_PROCESS_S
         return worker
 
@@ -153,7 +180,7 @@ class WorkerPool:
         worker = self._start_worker(name)
         self.names.append(name)
         self.workers.append(worker)
-        self._running.append(running(worker))
+        self.running.append(running(worker))
         self._warn_at[name] = time.monotonic() + NO_PROCESS_S
         return worker
 
@@ -161,7 +188,7 @@ class WorkerPool:
         """End a worker for good; those after it move up."""
         ray.kill(self.workers[index])
         self._warn_at.pop(self.names[index], None)
-        del self.names[index], self.workers[index], self._running[index]
+        del self.names[index], self.workers[index], self.running[index]
 
     def _warn_if_due(self) -> None:
         """Warn of workers that were started again 20 s ago and have no process."""
@@ -172,7 +199,7 @@ class WorkerPool:
                 self._warn_if_not_running(self.names.index(name))
 
     def _warn_if_not_running(self, index: int) -> None:
-        if not ray.wait([self._running[index]], timeout=0)[0]:
+        if not ray.wait([self.running[index]], timeout=0)[0]:
             text, limit_s = self._not_running(NO_PROCESS_S), self._start_timeout_s
             log.warning("%s %s; it is given up after %g s", self.names[index], text, limit_s)
 
@@ -211,6 +238,9 @@ def wait_loaded(pools: Sequence[WorkerPool], timeout_s: float) -> list[Any]:
         answers = [answer for pool in pools for answer in pool._loaded]
         try:
             return _wait_and_warn(pools, answers, names, timeout_s)
+        except WorkerStopped as stopped:
+            if False in [pool.replace_stopped(stopped) for pool in pools]:
+                raise
         except WorkerLate as waited:
             late = WorkerLate(waited.names, timeout_s)
             slow = [pool for pool in pools if set(pool.names) & set(late.names)]
@@ -230,11 +260,15 @@ def _wait_and_warn(
 ) -> list[Any]:
     """``wait_all`` that warns after ``NO_PROCESS_S`` of workers that have no process yet."""
     deadline = time.monotonic() + timeout_s
+
+    def stopped() -> dict[str, str]:
+        return {name: seen for pool in pools for name, seen in pool.stopped_workers().items()}
+
     if timeout_s > NO_PROCESS_S:
         try:
-            return wait_all(answers, names, NO_PROCESS_S)
+            return wait_all(answers, names, NO_PROCESS_S, stopped)
         except WorkerLate:
             for pool in pools:
                 for index in range(len(pool.names)):
                     pool._warn_if_not_running(index)
-    return wait_all(answers, names, deadline - time.monotonic())
+    return wait_all(answers, names, deadline - time.monotonic(), stopped)

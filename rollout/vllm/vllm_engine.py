@@ -22,7 +22,7 @@ from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
 from policy.low_rank import Receiver
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, IntArray, Prompt, Trajectory
 from policy.weights import BucketLost, WeightBuckets
@@ -159,7 +159,7 @@ class VllmEngine:
         policy = self._policy
         return EngineIdentity(
             engine=f"vllm {vllm.__version__}",
-            torch_version=torch.__version__,
+            torch_version=str(torch.__version__),  # torch has a class for it
             transformers_version=transformers.__version__,
             dtype=str(policy.dtype).removeprefix("torch."),
             device=self._config.device,

@@ -104,7 +104,8 @@ def test_a_warning_is_about_the_worker_whose_process_it_names() -> None:
     """Of two rollout workers that are replaced, each is noticed for itself."""
     strike = Strike(fault("rollout", "freeze"), "sampling", 0.0, 1, pid=7)
     text = (
-        "rollout worker 0 did not answer within 12 s: process {} on host is stopped; it is replaced"
+        "rollout worker 0 does not answer: process {} on host is stopped (SIGSTOP); its log ends:"
+        " nothing; it is replaced"
     )
     assert strike.named_in(text.format(7))
     assert not strike.named_in(text.format(77))

@@ -10,6 +10,7 @@ from evaluation.comparison import (
     column_interval,
     differences_of_protocol,
     other_libraries,
+    other_servers,
     paired_interval,
     standardised,
 )
@@ -108,6 +109,27 @@ def test_another_version_of_a_library_is_marked_and_compared() -> None:
     assert (
         "- § trained was scored with transformers 5.23.0 and not 5.19.0: a part of its difference"
         " may be theirs." in text
+    )
+
+
+def test_a_judge_at_another_address_is_marked_and_compared() -> None:
+    """Both servers call their model judge, and which model that is nobody knows. A scorer whose
+    files were moved is the same: their digest is compared."""
+    first, other = (
+        of | {"locations": {"judge": {"url": url}, "clip": {"model": folder}}}
+        for of, url, folder in (
+            (BEFORE, "http://a:8000/v1", "files/clip"),
+            (AFTER, "http://b:8000/v1", "elsewhere/clip"),
+        )
+    )
+    assert other_servers(first, first) == []
+    assert other_servers(first, other) == ["judge at http://b:8000/v1 and not at http://a:8000/v1"]
+    text = table(["base", "trained"], [first, other])
+    assert "| trained § |" in text
+    assert "| trained | +10.00 [+10.00, +10.00] |" in text
+    assert (
+        "- § trained was scored with judge at http://b:8000/v1 and not at http://a:8000/v1: a part"
+        " of its difference may be theirs." in text
     )
 
 

@@ -90,3 +90,15 @@ def test_the_table_of_quality_compares_diversity() -> None:
     assert f"| 0.1 | 2 | 4 | {row}" in text
     assert f"| 0.2 | 2 | 4 | {row}" in text
     assert "Table 4 of the paper has a Vendi score of 2.593 for EG-GRPO" in text
+
+
+def test_a_result_of_an_older_version_has_no_comparison_at_equal_quality() -> None:
+    """Its means are compared as before, and the table says what is missing."""
+    values = {name: {"a": 1.0, "b": 2.0} for name in ("blip2_itm", "laion", "pickscore", "vendi")}
+    new, old = (result(values, suite="quality", **of) for of in (VARIED, {}))
+    text = table(["new", "old"], [new, old])
+    assert "| old | +0.00 [+0.00, +0.00] |" in text
+    assert (
+        "Diversity cannot be compared at equal quality: a result has no values of single images;"
+        " the same command that made it writes it anew." in text
+    )

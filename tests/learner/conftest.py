@@ -13,8 +13,8 @@ from learner_settings import learner_settings
 
 from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import random_groups
-from learner.micro_batches import TrainingGroup
 from learner.rank_settings import Place
+from learner.shares import TrainingGroup
 from policy.checkpoint.loading import load_policy
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # also where a GPU is

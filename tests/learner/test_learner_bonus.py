@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from learner.algorithm.bonus import (
-    Aggregation,
     BudgetTerms,
     budget_bonus,
     budget_exact_lambda,
@@ -21,6 +20,7 @@ from learner.algorithm.bonus import (
     capped_bonus,
     saved_budget,
 )
+from learner.algorithm.choices import Aggregation
 from learner.algorithm.methods.eg_grpo import token_advantages
 from learner.algorithm.partition import partition_by_modality
 

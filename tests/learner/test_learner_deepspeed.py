@@ -14,7 +14,7 @@ import pytest
 import torch
 from learner_state import optimizer_and_masters
 
-from learner.micro_batches import split_over_ranks
+from learner.shares import split_over_ranks
 from policy.checkpoint.loading import load_policy
 
 STAGES = [

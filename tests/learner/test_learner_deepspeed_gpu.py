@@ -20,8 +20,8 @@ from benchmarks.published import published_weights
 from learner import rank as rank_module
 from learner.config import LearnerConfig
 from learner.distributed import join
-from learner.micro_batches import GroupSlice, split_over_ranks
 from learner.rank_settings import Place
+from learner.shares import GroupSlice, split_over_ranks
 from policy.weights import unpack
 
 

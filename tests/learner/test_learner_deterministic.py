@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.published import published_weights
 from benchmarks.trajectories import AS_PAPER
-from learner.micro_batches import split_over_ranks
+from learner.shares import split_over_ranks
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from learner_settings import learner_settings
 from benchmarks.torch_model import TorchModel
 from benchmarks.trajectories import TINY_SPECIAL
 from learner.algorithm.methods.entropy_control import Controller, EntropyCredit
-from learner.micro_batches import TrainingGroup, split_over_ranks
+from learner.shares import TrainingGroup, split_over_ranks
 from learner.update import Updater
 from policy.checkpoint.loading import load_policy
 from policy.errors import UserError

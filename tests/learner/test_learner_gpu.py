@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.torch_model import TorchModel
 from benchmarks.trajectories import AS_PAPER, TINY_SPECIAL
-from learner.micro_batches import GroupSlice, split_over_ranks
+from learner.shares import GroupSlice, split_over_ranks
 from learner.update import Updater
 from policy.checkpoint.loading import load_policy
 from policy.weights import checksum, pack, unpack

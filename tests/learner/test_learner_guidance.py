@@ -8,7 +8,8 @@ import torch
 
 from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder
 from benchmarks.trajectories import random_groups
-from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
+from learner.micro_batches import training_trajectories
+from learner.shares import TrainingGroup, split_over_ranks
 from policy.checkpoint.loading import load_policy
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest

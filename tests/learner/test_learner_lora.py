@@ -16,12 +16,8 @@ from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import TINY_SPECIAL
 from learner.adapter import Adapter
 from learner.config import LoraConfig
-from learner.micro_batches import (
-    TrainingGroup,
-    micro_batch,
-    split_over_ranks,
-    training_trajectories,
-)
+from learner.micro_batches import micro_batch, training_trajectories
+from learner.shares import TrainingGroup, split_over_ranks
 from policy.checkpoint.loading import load_policy
 from policy.errors import UserError
 from policy.low_rank import Receiver

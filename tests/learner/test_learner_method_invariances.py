@@ -20,7 +20,8 @@ from benchmarks.trajectories import TINY_SPECIAL, random_groups
 from learner.algorithm.loss_metrics import add_metrics, finish_metrics
 from learner.algorithm.methods.token_method import GroupRecord, Rows, TokenMethod
 from learner.algorithm.objective import BatchCounts, LossBatch, ObjectiveSettings, eg_grpo_loss
-from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
+from learner.micro_batches import training_trajectories
+from learner.shares import TrainingGroup, split_over_ranks
 from learner.update import Updater
 from policy.checkpoint.loading import load_policy
 from policy.sampling import Sampling

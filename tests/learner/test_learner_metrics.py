@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.trajectories import AS_PAPER
-from learner.micro_batches import split_over_ranks
+from learner.shares import split_over_ranks
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.step_row import reward_metrics, scoring_metrics
 from orchestrator.record.metrics import STEP_METRICS, find

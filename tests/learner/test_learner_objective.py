@@ -16,7 +16,7 @@ from loss_batches import COT_COLUMNS, IMAGE_COLUMNS, counts_of, example, loss_an
 from torch import Tensor
 
 from learner.algorithm.advantages import group_advantages, has_variance
-from learner.algorithm.bonus import Aggregation, BonusRule
+from learner.algorithm.choices import Aggregation, BonusRule, Modalities
 from learner.algorithm.kl import KL_ESTIMATORS, k3
 from learner.algorithm.loss_metrics import add_metrics, finish_metrics
 from learner.algorithm.methods.eg_grpo import token_advantages
@@ -30,7 +30,6 @@ from learner.algorithm.objective import (
     policy_surrogate_on_policy,
     truncated_importance_weight,
 )
-from learner.algorithm.partition import Modalities
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_gpu")]
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.algorithm.partition import Modalities, entropy_partition, partition_by_modality
+from learner.algorithm.choices import Modalities
+from learner.algorithm.partition import entropy_partition, partition_by_modality
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True)
 FLOAT = st.floats(0.0, 1.0, width=32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learner.push import Push
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.weights import Bucket
 
 RECEIPT = WeightReceipt(3, "c0ffee", np.zeros(1, np.float32))

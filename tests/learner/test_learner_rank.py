@@ -10,7 +10,8 @@ import torch
 
 from benchmarks.published import published_weights
 from benchmarks.trajectories import AS_PAPER, TINY_SPECIAL, random_groups
-from learner.micro_batches import TrainingGroup, split_over_ranks, training_trajectories
+from learner.micro_batches import training_trajectories
+from learner.shares import TrainingGroup, split_over_ranks
 from policy.checkpoint.loading import load_policy
 from policy.distribution import logprob_entropy
 from policy.probe import probe_logprobs

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from benchmarks.published import published_weights
 from learner import deepspeed_passes
-from learner.micro_batches import TrainingGroup, split_over_ranks
+from learner.shares import TrainingGroup, split_over_ranks
 from policy.disk import NotWritten
 from policy.types import Group
 from policy.weights import unpack

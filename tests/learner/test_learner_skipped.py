@@ -11,7 +11,7 @@ from learner_state import optimizer_and_masters
 from rank_processes import Scenario, run_ranks
 
 from benchmarks.published import published_weights
-from learner.micro_batches import TrainingGroup, split_over_ranks
+from learner.shares import TrainingGroup, split_over_ranks
 from policy.types import Group
 from policy.weights import unpack
 

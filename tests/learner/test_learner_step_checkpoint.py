@@ -13,7 +13,7 @@ import torch
 from learner_settings import learner_settings
 
 from benchmarks.published import published_weights
-from learner.micro_batches import TrainingGroup, split_over_ranks
+from learner.shares import TrainingGroup, split_over_ranks
 from learner.step_checkpoint import Manifest, check_resumable, verified_manifest, write_manifest
 from policy.checkpoint.generation_defaults import GenerationDefaults, load_defaults
 from policy.checkpoint.loading import load_policy

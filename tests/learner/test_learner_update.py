@@ -15,7 +15,8 @@ from benchmarks.torch_model import TorchModel
 from benchmarks.trajectories import TINY_SPECIAL
 from learner.algorithm.loss_metrics import add_metrics, finish_metrics
 from learner.batch_loss import trajectory_metrics
-from learner.micro_batches import TrainingTrajectory, split_over_ranks
+from learner.micro_batches import TrainingTrajectory
+from learner.shares import split_over_ranks
 from learner.update import Updater
 from policy.checkpoint.loading import load_policy
 from policy.types import Prompt

@@ -10,7 +10,7 @@ from rank_processes import Scenario, run_ranks
 
 from benchmarks.published import published_weights
 from benchmarks.trajectories import AS_PAPER
-from learner.micro_batches import TrainingGroup, split_over_ranks
+from learner.shares import TrainingGroup, split_over_ranks
 from policy.checkpoint.loading import load_policy
 from policy.low_rank import Receiver
 from policy.types import Group

@@ -7,8 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from original_janus import name_tiny_parts, save_original
@@ -28,9 +31,9 @@ def _in_the_repository_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str) -> str:
-    """The one line that a refused `train` prints."""
+    """The one line that a refused `train --dry-run` prints: the same checks, in this process."""
     clusters_before = ray.is_initialized()
-    code = main(["train", SHAPES, f"root={tmp_path}", *overrides])
+    code = main(["train", SHAPES, f"root={tmp_path}", "--dry-run", *overrides])
     error = capsys.readouterr().err
     assert code == 2, error
     assert error.count("\n") == 1, error
@@ -169,18 +172,52 @@ def test_a_corrupt_checkpoint_is_named(capsys: pytest.CaptureFixture[str], tmp_p
     assert f"{weights} is corrupt" in refused(capsys, tmp_path, f"model.path={folder}")
 
 
-def test_an_unwritable_run_folder_is_named(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.path=no/such/folder", "no/such/folder does not exist"),
+        ("root={tmp_path}/file", "cannot be written"),
+    ],
+)
+def test_a_mistake_leaves_no_folder_and_no_process(
+    tmp_path: Path, override: str, expected: str
 ) -> None:
-    """The root lies below a file."""
+    """Ray is started while another process checks the files. A mistake there, and a root that lies
+    below a file, are one line all the same."""
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refused(capsys, tmp_path, f"root={tmp_path}/file")
+    with subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", "train", SHAPES, f"root={tmp_path}/runs",
+         override.format(tmp_path=tmp_path)],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        assert run.stderr is not None
+        started: set[psutil.Process] = set()
+        while run.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                started |= set(psutil.Process(run.pid).children(recursive=True))
+            time.sleep(0.05)
+        # Before the line there may be others that say what is awaited.
+        said = run.stderr.read()
+    assert run.returncode == 2, said
+    line = said.splitlines()[-1]
+    assert line.startswith("eg-grpo: ")
+    assert expected in line
+    assert "Traceback" not in said
+    assert not (tmp_path / "runs").exists()
+    assert started
+    assert psutil.wait_procs(started, timeout=60)[1] == []
 
 
 def test_a_run_folder_in_use_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Another run holds the lock."""
+    """Another driver goes on with the run: it holds the lock."""
     folder = RunFolder(tmp_path / "shapes")
-    assert f"is in use by process {os.getpid()} on host " in refused(capsys, tmp_path)
+    (folder.path / "config.yaml").touch()  # as a run has that has begun
+    assert main(["train", SHAPES, f"root={tmp_path}", "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert f"is in use by process {os.getpid()} on host " in error
+    assert error.count("\n") == 1
     folder.close()
 
 
@@ -286,7 +323,7 @@ def test_a_folder_of_another_kind_is_named(
     for arguments in (
         ["generate", "--model", str(run), "--prompt", "a red circle"],
         ["export", str(run), str(tmp_path / "model")],
-        ["train", SHAPES, f"root={tmp_path}", f"model.path={run}"],
+        ["train", SHAPES, "--dry-run", f"root={tmp_path}", f"model.path={run}"],
     ):
         assert main(arguments) == 2
         assert f"{run} is a run folder, not a checkpoint: give" in capsys.readouterr().err

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from benchmarks.small_models.random_janus import save_tiny_checkpoint
+from policy.runtime import quick_imports
 
 ROOT = Path(__file__).parents[2]
 SHOW = """
@@ -60,3 +63,11 @@ def test_every_worker_computes_deterministically_when_told(role: str, checkpoint
     assert done.returncode == 0, done.stderr
     shown = [line for line in done.stdout.splitlines() if line.startswith(("True", "False"))]
     assert shown == ["False False None", "True True :4096:8"]
+
+
+def test_python_looks_for_garbage_again_after_imports() -> None:
+    """Also after one that failed."""
+    with suppress(ImportError), quick_imports():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from benchmarks.small_models.random_janus import PROMPTS, tiny_encoder, tiny_policy
 from learner.logprob_module import entropy_kernel
-from policy.distribution import guide, temper
+from policy.distribution import guide, temper, wide_product
 from policy.janus import JanusPolicy
 from policy.sequences import collate
 from policy.trajectory_logprobs import plain_kernel, trajectory_logprobs
+from policy.tree_states import tree_states
 from policy.types import Trajectory
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
@@ -103,22 +104,13 @@ def test_rollout_records_the_formula(policy: JanusPolicy, read: dict[str, list[T
 def test_teacher_forcing_scores_the_formula(
     policy: JanusPolicy,
     read: dict[str, list[Tensor]],
-    monkeypatch: pytest.MonkeyPatch,
     kernel: Callable[..., tuple[Tensor, Tensor]],
 ) -> None:
     """The same with the learner's kernel and with the plain one, on what they are given to read."""
     batch = collate([sampled(policy)], SPECIAL)
-    hidden: list[Tensor] = []
-    states = policy.hidden_states
-
-    def hidden_states(*arguments: Any) -> Tensor:
-        hidden.append(states(*arguments))
-        return hidden[-1]
-
-    monkeypatch.setattr(policy, "hidden_states", hidden_states)
     read["image"].clear()
     scores = trajectory_logprobs(policy, batch, T, W, kernel)
-    cot_ND = hidden[0][0, batch.cot.source_BT[0]]
+    cot_ND = tree_states(policy, batch.tree)[batch.cot.source_BT[0]]
     cot = formula(cot_ND, policy.model.lm_head, batch.cot.target_BT[0])
     head = policy.model.model.generation_head.vision_head
     image = formula(read["image"][0], head, batch.image.target_BT[0], read["image"][1])
@@ -138,3 +130,22 @@ def test_guidance_and_temperature_refuse_16_bits() -> None:
             guide(c.to(dtype), u.to(dtype), 5.0)
         with pytest.raises(TypeError, match="float32 logits"):
             temper(c.to(dtype), 0.5)
+
+
+def test_a_wide_product_in_blocks_is_the_product() -> None:
+    """bfloat16 weights of 3,001 ids, more than are converted at a time: the product is
+    that in float64 to 1e-5, and float32. Its gradients are right to the rounding of bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    left, weight = (
+        torch.randn(count, 512, generator=generator).to(torch.bfloat16).requires_grad_()
+        for count in (3, 3001)
+    )
+    product = wide_product(left, weight.T, torch.float32)
+    assert product.dtype == torch.float32
+    exact = left.double() @ weight.double().T
+    torch.testing.assert_close(product.double(), exact, rtol=1e-5, atol=1e-4)
+    factor = torch.randn(product.shape, generator=generator)
+    found = torch.autograd.grad((product * factor).sum(), (left, weight))
+    expected = torch.autograd.grad((exact * factor).sum(), (left, weight))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)  # rounded to bfloat16

@@ -126,7 +126,10 @@ def test_the_probe_is_fixed_and_sees_the_trained_part() -> None:
 def test_collate_reads_each_token_at_the_place_that_predicts_it(part: str) -> None:
     """``source`` of token t is the position before it; the last token is never read."""
     rows = [trajectory(3, 2, 5, seed=0), trajectory(5, 4, 2, seed=1)]
-    phase = getattr(collate(rows, SPECIAL), part)
+    batch = collate(rows, SPECIAL)
+    phase = getattr(batch, part)
+    tree = batch.twin_tree if part == "unconditional" else batch.tree
+    node_BL = tree.phases[1 if part == "image" else 0].node_BL
     for place, row in enumerate(rows):
         prompt = row.cot_prompt_ids if part == "cot" else row.image_prompt_ids
         tokens = row.cot_ids if part == "cot" else row.image_ids
@@ -136,8 +139,10 @@ def test_collate_reads_each_token_at_the_place_that_predicts_it(part: str) -> No
         )
         assert phase.target_BT[place, :count].tolist() == tokens.tolist()
         sources = phase.source_BT[place, :count]
-        assert sources.tolist() == list(range(len(prompt) - 1, len(prompt) - 1 + count))
-        assert phase.ids_BL[place, sources[1:]].tolist() == tokens[:-1].tolist()
-        assert phase.is_image_BL[place].any().item() == (part != "cot")
+        read = node_BL[place, : len(prompt) + count - 1]
+        assert sources.tolist() == read[len(prompt) - 1 :].tolist()
+        assert tree.position_P[read].tolist() == list(range(len(read)))
         expected = [1] + [0] * (len(prompt) - 2) + [4] if part == "unconditional" else prompt
-        assert phase.ids_BL[place, : len(prompt)].tolist() == list(expected)
+        assert tree.ids_P[read].tolist() == [*expected, *tokens[:-1]]
+        images = sum(node in tree.image_N for node in read)
+        assert images == (0 if part == "cot" else count - 1)

@@ -12,9 +12,6 @@ import torch
 from torch import Tensor
 
 from learner.algorithm.bonus import (
-    CAP_FACTOR,
-    Aggregation,
-    BonusRule,
     BudgetTerms,
     budget_bonus,
     budget_exact_lambda,
@@ -22,14 +19,17 @@ from learner.algorithm.bonus import (
     budget_terms,
     capped_bonus,
 )
-from learner.algorithm.loss_metrics import guidance_metrics
-from learner.algorithm.methods.token_method import Need, Rows, TokenMethod, TokenTerms
-from learner.algorithm.partition import (
+from learner.algorithm.choices import (
+    CAP_FACTOR,
     HIGH_QUANTILE,
     LOW_QUANTILE,
+    Aggregation,
+    BonusRule,
     Modalities,
-    partition_by_modality,
 )
+from learner.algorithm.loss_metrics import guidance_metrics
+from learner.algorithm.methods.token_method import Need, Rows, TokenMethod, TokenTerms
+from learner.algorithm.partition import partition_by_modality
 
 
 def token_advantages(

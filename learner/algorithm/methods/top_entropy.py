@@ -15,20 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from learner.algorithm.choices import FRACTION, MeanOver
 from learner.algorithm.loss_metrics import selection_metrics
 from learner.algorithm.methods.token_method import Need, Rows, TokenMethod, TokenTerms
-
-FRACTION = 0.2
-
-# Which tokens the authors (selected) and TRL (all) divide the sum of surrogates by. The two differ
-# by a factor of 1 / fraction in step size.
-MeanOver = Literal["selected", "all"]
 
 
 @dataclass(frozen=True)

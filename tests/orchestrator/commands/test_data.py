@@ -16,7 +16,7 @@ import pytest
 from evaluation.leaks import find_leaks, load_validation
 from evaluation.public_files import PUBLIC_FILES, TRAINING, PublicFile
 from orchestrator.cli import main
-from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import load_config
 from policy.errors import UserError
 from policy.prompts import load_prompts

@@ -125,14 +125,18 @@ def test_sigterm_while_starting_ends_at_once(tmp_path: Path, moment: str) -> Non
             process.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=120)
         assert run.returncode == 130, said
-        assert said.splitlines()[-1] == (
-            f"eg-grpo: stopped at once ({tmp_path}/shapes has no checkpoint yet; begin again with:"
+        begun = (
+            f" at once ({tmp_path}/shapes has no checkpoint yet; begin again with:"
             f" eg-grpo train {tmp_path}/shapes/config.yaml --resume)"
         )
+        assert said.splitlines()[-1] == f"eg-grpo: stopped{begun if moment == 'loading' else ''}"
         assert "step 1/3" not in said
         assert "Traceback" not in said
         assert left_over(processes) == []
-    assert not (tmp_path / "shapes" / "metrics.jsonl").exists()
+    if moment == "loading":
+        assert not (tmp_path / "shapes" / "metrics.jsonl").exists()
+    else:
+        assert not (tmp_path / "shapes").exists()
 
 
 def test_workers_that_are_killed_while_the_run_opens_are_replaced(tmp_path: Path) -> None:
@@ -162,9 +166,10 @@ def worker_of(run: subprocess.Popen[str], role: str) -> psutil.Process:
 
 
 def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
-    """A learner rank is frozen while it learns, and SIGTERM comes. After the stated time the run
-    ends without the step. The checkpoint before is whole, and no process is left."""
-    every = ("checkpoint.every=1", "checkpoint.stop_within_s=3")
+    """A learner rank is frozen while it learns, and SIGTERM comes. After the stated time, which is
+    over before the run has noticed that the rank is stopped, it ends without the step. The
+    checkpoint before is whole, and no process is left."""
+    every = ("checkpoint.every=1", "checkpoint.stop_within_s=1")
     with started(tmp_path, *every) as run:
         wait_for(run, "step 1/3")
         processes = processes_of(run)
@@ -175,9 +180,9 @@ def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
         run.send_signal(signal.SIGTERM)
         began = time.monotonic()
         _, said = run.communicate(timeout=120)
-        assert 3 < time.monotonic() - began < 60
+        assert 1 < time.monotonic() - began < 60
         assert run.returncode == 130, said
-        assert "was not done 3 s after the signal (checkpoint.stop_within_s); it is abandon" in said
+        assert "was not done 1 s after the signal (checkpoint.stop_within_s); it is abandon" in said
         last = OwnCheckpoints(tmp_path / "shapes").last()
         assert f"eg-grpo: stopped at once (the last checkpoint is {last}; go on with: " in said
         assert left_over(processes) == []

@@ -51,7 +51,9 @@ def interrupted(self, batch):
         threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
     return update(self, batch)
 LearnerGroup.update = interrupted
-sys.exit(main(sys.argv[1:]))
+code = main(sys.argv[1:])
+assert "torch" not in sys.modules  # the driver holds references and numbers
+sys.exit(code)
 """
 # The run goes on at once, and not before, when as many wishes were granted as are written here.
 WAITS_FOR_WISHES = """

@@ -20,7 +20,7 @@ from orchestrator.workers.rollout_events import (
     WorkerUp,
 )
 from policy.errors import RunFailed
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group, Prompt, Score
 from rewards.scored_group import ScoredGroup

@@ -41,6 +41,7 @@ def test_a_new_evaluation_needs_the_policy_and_every_scorer(tmp_path: Path) -> N
     needs = needs_of_evaluation(evaluation)
     assert [role.key for role in needs.roles] == ["rewards.attributes", "rewards.cleanliness"]
     assert [reward.name for reward in needs.rewards] == ["attributes", "cleanliness"]
+    assert evaluation.scorers_left() == needs.rewards
     assert needs.model is None
     folder.close()
 

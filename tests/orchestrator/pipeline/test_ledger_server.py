@@ -13,6 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from orchestrator.pipeline import ledger_server
 from orchestrator.pipeline.ledger_connection import answers
@@ -107,17 +110,36 @@ def wait_for_no_answer(url: str) -> None:
         time.sleep(0.01)
 
 
-def test_a_frozen_server_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has been silent for a while; one that answers is left alone."""
     said: list[str] = []
     with own_server(tmp_path, said.append) as server:
         first = pid_of(tmp_path)
         server.revive()
         assert said == []
-        os.kill(first, signal.SIGSTOP)
-        monkeypatch.setattr(ledger_server, "_FROZEN_S", 1.0)
+        redis.Redis.from_url(server.url).execute_command("CLIENT PAUSE 600000 ALL")
+        monkeypatch.setattr(ledger_server, "_SILENT_S", 1.0)
         server.revive()
         assert said[0].endswith("does not answer; starting it again")
+        assert answers(server.url)
+        assert pid_of(tmp_path) != first
+
+
+def test_a_stopped_server_is_replaced_as_soon_as_that_is_certain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that waits for it fails then, although it would have waited for minutes, and so
+    would ``revive``."""
+    said: list[str] = []
+    monkeypatch.setattr(ledger_server, "_SILENT_S", 600.0)
+    with own_server(tmp_path, said.append) as server:
+        first = pid_of(tmp_path)
+        os.kill(first, signal.SIGSTOP)
+        client = redis.Redis.from_url(server.url, socket_timeout=600, retry=Retry(NoBackoff(), 0))
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+        server.revive()
+        assert said[0].endswith("was stopped (SIGSTOP); starting it again")
         assert answers(server.url)
         assert pid_of(tmp_path) != first
 

@@ -23,7 +23,7 @@ from orchestrator.workers.reward_pool import Usage
 from policy.types import Prompt, RewardFailure, Score
 from rewards.config import RewardConfig
 from rewards.scored_group import ScoredGroup, values_by_reward
-from rewards.totals import TrainingTotals, combine, training_totals
+from rewards.totals import TrainingTotals, training_totals, weighted_totals
 from tests.training_records import check_keys
 
 PROMPTS = [Prompt(id=f"p:{index}", text=str(index), task_type="color") for index in range(5)]
@@ -159,10 +159,8 @@ def test_rounding_of_large_parts_is_not_a_difference_of_their_sum() -> None:
     noisy = (Score(1000.0), Score(above))
 
     def group(a: tuple[Score, ...], b: tuple[Score, ...]) -> ScoredGroup:
-        totals = combine({"a": a, "b": b}, {"a": 1.0, "b": -1.0})
-        return ScoredGroup(
-            PROMPTS[0], tuple(t.value for t in totals if isinstance(t, Score)), {"a": a, "b": b}
-        )
+        totals = weighted_totals({"a": a, "b": b}, {"a": 1.0, "b": -1.0})
+        return ScoredGroup(PROMPTS[0], tuple(totals), {"a": a, "b": b})
 
     differing = (Score(0.28), Score(0.29))
     scored = [

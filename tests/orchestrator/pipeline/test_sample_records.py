@@ -12,7 +12,7 @@ import torch
 
 from learner.algorithm.partition import entropy_partition
 from learner.config import AlgorithmConfig
-from orchestrator.pipeline.sample_records import TokenMaps, TrainingSamples
+from orchestrator.pipeline.sample_records import TokenMaps, TrainingSamples, partition
 from orchestrator.record.run_folder import RunFolder
 from policy.types import Prompt
 from tests.written_runs import Fetched, encoder, keep_groups, token_maps, trajectory
@@ -42,13 +42,30 @@ def test_the_sets_are_those_of_the_learner() -> None:
     assert "".join(tokens["cot"]["pieces"]) == sample.cot_text
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 11, 576])
+def test_the_driver_splits_tokens_as_the_learner_does(count: int) -> None:
+    """To the bit, also between neighbouring numbers and where many entropies are equal."""
+    rng = np.random.default_rng(count)
+    smooth = rng.gamma(2.0, size=count).astype(np.float32)
+    close = np.nextafter(np.float32(0.7), rng.integers(0, 2, size=count).astype(np.float32))
+    for entropies in (smooth, close, np.round(smooth, 1)):
+        for low, high in ((0.2, 0.5), (0.0, 1.0), (0.37, 0.37)):
+            entropy = torch.from_numpy(entropies)[None]
+            ones = torch.ones_like(entropy, dtype=torch.bool)
+            if count:
+                theirs = [sets[0].numpy() for sets in entropy_partition(entropy, ones, low, high)]
+            else:
+                theirs = [np.zeros(0, dtype=bool)] * 2
+            np.testing.assert_array_equal(partition(entropies, low, high), theirs)
+
+
 def test_the_trained_distribution_and_the_modalities_decide() -> None:
     """Guided entropies are half as high here; a modality that is off has no sets."""
     sample = trajectory(PROMPT, 0, np.random.default_rng(0))
     guided = TokenMaps(
-        encoder(), 64, 64, AlgorithmConfig(trained_distribution="guided", modalities="image")
+        encoder, 64, 64, AlgorithmConfig(trained_distribution="guided", modalities="image")
     ).of_sample(sample)
-    plain = TokenMaps(encoder(), 64, 64, AlgorithmConfig()).of_sample(sample)
+    plain = TokenMaps(encoder, 64, 64, AlgorithmConfig()).of_sample(sample)
     assert guided["image"]["mean"] == pytest.approx(plain["image"]["mean"] / 2)
     assert set(guided["cot"]["sets"]) == {"-"}
     assert set(guided["image"]["sets"]) == {"-", "l", "h"}

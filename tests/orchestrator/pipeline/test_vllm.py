@@ -23,7 +23,12 @@ def test_without_vllm_the_extra_is_named_before_anything_starts(
 
     monkeypatch.setattr("importlib.util.find_spec", without_vllm)
     monkeypatch.chdir(ROOT)
-    assert main(["train", "configs/shapes.yaml", f"root={tmp_path}", "rollout.engine=vllm"]) == 2
+    assert (
+        main(
+            ["train", "configs/shapes.yaml", f"root={tmp_path}", "rollout.engine=vllm", "--dry-run"]
+        )
+        == 2
+    )
     stderr = capsys.readouterr().err
     assert "rollout.engine: vllm is not installed" in stderr
     assert "[vllm]" in stderr

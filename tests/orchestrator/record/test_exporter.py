@@ -197,6 +197,7 @@ def test_the_stage_has_the_time_since_which_it_is_waited_for() -> None:
     ("reason", "kind"),
     [
         ("its worker died", "worker"),
+        ("its worker is stopped", "worker"),
         ("no answer within 60 s", "timeout"),
         ("TimeoutError: the scorer", "timeout"),
         ("httpx.ReadTimeout: the scorer", "timeout"),

@@ -24,19 +24,19 @@ from benchmarks.trajectories import TINY_SPECIAL, random_groups
 from learner.config import BUCKET_ELEMENTS, AlgorithmConfig, LearnerConfig, LoraConfig
 from learner.group_weights import token_vectors
 from learner.logprob_module import LogprobModule, entropy_kernel
-from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import Place
+from learner.shares import TrainingGroup, split_over_ranks
 from orchestrator.settings.machine import check_machine
 from orchestrator.settings.memory import (
     CUDA_CONTEXT,
     Lengths,
-    ModelSize,
     learner_memory,
-    object_store_bytes,
     reward_memory,
     rollout_memory,
     saved_activations,
 )
+from orchestrator.settings.model_size import ModelSize
+from orchestrator.settings.object_store import object_store_bytes
 from orchestrator.settings.run_config import load_config
 from policy.checkpoint.loading import load_policy
 from policy.checkpoint.public_models import public_config
@@ -150,8 +150,10 @@ def test_a_rank_holds_what_the_plan_says(
 def test_saved_activations(size: ModelSize, dtype: torch.dtype) -> None:
     """Distinct storages that autograd saves in the scoring pass, parameters aside: within 25%."""
     policy = tiny_policy().to(dtype)
-    (group,) = random_groups(tiny_policy(), [[6, 6, 6, 6]])
-    batch = collate(group.trajectories, TINY_SPECIAL)
+    # Of four groups: the plan counts on nothing that trajectories share.
+    groups = random_groups(tiny_policy(), [[6], [6], [6], [6]], prompt_lengths=(7, 7))
+    trajectories = [group.trajectories[0] for group in groups]
+    batch = collate(trajectories, TINY_SPECIAL)
     own = {t.untyped_storage().data_ptr() for t in (*policy.parameters(), *policy.buffers())}
     saved: dict[int, torch.Tensor] = {}
 
@@ -164,7 +166,7 @@ def test_saved_activations(size: ModelSize, dtype: torch.dtype) -> None:
         LogprobModule(policy)(batch, entropy_kernel, 1.0, None)
     measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
-    first = group.trajectories[0]
+    first = trajectories[0]
     lengths = Lengths(len(first.cot_prompt_ids), 6, len(first.image_prompt_ids))
     b = torch.empty((), dtype=dtype).element_size()
     assert saved_activations(size, lengths, 4, b, guided=False) == pytest.approx(measured, rel=0.25)
@@ -335,7 +337,7 @@ def test_preflight_counts_weights_in_the_type_that_is_trained(tmp_path: Path) ->
     size = ModelSize.of(model.config)
     needed = math.ceil(object_store_bytes(size, load_config(SHAPES, settings)) / 2**20)
     enough = load_config(SHAPES, [*settings, f"cluster.object_store_mb={needed}"])
-    check_machine(enough, tmp_path)
+    check_machine(enough, size)
     short = load_config(SHAPES, [*settings, f"cluster.object_store_mb={needed - 1}"])
     with pytest.raises(UserError, match=f"^cluster.object_store_mb: .* set it to {needed} or"):
-        check_machine(short, tmp_path)
+        check_machine(short, size)

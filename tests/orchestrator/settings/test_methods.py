@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from learner.algorithm.choices import WITH_REFERENCE, WITH_UNCONDITIONAL
 from learner.algorithm.methods.contrast import Contrast
 from learner.algorithm.methods.critical import Critical
 from learner.algorithm.methods.eg_grpo import EgGrpo
 from learner.algorithm.methods.similarity import Similarity
 from learner.algorithm.methods.top_entropy import TopEntropy
+from learner.config import AlgorithmConfig
 from orchestrator.settings.run_config import load_config
 from policy.errors import UserError
 
@@ -72,6 +74,14 @@ def test_settings_reach_their_method() -> None:
             ["entropy_control={cot_target: 2, image_target: 7}", "aggregation=sequence-mean"],
             "algorithm.entropy_control: is a mean over tokens: aggregation must be token-mean",
         ),
+        (
+            ["distillation_weight=0.1"],
+            "algorithm.distillation_weight: there is no guidance to distil: rollout.guidance_scale",
+        ),
+        (
+            ["distillation_weight=0.1", "trained_distribution=guided"],
+            "algorithm.distillation_weight: pulls towards the distribution that is sampled, and wi",
+        ),
         (["method=gcpo"], "algorithm.method: Input should be 'eg-grpo', 'top-entropy', "),
         (["method=top-entropy", "top_entropy.fraction=0"], "algorithm.top_entropy.fraction: Input"),
     ],
@@ -83,3 +93,11 @@ def test_a_missing_need_is_one_line(overrides: list[str], expected: str) -> None
     line = str(caught.value).removeprefix(f"{SHAPES}: ")
     assert line.startswith(expected)
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", ["eg-grpo", *METHODS])
+def test_the_settings_know_what_a_method_needs_without_its_code(name: str) -> None:
+    """The names that are checked before torch is imported are those of the methods themselves."""
+    needs = AlgorithmConfig(method=name).objective().method.needs
+    assert ("reference" in needs) == (name in WITH_REFERENCE)
+    assert ("unconditional" in needs) == (name in WITH_UNCONDITIONAL)

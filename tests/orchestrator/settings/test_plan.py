@@ -11,13 +11,9 @@ from original_janus import JANUS_PRO_1B, JANUS_PRO_7B
 
 from orchestrator.cli import main
 from orchestrator.settings.machine import logical_gpus
-from orchestrator.settings.memory import (
-    Lengths,
-    Memory,
-    ModelSize,
-    object_store_bytes,
-    rollout_memory,
-)
+from orchestrator.settings.memory import Lengths, Memory, rollout_memory
+from orchestrator.settings.model_size import ModelSize
+from orchestrator.settings.object_store import object_store_bytes
 from orchestrator.settings.plan import Gpu, Machine, Process, batch_text, make_plan, this_machine
 from orchestrator.settings.plan_inputs import planned_lengths
 from orchestrator.settings.run_config import load_config

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.machine import check_machine
 from orchestrator.settings.resources import Resources, learner_threads, roles, usable_cores
 from orchestrator.settings.run_config import load_config
@@ -89,12 +89,12 @@ def test_a_private_cluster_has_no_custom_resources(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = load_config(SHAPES, ["learner.resources={learner_host: 0.001}"])
-    model = check_inputs(config).model_path
+    size = check_inputs(config).size
     with pytest.raises(
         UserError, match=r"^learner\.resources: a private cluster has no learner_host; give the"
     ):
-        check_machine(config, model)
+        check_machine(config, size)
     elsewhere = load_config(
         SHAPES, ["learner.resources={learner_host: 0.001}", "cluster.address=auto"]
     )
-    check_machine(elsewhere, model)
+    check_machine(elsewhere, size)

@@ -10,7 +10,7 @@ import yaml
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from benchmarks.small_models.random_janus import save_tiny_checkpoint
-from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import dump_config, load_config
 from orchestrator.settings.unchanged import check_unchanged, save_settings
 from policy.errors import UserError

@@ -15,7 +15,7 @@ from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
 from orchestrator.report.page import write_report
-from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.settings.unchanged import check_unchanged, save_settings
 from policy.errors import UserError

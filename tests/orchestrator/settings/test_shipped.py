@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.settings.shipped import config_file, shipped_names
 from policy.errors import UserError

@@ -51,7 +51,7 @@ BOUND = {
     *("algorithm.method", "algorithm.top_entropy.fraction", "algorithm.top_entropy.mean_over"),
     *("algorithm.critical.leak", "algorithm.entropy_control.learning_rate"),
     *("algorithm.entropy_control.cot_target", "algorithm.entropy_control.image_target"),
-    "algorithm.entropy_control.limit",
+    *("algorithm.entropy_control.limit", "algorithm.distillation_weight"),
     *("algorithm.modalities", "algorithm.bonus", "algorithm.cap_factor"),
     *("algorithm.kappa", "algorithm.low_quantile", "algorithm.high_quantile"),
     *("algorithm.kl_beta", "algorithm.kl_estimator"),

@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from benchmarks.trajectories import random_groups
-from learner.micro_batches import TrainingGroup
-from orchestrator.settings.inputs import check_inputs
+from learner.shares import TrainingGroup
+from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.arrival import Arrival
 from orchestrator.workers.learner_group import LearnerGroup
@@ -19,7 +19,7 @@ from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.waiting import WorkerFailed
 from policy.checkpoint.loading import load_encoder, load_policy
-from policy.probe import WeightReceipt
+from policy.receipt import WeightReceipt
 from tests.stale_worker import go_stale
 from tests.started_pools import loaded, published
 

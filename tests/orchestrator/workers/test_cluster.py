@@ -12,7 +12,7 @@ import psutil
 import pytest
 import ray
 
-from orchestrator.settings.inputs import check_inputs
+from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import WeightPublisher

@@ -60,7 +60,7 @@ def test_a_frozen_process_is_called_stopped(hanging: tuple[subprocess.Popen[byte
     os.kill(process.pid, signal.SIGSTOP)
     while "(stopped)" not in status(process.pid):
         time.sleep(0.02)
-    assert look(process.pid, log) == "is stopped; its log ends: loading the model"
+    assert look(process.pid, log) == "is stopped (SIGSTOP); its log ends: loading the model"
 
 
 def test_a_process_that_is_gone_is_called_so(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from learner_settings import learner_settings
 from benchmarks.small_models.random_janus import save_tiny_checkpoint
 from benchmarks.trajectories import TINY_SPECIAL, random_groups
 from learner.config import AlgorithmConfig, LearnerConfig
-from learner.micro_batches import TrainingGroup, split_over_ranks
 from learner.rank_settings import Place
+from learner.shares import TrainingGroup, split_over_ranks
 from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate
-from policy.checkpoint.loading import load_policy
+from policy.checkpoint.loading import load_policy, read_config
 from policy.errors import UserError
 from policy.probe import probe_logprobs
 from policy.runtime import FAST_COPIES
@@ -47,7 +48,9 @@ def learner_group(checkpoint: Path, **learner: Any) -> LearnerGroup:
         "steps": 10,
     }
     config = load_config(SHAPES, []).model_copy(update=parts)
-    return LearnerGroup(config, Inputs(checkpoint, None, [], {}, []))
+    return LearnerGroup(
+        config, Inputs(checkpoint, ModelSize.of(read_config(checkpoint)), None, [], {}, [])
+    )
 
 
 def updated_by_one_rank(checkpoint: Path, batch: list[TrainingGroup]) -> dict[str, float]:

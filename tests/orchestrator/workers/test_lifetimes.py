@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from orchestrator.pipeline import opening_cluster, worker_notes
+from orchestrator.pipeline import worker_notes
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.opening import open_run
 from orchestrator.pipeline.order import step_prompts
 from orchestrator.pipeline.training import train
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
-from orchestrator.settings.inputs import check_inputs
-from orchestrator.settings.memory import ModelSize, object_store_bytes
+from orchestrator.settings.input_checks import check_inputs
+from orchestrator.settings.model_size import ModelSize
+from orchestrator.settings.object_store import object_store_bytes
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
 from orchestrator.workers.publisher import WeightPublisher
@@ -85,7 +85,6 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     processes do not, though somebody still holds their handles.
     """
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(opening_cluster, "ray_cluster", lambda *_: nullcontext())
     # Whoever looks at the workers now and then must not be the one who lets go of the groups.
     monkeypatch.setattr(worker_notes, "_EVERY_S", 60.0)
     config = load_config(ROOT / "configs" / "shapes.yaml", [*SMALL, f"root={tmp_path}"])
@@ -127,7 +126,7 @@ def test_a_run_holds_one_batch_and_its_weights_and_ends_with_its_processes(
     def failing_run() -> None:
         folder = RunFolder(config.folder)
         inputs, progress = check_inputs(config), Progress(config.steps)
-        with open_run(config, inputs, folder, Interrupt(), progress) as run:
+        with open_run(config, lambda: inputs, folder, Interrupt(), progress) as run:
             pools = (run.rollout, run.learner, run.stages._rewards.pools["light"])
             actors.extend(worker for pool in pools for worker in pool.workers)
             pids.extend(process_of(actor) for actor in actors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -23,7 +24,8 @@ from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.placement import ANYWHERE
 from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import WorkerDied, WorkerLate
+from orchestrator.workers.stopped_workers import StoppedWorkers, watch_for_stopped_workers
+from orchestrator.workers.waiting import WorkerDied, WorkerLate, WorkerStopped
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
 from tests.faulty_rewards import wait_for_files
@@ -75,7 +77,7 @@ def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
     """It is killed at its deadline, and the pool comes up with another process. A second time, or
     with nothing to be replaced, the start ends and says that the process is stopped."""
     rollout = start_rollout("cluster.start_timeout_s=20")  # in which the other process must start
-    _, where = ray.get(rollout._running, timeout=60)
+    _, where = ray.get(rollout.running, timeout=60)
     frozen = psutil.Process(where.pid)
     frozen.suspend()
     (rollout._loaded[1],) = rollout._load([rollout.workers[1]])  # it has not answered yet
@@ -101,20 +103,27 @@ def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
 
 
 @pytest.mark.parametrize(
-    ("restarts", "moment", "silent"),
+    ("restarts", "moment", "start_timeout_s", "silent"),
     [
-        (1, "loading", "learner rank 1 did not answer within 2 s: "),
-        (0, "loading", "learner rank 1 did not answer within 2 s: "),
+        (1, "loading", 2.0, "learner rank 1 did not answer within 2 s: "),
+        (0, "loading", 600.0, "learner rank 1 does not answer: "),
         # Rank 0 cannot choose where the ranks meet before rank 1 has told its host.
-        (0, "meeting", "learner rank 0, learner rank 1 did not answer within 2 s: .* runs; .*; "),
+        (0, "meeting", 2.0, "learner rank 0, learner rank 1 did not answer .* runs; .*; "),
+        (1, "meeting", 600.0, "learner rank 1 does not answer: "),
     ],
 )
 def test_a_learner_group_with_a_frozen_rank_is_formed_again_once(
-    restarts: int, moment: str, silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    restarts: int,
+    moment: str,
+    start_timeout_s: float,
+    silent: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One rank of two is frozen while it loads its model, or before. At the deadline the processes
-    of both are ended, and the run opens with another group; the ledger has noted it. With nothing
-    to be replaced, the start ends and says that the process is stopped."""
+    """One rank of two is frozen while it loads its model, or before. At a deadline that is short,
+    or as soon as the rank is certainly stopped, the processes of both are ended, and the run opens
+    with another group; the ledger has noted it. With nothing to be replaced, the start ends and
+    says that the process is stopped."""
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("REDIS_URL", raising=False)
     gate, joins = tmp_path / "gate", tmp_path / "joins"
@@ -128,23 +137,27 @@ def test_a_learner_group_with_a_frozen_rank_is_formed_again_once(
         ["learner.ranks=2", "prompts_per_step=2", f"learner.restarts={restarts}"],
     )
     inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
-    learners = _Learners(config, inputs, ANYWHERE)
-    learners.start()
-    first = learners._group
-    assert first is not None
-    pids = [where.pid for where in ray.get(first._running, timeout=60)]
-    processes = [psutil.Process(pid) for pid in pids]
-    if moment == "loading":
+    noticed = start_timeout_s > 60
+    with (
+        watch_for_stopped_workers() if noticed else nullcontext(StoppedWorkers()) as watch,
+        open_ledger(LedgerConfig(), tmp_path, lambda text: None) as ledger,
+    ):
+        learners = _Learners(config, inputs, ANYWHERE, watch)
+        learners.start()
+        first = learners._group
+        assert first is not None
+        pids = [where.pid for where in ray.get(first.running, timeout=60)]
+        processes = [psutil.Process(pid) for pid in pids]
+        if moment == "loading":
+            (gate / "hosts").touch()
+            wait_for_files(str(joins), 2)
+        processes[1].suspend()
         (gate / "hosts").touch()
-        wait_for_files(str(joins), 2)
-    processes[1].suspend()
-    (gate / "hosts").touch()
-    (gate / "loaded").touch()
-    if moment == "loading":
-        ray.get(first._loaded[0], timeout=60)
-    first._start_timeout_s = 2.0  # the next group has the 10 minutes of the settings
-    stopped = rf"^{silent}process {pids[1]} on [^ ]+ is stopped"
-    with open_ledger(LedgerConfig(), tmp_path, lambda text: None) as ledger:
+        (gate / "loaded").touch()
+        if moment == "loading":
+            ray.get(first._loaded[0], timeout=60)
+        first._start_timeout_s = start_timeout_s  # the next group has that of the settings
+        stopped = rf"^{silent}process {pids[1]} on [^ ]+ is stopped"
         if restarts:
             second = learners.form_first(None, ledger)
             assert isinstance(second, LearnerGroup)
@@ -154,7 +167,7 @@ def test_a_learner_group_with_a_frozen_rank_is_formed_again_once(
             assert view.counts["lost/learner"] == 1
             assert [bool(re.match(stopped, error.text)) for error in view.errors] == [True]
         else:
-            with pytest.raises(WorkerLate, match=stopped):
+            with pytest.raises((WorkerLate, WorkerStopped), match=stopped):
                 learners.form_first(None, ledger)
         learners.close()
     for process in processes:

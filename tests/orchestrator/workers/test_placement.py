@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -239,6 +240,17 @@ def test_room_for_more_workers_is_counted_host_by_host(found: dict[str, Any]) ->
 @pytest.mark.timeout(1000)
 def test_new_weights_travel_to_a_host_while_its_worker_samples(found: dict[str, Any]) -> None:
     """They lie on the head's host. The idle worker's host gets them when it loads them."""
-    before, after = found["brought"]
+    before, after, _ = found["brought"]
     assert before == ["127.0.0.1"]
     assert after == ["127.0.0.1", "127.0.0.3"]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
+def test_a_worker_that_is_stopped_on_another_host_is_replaced(found: dict[str, Any]) -> None:
+    """Its call would have had the 10 minutes of the settings."""
+    pid, reason = found["brought"][2]
+    assert re.match(
+        rf"rollout worker 1 does not answer: process {pid} on \S+ is stopped \(SIGSTOP\); ", reason
+    ), reason

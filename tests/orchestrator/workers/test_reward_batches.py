@@ -22,6 +22,7 @@ from orchestrator.pipeline.schedule import Layout, Schedule
 from orchestrator.pipeline.stages import Stages
 from orchestrator.pipeline.step_row import reward_metrics
 from orchestrator.record.run_folder import RunFolder
+from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.placement import no_room
@@ -35,7 +36,8 @@ from orchestrator.workers.rollout_events import (
 )
 from orchestrator.workers.rollout_pool import fetch_groups
 from orchestrator.workers.waiting import WorkerLate, wait_answers
-from policy.probe import WeightReceipt
+from policy.checkpoint.loading import read_config
+from policy.receipt import WeightReceipt
 from policy.types import Group, Prompt, RewardResult, Score
 from rollout.engine import GenerationRequest
 from tests.image_groups import image_group
@@ -156,7 +158,8 @@ def test_a_failed_sample_is_counted_in_an_evaluation_and_is_no_0_in_its_mean(
     drawn = Drawn([[10, 30], [BROKEN, 50], [BROKEN, BROKEN]], [[BROKEN, BROKEN]])
     pools = start(reward("NotANumber", options={"values": [BROKEN]}))
     sets = {"seen": [prompt(0), prompt(1), prompt(2)], "held_out": [prompt(3)]}
-    tokens = TokenMaps.of(config, ROOT / "shapes" / "checkpoint")
+    model = ROOT / "shapes" / "checkpoint"
+    tokens = TokenMaps.of(config, model, ModelSize.of(read_config(model)))
     with stages_of(config, (), drawn, pools, folder) as stages:
         evaluation = FixedEvaluation(config, sets, drawn, stages, folder, tokens)
         assert evaluation.run(step=0) == {"seen": 35.0}

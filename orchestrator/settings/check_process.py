@@ -1,0 +1,92 @@
+"""Has the checks of a run made in a process of their own, while the driver starts Ray.
+
+The checks load torch and transformers, which takes seconds and some hundred megabytes. The driver
+needs neither.
+
+Failure policy: ``checked_elsewhere`` hands over a function that waits for the result. It raises
+what the checks have raised, and ``RunFailed`` when their process has died. There is no deadline,
+because the checks may download a checkpoint; Ctrl-C ends the wait, and then the process.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.run_config import RunConfig
+from policy.errors import RunFailed, UserError
+from policy.runtime import quick_imports
+
+CHECKING = "checking the files of the run"  # what a wait for the result is called
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+def checked_here(config: RunConfig) -> Inputs:
+    """The inputs of the configuration, after all checks of its files and of this machine.
+
+    Raises ``UserError`` that names what is wrong.
+    """
+    with quick_imports():
+        from orchestrator.settings.input_checks import check_inputs
+    from orchestrator.settings.machine import check_machine
+
+    inputs = check_inputs(config)
+    check_machine(config, inputs.size)
+    return inputs
+
+
+@contextmanager
+def checked_elsewhere(config: RunConfig) -> Iterator[Callable[[], Inputs]]:
+    """Begin ``checked_here`` in another process, which ends with the context.
+
+    The context's value waits for the result. It may be called more than once.
+    """
+    processes = get_context("spawn")  # a fork would have the threads and the signals of this one
+    answers, answer = processes.Pipe(duplex=False)
+    process = processes.Process(target=_check, args=(config, answer), daemon=True)
+    # The signals that stop a run reach all processes of its terminal or of its Slurm job. This
+    # process decides what follows. Its children inherit which signals are blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    answer.close()
+
+    @cache
+    def result() -> Inputs:
+        try:
+            outcome: Inputs | Exception = answers.recv()
+        except EOFError:
+            process.join()
+            raise RunFailed(
+                f"the process that checks the inputs ended early (exit code {process.exitcode})"
+            ) from None
+        process.join()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    try:
+        yield result
+    finally:
+        process.kill()
+        process.join()
+        answers.close()
+
+
+def _check(config: RunConfig, answer: Connection) -> None:
+    try:
+        outcome: Inputs | Exception = checked_here(config)
+    except UserError as error:
+        outcome = error
+    except Exception:  # a bug: the driver prints it, with secrets masked
+        outcome = RuntimeError(traceback.format_exc())
+    with suppress(BrokenPipeError):  # the driver was killed meanwhile
+        answer.send(outcome)
