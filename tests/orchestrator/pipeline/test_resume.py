@@ -17,7 +17,7 @@ from benchmarks.chaos.checks import Expected, judged
 from benchmarks.chaos.driver import Driver
 from learner.step_checkpoint import verified_manifest
 from orchestrator.record.own_checkpoints import OwnCheckpoints
-from tests.command_line import ONE_REWARD, command
+from tests.command_line import ONE_REWARD, command_on_test_cluster, train_on_test_cluster
 from tests.training_records import kept, of_the_learner, untimed, weights_digest
 
 STEPS = 5
@@ -27,7 +27,6 @@ TINY = (
     f" data.evaluation={{}} checkpoint.every=1 cluster.object_store_mb=128 {ONE_REWARD}"
 ).split()
 TWO_RANKS = "learner.ranks=2 learner.cpus_per_rank=0.5 learner.zero_stage=2".split()
-KEPT = f"trajectories.keep_steps={STEPS}"
 
 # Two or three starts of a run: minutes on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -54,58 +53,47 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
                 kill_tree(psutil.Process(driver.pid))
 
 
-def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(begin: Begin) -> None:
+def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(
+    ray_cluster: None, begin: Begin, tmp_path: Path
+) -> None:
     """Two ranks, at ZeRO 2: every file of the last checkpoint, weights and optimizer state alike,
-    and every row of metrics but for its times are equal to the bit. The run that is killed keeps no
-    trajectories, and the other one keeps all."""
-    whole = begin("whole", *TWO_RANKS, KEPT)
-    ends(whole)
-    assert len(kept(whole.folder)) == 4 * STEPS  # three groups and the numbers of each step
-    struck = begin("struck", *TWO_RANKS)
+    and every row of metrics but for its times are equal to the bit. The run that is not killed
+    keeps the trajectories of all steps, and the other one those of one step. These are the last
+    step's, the same file for file. It also has the checkpoint before, from which a replay makes
+    that step again."""
+    keep_all = f"trajectories.keep_steps={STEPS}"
+    whole = train_on_test_cluster(tmp_path, "whole", *TINY, *TWO_RANKS, keep_all)
+    assert len(kept(whole)) == 4 * STEPS  # three groups and the numbers of each step
+    struck = begin("struck", *TWO_RANKS, "trajectories.keep_steps=1")
     is_killed_and_goes_on(struck)
-    has_the_bits_of(struck, whole)
-    assert kept(struck.folder) == {}
+    assert untimed(struck.folder) == untimed(whole)
+    assert [row["step"] for row in struck.rows()] == [1, 2, 3, 4, 5]
+    ours, theirs = (
+        verified_manifest(run / "checkpoints" / f"step-{STEPS}") for run in (struck.folder, whole)
+    )
+    assert any(name.startswith("state/") for name in ours.files)
+    assert ours == theirs
 
-
-def test_how_many_steps_are_kept_changes_nothing(begin: Begin) -> None:
-    """One rank. A run that keeps one step, and is killed, ends with the bits of an undisturbed run
-    that keeps all. What it keeps is the last step, the same file for file, and the checkpoint
-    before it, from which a replay makes that step again."""
-    whole = begin("whole", KEPT)
-    ends(whole)
-    struck = begin("struck", "trajectories.keep_steps=1")
-    is_killed_and_goes_on(struck)
-    has_the_bits_of(struck, whole)
-    last = {name: text for name, text in kept(whole.folder).items() if "step-000005/" in name}
+    last = {name: text for name, text in kept(whole).items() if "step-000005/" in name}
     assert kept(struck.folder) == last
     assert list(last) == [
         f"step-000005/{name}"
         for name in ("group-000.safetensors", "group-001.safetensors", "group-002.safetensors",
                      "step.json")
     ]  # fmt: skip
-
-    command("replay", struck.folder)
+    command_on_test_cluster("replay", struck.folder)
     replayed = struck.folder.with_name("struck-replay")
-    assert weights_digest(replayed, STEPS) == weights_digest(whole.folder, STEPS)
-    assert untimed(replayed) == of_the_learner(untimed(whole.folder))[STEPS - 1 :]
-
-
-def has_the_bits_of(struck: Driver, whole: Driver) -> None:
-    """Every file of the last checkpoint and every row but for its times are equal to the bit."""
-    assert untimed(struck.folder) == untimed(whole.folder)
-    assert [row["step"] for row in struck.rows()] == [1, 2, 3, 4, 5]
-    ours, theirs = (
-        verified_manifest(run.folder / "checkpoints" / f"step-{STEPS}") for run in (struck, whole)
-    )
-    assert any(name.startswith("state/") for name in ours.files)
-    assert ours == theirs
+    assert weights_digest(replayed, STEPS) == weights_digest(whole, STEPS)
+    assert untimed(replayed) == of_the_learner(untimed(whole))[STEPS - 1 :]
 
 
 def test_a_stale_run_that_is_killed_keeps_its_bound(begin: Begin) -> None:
     """At staleness 2 no group is older than two versions at any step, also right after the resume,
-    by the rows and by the ledger, and each group is trained exactly once."""
+    by the rows and by the ledger, and each group is trained exactly once. No trajectory is kept,
+    as nobody asked for it."""
     run = begin("struck", "max_staleness=2")
     is_killed_and_goes_on(run)
+    assert kept(run.folder) == {}
     rows, view = run.rows(), run.view()
     assert view is not None
     assert judged(Expected(STEPS, 3, 2), view, rows).problems == []
