@@ -78,6 +78,8 @@ def training_totals(
         # rounding error.
         scale = normalising_scale(flat) if config.normalise else 1.0
         factors[config.name] = abs(config.weight) * scale
+    if not any(config.normalise for config in configs):
+        return [TrainingTotals(group.totals, _largest_part(group, factors)) for group in scored]
     totals = iter(weighted_totals(results, {config.name: config.weight for config in configs}))
     return [
         TrainingTotals(tuple(next(totals) for _ in group.totals), _largest_part(group, factors))

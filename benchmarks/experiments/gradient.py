@@ -126,7 +126,7 @@ class Meter:
         return {
             name: budget_lambda(whole, algorithm.kappa, algorithm.aggregation)
             for name, algorithm in self.algorithms.items()
-            if algorithm.calibrated
+            if "batch" in algorithm.objective().method.needs
         }
 
     def _normalised(self, batch: MicroBatch) -> Tensor:
@@ -155,7 +155,7 @@ class Meter:
             sums = {ADVANTAGES: gain_BT.sum(), LOW: (gain_BT * low_BT).sum()}
         for name, algorithm in self.algorithms.items():
             weight_BT = aggregation_weights(batch.mask_BT, algorithm.aggregation, counts)
-            if algorithm.calibrated:
+            if name in lambdas:
                 bonus_BT = budget_bonus(lambdas[name], entropy_BT, batch.has_variance_B)
             else:
                 bonus_BT = capped_bonus(batch.advantage_B, entropy_BT, algorithm.cap_factor)

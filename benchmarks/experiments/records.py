@@ -32,7 +32,7 @@ from policy.errors import UserError
 from policy.types import JsonDict
 
 # To be counted up when the code computes other numbers from the same settings.
-CODE = 1
+CODE = 2
 # The seed is in each line. The checkpoint and the prompts are compared by their digests.
 _ELSEWHERE = ("seed", "model.path", "data.train", "data.evaluation")
 

@@ -7,6 +7,7 @@ when its result is taken, in the thread that takes it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -18,6 +19,7 @@ class Background(Generic[Result]):
 
     def __init__(self, call: Callable[[], Result], name: str) -> None:
         self.name, self._call = name, call
+        self._began = time.monotonic()
         self._done = threading.Event()
         self._failure: BaseException | None = None
         # A daemon: after Ctrl-C nobody waits for it, and it ends when the process does.
@@ -27,6 +29,11 @@ class Background(Generic[Result]):
     def done(self) -> bool:
         """Whether the call has returned or raised."""
         return self._done.is_set()
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the call was started."""
+        return time.monotonic() - self._began
 
     def wait(self, timeout_s: float) -> None:
         """Return when the call is done, or after the timeout."""

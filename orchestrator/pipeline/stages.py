@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("eg_grpo")
 
 _LONGEST_TURN_S = 1.0
-# How soon a turn sees that a background call is done, while it waits for workers as well.
-_SHORT_TURN_S = 0.02
+# How soon a turn that waits for workers sees that a background call is done: after this
+# time, or after this share of the call's own. With hundreds of workers every turn costs.
+_SHORT_TURN_S, _LATE_SHARE = 0.02, 0.01
 
 
 @dataclass
@@ -158,7 +159,8 @@ class Stages:
         self.workers.watch(background)
         while not background.done:
             if self._rollout.calls or self._rewards.calls:
-                self._turn(_SHORT_TURN_S)
+                late_s = max(_SHORT_TURN_S, _LATE_SHARE * background.seconds)
+                self._turn(min(_LONGEST_TURN_S, late_s))
             else:
                 self._turn(0.0)
                 background.wait(min(_LONGEST_TURN_S, self._rest()))
@@ -214,10 +216,12 @@ class Stages:
             pool.advance()
         self._hear()
         self._follow_orders()
-        calls = {call: pool for pool in (self._rollout, self._rewards) for call in pool.calls}
-        if calls or longest_s:
-            for call in self._wait(list(calls), min(longest_s, self._rest())):
-                calls[call].receive(call)
+        sampling, scoring = self._rollout.calls, self._rewards.calls
+        if sampling or scoring or longest_s:
+            answered = self._wait([*sampling, *scoring], min(longest_s, self._rest()))
+            of_rollout = answered and set(sampling)
+            for call in answered:
+                (self._rollout if call in of_rollout else self._rewards).receive(call)
             self._hear()
             self._follow_orders()
         self._notes.write_if_due()

@@ -17,10 +17,14 @@ from orchestrator.pipeline.roles import Rewards, Rollout
 from orchestrator.pipeline.schedule import Schedule
 
 _EVERY_S = 1.0
+# More workers than this are noted more rarely, so that it costs little of a core. They are noted
+# often enough for other machines to see that the driver lives.
+_WORKERS_A_SECOND, _RAREST_S = 100, 5.0
 
 
 class WorkerNotes:
-    """Knows the workers of all roles. One write has all of them, at most once a second."""
+    """Knows the workers of all roles. One write has all of them, once a second, and if they are
+    many more rarely."""
 
     def __init__(
         self,
@@ -37,7 +41,7 @@ class WorkerNotes:
         self._calls: list[Background[Any]] = []
         # Each is told the role and the state of every worker whenever the notes are written.
         self.listeners: list[Callable[[list[tuple[str, str]]], None]] = []
-        self._noted_at = -math.inf
+        self._due_at = -math.inf
 
     def watch(self, call: Background[Any]) -> None:
         """The learner is busy with this call until it is done.
@@ -61,10 +65,11 @@ class WorkerNotes:
         Returns the wishes for other numbers of workers that wait for an answer.
         """
         now = self._monotonic()
-        if now < self._noted_at + _EVERY_S:
+        if now < self._due_at:
             return None
-        self._noted_at = now
         entries = self._entries()
+        pause_s = min(_RAREST_S, len(entries) / _WORKERS_A_SECOND)
+        self._due_at = now + max(_EVERY_S, pause_s)
         for hear in self.listeners:
             hear([(entry.role, entry.state) for entry in entries])
         return self._ledger.note_workers(entries)
