@@ -10,13 +10,15 @@ because the checks may download a checkpoint; Ctrl-C ends the wait, and then the
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import RunConfig
@@ -25,6 +27,13 @@ from policy.runtime import quick_imports
 
 CHECKING = "checking the files of the run"  # what a wait for the result is called
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
+# It finds modules where this process does, however this one was started.
+_PROGRAM = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from orchestrator.settings.check_process import answer
+answer(int(sys.argv[2]))
+"""
 
 
 def checked_here(config: RunConfig) -> Inputs:
@@ -47,28 +56,32 @@ def checked_elsewhere(config: RunConfig) -> Iterator[Callable[[], Inputs]]:
 
     The context's value waits for the result. It may be called more than once.
     """
-    processes = get_context("spawn")  # a fork would have the threads and the signals of this one
-    answers, answer = processes.Pipe(duplex=False)
-    process = processes.Process(target=_check, args=(config, answer), daemon=True)
+    ours, theirs = Pipe()
     # The signals that stop a run reach all processes of its terminal or of its Slurm job. This
     # process decides what follows. Its children inherit which signals are blocked.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        process.start()
+        # Not by multiprocessing, whose resource tracker would outlive this process for a moment.
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+        )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    answer.close()
+    theirs.close()
+    with suppress(BrokenPipeError, ConnectionResetError):  # it has died: ``result`` says so
+        ours.send(config)
 
     @cache
     def result() -> Inputs:
         try:
-            outcome: Inputs | Exception = answers.recv()
-        except EOFError:
-            process.join()
+            outcome: Inputs | Exception = ours.recv()
+        except (EOFError, ConnectionResetError):
+            code = process.wait()
             raise RunFailed(
-                f"the process that checks the inputs ended early (exit code {process.exitcode})"
+                f"the process that checks the inputs ended early (exit code {code})"
             ) from None
-        process.join()
+        process.wait()
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -77,11 +90,14 @@ def checked_elsewhere(config: RunConfig) -> Iterator[Callable[[], Inputs]]:
         yield result
     finally:
         process.kill()
-        process.join()
-        answers.close()
+        process.wait()
+        ours.close()
 
 
-def _check(config: RunConfig, answer: Connection) -> None:
+def answer(fd: int) -> None:
+    """What the other process does: it reads the configuration and sends the result."""
+    driver = Connection(fd)
+    config: RunConfig = driver.recv()
     try:
         outcome: Inputs | Exception = checked_here(config)
     except UserError as error:
@@ -89,4 +105,4 @@ def _check(config: RunConfig, answer: Connection) -> None:
     except Exception:  # a bug: the driver prints it, with secrets masked
         outcome = RuntimeError(traceback.format_exc())
     with suppress(BrokenPipeError):  # the driver was killed meanwhile
-        answer.send(outcome)
+        driver.send(outcome)
