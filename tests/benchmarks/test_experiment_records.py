@@ -104,7 +104,7 @@ def test_another_version_of_the_code_is_refused(
     """The number that is counted up when the same settings give other numbers."""
     _records(tmp_path).add(ARM, 11, {"reward": 0.5})
     monkeypatch.setattr(module, "CODE", module.CODE + 1)
-    with pytest.raises(UserError, match=r"jsonl:1: version of the code code was 1, now it is 2"):
+    with pytest.raises(UserError, match=r"jsonl:1: version of the code code was 2, now it is 3"):
         _records(tmp_path).runs(ARM)
 
 

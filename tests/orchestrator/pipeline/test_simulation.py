@@ -165,8 +165,12 @@ class VirtualTime:
         self.now += seconds
 
     def learn(self, seconds: float) -> VirtualTime:
-        self.done_at = self.now + seconds
+        self.began, self.done_at = self.now, self.now + seconds
         return self
+
+    @property
+    def seconds(self) -> float:
+        return self.now - self.began
 
     @property
     def done(self) -> bool:
