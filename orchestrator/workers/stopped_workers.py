@@ -75,6 +75,10 @@ class Lookout:
             await asyncio.sleep(EVERY_S)
         return {}
 
+    async def end_call(self) -> None:
+        """End the call of ``changed`` that waits, so that Ray need not report it as lost."""
+        self._newest += 1
+
 
 @dataclass
 class _OtherHost:
@@ -118,7 +122,12 @@ class StoppedWorkers:
             pool.stopped = {ref: stopped[where] for ref, where in told if where in stopped}
 
     def close(self) -> None:
-        """End the lookouts."""
+        """End the lookouts, and before them their calls."""
+        hosts = [host for host in self._others.values() if not host.lost]
+        ends = [host.lookout.end_call.remote() for host in hosts]
+        calls = [host.call for host in hosts if host.call is not None]
+        if ends:
+            ray.wait(ends + calls, num_returns=len(ends + calls), timeout=_JOIN_S)
         for host in self._others.values():
             ray.kill(host.lookout)
 
