@@ -95,7 +95,9 @@ def _with_aims(kinds: Sequence[Kind], random: np.random.Generator) -> list[tuple
         aimed = places[: round(_AIMED_SHARE * len(places))]
         for place, aim in zip(aimed, cycle(random.permutation(of_role)), strict=False):
             aims[place] = str(aim)
+        # A killed worker is replaced at once, a frozen one some seconds later.
         others = [int(place) for place in places if aims[place] != STARTING]
+        others = [place for place in others if kinds[place][1] == "kill"] or others
         for place in (int(place) for place in places if aims[place] == STARTING):
             if others:
                 behind.setdefault(int(random.choice(others)), []).append(place)

@@ -37,6 +37,7 @@ _RUN_FAILED = 1  # an exit code
 # A fault that is aimed at a state waits for it, at most for so long and for so many steps after the
 # planned one.
 _AIM_S, _AIM_STEPS = 20.0, 4
+_START_STEPS = 8  # that may be done until a worker starts in the place of another one
 # In which the learner must be done while Redis is stopped so that a commit waits for it. A Redis
 # that is stopped for longer is killed and started again.
 _HOLD_S = 1.0
@@ -130,8 +131,8 @@ class Trial:
         """Stop the victim, look at it, and kill it or leave it so; False if there is no victim."""
         began, done = time.monotonic(), self.driver.steps_done()
         # Counted from the planned step: faults that are late may not make the next ones later yet.
-        # A starting worker is there only after the fault before.
-        at_least = _AIM_STEPS if fault.aim == STARTING else 1
+        # A starting worker is there only some seconds after the fault before.
+        at_least = _START_STEPS if fault.aim == STARTING else 1
         aim_until, last_step = began + _AIM_S, max(int(fault.at) + _AIM_STEPS, done + at_least)
         while True:
             if not self.driver.stepping:  # its states begin later
