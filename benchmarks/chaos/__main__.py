@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--staleness", type=int, default=0, help="max_staleness of the run (default: 0)")
     add("--ranks", type=int, default=1, help="learner ranks (default: 1)")
     add("--checkpoint-every", type=int, default=2, help="steps between checkpoints (default: 2)")
-    add("--steps-per-fault", type=float, default=2.0, help="(default: 2)")
+    add("--steps-per-fault", type=float, default=2.5, help="(default: 2.5)")
     add("--hosts", type=int, help="lose hosts instead, of so many raylets with that of the head")
     add("--out", type=Path, help="folder that keeps the runs and the table of faults")
     options = parser.parse_args(arguments)

@@ -21,7 +21,7 @@ def test_ten_faults_change_nothing(tmp_path: Path) -> None:
     killed while it starts in the place of another one, and the driver stands still while a commit
     waits for Redis."""
     command = [sys.executable, "-m", "benchmarks.chaos", "--faults", "10", "--seed", "41"]
-    command += ["--steps-per-fault", "1", "--out", str(tmp_path)]
+    command += ["--steps-per-fault", "1.5", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
