@@ -38,9 +38,10 @@ _RUN_FAILED = 1  # an exit code
 # planned one.
 _AIM_S, _AIM_STEPS = 20.0, 4
 _START_STEPS = 8  # that may be done until a worker starts in the place of another one
-# In which the learner must be done while Redis is stopped so that a commit waits for it. A Redis
-# that is stopped for longer is killed and started again.
-_HOLD_S = 1.0
+# In which the learner must be done while Redis is stopped so that a commit waits for it. The run
+# looks at Redis twice a second, and kills it if it is stopped in all looks of 2 s. So Redis then
+# runs for some time.
+_HOLD_S, _GO_S = 1.5, 0.8
 _PAUSE_S = 3.0  # for which a driver is frozen
 _ASLEEP_S = 40.0  # after which a frozen process is woken although the run has not noticed it
 _VICTIM_S = 300.0  # in which a process of the role must be there
@@ -205,6 +206,7 @@ class Trial:
                 return True
             time.sleep(_POLL_S)
         self._let_redis_go()
+        time.sleep(_GO_S)
         return False
 
     def _let_redis_go(self) -> None:
