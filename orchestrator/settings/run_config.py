@@ -303,8 +303,10 @@ class RunConfig(Settings):
 
     @property
     def largest_micro_batch(self) -> int:
-        """Trajectories in a rank's largest micro-batch. The last micro-batch may have fewer."""
-        return min(self.learner.micro_batch_size, self.trajectories_per_rank)
+        """Trajectories in a rank's largest micro-batch, in the smallest group of ranks that may be
+        formed. The last micro-batch may have fewer."""
+        share = math.ceil(self.trajectories_per_step / self.learner.fewest_ranks)
+        return min(self.learner.micro_batch_size, share)
 
     @property
     def folder(self) -> Path:
