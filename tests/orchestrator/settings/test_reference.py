@@ -73,7 +73,9 @@ def test_what_the_driver_reads_of_the_workers_groups() -> None:
         ),
         (
             "trajectories",
-            "trajectories.keep_steps: keep the trajectories of the last steps; 0 keeps none.\n",
+            "trajectories.keep_steps: keep the trajectories of the last steps; 0 keeps none.\n"
+            "trajectories.replay: stages learner: folder of the run whose kept trajectories are"
+            " trained on.\n",
         ),
     ],
 )
