@@ -198,7 +198,14 @@ class LargeLearner:
         deadline = time.monotonic() + 120
         while len(self._places.held(names)) < when_ranks and time.monotonic() < deadline:
             time.sleep(0.2)
-        self._update(self._learners.form_anew(self._checkpoint))
+        while True:
+            try:
+                group = self._learners.form_anew(self._checkpoint)
+                break
+            except RunFailed:  # Ray sent a rank to the lost host: a run forms the group again too
+                if time.monotonic() >= deadline:
+                    raise
+        self._update(group)
 
     def close(self) -> None:
         self._learners.close()
