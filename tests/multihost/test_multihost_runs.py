@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -139,34 +138,31 @@ def test_a_run_heals_from_whatever_happens_to_its_hosts(
     fewer of another, by the page's command. All processes of the first host are killed, and Ray is
     started there again. Then the second host is cut off for 30 s; meanwhile a second driver is
     refused by the lock. Then the second host is cut off again, the lock is deleted, and a second
-    driver goes on with the run on the head. When the link is back, the first driver ends with one
-    line.
+    driver goes on with the run on the head and the first host. When the link is back, the first
+    driver ends with one line.
 
     Every group was trained exactly once, under two epochs, and the weights and numbers are to the
     bit those of the run that nothing disturbed.
     """
     head, one, two, network = cluster.head, cluster.one, cluster.two, cluster.network
     run, place = cluster.shared / "runs" / "second", f"{head.address}:6400/0"
-    here = settings(
-        1,
-        "{}",
-        "learner.resources={rank_of_each_host: 1}",
-        "checkpoint.every=1",
-        "cluster.wait_for_room_s=120",
-        f"cluster.address={head.address}:6379",
-    )
-    train = f"eg-grpo train configs/shapes.yaml --resume root=/shared/runs name=second {here}"
+    train = "eg-grpo train configs/shapes.yaml --resume root=/shared/runs name=second"
+    address = f"cluster.address={head.address}:6379"
+    ranks = "learner.resources={rank_of_each_host: 1}"
+    train_on_both = f"{train} {settings(1, '{}', ranks, address, 'checkpoint.every=1')}"
+    on_one = ("learner.resources={rollout_host: 0.1}", "rollout.resources={rollout_host: 0.1}")
+    train_on_one = f"{train} {settings(1, '{rollout_host: 0.1}', *on_one, address)}"
     head.start(  # it ends with the host
         str(server_binary()), "--bind", head.address, "--port", "6400", "--requirepass", "right",
         "--save", "", "--dir", str(cluster.shared),
     )  # fmt: skip
-    refused = cluster.ran(one, f"export REDIS_URL=redis://:wrong@{place}", train)
+    refused = cluster.ran(one, f"export REDIS_URL=redis://:wrong@{place}", train_on_both)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1] == (
         "eg-grpo: REDIS_URL: Redis says that the password is missing or wrong"
     )
     known = f"export REDIS_URL=redis://:right@{place}"
-    older = cluster.begun(two, known, train)
+    older = cluster.begun(two, known, train_on_both)
 
     def one_more_step() -> None:
         step = _steps(run) + 1
@@ -187,7 +183,7 @@ def test_a_run_heals_from_whatever_happens_to_its_hosts(
 
     network.cut(two)
     mends = time.monotonic() + 30
-    refused = cluster.ran(head, known, train)
+    refused = cluster.ran(head, known, train_on_one)
     assert (refused.returncode, "is in use by process" in refused.stderr) == (2, True), refused
     assert "on host two; wait until it ends" in refused.stderr
     time.sleep(max(0.0, mends - time.monotonic()))
@@ -197,7 +193,7 @@ def test_a_run_heals_from_whatever_happens_to_its_hosts(
     network.cut(two)
     assert older.poll() is None
     (run / ".lock").unlink()
-    newer = cluster.begun(head, known, train)
+    newer = cluster.begun(head, known, train_on_one)
     wait_for("the next epoch", lambda: newer.poll() is not None or _epoch(run) == 2, 100)
     network.mend(two)
     said, _ = older.communicate(timeout=200)
@@ -210,7 +206,8 @@ def test_a_run_heals_from_whatever_happens_to_its_hosts(
     said, _ = newer.communicate(timeout=300)
     assert newer.returncode == 0, said[-5000:]
 
-    checked = cluster.ran(one, known, f"{sys.executable} -c {shlex.quote(_CHECK)} {run} {STEPS} 2")
+    check = f"python -c {shlex.quote(_CHECK)} /shared/runs/second {STEPS} 2"
+    checked = cluster.ran(one, known, check)
     assert checked.stdout == "epoch 2, problems: []\n", checked.stdout + checked.stderr
     assert of_the_learner(untimed(run)) == of_the_learner(untimed(submitted.folder))
     assert weights_digest(run, STEPS) == weights_digest(submitted.folder, STEPS)
