@@ -70,7 +70,7 @@ def submitted(cluster: Cluster) -> Submitted:
     here = settings(
         2,
         "{reward_host: 0.1}",
-        f"trajectories.keep_steps={STEPS}",
+        "trajectories.keep_steps=8",
         "rollout.resources={rollout_host: 0.1}",
         "learner.resources={learner_host: 0.1}",
     )
@@ -132,14 +132,14 @@ def test_a_run_heals_from_whatever_happens_to_its_hosts(
     cluster: Cluster, submitted: Submitted
 ) -> None:
     """Each of two hosts has one learner rank. The driver is on the second one, the ledger's Redis
-    with a password on the head.
+    with a password on the head; a wrong password is refused with one line.
 
     While the link of the second host is slow, the first one asks for more workers of one role and
-    fewer of another, by the page's command. Then the second host is cut off for 30 s. Meanwhile a
-    wrong password is refused with one line, and a second driver by the lock. All processes of the
-    first host are killed, and Ray is started there again. Then the second host is cut off again,
-    the lock is deleted, and a second driver goes on with the run on the head and the first host.
-    When the link is back, the first driver ends with one line.
+    fewer of another, by the page's command. All processes of the first host are killed, and Ray is
+    started there again. Then the second host is cut off for 30 s; meanwhile a second driver is
+    refused by the lock. Then the second host is cut off again, the lock is deleted, and a second
+    driver goes on with the run on the head and the first host. When the link is back, the first
+    driver ends with one line.
 
     Every group was trained exactly once, under two epochs, and the weights and numbers are to the
     bit those of the run that nothing disturbed.
@@ -156,6 +156,11 @@ def test_a_run_heals_from_whatever_happens_to_its_hosts(
         str(server_binary()), "--bind", head.address, "--port", "6400", "--requirepass", "right",
         "--save", "", "--dir", str(cluster.shared),
     )  # fmt: skip
+    refused = cluster.ran(one, f"export REDIS_URL=redis://:wrong@{place}", train_on_both)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1] == (
+        "eg-grpo: REDIS_URL: Redis says that the password is missing or wrong"
+    )
     known = f"export REDIS_URL=redis://:right@{place}"
     older = cluster.begun(two, known, train_on_both)
 
@@ -172,23 +177,17 @@ def test_a_run_heals_from_whatever_happens_to_its_hosts(
     assert network.held_back(two) > 100
     network.mend(two)
 
+    one.end_processes()
+    cluster.join(one)
+    one_more_step()
+
     network.cut(two)
     mends = time.monotonic() + 30
-    wrong = f"export REDIS_URL=redis://:wrong@{place}"
-    refused = cluster.ran(one, wrong, train.replace("second", "third"))
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1] == (
-        "eg-grpo: REDIS_URL: Redis says that the password is missing or wrong"
-    )
     refused = cluster.ran(head, known, train_on_one)
     assert (refused.returncode, "is in use by process" in refused.stderr) == (2, True), refused
     assert "on host two; wait until it ends" in refused.stderr
     time.sleep(max(0.0, mends - time.monotonic()))
     network.mend(two)
-    one_more_step()
-
-    one.end_processes()
-    cluster.join(one)
     one_more_step()
 
     network.cut(two)
