@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ["deploy/slurm/train.sbatch", "tools/install.sh"]
+SCRIPTS = [".ci/run", "deploy/slurm/train.sbatch", "tools/install-debian.sh", "tools/install.sh"]
 SHELLCHECK = shutil.which("shellcheck", path=Path(sys.executable).parent) or shutil.which(
     "shellcheck"
 )
+
+
+def test_the_list_has_every_shell_script() -> None:
+    """A shell script begins with a line that names a shell. These three folders have scripts."""
+    files = [file for folder in (".ci", "deploy", "tools") for file in (ROOT / folder).rglob("*")]
+    found = [
+        file.relative_to(ROOT).as_posix()
+        for file in files
+        if file.is_file() and re.match(rb"#!.*\b(ba)?sh\b", file.read_bytes())
+    ]
+    assert sorted(found) == SCRIPTS
 
 
 @pytest.mark.skipif(SHELLCHECK is None, reason="there is no shellcheck")
