@@ -67,7 +67,7 @@ def on_test_cluster(*arguments: object) -> subprocess.CompletedProcess[str]:
         patch.chdir(ROOT)
         where = "orchestrator.pipeline.opening_cluster.ray_cluster"
         patch.setattr(where, lambda *_: nullcontext())
-        patch.setattr("orchestrator.commands.train.checked_elsewhere", _checked_in_this_process)
+        patch.setattr("orchestrator.commands.train.checked_elsewhere", checked_in_this_process)
         with redirect_stdout(out), redirect_stderr(err):
             code = main(words)
     if left_s:  # a run stops this clock when it ends, and pytest's timeout is on it
@@ -75,7 +75,8 @@ def on_test_cluster(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
-def _checked_in_this_process(config: RunConfig) -> AbstractContextManager[Callable[[], Inputs]]:
+def checked_in_this_process(config: RunConfig) -> AbstractContextManager[Callable[[], Inputs]]:
+    """As ``checked_elsewhere``, without a process that loads torch and transformers once more."""
     return nullcontext(cache(lambda: checked_here(config)))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from tests.command_line import ROOT, command, command_on_test_cluster
+from tests.command_line import ROOT, command_on_test_cluster
 
 MODEL = ROOT / "shapes" / "checkpoint"
 # 24 prompts of each of the two files, and two images of each prompt.
@@ -72,7 +72,9 @@ def test_nothing_is_drawn_or_scored_twice(measured: Path) -> None:
     assert len(list(measured.glob("images/*/*.png"))) == 96
     before = (measured / "result.json").read_text()
     gpus = ["rewards.0.workers=99", "rewards.0.gpus_per_worker=1"]
-    command("evaluate", "shapes", "--model", MODEL, "--out", measured, *SMALL, *gpus)
+    command_on_test_cluster(
+        "evaluate", "shapes", "--model", MODEL, "--out", measured, *SMALL, *gpus
+    )
     assert (measured / "result.json").read_text() == before
 
 
@@ -110,7 +112,7 @@ def test_images_of_another_model_get_the_same_scores(measured: Path, tmp_path: P
     assert second["values"] == first["values"]
     assert not (out / "images").exists()
     assert len(second["images_sha256"]) == 64
-    table = command("evaluate", "table", measured, out)
+    table = command_on_test_cluster("evaluate", "table", measured, out)
     assert "| others | +0.00 [+0.00, +0.00] |" in table
     image = measured / "images" / "00003" / "01.png"
     shutil.copytree(measured / "images", tmp_path / "some")
