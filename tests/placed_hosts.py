@@ -314,10 +314,21 @@ def process_of(pid: int) -> Any:
 
 def said(*words: str) -> list[str]:
     """What ``eg-grpo`` with these words prints, and at last its exit code."""
+    import pytest
+
     from orchestrator.cli import main as command
+    from orchestrator.workers import cluster
+    from tests.command_line import checked_in_this_process
 
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # Each would start a process of its own that imports large libraries.
+        patch.setattr(cluster, "_check_reachable", lambda *_: None)
+        patch.setattr("orchestrator.commands.train.checked_elsewhere", checked_in_this_process)
         code = command(list(words))
     return [*printed.getvalue().splitlines(), str(code)]
 

@@ -141,7 +141,9 @@ class ClusterConfig(Settings):
         default=512, ge=80, description="object store of a private cluster, in MiB of /dev/shm"
     )
     start_timeout_s: Deadline = Field(
-        default=300, description="seconds in which rollout and reward workers must have started"
+        default=300,
+        description="seconds in which a private cluster must have started, and then rollout and"
+        " reward workers",
     )
     wait_for_room_s: float = Field(
         default=0,
