@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         "table": _table,
         "choose": _choose,
         "figure": _figure,
+        "analyze": _analyze,
     }
     for name, run in (runs | {"cost": _cost, "gradient": _gradient}).items():
         command = commands.add_parser(name)
@@ -125,6 +126,15 @@ def _table(options: argparse.Namespace) -> int:
 def _figure(options: argparse.Namespace) -> int:
     for file in draw(_records(options), DOCS):
         print(file)
+    return 0
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    from benchmarks.experiments.analyses import page
+
+    text = "\n".join(page(_records(options), options.root.absolute()))
+    write_whole(DOCS / "entropy.md", text)
+    print(text)
     return 0
 
 
