@@ -111,8 +111,8 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float:
     return quantile * stdev(values) / math.sqrt(len(values))
 
 
-def interval(values: Sequence[float]) -> str:
+def interval(values: Sequence[float], digits: int = 3) -> str:
     """Mean and the half-width of its 95 % interval over seeds."""
     if len(values) < 2:
-        return f"{values[0]:.3f}" if values else "-"
-    return f"{mean(values):.3f} ± {half_width(values):.3f}"
+        return f"{values[0]:.{digits}f}" if values else "-"
+    return f"{mean(values):.{digits}f} ± {half_width(values):.{digits}f}"

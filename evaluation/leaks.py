@@ -33,17 +33,17 @@ def load_validation(path: Path) -> list[ValidationPrompt]:
     """Read the prompts of a benchmark file.
 
     A *.txt file holds one prompt a line. A *.json file holds a list of objects with the key
-    ``Prompt``, as those of WISE do. Raises ``UserError`` that names the file and, in a list, the
-    item, counted from 1. Files of other kinds are refused, because no line of them would equal a
-    prompt and leaks would stay hidden.
+    ``Prompt``, as those of WISE do, and a *.jsonl file a line for each object with the key
+    ``prompt``, as that of GenEval does. Raises ``UserError`` that names the file and the item or
+    the line, counted from 1. Files of other kinds are refused, because no line of them would equal
+    a prompt and leaks would stay hidden.
     """
-    if path.suffix not in (".txt", ".json"):
+    if path.suffix not in _READERS:
         raise UserError(
-            f"validation file {path}: expected *.txt, one prompt a line, or *.json, a list of"
-            " objects with a Prompt"
+            f"validation file {path}: expected *.txt, one prompt a line, *.json, a list of objects"
+            " with a Prompt, or *.jsonl, an object with a prompt in each line"
         )
-    text = read_text(path, f"validation file {path}")
-    texts = _listed(path, text) if path.suffix == ".json" else text.split("\n")
+    texts = _READERS[path.suffix](path, read_text(path, f"validation file {path}"))
     prompts = [
         ValidationPrompt(f"{path.name}:{number}", line.strip())
         for number, line in enumerate(texts, start=1)
@@ -62,6 +62,23 @@ def _listed(path: Path, text: str) -> list[str]:
         if not isinstance(item, dict) or not isinstance(item.get("Prompt"), str):
             raise UserError(f"{path}: item {number} is not an object with a Prompt that is text")
     return [item["Prompt"] for item in items]
+
+
+def _lines(path: Path, text: str) -> list[str]:
+    return text.split("\n")
+
+
+def _objects(path: Path, text: str) -> list[str]:
+    texts = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        row = parse_json(line, path, number) if line.strip() else {"prompt": ""}
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+            raise UserError(f"{path}:{number} is not an object with a prompt that is text")
+        texts.append(row["prompt"])
+    return texts
+
+
+_READERS = {".txt": _lines, ".json": _listed, ".jsonl": _objects}
 
 
 def find_leaks(training: Sequence[Prompt], validation: Iterable[ValidationPrompt]) -> list[Leak]:

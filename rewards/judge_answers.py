@@ -56,7 +56,7 @@ def verified_score(answer: str) -> float:
 
 
 def _digit(value: str, allowed: str, text: str) -> str:
-    digit = value.strip("*.,")
+    digit = value.strip("*.,;")
     if len(digit) != 1 or digit not in allowed:
         raise ValueError(f"score {value[:20]!r} in the answer {text[:80]!r}")
     return digit

@@ -4,7 +4,9 @@
     python -m benchmarks.experiments status
     python -m benchmarks.experiments weights           # makes runs again whose weights are not here
     python -m benchmarks.experiments table             # docs/experiments/results.md
+    python -m benchmarks.experiments choose            # the two methods that the confirmation takes
     python -m benchmarks.experiments figure            # docs/experiments/*.png and *.svg
+    python -m benchmarks.experiments analyze           # docs/experiments/entropy.md
     python -m benchmarks.experiments cost ARM          # CPU seconds, with and without Ray
     python -m benchmarks.experiments gradient          # docs/experiments/gradient.md
 

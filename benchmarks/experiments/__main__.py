@@ -16,7 +16,7 @@ from benchmarks.cells import ROOT
 from benchmarks.experiments.arms import TRAINING_PROMPTS, WORLDS
 from benchmarks.experiments.figure import draw
 from benchmarks.experiments.records import Records
-from benchmarks.experiments.results import markdown, status, table
+from benchmarks.experiments.results import choice, markdown, status, table
 from benchmarks.experiments.studies import STUDIES
 from orchestrator.settings.resources import usable_cores
 from policy.digest import sha256
@@ -30,7 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 only if no run failed."""
     parser = argparse.ArgumentParser("python -m benchmarks.experiments", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    runs = {"run": _run, "weights": _weights, "status": _status, "table": _table, "figure": _figure}
+    runs = {
+        "run": _run,
+        "weights": _weights,
+        "status": _status,
+        "table": _table,
+        "choose": _choose,
+        "figure": _figure,
+        "analyze": _analyze,
+    }
     for name, run in (runs | {"cost": _cost, "gradient": _gradient}).items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
@@ -103,8 +111,13 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
+def _choose(options: argparse.Namespace) -> int:
+    print(f"CONFIRMED: tuple[str, ...] = {choice(_records(options))}")
+    return 0
+
+
 def _table(options: argparse.Namespace) -> int:
-    text = table(_records(options))
+    text = table(_records(options), DOCS)
     (DOCS / "results.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
@@ -113,6 +126,15 @@ def _table(options: argparse.Namespace) -> int:
 def _figure(options: argparse.Namespace) -> int:
     for file in draw(_records(options), DOCS):
         print(file)
+    return 0
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    from benchmarks.experiments.analyses import page
+
+    text = "\n".join(page(_records(options), options.root.absolute()))
+    write_whole(DOCS / "entropy.md", text)
+    print(text)
     return 0
 
 

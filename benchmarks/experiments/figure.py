@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from benchmarks.cells import half_width
 from benchmarks.experiments.arms import METHODS, SCALES, WORLDS
 from benchmarks.experiments.records import Records
-from benchmarks.experiments.results import is_complete, value, values
+from benchmarks.experiments.results import VERSIONS_DIFFER, unreported, value, values
 from benchmarks.experiments.studies import STUDIES, Outcome, Study
 
 if TYPE_CHECKING:
@@ -27,13 +27,12 @@ def draw(records: Records, folder: Path) -> list[Path]:
 def _world(world: str, records: Records, folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
-    studies = [
-        study
-        for study in STUDIES
-        if study.name.startswith(f"{world}-") and is_complete(study, records)
-    ]
+    of_world = [study for study in STUDIES if study.name.startswith(f"{world}-")]
+    reasons = {study.name: unreported(study, records) for study in of_world}
+    studies = [study for study in of_world if reasons[study.name] is None]
     if not studies:
         return []
+    differ = [name for name, reason in reasons.items() if reason and VERSIONS_DIFFER in reason]
     figure = Figure(figsize=(3.4 * len(studies) + 0.6, 3.8), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(studies), sharey=True, squeeze=False)[0]
     for panel, study in zip(panels, sorted(studies, key=lambda s: s.name), strict=True):
@@ -42,7 +41,8 @@ def _world(world: str, records: Records, folder: Path) -> list[Path]:
     panels[-1].legend(fontsize=7)
     figure.suptitle(
         "Reward over the guidance scale of evaluation. Solid: seen pairs, dashed: held-out pairs."
-        " Grey: before training.\nBars: 95 % intervals over seeds.",
+        " Grey: before training.\nBars: 95 % intervals over seeds."
+        + (f" {VERSIONS_DIFFER}: {', '.join(differ)}." if differ else ""),
         fontsize=9,
     )
     files = [folder / f"guidance-{world}.{kind}" for kind in ("png", "svg")]

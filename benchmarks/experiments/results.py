@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import mean
 
 from benchmarks.cells import half_width, interval
-from benchmarks.experiments.arms import SCALES, Arm
+from benchmarks.experiments.arms import SCALES, TOKEN_METHODS, WORLDS, Arm
+from benchmarks.experiments.passes import passes
 from benchmarks.experiments.records import Records
 from benchmarks.experiments.studies import (
     MARGIN,
+    SCREENING,
     STUDIES,
     UNTRAINED_TASKS,
     Expected,
@@ -23,6 +26,9 @@ from policy.errors import UserError
 # Level of the interval that judges a hypothesis. A direction is judged more strictly, because there
 # are many such hypotheses.
 LEVELS: dict[Expected, float] = {"greater": 0.99, "less": 0.99, "equal": 0.95, "not less": 0.95}
+VERSIONS_DIFFER = "Not reported, because versions of packages differ"
+_PRICED = ("unguided", "recipes", "distillation-weight")  # studies about what a user should do
+_TRAINING_STAGES = ("rollout", "learn", "distil")  # of the CPU seconds of a record
 _LAST_STEPS = {
     "kl/mean": "KL",
     "entropy/cot/mean": "CoT entropy",
@@ -39,7 +45,9 @@ is reported when all seeds of all its arms are finished, and until then by their
 [preregistration.md](preregistration.md) says what was registered before the runs, and how a
 hypothesis is judged. Rewards are means over seeds ± the half-width of the 95 % interval (Student's
 t), 64 prompts x 4 samples a set. Differences are paired by seed; their intervals are of the level
-that the hypothesis is judged at, and differences within ± {MARGIN} count as equal.
+that the hypothesis is judged at, and differences within ± {MARGIN} count as equal. Forward passes
+are those of the language model in a whole run; a backward pass counts as two. CPU seconds are those
+of rollout, learner and distillation: on a shared machine they vary with what else it does.
 """
 
 
@@ -48,21 +56,20 @@ def finished(study: Study, records: Records) -> int:
     return sum(seed in records.runs(arm) for arm, seed in study.runs())
 
 
-def is_complete(study: Study, records: Records) -> bool:
-    """Whether all runs of a study are recorded, and its checkpoint before training too.
+def unreported(study: Study, records: Records) -> str | None:
+    """Why a study is not reported; None if it is.
 
-    Raises ``UserError`` when they were made with different versions of packages.
+    All of its runs must be recorded, and its checkpoint before training, all with the same versions
+    of packages.
     """
     every = [*study.runs(), study.before]
     if any(seed not in records.runs(arm) for arm, seed in every):
-        return False
+        done = f"{finished(study, records)} of {len(study.runs())} runs are finished"
+        return f"Not yet measured: {done}."
     versions = {json.dumps(records.runs(arm)[seed]["versions"]) for arm, seed in every}
     if len(versions) > 1:
-        raise UserError(
-            f"study {study.name}: its runs were made with different versions of packages, and are"
-            f" not compared: {'; '.join(sorted(versions))}"
-        )
-    return True
+        return f"{VERSIONS_DIFFER}: {'; '.join(sorted(versions))}."
+    return None
 
 
 def value(arm: Arm, seed: int, outcome: Outcome, records: Records) -> float:
@@ -101,16 +108,22 @@ def verdict(differences: Sequence[float], expected: Expected, margin: float = MA
     return "holds" if holds else "contradicted" if contradicted else "undecided"
 
 
-def table(records: Records) -> str:
-    """All finished studies as Markdown."""
-    return "\n".join([_HEADER, *(part for study in STUDIES for part in _study(study, records))])
+def table(records: Records, folder: Path) -> str:
+    """All finished studies as Markdown, and those guidance figures that are in ``folder``."""
+    figures = [folder / f"guidance-{world}.svg" for world in WORLDS]
+    shown = [
+        f"![Reward over the guidance scale of evaluation]({figure.name})\n"
+        for figure in figures
+        if figure.is_file()
+    ]
+    studies = [part for study in STUDIES for part in _study(study, records)]
+    return "\n".join([_HEADER, *shown, *studies])
 
 
 def _study(study: Study, records: Records) -> list[str]:
     lines = [f"## {study.title}", ""]
-    if not is_complete(study, records):
-        done = f"{finished(study, records)} of {len(study.runs())} runs are finished"
-        return [*lines, f"Not yet measured: {done}.", ""]
+    if (reason := unreported(study, records)) is not None:
+        return [*lines, reason, ""]
     outcomes = [Outcome(name, scale) for name in ("seen", "held_out") for scale in SCALES]
     if study.name == "one-task":
         outcomes = [
@@ -124,6 +137,8 @@ def _study(study: Study, records: Records) -> list[str]:
         found = [interval(values(arm, study, outcome, records)) for outcome in outcomes]
         rows.append([arm.label, str(len(study.seeds)), *found])
     lines += [*markdown(rows), "", *markdown(_last_steps(study, records)), ""]
+    if study.name in _PRICED:
+        lines += [*markdown(_prices(study, records)), ""]
     if not study.hypotheses:
         return lines
     header = ["", "arm", "minus", "outcome", "expected", "difference", "verdict"]
@@ -142,6 +157,41 @@ def _last_steps(study: Study, records: Records) -> list[list[str]]:
             means.append(interval([each for each in found if each is not None]))
         rows.append([arm.label, *means, str(sum(run["skipped_updates"] for run in runs))])
     return rows
+
+
+def _prices(study: Study, records: Records) -> list[list[str]]:
+    """What training costs, and what it gains for that on the seen prompts."""
+    scales = (1.0, 2.0)
+    gains = [f"gain in 1,000 CPU s, seen, w = {scale:g}" for scale in scales]
+    rows = [["arm, costs", "forward passes", "CPU seconds", *gains]]
+    for arm in study.arms:
+        stages = [records.runs(arm)[seed]["cpu_seconds"] for seed in study.seeds]
+        seconds = [sum(spent.get(stage, 0) for stage in _TRAINING_STAGES) for spent in stages]
+        row = [arm.label, f"{passes(arm):,}", interval(seconds, 0)]
+        for scale in scales:
+            outcome = Outcome("seen", scale)
+            before = value(*study.before, outcome, records)
+            after = values(arm, study, outcome, records)
+            gained = [a - before for a in after]
+            row.append(interval([1000 * g / s for g, s in zip(gained, seconds, strict=True)]))
+        rows.append(row)
+    return rows
+
+
+def choice(records: Records) -> tuple[str, ...]:
+    """The two token methods of the screening with the highest reward of seen prompts at w = 2.
+
+    Raises ``UserError`` when the screening is not finished.
+    """
+    if (reason := unreported(SCREENING, records)) is not None:
+        raise UserError(f"study {SCREENING.name}: {reason}")
+    of_method = {
+        arm.label: mean(values(arm, SCREENING, Outcome("seen", 2.0), records))
+        for arm in SCREENING.arms
+        if arm.label in TOKEN_METHODS
+    }
+    first, second, *_ = sorted(of_method, key=lambda name: of_method[name], reverse=True)
+    return first, second
 
 
 def _judged(hypothesis: Hypothesis, study: Study, records: Records) -> list[str]:

@@ -3,9 +3,10 @@
 Each run has a process of its own, which is forked: it need not import torch again, and leaves
 nothing behind for the next one. It records its numbers itself, when it is finished.
 
-Failure policy: a run that fails is named with its log, and the others go on, unless three in a row
-fail: then the fault is not in a run. Ctrl-C and SIGTERM end all runs at once. What they had not
-recorded is done again by the next call, with the same numbers.
+Failure policy: a run that fails is named with its log, and the others go on, unless runs of more
+than three arms fail in a row, or more than six runs: then the fault is not in a run. Ctrl-C and
+SIGTERM end all runs at once. What they had not recorded is done again by the next call, with the
+same numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -34,7 +36,7 @@ from benchmarks.experiments.distil import distil
 from benchmarks.experiments.records import Records
 from benchmarks.experiments.training import Training
 from orchestrator.settings.host import versions
-from policy.errors import RunFailed
+from policy.errors import RunFailed, UserError
 from policy.runtime import tune_process
 from policy.types import JsonDict
 
@@ -60,16 +62,28 @@ METRICS = (
     "guidance/logprob_gap",
 )
 LAST_STEPS = 10
-_MOST_FAILED = 3
+_MOST_ARMS_FAILED, _MOST_FAILED = 3, 6  # in a row; one study can have three arms that diverge
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy")
+
+
+@dataclass(frozen=True)
+class _Running:
+    process: BaseProcess
+    arm: Arm
+    seed: int
+    started: float
 
 
 def run_all(wanted: Sequence[tuple[Arm, int]], records: Records, scratch: Path, jobs: int) -> int:
     """Run those arms and seeds that are not recorded, in order; returns how many failed.
 
-    Raises ``KeyboardInterrupt`` when it was stopped, ``RunFailed`` when nothing can be run.
+    Raises ``KeyboardInterrupt`` when it was stopped, ``RunFailed`` when nothing can be run, and
+    ``UserError`` when runs that are recorded were made with other versions of packages: what would
+    be run now could not be compared with them.
     """
     waiting = [(arm, seed) for arm, seed in wanted if seed not in records.runs(arm)]
+    if waiting:
+        _check_versions(wanted, records)
     print(f"{len(wanted) - len(waiting)} of {len(wanted)} runs are recorded", flush=True)
     return _run(waiting, records, scratch, jobs)
 
@@ -84,31 +98,45 @@ def make_weights(records: Records, scratch: Path, jobs: int) -> int:
     return _run(waiting, records, scratch, jobs)
 
 
+def _check_versions(wanted: Sequence[tuple[Arm, int]], records: Records) -> None:
+    now = _versions()
+    for arm, seed in wanted:
+        was = records.runs(arm).get(seed, {}).get("versions", now)
+        for package in sorted(was.keys() | now.keys()):
+            if was.get(package) != now.get(package):
+                raise UserError(
+                    f"{arm.cell(seed).name} was recorded with {package} {was.get(package)}, and"
+                    f" here is {now.get(package)}: install that version, or delete the records"
+                )
+
+
 def _run(waiting: list[tuple[Arm, int]], records: Records, scratch: Path, jobs: int) -> int:
     scratch.mkdir(parents=True, exist_ok=True)
-    commit, failed, in_a_row = _commit(), 0, 0
+    commit, failed = _commit(), 0
+    in_a_row: list[str] = []  # the arms of the last failures, up to the last success
     fork = multiprocessing.get_context("fork")
-    running: dict[int, tuple[BaseProcess, str, float]] = {}
+    running: dict[int, _Running] = {}
     with _terminated_by_signals(running):
         while waiting or running:
             while waiting and len(running) < jobs:
                 arm, seed = waiting.pop(0)
                 process = fork.Process(target=_child, args=(arm, seed, records, scratch, commit))
                 process.start()
-                running[process.sentinel] = process, arm.cell(seed).name, time.monotonic()
+                running[process.sentinel] = _Running(process, arm, seed, time.monotonic())
             for sentinel in wait(list(running)):
                 assert isinstance(sentinel, int)
-                process, name, started = running.pop(sentinel)
-                process.join()
-                if process.exitcode == 0:
-                    in_a_row, minutes = 0, (time.monotonic() - started) / 60
+                ended = running.pop(sentinel)
+                ended.process.join()
+                name = ended.arm.cell(ended.seed).name
+                if ended.process.exitcode == 0:
+                    in_a_row, minutes = [], (time.monotonic() - ended.started) / 60
                     left = len(waiting) + len(running)
                     print(f"{name}: {minutes:.1f} min, {left} are left", flush=True)
                     continue
-                failed, in_a_row = failed + 1, in_a_row + 1
+                failed, in_a_row = failed + 1, [*in_a_row, ended.arm.name]
                 print(f"{name}: failed, see {_log(scratch, name)}", flush=True)
-                if in_a_row == _MOST_FAILED:
-                    raise RunFailed(f"{in_a_row} runs in a row failed, so no others are begun")
+                if len(set(in_a_row)) > _MOST_ARMS_FAILED or len(in_a_row) > _MOST_FAILED:
+                    raise RunFailed(f"{len(in_a_row)} runs in a row failed, so no others are begun")
     return failed
 
 
@@ -173,7 +201,7 @@ def _child(arm: Arm, seed: int, records: Records, scratch: Path, commit: str) ->
                 "commit": commit,
                 "date": str(date.today()),
                 "machine": f"{platform.machine()}, CPU only, one thread",
-                "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
+                "versions": _versions(),
             }
             if (recorded := records.runs(arm).get(seed)) is None:
                 records.add(arm, seed, run)
@@ -185,16 +213,22 @@ def _child(arm: Arm, seed: int, records: Records, scratch: Path, commit: str) ->
 
 
 @contextmanager
-def _terminated_by_signals(running: dict[int, tuple[BaseProcess, str, float]]) -> Iterator[None]:
+def _terminated_by_signals(
+    running: dict[int, tuple[BaseProcess, Arm, str, float]],
+) -> Iterator[None]:
     """End the runs when the block is left by Ctrl-C or SIGTERM, or by an error."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        for process, _, _ in running.values():
-            process.kill()
-            process.join()
+        for each in running.values():
+            each.process.kill()
+            each.process.join()
         signal.signal(signal.SIGTERM, before)
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **versions(_PACKAGES)}
 
 
 def _log(scratch: Path, name: str) -> Path:

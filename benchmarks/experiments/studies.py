@@ -6,6 +6,7 @@ difference of two arms over the seeds, paired by seed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,9 @@ from benchmarks.experiments.arms import (
 
 SEEDS = (11, 12, 13, 14, 15)  # no run before the registration used them
 SCREENING_SEEDS = (21, 22, 23)  # of the token methods; what they choose is judged with others
+CONFIRMATION_SEEDS = tuple(range(31, 39))
+# The two methods that ``choose`` names after the screening. Nothing else changes with them.
+CONFIRMED: tuple[str, ...] = ()
 MARGIN = 0.03  # rewards that differ by less count as equal
 UNTRAINED_TASKS = ("object", "spatial", "numeracy")
 
@@ -152,6 +156,39 @@ def _protection(number: str, method: str) -> tuple[Hypothesis, ...]:
     )
 
 
+def confirmation(names: Sequence[str]) -> tuple[Study, ...]:
+    """The study of the two methods that the screening has chosen; none before it has.
+
+    Raises ``ValueError`` for anything but two token methods.
+    """
+    if not names:
+        return ()
+    if len(set(names)) != 2 or not set(names) <= set(TOKEN_METHODS):
+        raise ValueError(f"expected two of {', '.join(TOKEN_METHODS)}, got {', '.join(names)}")
+    base, *methods = (arm("mixed", 2.0, "guided", method) for method in ("GRPO", *names))
+    hypotheses = (
+        Hypothesis(f"H{number}{letter}", method, base, Outcome(name, 2.0), "greater")
+        for number, method in zip((15, 16), methods, strict=True)
+        for letter, name in (("a", "seen"), ("b", "held_out"))
+    )
+    return (
+        Study(
+            "confirmation",
+            "World mixed, sampled at w = 2, trained distribution guided: the two methods chosen",
+            (base, *methods),
+            tuple(hypotheses),
+            CONFIRMATION_SEEDS,
+        ),
+    )
+
+
+SCREENING = Study(
+    "token-methods",
+    "World mixed, sampled at w = 2, trained distribution guided: screening of token methods",
+    tuple(arm("mixed", 2.0, "guided", method) for method in ("GRPO", *TOKEN_METHODS)),
+    (),
+    SCREENING_SEEDS,
+)
 # Those that answer most with the fewest runs come first. Studies share arms: a run is made once.
 STUDIES = (
     _grid_study("mixed", 2.0, "conditional", _distilled("H1", "mixed", 2.0)),
@@ -194,13 +231,8 @@ STUDIES = (
     ),
     _grid_study("mixed", 1.0, "conditional", _baseline("H2", "mixed", 1.0, "conditional")),
     _grid_study("mixed", 2.0, "guided", _baseline("H3", "mixed", 2.0, "guided")),
-    Study(
-        "token-methods",
-        "World mixed, sampled at w = 2, trained distribution guided: screening of token methods",
-        tuple(arm("mixed", 2.0, "guided", method) for method in ("GRPO", *TOKEN_METHODS)),
-        (),
-        SCREENING_SEEDS,
-    ),
+    SCREENING,
+    *confirmation(CONFIRMED),
     _grid_study("plain", 2.0, "conditional", _distilled("H9", "plain", 2.0)),
     _grid_study("mixed", 3.0, "conditional", _distilled("H6", "mixed", 3.0)),
     _grid_study("mixed", 3.0, "guided", _baseline("H7", "mixed", 3.0, "guided")),

@@ -58,7 +58,7 @@ def fetch(output: Path) -> None:
     validation = [
         prompt
         for file in PUBLIC_FILES
-        if file.path.startswith(("t2i_compbench/", "wise_legacy/"))
+        if file.path.startswith(("t2i_compbench/", "geneval/", "wise_legacy/"))
         for prompt in load_validation(output / file.path)
     ]
     training = load_prompts(training_file)

@@ -16,7 +16,7 @@ SCORES = {"consistency": 2.0, "realism": 1.0, "aesthetic quality": 0.0}
         "**Consistency**: 2\n**Realism**: 1\n**Aesthetic Quality**: 0",
         "**Consistency:** 2\n**Realism:** 1\n**Aesthetic Quality:** 0",
         "consistency: 2, realism: 1, aesthetic quality: 0.",
-        "Realism: 1\nAesthetic Quality: 0\nConsistency: 2",
+        "Realism: 1; Aesthetic Quality: 0; Consistency: 2",
         "2\n1\n0\n",
         "<think>Consistency: 0 perhaps</think>\nConsistency: 2\nRealism: 1\nAesthetic Quality: 0",
     ],

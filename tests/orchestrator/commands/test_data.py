@@ -32,6 +32,7 @@ FILES = {
     "wise_legacy/science.json": json.dumps(
         [{"Prompt": "ice"}, {"Prompt": "a photo of 0 red circles"}]
     ),
+    "geneval/metadata.jsonl": '{"tag": "counting", "prompt": "a photo of 3 red circles"}\n',
 }
 
 
@@ -62,7 +63,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_fetch_writes_checks_and_lists_the_leaks(
     served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files as published, a cut through the training file, and both leaks by place."""
+    """Files as published, a cut through the training file, and the leaks by place."""
     output = tmp_path / "data"
     assert main(["data", "fetch", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
@@ -72,8 +73,9 @@ def test_fetch_writes_checks_and_lists_the_leaks(
     assert [p.text for p in load_prompts(output / "seen.jsonl")] == [
         row["prompt"] for row in ROWS[::2][:64]
     ]
-    assert "2 of 4 validation prompts are also training prompts" in printed
+    assert "3 of 5 validation prompts are also training prompts" in printed
     assert "shape_val.txt:2  A photo of 7  red circles." in printed
+    assert "metadata.jsonl:1  a photo of 3 red circles" in printed
     assert "science.json:2  a photo of 0 red circles" in printed
 
     for path in FILES:
@@ -151,6 +153,7 @@ def test_leaks_ignore_case_spaces_and_the_period(tmp_path: Path) -> None:
         ("val.txt", b"\xef\xbb\xbfa red cube\r\na blue cube\n"),
         ("val.txt", b"a blue cube\n\xef\xbb\xbfa red cube\n"),  # two files joined
         ("val.txt", "a blue\x85cube\na red cube\u200b".encode()),
+        ("val.jsonl", b'\xef\xbb\xbf{"prompt": "a  red cube"}\r\n\n{"prompt": "a blue cube"}\n'),
         ("val.json", b'\xef\xbb\xbf[{"Prompt": "\\ufeffa red cube"}, {"Prompt": "a blue cube"}]'),
     ],
 )
@@ -182,7 +185,15 @@ def test_what_an_editor_adds_hides_no_leak(tmp_path: Path, name: str, content: b
         ("rows.json", b'[{"Prompt": "a"}, {"prompt": "a"}]', "item 2 is not an object with a Pro"),
         ("rows.json", b'[{"Prompt": 3}]', "item 1 is not an object with a Prompt that is text"),
         ("rows.json", b'["a"]', "item 1 is not an object with a Prompt"),
-        ("rows.jsonl", b'{"prompt": "a"}\n', r"expected \*\.txt, one prompt a line, or \*\.json"),
+        ("rows.csv", b"a\n", r"expected \*\.txt, one prompt a line, \*\.json, .*, or \*\.jsonl"),
+        (
+            "rows.jsonl",
+            b'{"prompt": "a"}\n{"Prompt": "a"}',
+            r"jsonl:2 is not an object with a prom",
+        ),
+        ("rows.jsonl", b'{"prompt": 3}', r"jsonl:1 is not an object with a prompt that is text"),
+        ("rows.jsonl", b'["a"]', r"jsonl:1 is not an object with a prompt"),
+        ("rows.jsonl", b'{"prompt": "a"}\n{', r"rows\.jsonl:2: not JSON"),
         ("rows.json", b"{", r"rows\.json:1: not JSON"),
     ],
 )
