@@ -2,8 +2,8 @@
 
     python -m benchmarks.decoder_layer
 
-It has one thread, and its weights are frozen, as an adapter's base is. A figure is the best of three
-calls. A processor without instructions for bfloat16 may take longer for it than for float32.
+It has one thread, and its weights are frozen, as an adapter's base is. A figure is the best of
+three calls. A processor without instructions for bfloat16 may take longer for it than for float32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
 from policy.checkpoint.public_models import public_original_config
@@ -48,7 +49,9 @@ def _layer(dtype: torch.dtype) -> LlamaModel:
         num_hidden_layers=1,
         vocab_size=4,
     )
-    return LlamaModel(config).to(dtype).requires_grad_(False)
+    layer = LlamaModel(config).requires_grad_(False)
+    nn.Module.to(layer, dtype)
+    return layer
 
 
 def _seconds(layer: LlamaModel, rows: int, length: int, backward: bool) -> float:
