@@ -29,12 +29,12 @@ def original(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
     """Trained by the learner alone on what was kept: equal weights to the last bit, equal rows,
     and a report. Begun with --resume, ended after two steps and given again, it trains the third
-    step alone. Given once more, nothing is left to do."""
+    step alone, here as `train` on its own settings. Given once more, nothing is left to do."""
     arguments = ("replay", original, "--resume", "learner.schedule=constant")
     run = original.parent / "one-replay"
     command_on_test_cluster(*arguments, "steps=2")
     assert [row["step"] for row in rows(run)] == [1, 2]
-    out = command_on_test_cluster(*arguments)
+    out = command_on_test_cluster("train", run / "config.yaml", "--resume", "steps=3")
     assert out == f"checkpoint: {run / 'checkpoints' / 'step-3'}\nreport: {run / 'report.html'}\n"
     assert weights_digest(run, 3) == weights_digest(original, 3)
     assert untimed(run) == of_the_learner(untimed(original))
@@ -48,8 +48,8 @@ def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
 def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None:
     """Without a learner the first step is that of the run, and every later one is sampled from the
     same weights. The rows have nothing of an update, and no checkpoint is written. A run that goes
-    on keeps what it has sampled. A replay with other settings trains on them, and says how stale
-    they are."""
+    on keeps what it has sampled. A run of the learner alone, with other settings, trains on them,
+    and says how stale they are."""
     root = original.parent
     settings = [*TINY, "trajectories.keep_steps=2", "stages=rollout"]
     run = train_on_test_cluster(root, "alone", *settings, "steps=1")
@@ -63,7 +63,8 @@ def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None
     absent = {"loss", "grad_norm", "learning_rate", "kl/mean", "staleness/mean"}
     assert not absent & (first.keys() | second.keys())
     assert (run / "report.html").is_file()
-    command_on_test_cluster("replay", run, "name=later", "learner.learning_rate=1e-4")
+    alone = ["stages=learner", f"trajectories.replay={run}", "name=later"]
+    command_on_test_cluster("train", run / "config.yaml", *alone, "learner.learning_rate=1e-4")
     replayed = rows(root / "later")
     assert [row["staleness/mean"] for row in replayed] == [0, 1]
     assert [row["learning_rate"] for row in replayed] == [1e-4, 1e-4]

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.chaos.checks import Expected, judged
 from benchmarks.chaos.driver import Driver
+from benchmarks.chaos.processes import descendants, described, frozen, send
 from learner.step_checkpoint import verified_manifest
 from orchestrator.record.own_checkpoints import OwnCheckpoints
 from tests.command_line import ONE_REWARD, command_on_test_cluster, train_on_test_cluster
@@ -90,19 +91,44 @@ def test_a_run_that_is_killed_ends_with_the_bits_of_the_run_that_is_not(
 def test_a_stale_run_that_is_killed_keeps_its_bound(begin: Begin) -> None:
     """At staleness 2 no group is older than two versions at any step, also right after the resume,
     by the rows and by the ledger, and each group is trained exactly once. No trajectory is kept,
-    as nobody asked for it."""
+    as nobody asked for it.
+
+    Before that, the learner is killed while a batch is sampled beside it, and the run falls back.
+    What the rollout worker then says of its batch comes too late: the ledger refuses it."""
     run = begin("struck", "max_staleness=2")
+    loses_the_learner_while_a_batch_is_sampled(run)
     is_killed_and_goes_on(run)
     assert kept(run.folder) == {}
     rows, view = run.rows(), run.view()
     assert view is not None
     assert judged(Expected(STEPS, 3, 2), view, rows).problems == []
+    assert view.counts["late_refused"] >= 1
     for row in rows:
         step = row["step"] - 1
         ages = [step - group.weight_version for group in view.groups if group.step == step]
         assert max(ages) <= 2
         assert row["staleness/max"] == max(ages)
         assert row["staleness/mean"] == pytest.approx(sum(ages) / len(ages))
+
+
+def loses_the_learner_while_a_batch_is_sampled(run: Driver) -> None:
+    """Kill the learner in an update. The worker that samples meanwhile stands still until the run
+    has fallen back."""
+    while True:
+        assert run.ended() is None, run.lines
+        at = {(process.role, process.doing): process.pid for process in descendants()}
+        if ("learner", "learning") in at and ("rollout", "sampling") in at:
+            learner, sampler = at["learner", "learning"], at["rollout", "sampling"]
+            seen = frozen(sampler), described(learner)
+            if [process and process.doing for process in seen] == ["sampling", "learning"]:
+                break
+            send(sampler, signal.SIGCONT)
+        time.sleep(0.005)
+    send(learner, signal.SIGKILL)
+    while not any("goes on from" in line for _, line in run.lines):
+        assert run.ended() is None, run.lines
+        time.sleep(0.02)
+    send(sampler, signal.SIGCONT)
 
 
 def is_killed_and_goes_on(run: Driver) -> None:
