@@ -361,7 +361,9 @@ class LearnerConfig(Settings):
         ge=1,
         description="compute threads of a rank; null takes the cores that are free in its turn: at"
         " max_staleness 0 on a CPU, where rollout waits for the learner, its share of the cores,"
-        " 2 at most; else 1",
+        " 2 at most; on a GPU with offload_optimizer, whose AdamW computes on the host, its share"
+        " of all cores; else 1. A share is that of this machine, on an existing cluster"
+        " cpus_per_rank",
     )
     cpus_per_rank: Share = Field(1.0, description="CPUs that Ray sets aside for a rank")
     gpus_per_rank: Share = Field(0.0, description="GPUs that Ray sets aside for a rank")
@@ -380,6 +382,11 @@ class LearnerConfig(Settings):
     )
     start_timeout_s: Deadline = Field(600.0, description="deadline of start-up, seconds")
     timeout_s: Deadline = Field(1800.0, description="deadline of any one call, seconds")
+
+    @property
+    def shares_gpu(self) -> bool:
+        """Whether Ray may put other workers on the GPU of a rank."""
+        return 0 < self.gpus_per_rank < 1
 
     @model_validator(mode="after")
     def _check_ranks(self) -> Self:

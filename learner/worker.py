@@ -19,7 +19,13 @@ from learner.push import Push
 from learner.rank_settings import LearnerSettings, Place
 from learner.shares import GroupSlice
 from policy.receipt import WeightReceipt
-from policy.runtime import FAST_COPIES, quick_imports, release_cached_memory, tune_process
+from policy.runtime import (
+    FAST_COPIES,
+    quick_imports,
+    release_cached_memory,
+    tune_process,
+    use_expandable_segments,
+)
 from policy.slots import TensorSlot
 
 if TYPE_CHECKING:  # they import torch and DeepSpeed, which only the rank's process needs
@@ -36,6 +42,8 @@ class LearnerWorker:
     """
 
     def __init__(self, settings: LearnerSettings) -> None:
+        if settings.learner.device == "cuda":
+            use_expandable_segments()
         tune_process(settings.threads, settings.deterministic)
         self._settings = settings
         self._rank: LearnerRank | None = None
@@ -79,8 +87,8 @@ class LearnerWorker:
             for part in slices
         ]
         row = self._joined.update(local)
-        # A rollout worker may share the GPU, and needs this memory next.
-        release_cached_memory()
+        if self._settings.learner.shares_gpu:  # another worker on the GPU may need memory next
+            release_cached_memory()
         return row
 
     # A push: ``begin_push``, ``push_buckets`` for each parcel of rank 0, ``end_push``. A parcel is
