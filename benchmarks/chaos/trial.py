@@ -148,9 +148,13 @@ class Trial:
                 self._turn(0.0 if aimed else _TURN_S)
             elif victim := frozen(pid):
                 states = self._states(fault, victim)
-                if not aimed or fault.aim in states:
+                untold = fault.how == "freeze" and victim.untold
+                if not untold and (not aimed or fault.aim in states):
                     break
-                send(pid, signal.SIGCONT)  # the state was over before the process stood still
+                # The state was over before the process stood still, or Ray could not end it.
+                send(pid, signal.SIGCONT)
+                if untold:
+                    self._turn()
             else:
                 self._let_redis_go()
         state = fault.aim if fault.aim in states else states[0]

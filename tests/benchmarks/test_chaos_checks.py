@@ -204,6 +204,8 @@ def test_roles_and_states_are_read_from_titles() -> None:
     assert process("/usr/bin/valkey-server unixsocket:/tmp/redis.sock").role == "redis"
     assert process("ray::RolloutWorkerOfOthers.generate").role is None
     assert process("grep ray::RolloutWorker").role is None
+    assert process("ray::LearnerWorker.__init__").untold
+    assert not process("ray::LearnerWorker.join").untold
 
 
 def test_a_victim_stands_still_when_it_is_looked_at() -> None:
