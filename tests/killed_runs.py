@@ -6,6 +6,7 @@ import random
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from tests.training_records import untimed
 STEPS = 4  # of the runs that are killed
 
 
-def killed_and_resumed(root: Path, *settings: str) -> Path:
+def killed_and_resumed(
+    root: Path, *settings: str, before: Callable[[Driver], None] = lambda run: None
+) -> Path:
     """The folder of a run of ``STEPS`` steps, each with a checkpoint, that was killed and went on.
 
+    ``before`` may strike it otherwise before it is killed.
     It begins in processes of its own, as the kill takes its Ray too. It goes on and ends on the
     cluster of the fixture ``ray_cluster``, where nothing of the first life is left but its folder.
     """
@@ -31,6 +35,7 @@ def killed_and_resumed(root: Path, *settings: str) -> Path:
         run = Driver(root, "struck", settings, Path(scratch))
         run.start()
         try:
+            before(run)
             _wait(run)
             assert run.ended() is None, run.lines
         finally:

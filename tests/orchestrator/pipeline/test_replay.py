@@ -31,12 +31,12 @@ def original(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
     """Trained by the learner alone on what was kept: equal weights to the last bit, equal rows,
     and a report. Begun with --resume, ended after three steps and given again, it trains the fourth
-    step alone. Given once more, nothing is left to do."""
+    step alone, here as `train` on its own settings. Given once more, nothing is left to do."""
     arguments = ("replay", original, "--resume", "learner.schedule=constant")
     run = original.parent / "one-replay"
     command_on_test_cluster(*arguments, "steps=3")
     assert [row["step"] for row in rows(run)] == [1, 2, 3]
-    out = command_on_test_cluster(*arguments)
+    out = command_on_test_cluster("train", run / "config.yaml", "--resume", "steps=4")
     assert out == f"checkpoint: {run / 'checkpoints' / 'step-4'}\nreport: {run / 'report.html'}\n"
     assert weights_digest(run, 4) == weights_digest(original, 4)
     assert untimed(run) == of_the_learner(untimed(original))

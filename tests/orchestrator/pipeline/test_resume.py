@@ -6,11 +6,15 @@ is compared with.
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.chaos.checks import Expected, judged
+from benchmarks.chaos.driver import Driver
+from benchmarks.chaos.processes import descendants, described, frozen, send
 from orchestrator.pipeline.ledger_folder import read_run
 from tests.command_line import ONE_REWARD, command_on_test_cluster, train_on_test_cluster
 from tests.killed_runs import STEPS, has_the_bits_of, killed_and_resumed
@@ -62,15 +66,41 @@ def test_a_run_with_two_ranks_that_is_killed_has_the_bits_of_one_that_is_not(
 def test_a_stale_run_that_is_killed_keeps_its_bound(tmp_path: Path) -> None:
     """At staleness 2 no group is older than two versions at any step, also right after the resume,
     by the rows and by the ledger, and each group is trained exactly once. No trajectory is kept,
-    as nobody asked for it."""
-    run = killed_and_resumed(tmp_path, *TINY, "max_staleness=2")
+    as nobody asked for it.
+
+    Before that, the learner is killed while a batch is sampled beside it, and the run falls back.
+    What the rollout worker then says of its batch comes too late: the ledger refuses it."""
+    steps = STEPS + 2  # some more, so that there is enough to sample beside the learner
+    settings = (*TINY, f"steps={steps}", "max_staleness=2")
+    run = killed_and_resumed(tmp_path, *settings, before=loses_the_learner_beside_a_sampler)
     assert kept(run) == {}
     found, view = rows(run), read_run(run)
     assert view is not None
-    assert judged(Expected(STEPS, 3, 2), view, found).problems == []
+    assert judged(Expected(steps, 3, 2), view, found).problems == []
+    assert view.counts["late_refused"] >= 1
     for row in found:
         step = row["step"] - 1
         ages = [step - group.weight_version for group in view.groups if group.step == step]
         assert max(ages) <= 2
         assert row["staleness/max"] == max(ages)
         assert row["staleness/mean"] == pytest.approx(sum(ages) / len(ages))
+
+
+def loses_the_learner_beside_a_sampler(run: Driver) -> None:
+    """Kill the learner in an update. The worker that samples meanwhile stands still until the run
+    has fallen back."""
+    while True:
+        assert run.ended() is None, run.lines
+        at = {(process.role, process.doing): process.pid for process in descendants()}
+        if ("learner", "learning") in at and ("rollout", "sampling") in at:
+            learner, sampler = at["learner", "learning"], at["rollout", "sampling"]
+            seen = frozen(sampler), described(learner)
+            if [process and process.doing for process in seen] == ["sampling", "learning"]:
+                break
+            send(sampler, signal.SIGCONT)
+        time.sleep(0.005)
+    send(learner, signal.SIGKILL)
+    while not any("goes on from" in line for _, line in run.lines):
+        assert run.ended() is None, run.lines
+        time.sleep(0.02)
+    send(sampler, signal.SIGCONT)
