@@ -37,10 +37,11 @@ def killed_and_resumed(
         try:
             before(run)
             _wait(run)
+            assert run.ended() is None, run.lines
         finally:
             if run.ended() is None:
                 _kill_tree(psutil.Process(run.pid))
-        assert run.wait_ended(10) == -signal.SIGKILL, run.lines
+        run.wait_ended(10)
     assert OwnCheckpoints(run.folder).last() is not None
     command_on_test_cluster("train", run.folder / "config.yaml", "--resume")
     return run.folder
