@@ -313,6 +313,12 @@ class LearnerConfig(Settings):
     """The learner's ranks, optimizer and timeouts."""
 
     ranks: int = Field(1, ge=1, description="learner processes; data-parallel")
+    min_ranks: int | None = Field(
+        None,
+        ge=1,
+        description="fewest ranks that a group is formed anew with while the cluster has no room"
+        " for all, because a host is lost; null is ranks: the run waits for room, and then ends",
+    )
     micro_batch_size: int = Field(
         8, ge=1, description="trajectories per forward pass of a rank; the last may have fewer"
     )
@@ -376,6 +382,12 @@ class LearnerConfig(Settings):
     timeout_s: Deadline = Field(1800.0, description="deadline of any one call, seconds")
 
     @model_validator(mode="after")
+    def _check_ranks(self) -> Self:
+        if self.fewest_ranks > self.ranks:
+            raise refuse(type(self), "min_ranks", f"must not exceed ranks ({self.ranks})")
+        return self
+
+    @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1 or more")
@@ -391,6 +403,15 @@ class LearnerConfig(Settings):
         return self
 
     def ignored(self) -> Iterator[Ignored]:
-        """Where ranks are placed, if there is one alone."""
+        """Where ranks are placed, if there is one alone; a smaller group, if a lost host takes all
+        ranks with it."""
         if self.ranks == 1:
             yield Ignored("placement", "has no effect with one rank", ("ranks",))
+        elif self.placement == "together":
+            text = "has no effect with placement together, where all ranks are lost with their host"
+            yield Ignored("min_ranks", text, ("placement",))
+
+    @property
+    def fewest_ranks(self) -> int:
+        """The number of ranks of the smallest group that may be formed."""
+        return self.ranks if self.min_ranks is None else self.min_ranks

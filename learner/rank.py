@@ -99,7 +99,7 @@ class LearnerRank:
                 (folder / checkpoint.MANIFEST).unlink(missing_ok=True)
             exchange(None)
             self._model.save_state(folder / checkpoint.STATE)
-            self._write_model(folder)
+            self.write_model(folder)
             exchange(None)
             if self._place.rank == 0:
                 if self._updater.entropy_control is not None:
@@ -107,7 +107,7 @@ class LearnerRank:
                 checkpoint.write_manifest(folder, self._manifest())
             exchange(None)
 
-    def _write_model(self, folder: Path) -> None:
+    def write_model(self, folder: Path) -> None:
         """Write model/ and, if an adapter is trained, adapter/; every rank must call it."""
         tensors, adapter = self._model.model_tensors(), self._model.adapter
         if self._place.rank > 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,10 @@ class LearnerWorker:
     def place_of_rank_0(self, *hosts: str) -> Place:
         """Where the ranks meet, asked of rank 0; ``hosts`` are the machines of all ranks.
 
-        Ranks on one machine meet on its loopback address, which no other machine can reach.
+        Ranks on one machine meet on its loopback address, which no other machine can reach. If all
+        addresses are loopback ones, the hosts of the cluster are one machine.
         """
-        one_machine = len(set(hosts)) == 1
+        one_machine = len(set(hosts)) == 1 or all(ip_address(host).is_loopback for host in hosts)
         host = LOOPBACK if one_machine else hosts[0]
         port = self._settings.learner.rendezvous_port or _free_port(host)
         return Place(0, len(hosts), host, port, one_machine)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.experiments run [STUDY ...]   # goes on where earlier sessions ended
     python -m benchmarks.experiments status
+    python -m benchmarks.experiments weights           # makes runs again whose weights are not here
     python -m benchmarks.experiments table             # docs/experiments/results.md
     python -m benchmarks.experiments figure            # docs/experiments/*.png and *.svg
     python -m benchmarks.experiments cost ARM          # CPU seconds, with and without Ray

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks.cells import ROOT
 from benchmarks.experiments.arms import TRAINING_PROMPTS, WORLDS
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 only if no run failed."""
     parser = argparse.ArgumentParser("python -m benchmarks.experiments", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    runs = {"run": _run, "status": _status, "table": _table, "figure": _figure}
+    runs = {"run": _run, "weights": _weights, "status": _status, "table": _table, "figure": _figure}
     for name, run in (runs | {"cost": _cost, "gradient": _gradient}).items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         if name == "run":
             command.add_argument("studies", nargs="*", metavar="STUDY", help="default: all")
+        if name in ("run", "weights"):
             command.add_argument(
                 "--jobs", type=int, default=usable_cores(), help="runs at once (default: the cores)"
             )
@@ -60,10 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would look for others, and say so
-    # It imports DeepSpeed, which the other commands do not need.
-    from benchmarks.experiments.running import run_all
-
     chosen = [study for study in STUDIES if not options.studies or study.name in options.studies]
     unknown = set(options.studies) - {study.name for study in STUDIES}
     if unknown:
@@ -71,8 +69,25 @@ def _run(options: argparse.Namespace) -> int:
     before = {study.before[0].name: study.before for study in chosen}
     runs = {(arm.name, seed): (arm, seed) for study in chosen for arm, seed in study.runs()}
     wanted = [*before.values(), *runs.values()]
+    run_all = _running().run_all
+    return _until_stopped(lambda *where: run_all(wanted, *where), options)
+
+
+def _weights(options: argparse.Namespace) -> int:
+    return _until_stopped(_running().make_weights, options)
+
+
+def _running() -> ModuleType:
+    """The module that runs. It imports DeepSpeed, which the other commands do not need."""
+    os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would look for others, and say so
+    from benchmarks.experiments import running
+
+    return running
+
+
+def _until_stopped(runs: Callable[[Records, Path, int], int], options: argparse.Namespace) -> int:
     try:
-        failed = run_all(wanted, _records(options), options.root.absolute(), options.jobs)
+        failed = runs(_records(options), options.root.absolute(), options.jobs)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here")
         return 130

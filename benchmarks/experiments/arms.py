@@ -148,6 +148,15 @@ def one_task_arm(method: str, learning_rate: float) -> Arm:
     )
 
 
+# The arms whose final weights are kept, for the analyses of entropies and diversity: GRPO and
+# EG-GRPO where the bonus is a baseline, and where it is not.
+WEIGHTS_KEPT = tuple(
+    arm(world, guidance, "conditional", method)
+    for world, guidance in (("plain", 1.0), ("mixed", 2.0))
+    for method in ("GRPO", "EG-GRPO as-code")
+)
+
+
 def write_one_task(root: Path) -> None:
     """Write the training prompts of one task, for the study of what training on them forgets."""
     lines = TRAINING_PROMPTS.read_text(encoding="utf-8").splitlines()

@@ -46,7 +46,9 @@ def cost(arm: Arm, seed: int) -> None:
         tune_process()
         here: list[JsonDict] = []
         spent = _cpu_seconds(lambda: here.append(run_one(arm, seed, scratch)), resource.RUSAGE_SELF)
-    theirs = [{key: row[key] for key in EVALUATION} for row in rows if row["step"] == cell.steps]
+    theirs = [
+        {key: row.get(key) for key in EVALUATION} for row in rows if row["step"] == cell.steps
+    ]
     stages = ", ".join(f"{name} {seconds:g}" for name, seconds in here[0]["cpu_seconds"].items())
     print(f"here: {spent:.0f} CPU s ({stages})")
     assert here[0]["evaluations"] == theirs

@@ -23,6 +23,14 @@ from policy.errors import UserError
 # Level of the interval that judges a hypothesis. A direction is judged more strictly, because there
 # are many such hypotheses.
 LEVELS: dict[Expected, float] = {"greater": 0.99, "less": 0.99, "equal": 0.95, "not less": 0.95}
+_LAST_STEPS = {
+    "kl/mean": "KL",
+    "entropy/cot/mean": "CoT entropy",
+    "entropy/cot/std": "its standard deviation",
+    "entropy/image/mean": "image entropy",
+    "entropy/image/std": "its standard deviation",
+    "guidance/logprob_gap": "guided minus conditional log-prob",
+}
 _HEADER = f"""\
 # Results of the registered experiments
 
@@ -110,20 +118,30 @@ def _study(study: Study, records: Records) -> list[str]:
             Outcome("seen", 1.0, UNTRAINED_TASKS),
             Outcome("held_out", 1.0),
         ]
-    rows = [["arm", "seeds", *map(str, outcomes), "KL"]]
-    rows.append(
-        ["before", "-", *(f"{value(*study.before, o, records):.3f}" for o in outcomes), "0"]
-    )
+    rows = [["arm", "seeds", *map(str, outcomes)]]
+    rows.append(["before", "-", *(f"{value(*study.before, o, records):.3f}" for o in outcomes)])
     for arm in study.arms:
-        kl = [records.runs(arm)[seed]["last_steps"]["kl/mean"] for seed in study.seeds]
         found = [interval(values(arm, study, outcome, records)) for outcome in outcomes]
-        rows.append([arm.label, str(len(study.seeds)), *found, interval(kl)])
-    lines += [*markdown(rows), ""]
+        rows.append([arm.label, str(len(study.seeds)), *found])
+    lines += [*markdown(rows), "", *markdown(_last_steps(study, records)), ""]
     if not study.hypotheses:
         return lines
     header = ["", "arm", "minus", "outcome", "expected", "difference", "verdict"]
     judged = [_judged(hypothesis, study, records) for hypothesis in study.hypotheses]
     return [*lines, *markdown([header, *judged]), ""]
+
+
+def _last_steps(study: Study, records: Records) -> list[list[str]]:
+    """Metrics of the last steps of training, and how many updates were skipped in all runs."""
+    rows = [["arm, last ten steps", *_LAST_STEPS.values(), "skipped updates"]]
+    for arm in study.arms:
+        runs = [records.runs(arm)[seed] for seed in study.seeds]
+        means = []
+        for key in _LAST_STEPS:
+            found = [run["last_steps"].get(key) for run in runs]
+            means.append(interval([each for each in found if each is not None]))
+        rows.append([arm.label, *means, str(sum(run["skipped_updates"] for run in runs))])
+    return rows
 
 
 def _judged(hypothesis: Hypothesis, study: Study, records: Records) -> list[str]:

@@ -28,6 +28,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.cells import ROOT
+from benchmarks.experiments import weights as kept
 from benchmarks.experiments.arms import DISTILLED, TRAINING_PROMPTS, WORLDS, Arm, write_one_task
 from benchmarks.experiments.distil import distil
 from benchmarks.experiments.records import Records
@@ -37,9 +38,27 @@ from policy.errors import RunFailed
 from policy.runtime import tune_process
 from policy.types import JsonDict
 
-# What is recorded of an evaluation, and of the last steps of training.
-EVALUATION = ("set", "guidance_scale", "reward/mean", "reward/standard_error", "by_task")
-METRICS = ("kl/mean", "reward/mean", "entropy/cot/mean", "entropy/image/mean")
+# What is recorded of an evaluation, and of the last steps of training; null where a run lacks it.
+EVALUATION = (
+    "set",
+    "guidance_scale",
+    "reward/mean",
+    "reward/standard_error",
+    "reward/attributes",
+    "reward/structure",
+    "reward/cleanliness",
+    "detail/structure/strict",
+    "by_task",
+)
+METRICS = (
+    "kl/mean",
+    "reward/mean",
+    "entropy/cot/mean",
+    "entropy/cot/std",
+    "entropy/image/mean",
+    "entropy/image/std",
+    "guidance/logprob_gap",
+)
 LAST_STEPS = 10
 _MOST_FAILED = 3
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy")
@@ -50,9 +69,23 @@ def run_all(wanted: Sequence[tuple[Arm, int]], records: Records, scratch: Path, 
 
     Raises ``KeyboardInterrupt`` when it was stopped, ``RunFailed`` when nothing can be run.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
     waiting = [(arm, seed) for arm, seed in wanted if seed not in records.runs(arm)]
     print(f"{len(wanted) - len(waiting)} of {len(wanted)} runs are recorded", flush=True)
+    return _run(waiting, records, scratch, jobs)
+
+
+def make_weights(records: Records, scratch: Path, jobs: int) -> int:
+    """Make those runs again whose weights should be kept and are not here; returns how many failed.
+
+    A run fails that gets other weights than were recorded. Raises as ``run_all``.
+    """
+    waiting = kept.missing(records, scratch)
+    print(f"weights of {len(waiting)} recorded runs are not here", flush=True)
+    return _run(waiting, records, scratch, jobs)
+
+
+def _run(waiting: list[tuple[Arm, int]], records: Records, scratch: Path, jobs: int) -> int:
+    scratch.mkdir(parents=True, exist_ok=True)
     commit, failed, in_a_row = _commit(), 0, 0
     fork = multiprocessing.get_context("fork")
     running: dict[int, tuple[BaseProcess, str, float]] = {}
@@ -80,7 +113,9 @@ def run_all(wanted: Sequence[tuple[Arm, int]], records: Records, scratch: Path, 
 
 
 def run_one(arm: Arm, seed: int, scratch: Path) -> JsonDict:
-    """Train and evaluate; returns what is recorded of the run, but for how it was made."""
+    """Train and evaluate; returns what is recorded of the run, but for how it was made.
+
+    The weights of some arms are kept below ``scratch``."""
     write_one_task(scratch)
     name = arm.cell(seed).name
     spent: dict[str, float] = {}
@@ -94,15 +129,33 @@ def run_one(arm: Arm, seed: int, scratch: Path) -> JsonDict:
     first = training.weights
     rows = training.train(arm.steps, lambda step: print(f"{name}: step {step}", flush=True))
     evaluations = training.evaluate()
+    weights: JsonDict = {"first": first, "last": training.weights}
+    if kept.are_kept(arm):
+        training.save(kept.folder(scratch, arm, seed))
+        weights["file"] = kept.digest(scratch, arm, seed)
     training.close()
     spent |= training.cpu_seconds
     return {
-        "evaluations": [{key: row[key] for key in EVALUATION} for row in evaluations],
-        "last_steps": {key: mean(row[key] for row in rows[-LAST_STEPS:]) for key in METRICS}
-        if rows
-        else {},
-        "weights": {"first": first, "last": training.weights},
+        "evaluations": [{key: row.get(key) for key in EVALUATION} for row in evaluations],
+        **_of_steps(rows),
+        "weights": weights,
         "cpu_seconds": {stage: round(seconds, 1) for stage, seconds in spent.items()},
+    }
+
+
+def _of_steps(rows: Sequence[JsonDict]) -> JsonDict:
+    """What is recorded of the steps: means over the last ones, and the updates skipped in all.
+
+    A step whose loss or gradient is not finite has no value of some metrics, and a metric may be
+    missing altogether. The mean is over the steps that have one, whose number is in ``counted``.
+    """
+    found = {
+        key: [row[key] for row in rows[-LAST_STEPS:] if row.get(key) is not None] for key in METRICS
+    }
+    return {
+        "last_steps": {key: mean(values) if values else None for key, values in found.items()},
+        "counted": {key: len(values) for key, values in found.items()},
+        "skipped_updates": sum(bool(row.get("updates/skipped")) for row in rows),
     }
 
 
@@ -116,13 +169,16 @@ def _child(arm: Arm, seed: int, records: Records, scratch: Path, commit: str) ->
         try:
             tune_process()
             run = run_one(arm, seed, scratch)
-            made = {
+            run |= {
                 "commit": commit,
                 "date": str(date.today()),
                 "machine": f"{platform.machine()}, CPU only, one thread",
                 "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
             }
-            records.add(arm, seed, run | made)
+            if (recorded := records.runs(arm).get(seed)) is None:
+                records.add(arm, seed, run)
+            elif problem := kept.difference(recorded, run):
+                raise RunFailed(problem)
         except Exception:
             traceback.print_exc()
             os._exit(1)

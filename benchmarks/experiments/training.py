@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from benchmarks.published import published_weights
 from evaluation.summary import summarise
@@ -22,6 +23,7 @@ from learner.algorithm.advantages import default_minimum_survivors, group_advant
 from learner.rank import LearnerRank
 from learner.rank_settings import Place
 from learner.shares import TrainingGroup, split_over_ranks
+from learner.step_checkpoint import MODEL
 from orchestrator.pipeline.order import evaluation_requests, step_prompts, training_request
 from orchestrator.pipeline.step_row import reward_metrics, without_nan
 from orchestrator.settings.input_checks import check_inputs
@@ -89,6 +91,11 @@ class Training:
                     where = {"set": name, "guidance_scale": sampling.guidance_scale}
                     rows.append(where | summarise(self._scored(groups)))
         return rows
+
+    def save(self, folder: Path) -> None:
+        """Write the weights as a checkpoint to ``folder``, whose name is ``MODEL``."""
+        assert folder.name == MODEL
+        self._rank.write_model(folder.parent)
 
     def close(self) -> None:
         """Release DeepSpeed's global state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,8 +14,11 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.experiments.arms import Arm, arm
+from benchmarks.experiments.running import METRICS, _of_steps
 from benchmarks.experiments.training import Training
 from orchestrator.record.run_folder import read_rows
+from policy.checkpoint.loading import check_checkpoint
+from policy.digest import sha256
 from tests.command_line import command_on_test_cluster
 
 ROOT = Path(__file__).parents[2]
@@ -67,28 +71,43 @@ def test_a_run_without_ray_has_the_bits_of_one_with_it(
     assert all(weights[name].equal(tensor) for name, tensor in saved.items())
 
 
+def test_a_step_without_a_value_enters_no_mean() -> None:
+    """A step that is not finite has null in its row; a metric that no step has is null."""
+    rows = [{"kl/mean": 9.0}] + [{"kl/mean": 0.1, "updates/skipped": 0} for _ in range(9)]
+    rows.append({"kl/mean": None, "updates/skipped": 1})
+    found = _of_steps(rows)
+    assert found["last_steps"]["kl/mean"] == pytest.approx(0.1)
+    assert found["counted"]["kl/mean"] == 9
+    assert found["last_steps"]["guidance/logprob_gap"] is None
+    assert found["skipped_updates"] == 1
+
+
 _RUN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
 from benchmarks.experiments.arms import arm, before_arm
 from benchmarks.experiments.records import Records
-from benchmarks.experiments.running import run_all
+from benchmarks.experiments import running as module
 from policy.errors import RunFailed
 
 def small(full, steps):
     return replace(full, steps=steps, settings=(*full.settings, *{small!r}))
 
 root = Path(sys.argv[1])
-good = small(arm("mixed", 1.0, "conditional", "GRPO"), 2)
-before = small(before_arm("mixed"), 0)
+good = small(arm("plain", 1.0, "conditional", "GRPO"), 2)
+before = small(before_arm("plain"), 0)
 bad = small(arm("mixed", 2.0, "conditional", "GRPO"), 1)
 bad = replace(bad, settings=(*bad.settings, "rewards.0.factory=shapes.rewards:Nothing"))
 wanted = [(before, 11), (good, 11), (good, 12), (bad, 11)]
-if sys.argv[2:]:
+if sys.argv[2:] == ["nothing but bad ones"]:
     wanted = [(bad, seed) for seed in range(11, 21)]
+records = Records(root / "results", root / "runs")
+module.kept.WEIGHTS_KEPT = [good]
 try:
-    sys.exit(run_all(wanted, Records(root / "results", root / "runs"), root / "runs", 2))
+    if sys.argv[2:] == ["weights"]:
+        sys.exit(module.make_weights(records, root / "runs", 2))
+    sys.exit(module.run_all(wanted, records, root / "runs", 2))
 except RunFailed as error:
     print(error)
 """
@@ -113,18 +132,22 @@ def test_finished_runs_are_recorded_and_the_others_run_again(tmp_path: Path) -> 
     log = tmp_path / "runs" / "mixed-w2-conditional-grpo-s11.log"
     assert f"mixed-w2-conditional-grpo-s11: failed, see {log}" in said
     assert "has no 'Nothing'" in log.read_text()
-    file = tmp_path / "results" / "mixed-w1-conditional-grpo.jsonl"
+    file = tmp_path / "results" / "plain-w1-conditional-grpo.jsonl"
     first = file.read_text()
     _, *runs = map(json.loads, first.splitlines())
     assert [run["seed"] for run in runs] == [11, 12]
     for run in runs:
         assert len(run["evaluations"]) == 4
+        assert all(row["detail/structure/strict"] is not None for row in run["evaluations"])
         assert run["weights"]["first"] != run["weights"]["last"]
+        assert run["counted"] == dict.fromkeys(METRICS, 2)
+        assert run["last_steps"]["guidance/logprob_gap"] == 0
+        assert run["skipped_updates"] == 0
         assert {"rollout", "reward", "learn", "evaluate"} <= set(run["cpu_seconds"])
         assert run["versions"]["torch"]
         assert len(run["commit"].split()[0]) in (7, 40)
     (before,) = map(
-        json.loads, (tmp_path / "results" / "mixed-before.jsonl").open().readlines()[1:]
+        json.loads, (tmp_path / "results" / "plain-before.jsonl").open().readlines()[1:]
     )
     assert before["weights"]["first"] == before["weights"]["last"] == runs[0]["weights"]["first"]
 
@@ -134,6 +157,31 @@ def test_finished_runs_are_recorded_and_the_others_run_again(tmp_path: Path) -> 
     assert len(said) == 2
     assert file.read_text() == first
 
+    _weights_are_made_again(tmp_path, runs)
+
     _, said = _run(tmp_path, "nothing but bad ones")
     assert said[0] == "0 of 10 runs are recorded"
     assert said[-1] == "3 runs in a row failed, so no others are begun"
+
+
+def _weights_are_made_again(root: Path, runs: list[dict]) -> None:
+    """The weights of one run are lost, and the record of the other says that it had others."""
+    folders = [root / "runs" / "weights" / f"plain-w1-conditional-grpo-s{s}" for s in (11, 12)]
+    files = [folder / "model" / "model.safetensors" for folder in folders]
+    assert [sha256(file) for file in files] == [run["weights"]["file"] for run in runs]
+    assert check_checkpoint(files[0].parent) is None  # raises
+    shutil.rmtree(folders[0])
+    records = root / "results" / "plain-w1-conditional-grpo.jsonl"
+    text = records.read_text()
+    records.write_text(text.replace(runs[1]["weights"]["last"], "0123"))
+    files[1].write_bytes(b"other weights")
+    failed, said = _run(root, "weights")
+    assert failed == 1
+    assert said[0] == "weights of 2 recorded runs are not here"
+    assert "plain-w1-conditional-grpo-s12: failed, see" in "".join(said)
+    assert (
+        "the weights were {'first': "
+        in (folders[1].parents[1] / f"{folders[1].name}.log").read_text()
+    )
+    assert sha256(files[0]) == runs[0]["weights"]["file"]
+    records.write_text(text)

@@ -84,8 +84,12 @@ def _record(
         for name in ("seen", "held_out")
         for scale in SCALES
     ]
-    last_steps, versions = {"kl/mean": 0.01}, {"torch": torch_version}
-    run = {"evaluations": evaluations, "last_steps": last_steps, "versions": versions}
+    run = {
+        "evaluations": evaluations,
+        "last_steps": {"kl/mean": 0.01, "entropy/image/std": reward / 2, "entropy/cot/std": None},
+        "skipped_updates": seed % 2,
+        "versions": {"torch": torch_version},
+    }
     records.add(arm, seed, run)
 
 
@@ -128,6 +132,8 @@ def test_tables_and_figures_show_finished_studies_alone(tmp_path: Path) -> None:
         "| H1a | EG-GRPO as-code | GRPO | seen, w = 1 | greater | +0.102 ± 0.009 | holds |" in text
     )
     assert "| H1b | EG-GRPO as-code | GRPO | seen, w = 2 | less | +0.102 ± 0.009 | contrad" in text
+    # One missing value is no mean; of five seeds three are odd.
+    assert "| GRPO | 0.010 ± 0.000 | - | - | - | 0.260 ± 0.010 | - | 3 |" in text
     shown = status(records)
     assert "mixed-w2-conditional      20 of  20 runs" in shown
     assert "unguided                   5 of  20 runs" in shown  # they share the arm GRPO
