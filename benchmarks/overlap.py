@@ -6,15 +6,18 @@
     python -m benchmarks.overlap predicted --out DIR [--steps 12 --rollout 4 --reward 1 --learn 6]
 
 ``stand-ins``: step time at staleness 0, 1 and 2 against the longest stage, with pools that sleep.
-``driver``: CPU seconds of the driver's thread for one step, with pools of many workers that sleep.
-``real``: whole runs of ``configs/shapes.yaml``. The times are medians in seconds: of a step, and of
-what the driver waits for in it. A stage that overlaps with another one is waited for shortly or not
-at all. The held-out reward after the last step, and its gain over staleness 0 with the same
-seed, are means over seeds ± the half-width of the 95 % interval (Student's t). On a machine
-with few cores the stages share the cores, and overlap can gain little there.
+``driver``: CPU seconds of the driver's thread for one step, with pools of many workers that sleep
+in the driver's own process: Ray is not called.
+``real``: whole runs of ``configs/shapes.yaml``. The held-out reward after the last step, and its
+gain over staleness 0 with the same seed, are means over seeds ± the half-width of the 95 % interval
+(Student's t). On a machine with few cores the stages share the cores, and overlap can gain little
+there.
 ``predicted``: a whole run with one rollout worker at staleness 0 says how long the work takes. From
 that ``eg-grpo simulate`` predicts the step time of other runs, which are then made and measured.
 All workers also sleep with each call (``benchmarks/sleeping_workers.py``).
+
+The times of ``stand-ins`` and ``real`` are medians in seconds: of a step, and of what the driver
+waits for in it. A stage that overlaps with another one is waited for shortly or not at all.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -40,7 +44,8 @@ from policy.types import JsonDict
 
 CONFIG = Path("configs/shapes.yaml")
 STALENESS = (0, 1, 2)
-STAGES = ("rollout", "reward", "learn", "sync", "save")
+STAND_IN_STAGES = ("rollout", "reward", "learn", "sync")
+STAGES = (*STAND_IN_STAGES, "save")
 # What ``predicted`` changes of its first run: rollout workers, reward workers and staleness.
 PREDICTED = ((2, 1, 0), (4, 2, 0), (1, 1, 1), (2, 1, 1), (4, 2, 2))
 WARM_UP = 3  # steps that fill the pipeline, and are left out
@@ -84,16 +89,17 @@ def _stand_ins(options: argparse.Namespace, overrides: list[str]) -> None:
     groups = 16
     seconds = Seconds(options.rollout, options.reward / groups, options.learn, options.sync)
     longest = max(options.rollout, options.reward, options.learn)
-    print("| staleness | seconds a step | of the longest stage |\n|---|---|---|")
+    _head("staleness", "step", *STAND_IN_STAGES, "of the longest stage")
     for staleness in STALENESS:
         # One group a batch and as many workers as groups: a step's rollout lasts one call.
         config = _config(
             [f"max_staleness={staleness}", f"steps={options.steps}", f"prompts_per_step={groups}",
              f"rollout.workers={groups}", "rollout.batch_size=8"]
         )  # fmt: skip
-        steps = _steps(config, seconds, options.learn)
-        step = statistics.median(steps[WARM_UP:])
-        print(f"| {staleness} | {step:.2f} | {step / longest:.2f} x |")
+        rows = _rows(config, seconds, options.learn)[WARM_UP:]
+        step = _median(rows, "step")
+        waits = _waits(rows, STAND_IN_STAGES)
+        print(f"| {staleness} | {step:.2f} | {waits} | {step / longest:.2f} x |")
 
 
 def _driver(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -136,13 +142,11 @@ def _real(options: argparse.Namespace, overrides: list[str]) -> None:
         read = read_rows(options.out / name / "metrics.jsonl")
         rows[staleness] += read[WARM_UP:-1]
         held_out[staleness].append(read[-1]["evaluation/held_out"])
-    columns = ("staleness", "step", *STAGES, "of staleness 0", "held-out reward", "gain over 0")
-    print(f"| {' | '.join(columns)} |")
-    print("|---" * len(columns) + "|")
+    _head("staleness", "step", *STAGES, "of staleness 0", "held-out reward", "gain over 0")
     base = _median(rows[0], "step")
     for staleness in STALENESS:
         step = _median(rows[staleness], "step")
-        waits = " | ".join(f"{_median(rows[staleness], stage):.2f}" for stage in STAGES)
+        waits = _waits(rows[staleness], STAGES)
         pairs = zip(held_out[staleness], held_out[0], strict=True)
         gain = interval([own - other for own, other in pairs]) if staleness else ""
         print(
@@ -156,9 +160,7 @@ def _predicted(options: argparse.Namespace, overrides: list[str]) -> None:
     scenario = scenario_of(load_saved(first / "config.yaml"))
     found = measured_seconds(first, scenario, read_rows(first / "metrics.jsonl"))
     print(", ".join(f"{name} {each:.2f} s" for name, each in found.items()))
-    columns = ("rollout workers", "reward workers", "staleness", "predicted", "measured")
-    print(f"| {' | '.join(columns)} | ratio |")
-    print("|---" * (len(columns) + 1) + "|")
+    _head("rollout workers", "reward workers", "staleness", "predicted", "measured", "ratio")
     for workers in PREDICTED:
         run = _sleeping_run(options, overrides, *workers)
         measured_s, predicted_s = step_times(run, simulation.Seconds(**found))
@@ -187,7 +189,16 @@ def _sleeping_run(
     return Path(options.out / name)
 
 
-def _median(rows: list[JsonDict], stage: str) -> float:
+def _head(*columns: str) -> None:
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
+
+
+def _waits(rows: Sequence[JsonDict], stages: Sequence[str]) -> str:
+    return " | ".join(f"{_median(rows, stage):.2f}" for stage in stages)
+
+
+def _median(rows: Sequence[JsonDict], stage: str) -> float:
     return statistics.median(row.get(f"seconds/{stage}", 0.0) for row in rows)
 
 
@@ -195,7 +206,7 @@ def _config(overrides: list[str]) -> RunConfig:
     return load_config(CONFIG, overrides)
 
 
-def _steps(config: RunConfig, seconds: Seconds, learn_s: float) -> list[float]:
+def _rows(config: RunConfig, seconds: Seconds, learn_s: float) -> list[dict[str, float]]:
     with (
         tempfile.TemporaryDirectory() as folder,
         stand_in_stages(config, Path(folder) / "run", seconds) as stages,

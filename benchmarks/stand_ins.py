@@ -286,8 +286,8 @@ def stand_in_stages(
     run_folder.close()
 
 
-def run_steps(stages: Stages, steps: int, learn_s: float) -> Iterator[float]:
-    """The training page without a learner; yields each step's seconds, and those by stage."""
+def run_steps(stages: Stages, steps: int, learn_s: float) -> Iterator[dict[str, float]]:
+    """The training page without a learner; yields the row of each step's clock."""
     publisher = SleepingPublisher()
     stages.serve(publisher.publish(None, 0), evaluate=False)
     for step in range(steps):
@@ -298,4 +298,4 @@ def run_steps(stages: Stages, steps: int, learn_s: float) -> Iterator[float]:
         stages.trained(step)
         with clock.stage("sync"):
             stages.serve(publisher.publish(None, step + 1), evaluate=False)
-        yield clock.row()["seconds/step"]
+        yield clock.row()

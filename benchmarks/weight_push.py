@@ -9,8 +9,11 @@ code that a run uses. Each figure is the median of the turns, in GB/s of the wei
 - ``copy``: one thread copies the bytes between two arrays of one process by the C library's
   ``memcpy``, which writes so many bytes past the caches: the fastest copy that we know of;
 - ``torch copy``: one thread copies them between two tensors by torch's ``copy_``;
-- ``digest``: the sender walks over its buckets and computes their digests, and sends nothing;
-- ``publish``: until all buckets are in the object store, while no worker loads them;
+- ``digest``: the sender packs its buckets and computes their digests, and sends nothing. To pack
+  is to view a tensor: only small ones are copied, into buckets that they share;
+- ``publish``: until all buckets are packed and in the object store, while no worker reads them;
+- ``fetch``: the slowest worker gets the buckets from the store and computes the checksum, as a
+  load does, and copies nothing;
 - ``load``: the slowest worker's stall: from buckets in the store to live parameters and checksum;
 - ``push``: another version, which idle workers load while it is published: from the call of the
   sender to the answer of the last worker, and its shares of the two copies.
@@ -24,6 +27,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Generator
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,7 +40,14 @@ from orchestrator.workers.cluster import private_environment, ray_cluster
 from policy.receipt import WeightReceipt
 from policy.runtime import FAST_COPIES
 from policy.slots import TensorSlot
-from policy.weights import Bucket, OutgoingWeights, WeightBuckets, load_into, planned_slots
+from policy.weights import (
+    Bucket,
+    OutgoingWeights,
+    WeightBuckets,
+    checksum,
+    load_into,
+    planned_slots,
+)
 
 private_environment()  # before Ray is imported
 
@@ -48,11 +59,11 @@ from rollout.worker import ArrivingBuckets  # noqa: E402
 GB = 10**9
 HIDDEN, FEED_FORWARD = 4096, 11008
 DEADLINE_S = 600.0
-PARTS = ("copy", "torch copy", "digest", "publish", "load", "push")
+PARTS = ("copy", "torch copy", "digest", "publish", "fetch", "load", "push")
 
 
 def layers(size: int, fill: float) -> dict[str, Tensor]:
-    """Tensors of whole layers of a 7B model, of at most ``size`` bytes and at least one layer."""
+    """The first tensors of a 7B model's layers, of at most ``size`` bytes and at least one."""
     shapes = {
         **{f"{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"},
         **{f"{name}_proj": (FEED_FORWARD, HIDDEN) for name in ("gate", "up")},
@@ -60,12 +71,14 @@ def layers(size: int, fill: float) -> dict[str, Tensor]:
         "input_norm": (HIDDEN,),
         "output_norm": (HIDDEN,),
     }
-    layer = 2 * sum(int(np.prod(shape)) for shape in shapes.values())
-    return {
-        f"{index}.{name}": torch.full(shape, fill, dtype=torch.bfloat16)
-        for index in range(max(1, size // layer))
-        for name, shape in shapes.items()
-    }
+    named = ((f"{index}.{name}", shapes[name]) for index in count() for name in shapes)
+    tensors: dict[str, Tensor] = {}
+    for name, shape in named:
+        size -= 2 * int(np.prod(shape))
+        if tensors and size < 0:
+            break
+        tensors[name] = torch.full(shape, fill, dtype=torch.bfloat16)
+    return tensors
 
 
 class Sender(LearnerWorker):
@@ -93,10 +106,16 @@ class Sender(LearnerWorker):
 
 
 class Receiver:
-    """Loads as ``rollout.worker.RolloutWorker`` does, without an engine."""
+    """Loads as ``rollout.worker.RolloutWorker`` does, without an engine. Both calls return the
+    checksum and how many seconds they took."""
 
     def __init__(self, size: int) -> None:
         self._tensors = layers(size, fill=0.0)
+
+    def fetch(self, slots: tuple[TensorSlot, ...], sent: list[ray.ObjectRef]) -> tuple[str, float]:
+        start = time.perf_counter()
+        found = checksum(WeightBuckets(slots, ArrivingBuckets(sent)))
+        return found, time.perf_counter() - start
 
     def load(self, slots: tuple[TensorSlot, ...], sent: list[ray.ObjectRef]) -> tuple[str, float]:
         start = time.perf_counter()
@@ -124,14 +143,14 @@ def begin(sender: Any) -> tuple[tuple[Any, Any], ray.ObjectRef]:
     return (ray.put(slots), sent), sender.end_push.remote()
 
 
-def one_by_one(sender: Any, receivers: list[Any]) -> dict[str, float]:
-    """Seconds until weights are published, and of the slowest worker that then loads them."""
+def one_by_one(sender: Any, receivers: list[Any], part: str) -> dict[str, float]:
+    """Seconds until weights are published, and of the slowest worker's ``part`` after that."""
     start = time.perf_counter()
     weights, receipt = begin(sender)
     ray.get(receipt, timeout=DEADLINE_S)
     published = time.perf_counter() - start
-    loads = [receiver.load.remote(*weights) for receiver in receivers]
-    return {"publish": published, "load": slowest(loads, receipt)}
+    calls = [getattr(receiver, part).remote(*weights) for receiver in receivers]
+    return {"publish": published, part: slowest(calls, receipt)}
 
 
 def one_push(sender: Any, receivers: list[Any]) -> float:
@@ -142,9 +161,9 @@ def one_push(sender: Any, receivers: list[Any]) -> float:
     return time.perf_counter() - start
 
 
-def slowest(loads: list[ray.ObjectRef], receipt: ray.ObjectRef) -> float:
-    """The longest load in seconds; raises if other bytes arrived than were sent."""
-    answers = ray.get(loads, timeout=DEADLINE_S)
+def slowest(calls: list[ray.ObjectRef], receipt: ray.ObjectRef) -> float:
+    """The longest call in seconds; raises if other bytes arrived than were sent."""
+    answers = ray.get(calls, timeout=DEADLINE_S)
     if {found for found, _ in answers} != {ray.get(receipt, timeout=DEADLINE_S).checksum}:
         raise RuntimeError("a worker received other weights than the sender sent")
     return max(seconds for _, seconds in answers)
@@ -161,7 +180,8 @@ def measure(size: int, workers: int, turns: int) -> dict[str, float]:
         rows = []
         for _ in range(turns):
             row = plain_copies(real_size)
-            row |= one_by_one(sender, receivers)
+            row |= one_by_one(sender, receivers, "fetch")
+            row |= one_by_one(sender, receivers, "load")
             row["digest"] = ray.get(sender.digest.remote(), timeout=DEADLINE_S)
             row["push"] = one_push(sender, receivers)
             rows.append(row)

@@ -313,6 +313,12 @@ class LearnerConfig(Settings):
     """The learner's ranks, optimizer and timeouts."""
 
     ranks: int = Field(1, ge=1, description="learner processes; data-parallel")
+    min_ranks: int | None = Field(
+        None,
+        ge=1,
+        description="fewest ranks that a group is formed anew with while the cluster has no room"
+        " for all, because a host is lost; null is ranks: the run waits for room, and then ends",
+    )
     micro_batch_size: int = Field(
         8, ge=1, description="trajectories per forward pass of a rank; the last may have fewer"
     )
@@ -355,7 +361,9 @@ class LearnerConfig(Settings):
         ge=1,
         description="compute threads of a rank; null takes the cores that are free in its turn: at"
         " max_staleness 0 on a CPU, where rollout waits for the learner, its share of the cores,"
-        " 2 at most; else 1",
+        " 2 at most; on a GPU with offload_optimizer, whose AdamW computes on the host, its share"
+        " of all cores; else 1. A share is that of this machine, on an existing cluster"
+        " cpus_per_rank",
     )
     cpus_per_rank: Share = Field(1.0, description="CPUs that Ray sets aside for a rank")
     gpus_per_rank: Share = Field(0.0, description="GPUs that Ray sets aside for a rank")
@@ -375,6 +383,17 @@ class LearnerConfig(Settings):
     start_timeout_s: Deadline = Field(600.0, description="deadline of start-up, seconds")
     timeout_s: Deadline = Field(1800.0, description="deadline of any one call, seconds")
 
+    @property
+    def shares_gpu(self) -> bool:
+        """Whether Ray may put other workers on the GPU of a rank."""
+        return 0 < self.gpus_per_rank < 1
+
+    @model_validator(mode="after")
+    def _check_ranks(self) -> Self:
+        if self.fewest_ranks > self.ranks:
+            raise refuse(type(self), "min_ranks", f"must not exceed ranks ({self.ranks})")
+        return self
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         if self.offload_optimizer and self.zero_stage == 0:
@@ -391,6 +410,15 @@ class LearnerConfig(Settings):
         return self
 
     def ignored(self) -> Iterator[Ignored]:
-        """Where ranks are placed, if there is one alone."""
+        """Where ranks are placed, if there is one alone; a smaller group, if a lost host takes all
+        ranks with it."""
         if self.ranks == 1:
             yield Ignored("placement", "has no effect with one rank", ("ranks",))
+        elif self.placement == "together":
+            text = "has no effect with placement together, where all ranks are lost with their host"
+            yield Ignored("min_ranks", text, ("placement",))
+
+    @property
+    def fewest_ranks(self) -> int:
+        """The number of ranks of the smallest group that may be formed."""
+        return self.ranks if self.min_ranks is None else self.min_ranks

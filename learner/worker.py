@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,13 @@ from learner.push import Push
 from learner.rank_settings import LearnerSettings, Place
 from learner.shares import GroupSlice
 from policy.receipt import WeightReceipt
-from policy.runtime import FAST_COPIES, quick_imports, release_cached_memory, tune_process
+from policy.runtime import (
+    FAST_COPIES,
+    quick_imports,
+    release_cached_memory,
+    tune_process,
+    use_expandable_segments,
+)
 from policy.slots import TensorSlot
 
 if TYPE_CHECKING:  # they import torch and DeepSpeed, which only the rank's process needs
@@ -35,6 +42,8 @@ class LearnerWorker:
     """
 
     def __init__(self, settings: LearnerSettings) -> None:
+        if settings.learner.device == "cuda":
+            use_expandable_segments()
         tune_process(settings.threads, settings.deterministic)
         self._settings = settings
         self._rank: LearnerRank | None = None
@@ -47,9 +56,10 @@ class LearnerWorker:
     def place_of_rank_0(self, *hosts: str) -> Place:
         """Where the ranks meet, asked of rank 0; ``hosts`` are the machines of all ranks.
 
-        Ranks on one machine meet on its loopback address, which no other machine can reach.
+        Ranks on one machine meet on its loopback address, which no other machine can reach. If all
+        addresses are loopback ones, the hosts of the cluster are one machine.
         """
-        one_machine = len(set(hosts)) == 1
+        one_machine = len(set(hosts)) == 1 or all(ip_address(host).is_loopback for host in hosts)
         host = LOOPBACK if one_machine else hosts[0]
         port = self._settings.learner.rendezvous_port or _free_port(host)
         return Place(0, len(hosts), host, port, one_machine)
@@ -77,8 +87,8 @@ class LearnerWorker:
             for part in slices
         ]
         row = self._joined.update(local)
-        # A rollout worker may share the GPU, and needs this memory next.
-        release_cached_memory()
+        if self._settings.learner.shares_gpu:  # another worker on the GPU may need memory next
+            release_cached_memory()
         return row
 
     # A push: ``begin_push``, ``push_buckets`` for each parcel of rank 0, ``end_push``. A parcel is

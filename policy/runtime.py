@@ -18,6 +18,9 @@ from contextlib import contextmanager
 # replaces a value that the user has set.
 FAST_COPIES = {"GLIBC_TUNABLES": "glibc.cpu.x86_non_temporal_threshold=0x100000"}
 
+# Where torch reads the settings of its GPU allocator. It looks for the old names after the first.
+_ALLOCATOR_SETTINGS = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 
 
@@ -56,6 +59,18 @@ def choose_deterministic_algorithms() -> None:
     # torch's switch does not know it: cuDNN's attention gives other bits at every call (measured on
     # an H200, one query a row with a mask).
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def use_expandable_segments() -> None:
+    """Have torch take GPU memory in pieces that can grow, unless the environment says otherwise.
+
+    The trajectories of a step have other lengths than those of the step before. Without this, torch
+    keeps blocks of sizes that no tensor has any more, and an update can fail beside free memory.
+    Call this before torch is imported, and not in a process of vLLM, whose sleep has an allocator
+    of its own.
+    """
+    if not any(name in os.environ for name in _ALLOCATOR_SETTINGS):
+        os.environ[_ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
 
 
 def keep_freed_memory() -> None:

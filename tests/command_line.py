@@ -8,12 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.settings.check_process import checked_here
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.run_config import RunConfig
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(sys.executable).with_name("eg-grpo")  # what pip installs
@@ -52,8 +56,9 @@ def train(root: Path, name: str, *arguments: str) -> Path:
 def on_test_cluster(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run ``eg-grpo`` in this process, on the cluster of the fixture ``ray_cluster``.
 
-    For tests of what a run computes and writes: neither Ray nor a driver is started for it, which
-    are half of the work of a short run. Workers and ranks are processes of the run alone, as ever.
+    For tests of what a run computes and writes: neither Ray nor a driver is started for it, and no
+    process that checks its inputs, which are half of the work of a short run. Workers and ranks are
+    processes of the run alone, as ever.
     """
     out, err = io.StringIO(), io.StringIO()
     words = [str(argument) for argument in arguments]
@@ -62,11 +67,17 @@ def on_test_cluster(*arguments: object) -> subprocess.CompletedProcess[str]:
         patch.chdir(ROOT)
         where = "orchestrator.pipeline.opening_cluster.ray_cluster"
         patch.setattr(where, lambda *_: nullcontext())
+        patch.setattr("orchestrator.commands.train.checked_elsewhere", checked_in_this_process)
         with redirect_stdout(out), redirect_stderr(err):
             code = main(words)
     if left_s:  # a run stops this clock when it ends, and pytest's timeout is on it
         signal.setitimer(signal.ITIMER_REAL, max(0.01, left_s - time.monotonic() + began))
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def checked_in_this_process(config: RunConfig) -> AbstractContextManager[Callable[[], Inputs]]:
+    """As ``checked_elsewhere``, without a process that loads torch and transformers once more."""
+    return nullcontext(cache(lambda: checked_here(config)))
 
 
 def command_on_test_cluster(*arguments: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -14,6 +15,10 @@ from policy.runtime import tune_process
 
 tune_process()
 private_environment()
+# A shell has what it starts in the background ignore Ctrl-C, and all that is started by that in
+# turn. Tests that send it to a program would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # A slow machine is no failure.
 hypothesis.settings.register_profile(
     "without deadlines", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -117,9 +117,8 @@ def test_the_driver_of_a_run_loads_no_torch() -> None:
 
 
 def test_settings_and_pipeline_load_no_ray() -> None:
-    """The three that start actors alone do, ``opening``, ``opening_replay`` and
-    ``opening_evaluation``: simulated workers can play the roles of all others."""
-    names = ("opening", "opening_replay", "opening_evaluation")
+    """Those that start actors alone do: simulated workers can play the roles of all others."""
+    names = ("opening", "opening_learners", "opening_replay", "opening_evaluation")
     openings = {f"orchestrator.pipeline.{name}" for name in names}
     pipeline = set(modules_of("pipeline")) - openings
     assert "ray" not in loaded([*modules_of("settings"), *sorted(pipeline)])

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Install the programs that some tests drive: Prometheus with promtool, Alertmanager with amtool, and
-# Chromium with its driver. Where they are missing these tests are skipped, and fail if CI is set.
+# Install the programs that some tests drive: Prometheus with promtool, its exporter of a host,
+# Alertmanager with amtool, Chromium with its driver, and what makes hosts of namespaces. Where they
+# are missing these tests are skipped, and fail if CI is set.
 set -eu
 missing=""
-for pair in prometheus:prometheus promtool:prometheus amtool:prometheus-alertmanager \
-    chromium:chromium chromedriver:chromium-driver; do
+for pair in ip:iproute2 tc:iproute2 unshare:util-linux nsenter:util-linux \
+    prometheus:prometheus promtool:prometheus amtool:prometheus-alertmanager \
+    prometheus-node-exporter:prometheus-node-exporter chromium:chromium chromedriver:chromium-driver; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 [ -n "$missing" ] || exit 0

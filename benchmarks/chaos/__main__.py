@@ -11,12 +11,20 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.chaos import hosts
-from benchmarks.chaos.checks import Expected, Verdict, judged, other_numbers, undisturbed
+from benchmarks.chaos.checks import (
+    Expected,
+    Verdict,
+    judged,
+    other_numbers,
+    other_reward,
+    undisturbed,
+)
 from benchmarks.chaos.driver import Driver
 from benchmarks.chaos.log_checks import checksums, wrongly_counted, wrongly_served
 from benchmarks.chaos.plan import planned
 from benchmarks.chaos.processes import become_subreaper
 from benchmarks.chaos.report import duration, last_line, table
+from benchmarks.chaos.strikes import ENOUGH, never_struck
 from benchmarks.chaos.trial import Trial
 from orchestrator.pipeline.ledger_folder import read_ledger_folder
 
@@ -51,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--staleness", type=int, default=0, help="max_staleness of the run (default: 0)")
     add("--ranks", type=int, default=1, help="learner ranks (default: 1)")
     add("--checkpoint-every", type=int, default=2, help="steps between checkpoints (default: 2)")
-    add("--steps-per-fault", type=float, default=2.0, help="(default: 2)")
+    add("--steps-per-fault", type=float, default=2.5, help="(default: 2.5)")
     add("--hosts", type=int, help="lose hosts instead, of so many raylets with that of the head")
     add("--out", type=Path, help="folder that keeps the runs and the table of faults")
     options = parser.parse_args(arguments)
@@ -97,6 +105,7 @@ def _compare(options: argparse.Namespace, out: Path, scratch: Path) -> int:
     verdict, late = _verdict(struck, expected)
     if len(struck.strikes) < options.faults:
         verdict.problems.append(f"{len(struck.strikes)} faults struck, not {options.faults}")
+    verdict.problems += never_struck(struck.strikes)
     equal = None
     if options.staleness == 0:
         ours, theirs = (_weights(trial.driver, steps) for trial in (struck, calm))
@@ -108,6 +117,10 @@ def _compare(options: argparse.Namespace, out: Path, scratch: Path) -> int:
         for version in sorted(made.keys() & wanted.keys()):
             if made[version] != wanted[version]:
                 verdict.problems.append(f"weight version {version} is not the undisturbed run's")
+    else:
+        verdict.problems += other_reward(struck.driver.rows(), calm.driver.rows())
+        if len(struck.strikes) >= ENOUGH and not late:
+            verdict.problems.append("no late claim was refused, although learners were lost")
     times = duration(len(struck.strikes), struck.seconds, calm.seconds)
     print(times)
     if options.out is not None:

@@ -7,13 +7,18 @@ are the learner's own record of how many groups it has trained on in each step.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import mean, stdev
 
 from orchestrator.pipeline.ledger_view import LedgerView
 from orchestrator.record.metrics import find
 from policy.types import JsonDict
+
+# The steps at the end whose reward is compared, and how many standard errors it may be off.
+_LAST_STEPS, _ERRORS = 40, 4.0
 
 
 @dataclass(frozen=True)
@@ -179,3 +184,25 @@ def other_numbers(rows: Sequence[JsonDict], reference: Sequence[JsonDict]) -> li
                 step = row["step"]
                 problems.append(f"step {step}: {key} is {row.get(key)}, not {other.get(key)}")
     return problems
+
+
+def other_reward(rows: Sequence[JsonDict], reference: Sequence[JsonDict]) -> list[str]:
+    """Whether the reward at the end is another one than that of a run without faults.
+
+    Above staleness 0 two runs of one seed differ, because their weights are of other steps. They
+    still sample for the same prompts in each step. So the differences between their steps are
+    compared with zero, in the last half of the run and over at most 40 steps. Their mean may be off
+    by 4 of its standard errors, which happens by chance once in some thousand runs.
+    """
+    steps = min(_LAST_STEPS, len(rows) // 2, len(reference) // 2)
+    if steps < 2:
+        return ["there are too few steps to compare their reward"]
+    pairs = zip(rows[-steps:], reference[-steps:], strict=True)
+    differences = [row["reward/mean"] - other["reward/mean"] for row, other in pairs]
+    error = stdev(differences) / math.sqrt(steps)
+    if abs(mean(differences)) <= _ERRORS * error:
+        return []
+    return [
+        f"the reward of the last {steps} steps is {mean(differences):+.3f} off that of the"
+        f" undisturbed run, with a standard error of {error:.3f}"
+    ]

@@ -51,6 +51,7 @@ _STORE = 128 * 2**20
 _TURN_S = 0.1
 _RECOVER_S = 400.0  # in which a run must have gone on after a fault
 _GONE_S = 100.0  # in which the processes of a run, or of the hosts, must have ended
+_FREED_S = 30.0  # in which the objects of a run must have gone
 _MEAN_PAUSE_S = 5.0  # between the loss of a host and the start of the next
 _NOTICED = re.compile(r"rollout worker|reward worker|learner rank|goes on from")
 
@@ -105,6 +106,16 @@ class Hosts:
         if self._to_come and time.monotonic() >= self._to_come[0][0]:
             self._add(self._to_come.pop(0)[1])
 
+    def objects(self) -> int:
+        """How many objects the memory of all hosts holds.
+
+        Ray has no public call for this. It is the one behind the command ``ray memory``.
+        """
+        from ray._private import internal_api
+
+        state = internal_api.get_state_from_address(self.address)
+        return int(internal_api.get_memory_info_reply(state).store_stats.num_local_objects)
+
     @property
     def whole(self) -> bool:
         """Whether no host is missing."""
@@ -152,6 +163,7 @@ class Trial:
         self.strikes: list[HostStrike] = []
         self.problems: list[str] = []
         self.seconds = 0.0
+        self._objects = 0  # in the memory of the hosts, when one of them was lost
 
     def run(self, moments: Sequence[float], pauses_s: Sequence[float], step_s: float) -> None:
         """Run to the end. A host is lost at each of ``moments``: the steps done by then, and the
@@ -171,9 +183,20 @@ class Trial:
                 self.problems.append(f"the run ended with exit code {code}: {said}")
             self._note_recoveries()
             self.problems += _outliving("the run", lambda process: process.role is not None)
+            self._check_memory()
         finally:
             if self.driver.ended() is None:
                 send(self.driver.pid, signal.SIGKILL)
+
+    def _check_memory(self) -> None:
+        """The cluster goes on after the run, which may leave no object in its memory."""
+        deadline = time.monotonic() + _FREED_S
+        while (left := self._hosts.objects()) and time.monotonic() < deadline:
+            time.sleep(_TURN_S)
+        if left:
+            self.problems.append(f"the run left {left} objects in the memory of the hosts")
+        if self.strikes and not self._objects:  # the check must be able to see them
+            self.problems.append("no object was in the memory of the hosts during the run")
 
     def _goes_on_to(self, moment: float, step_s: float) -> bool:
         """Wait until the moment has come and all earlier losses are healed; False at the end."""
@@ -189,6 +212,7 @@ class Trial:
 
     def _strike(self, number: int, pause_s: float) -> None:
         """Kill the host of the learner, or every second time another one."""
+        self._objects += self._hosts.objects()
         hosts = self._hosts.workers()
         learners = [host for host in hosts if any(worker.role == "learner" for worker in host)]
         others = [host for host in hosts if host not in learners]

@@ -11,9 +11,9 @@ import numpy as np
 
 Role = Literal["rollout", "reward", "learner", "redis", "driver"]
 How = Literal["kill", "freeze"]
+Kind = tuple[Role, How]
 
-# A frozen driver is not among them, because it is nothing but a pause.
-KINDS: tuple[tuple[Role, How], ...] = (
+KINDS: tuple[Kind, ...] = (
     ("rollout", "kill"),
     ("reward", "kill"),
     ("learner", "kill"),
@@ -23,16 +23,18 @@ KINDS: tuple[tuple[Role, How], ...] = (
     ("reward", "freeze"),
     ("learner", "freeze"),
     ("redis", "freeze"),
+    ("driver", "freeze"),
 )
+STARTING = "starting"
 # States that last so short that a random moment hardly meets them. Most faults are aimed at one of
 # these: they wait for it.
-_OF_A_STEP = ("learning", "commit", "push", "load", "checkpoint")
+OF_A_STEP = ("learning", "commit", "push", "load", "checkpoint")
 AIMS: dict[Role, tuple[str, ...]] = {
-    "rollout": ("sampling", "load"),
-    "reward": ("scoring",),
-    "learner": ("learning", "push", "checkpoint"),
-    "redis": _OF_A_STEP,
-    "driver": _OF_A_STEP,
+    "rollout": (STARTING, "sampling", "load"),
+    "reward": (STARTING, "scoring"),
+    "learner": (STARTING, "learning", "push", "checkpoint"),
+    "redis": OF_A_STEP,
+    "driver": OF_A_STEP,
 }
 _AIMED_SHARE = 0.7
 # This share of the faults does not wait until the run has recovered from the one before.
@@ -60,24 +62,52 @@ class Fault:
         return f"{self.number}: {self.how} {self.role} {when}{aim}"
 
 
-def planned(
-    count: int, steps: int, seed: int, kinds: Sequence[tuple[Role, How]] = KINDS
-) -> list[Fault]:
+def planned(count: int, steps: int, seed: int) -> list[Fault]:
     """``count`` faults in a run of ``steps`` steps.
 
     The moments are those of a Poisson process that has this number of events: the pauses between
-    them are exponential. Every kind comes equally often, in a random order.
+    them are exponential. Every kind comes equally often, in a random order, and so does every aim
+    of a role. A fault that is aimed at a starting worker does not keep to its moment. It comes at
+    once after another fault of its role, because the worker that starts is the replacement.
     """
     random = np.random.default_rng(seed)
     pauses = random.exponential(size=count + 1)
     moments = np.cumsum(pauses)[:-1] / pauses.sum() * steps
-    dealt = random.permutation(list(islice(cycle(range(len(kinds))), count)))
+    dealt = random.permutation(list(islice(cycle(range(len(KINDS))), count)))
     faults = []
-    for number, (moment, kind) in enumerate(zip(moments, dealt, strict=True)):
+    for number, (kind, aim) in enumerate(_with_aims([KINDS[kind] for kind in dealt], random)):
         at_once = number > 0 and random.random() < _SHARE_AT_ONCE
         pause_s = float(random.exponential(_AT_ONCE_S)) if at_once else None
-        role, how = kinds[kind]
+        if aim == STARTING:
+            pause_s = 0.0
         which = float(random.random())
-        aim = str(random.choice(AIMS[role])) if random.random() < _AIMED_SHARE else None
-        faults.append(Fault(number, float(moment), role, how, which, pause_s, aim))
+        faults.append(Fault(number, float(moments[number]), *kind, which, pause_s, aim))
     return faults
+
+
+def _with_aims(kinds: Sequence[Kind], random: np.random.Generator) -> list[tuple[Kind, str | None]]:
+    """The kinds with their aims. One that is aimed at a starting worker is moved behind another
+    one of its role."""
+    aims: list[str | None] = [None] * len(kinds)
+    behind: dict[int, list[int]] = {}  # by place: the places of those that come at once after it
+    for role, of_role in AIMS.items():
+        places = random.permutation([p for p, kind in enumerate(kinds) if kind[0] == role])
+        aimed = places[: round(_AIMED_SHARE * len(places))]
+        for place, aim in zip(aimed, cycle(random.permutation(of_role)), strict=False):
+            aims[place] = str(aim)
+        # A killed worker is replaced at once, a frozen one some seconds later.
+        others = [int(place) for place in places if aims[place] != STARTING]
+        others = [place for place in others if kinds[place][1] == "kill"] or others
+        for place in (int(place) for place in places if aims[place] == STARTING):
+            if others:
+                behind.setdefault(int(random.choice(others)), []).append(place)
+            else:
+                aims[place] = None
+    moved = {place for followers in behind.values() for place in followers}
+    order = [
+        place
+        for first in range(len(kinds))
+        if first not in moved
+        for place in (first, *behind.get(first, ()))
+    ]
+    return [(kinds[place], aims[place]) for place in order]

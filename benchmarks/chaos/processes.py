@@ -65,6 +65,14 @@ class Process:
         return "redis" if Path(self.title.partition(" ")[0]).name in _SERVERS else None
 
     @property
+    def untold(self) -> bool:
+        """Whether this worker has not yet told the run where it runs.
+
+        Ray does not end an actor that is stopped in its constructor, which keeps its CPU.
+        """
+        return self.title.partition(" ")[0].endswith((".__init__", ".__ray_call__"))
+
+    @property
     def doing(self) -> str:
         """What a worker is doing, as its title says."""
         method = self.title.partition(" ")[0].partition(".")[2]

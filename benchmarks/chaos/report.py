@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import mean, median
 
 from benchmarks.chaos.checks import Verdict
-from benchmarks.chaos.trial import Strike
+from benchmarks.chaos.strikes import Strike
 
 
 def table(strikes: Sequence[Strike]) -> str:

@@ -7,7 +7,6 @@ in which the fault hits it. A frozen process stays so until the run has gone on 
 from __future__ import annotations
 
 import math
-import re
 import signal
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.chaos.checks import fallen
 from benchmarks.chaos.driver import Driver
-from benchmarks.chaos.plan import Fault, Role
+from benchmarks.chaos.plan import STARTING, Fault
 from benchmarks.chaos.processes import (
     Process,
     bury,
@@ -26,7 +25,8 @@ from benchmarks.chaos.processes import (
     listening_sockets,
     send,
 )
-from benchmarks.chaos.run_state import RunState
+from benchmarks.chaos.run_state import run_states
+from benchmarks.chaos.strikes import Strike, wrongly_noticed
 from orchestrator.pipeline.ledger_view import LedgerView
 
 _TURN_S = 0.2
@@ -37,38 +37,17 @@ _RUN_FAILED = 1  # an exit code
 # A fault that is aimed at a state waits for it, at most for so long and for so many steps after the
 # planned one.
 _AIM_S, _AIM_STEPS = 20.0, 4
+_START_STEPS = 8  # that may be done until a worker starts in the place of another one
+# In which the learner must be done while Redis is stopped so that a commit waits for it. The run
+# looks at Redis twice a second, and kills it if it is stopped in all looks of 2 s. So Redis then
+# runs for some time.
+_HOLD_S, _GO_S = 1.5, 0.8
+_PAUSE_S = 3.0  # for which a driver is frozen
 _ASLEEP_S = 40.0  # after which a frozen process is woken although the run has not noticed it
 _VICTIM_S = 300.0  # in which a process of the role must be there
 # In which the processes of a run must have ended, also after its driver was killed. The agents of a
 # raylet wait a minute for the GCS, which has died too.
 _GONE_S = 100.0
-# What a run says when it has noticed a fault.
-_NOTICED: dict[Role, re.Pattern[str]] = {
-    "rollout": re.compile(r"rollout worker .*(is replaced|goes on from)"),
-    "reward": re.compile(r"reward worker .*is replaced"),
-    "learner": re.compile(r"goes on from|is formed again"),
-    "redis": re.compile(r"starting it again"),
-}
-
-
-@dataclass
-class Strike:
-    """A fault that has struck."""
-
-    fault: Fault
-    state: str  # what the victim was doing
-    time: float  # Unix time
-    steps_done: int
-    noticed_s: float | None = None  # until the run said so
-    recovered_s: float | None = None  # until a step was done that had not been done before
-    pid: int = 0  # of the victim
-
-    def named_in(self, text: str) -> bool:
-        """Whether a warning is about this fault. That of a pool names the process, which tells the
-        loss of one worker from that of another."""
-        role = self.fault.role
-        named = role not in ("rollout", "reward") or f"process {self.pid} " in text
-        return named and _NOTICED[role].search(text) is not None
 
 
 @dataclass
@@ -86,7 +65,7 @@ class Trial:
     _looked_at: float = 0.0
     _asleep: dict[int, Strike] = field(default_factory=dict)  # processes that were frozen
     _old: dict[int, float] = field(default_factory=dict)  # of dead drivers: since when
-    _state: RunState = field(default_factory=RunState)
+    _held: int | None = None  # the process of a Redis that is stopped and that a commit waits for
     _ports: dict[str, str] = field(default_factory=dict)  # that the run has listened on
 
     def run(self, faults: Sequence[Fault]) -> None:
@@ -104,6 +83,7 @@ class Trial:
                 self.problems.append(f"the run ended with exit code {code}: {self._last_line()}")
             self._note_recoveries()
             self._check_gone()
+            self.problems += wrongly_noticed(self.strikes, self.driver.warnings())
         finally:
             self._end_everything()
 
@@ -150,9 +130,11 @@ class Trial:
 
     def _strike(self, fault: Fault) -> bool:
         """Stop the victim, look at it, and kill it or leave it so; False if there is no victim."""
-        began = time.monotonic()
+        began, done = time.monotonic(), self.driver.steps_done()
         # Counted from the planned step: faults that are late may not make the next ones later yet.
-        aim_until, last_step = began + _AIM_S, int(fault.at) + _AIM_STEPS
+        # A starting worker is there only some seconds after the fault before.
+        at_least = _START_STEPS if fault.aim == STARTING else 1
+        aim_until, last_step = began + _AIM_S, max(int(fault.at) + _AIM_STEPS, done + at_least)
         while True:
             if not self.driver.stepping:  # its states begin later
                 aim_until = time.monotonic() + _AIM_S
@@ -165,21 +147,30 @@ class Trial:
                     return False
                 self._turn(0.0 if aimed else _TURN_S)
             elif victim := frozen(pid):
-                states = self._states(fault.role, victim, time.monotonic())
-                if not aimed or fault.aim in states:
+                states = self._states(fault, victim)
+                untold = fault.how == "freeze" and victim.untold
+                if not untold and (not aimed or fault.aim in states):
                     break
-                send(pid, signal.SIGCONT)  # the state was over before the process stood still
+                # The state was over before the process stood still, or Ray could not end it.
+                send(pid, signal.SIGCONT)
+                if untold:
+                    self._turn()
+            else:
+                self._let_redis_go()
         state = fault.aim if fault.aim in states else states[0]
         steps = self.driver.steps_done()
         self._most_steps = max(self._most_steps, steps)
         self.strikes.append(Strike(fault, state, time.time(), steps, pid=victim.pid))
         print(f"fault {fault}: ({state}) after step {steps}", flush=True)
-        if fault.role == "driver":
-            self._kill_driver()
-        elif fault.how == "kill":
-            send(victim.pid, signal.SIGKILL)
-        else:
+        if fault.how == "freeze":
             self._asleep[victim.pid] = self.strikes[-1]
+        elif fault.role == "driver":
+            self._kill_driver()
+        else:
+            send(victim.pid, signal.SIGKILL)
+        if fault.role == "redis":
+            self._held = None
+        self._let_redis_go()
         return True
 
     def _aimed_at(self, fault: Fault) -> int | None:
@@ -188,13 +179,44 @@ class Trial:
         until = time.monotonic() + _TURN_S
         while time.monotonic() < until:
             now = [process for p in there if (process := described(p.pid))]
-            if fault.role in ("redis", "driver"):
-                if fault.aim in self._state.look(now, time.monotonic()):
+            if fault.aim == "commit":
+                if "learning" in run_states(now) and self._hold_commit(now):
                     return self._victim(fault)
+            elif fault.role in ("redis", "driver"):
+                if fault.aim in run_states(now):
+                    return self._victim(fault)
+            elif fault.aim == STARTING and not self.driver.stepping:
+                pass  # a run that loses the same worker twice while it opens ends
             elif found := [p for p in now if p.role == fault.role and p.doing == fault.aim]:
                 return found[int(fault.which * len(found))].pid
             time.sleep(_POLL_S)
         return None
+
+    def _hold_commit(self, processes: Sequence[Process]) -> bool:
+        """Stop Redis while the learner learns. Returns whether the learner is done soon: the commit
+        of the step then waits for Redis. Otherwise Redis goes on, and nobody has noticed.
+
+        A commit takes a millisecond, and no title shows it: it is hardly met in any other way.
+        """
+        redis = next((process for process in processes if process.role == "redis"), None)
+        learners = [process.pid for process in processes if process.role == "learner"]
+        if redis is None or frozen(redis.pid) is None:
+            return False
+        self._held = redis.pid
+        until = time.monotonic() + _HOLD_S
+        while time.monotonic() < until:
+            now = [described(pid) for pid in learners]
+            if all(learner is not None and learner.doing == "idle" for learner in now):
+                return True
+            time.sleep(_POLL_S)
+        self._let_redis_go()
+        time.sleep(_GO_S)
+        return False
+
+    def _let_redis_go(self) -> None:
+        if self._held is not None:
+            send(self._held, signal.SIGCONT)
+            self._held = None
 
     def _victim(self, fault: Fault) -> int | None:
         if fault.role == "driver":
@@ -209,12 +231,13 @@ class Trial:
     def _of_this_driver(self) -> list[Process]:
         return [process for process in descendants() if process.pid not in self._old]
 
-    def _states(self, role: Role, victim: Process, now: float) -> list[str]:
-        """What the victim is doing, which stands still since ``now``; for Redis and the driver,
-        what the run is doing."""
-        if role in ("redis", "driver"):
-            return self._state.look(self._of_this_driver(), now)
-        return [victim.doing]
+    def _states(self, fault: Fault, victim: Process) -> list[str]:
+        """What the victim is doing, which stands still; for Redis and the driver, what the run is
+        doing."""
+        if fault.role not in ("redis", "driver"):
+            return [victim.doing]
+        states = run_states(self._of_this_driver())
+        return states if self._held is None else ["commit", *states]
 
     def _kill_driver(self) -> None:
         send(self.driver.pid, signal.SIGKILL)
@@ -287,6 +310,11 @@ class Trial:
             noticed = strike.noticed_s is not None or time.time() > strike.time + _ASLEEP_S
             if process is None or process.state != "T":
                 del self._asleep[pid]
+            elif strike.of_frozen_driver:
+                if time.time() > strike.time + _PAUSE_S:
+                    print("the driver is woken", flush=True)
+                    send(pid, signal.SIGCONT)
+                    del self._asleep[pid]
             elif self.driver.ended() is not None or (strike.recovered_s is not None and noticed):
                 print(f"{process.title} is woken; the run has gone on without it", flush=True)
                 send(pid, signal.SIGCONT)

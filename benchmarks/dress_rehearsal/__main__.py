@@ -7,7 +7,8 @@ It writes a random checkpoint and random reward models below the folder OUT, whi
 trains. The run is stopped in its first step and resumed for the second. The last checkpoint is
 exported, and draws an image. The tables say how long each part took, and the most memory that its
 processes had. `own` memory is that which no other process has: it is neither a page of a mapped
-file nor shared memory. `together` counts a page that n processes share as one.
+file nor shared memory. `together` counts a page that n processes share as one. Of the object store
+the pages count that were ever written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from benchmarks.dress_rehearsal.watching import Watched, Worker, watched
 from orchestrator.record.run_folder import read_rows
 from orchestrator.settings.memory import GIB
-from orchestrator.settings.plan import Machine, make_plan
+from orchestrator.settings.plan import Machine, Plan, make_plan
 from orchestrator.settings.plan_inputs import planned_lengths, planned_size
 from orchestrator.settings.run_config import load_config
 
@@ -85,7 +86,9 @@ def rehearse(folder: Path, like: str, image_size: int, overrides: Sequence[str])
     print(_parts_table(parts))
     print(_milestones_table({"first": first, "resumed": resumed}))
     print(_roles_table(resumed))
-    print(_memory_table(settings, [*first.workers, *resumed.workers]))
+    plan = _plan(settings)
+    print(_memory_table(plan, [*first.workers, *resumed.workers]))
+    print(_store_table(plan, {"first": first, "resumed": resumed}))
     print(_sizes_table([model, rewards, *sorted(checkpoint.iterdir()), folder / "exported"]))
     print(_seconds_table(read_rows(checkpoint.parents[1] / "metrics.jsonl")))
 
@@ -129,11 +132,14 @@ def _roles_table(run: Watched) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _memory_table(settings: Sequence[str], workers: Sequence[Worker]) -> str:
-    """Peak memory beside the plan, of the worker of each name that had most."""
-    config = load_config(CONFIG, settings)
+def _plan(settings: Sequence[str]) -> Plan:
+    config = load_config(CONFIG, list(settings))
     size, _ = planned_size(config.model.path)
-    plan = make_plan(config, size, planned_lengths(config), Machine(0, 0, None))
+    return make_plan(config, size, planned_lengths(config), Machine(0, 0, None))
+
+
+def _memory_table(plan: Plan, workers: Sequence[Worker]) -> str:
+    """Peak memory beside the plan, of the worker of each name that had most."""
     planned = {process.role: plan.host[process.name] for process in plan.processes}
     lines = [
         "| worker | planned, GiB | resident | own | resident, before its first work | own |",
@@ -150,6 +156,14 @@ def _memory_table(settings: Sequence[str], workers: Sequence[Worker]) -> str:
             for amount in (memory.resident, memory.own)
         ]
         lines.append(f"| {name} | {there} | " + " | ".join(found) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _store_table(plan: Plan, runs: dict[str, Watched]) -> str:
+    """What the object store took of the machine's memory, beside the plan's upper bound."""
+    planned = plan.host["object store"] / 1e6
+    lines = ["| object store of the run | planned at most, MB | written, MB |", "|---|---|---|"]
+    lines += [f"| {name} | {planned:,.1f} | {run.store / 1e6:,.1f} |" for name, run in runs.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -71,6 +71,7 @@ class Watched:
     code: int
     together: Memory  # the most that all processes had at one time
     workers: list[Worker]
+    store: int  # bytes of the object store that were ever written
 
     def first(self, role: str, doing: str) -> Span | None:
         """The first time that a worker of the role did this."""
@@ -87,7 +88,7 @@ def watched(command: Sequence[str], log: Path, stop_when: str | None = None) -> 
     """
     become_subreaper()
     workers: dict[int, Worker] = {}
-    together, weighed, ended, stopped = Memory(), 0.0, None, stop_when is None
+    together, store, weighed, ended, stopped = Memory(), 0, 0.0, None, stop_when is None
     with log.open("a") as output:
         started = time.monotonic()
         driver = subprocess.Popen(command, stdout=output, stderr=output)
@@ -102,12 +103,14 @@ def watched(command: Sequence[str], log: Path, stop_when: str | None = None) -> 
             if now - weighed >= _WEIGH_S:
                 weighed = now
                 together.worst(_weigh(processes, workers))
+                store = max(store, *(written_store(process) for process in processes), 0)
             bury(driver.pid)
             if ended is None and driver.poll() is not None:
                 ended = now
             if ended is not None:
                 if not processes:
-                    return Watched(ended, driver.returncode, together, list(workers.values()))
+                    everyone = list(workers.values())
+                    return Watched(ended, driver.returncode, together, everyone, store)
                 if now - ended > _END_S:
                     for process in processes:
                         send(process.pid, signal.SIGKILL)
@@ -150,3 +153,19 @@ def memory_of(pid: int | None = None) -> Memory:
     rows = Path(f"/proc/{pid or os.getpid()}/smaps_rollup").read_text().splitlines()[1:]
     kib = {name: int(amount.split()[0]) for name, _, amount in (row.partition(":") for row in rows)}
     return Memory(kib["Rss"] * 1024, kib["Anonymous"] * 1024, kib["Pss"] * 1024)
+
+
+def written_store(process: Process) -> int:
+    """Bytes of the object store that were ever written, if this is Ray's process that has one.
+
+    Ray maps a file of the whole size and removes its name. The file system gives it a page when the
+    page is first written, and keeps it: objects that follow each other in one place count once.
+    """
+    if Path(process.title.partition(" ")[0]).name != "raylet":
+        return 0
+    written = 0
+    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            if Path(os.readlink(descriptor)).name.startswith("plasma"):
+                written += descriptor.stat().st_blocks * 512
+    return written

@@ -17,10 +17,10 @@ RULES = Path(__file__).parents[1] / "prometheus" / "rules.yml"
 # Metrics that are asked for and that no run exports: name -> where they come from.
 OTHERS = {
     "ALERTS": "Prometheus makes it of the alert rules; it is empty while nothing is wrong",
-    "node_cpu_seconds_total": "node_exporter, which runs on a host of its own accord",
+    "node_cpu_seconds_total": "node_exporter, which runs beside the run on its host",
     "node_memory_MemAvailable_bytes": "node_exporter",
     "node_memory_MemTotal_bytes": "node_exporter",
-    "ray_node_cpu_utilization": "Ray's own endpoint, where Ray's dashboard runs",
+    "ray_node_cpu_utilization": "Ray's own endpoint, one on each host",
     "ray_node_disk_utilization_percentage": "Ray's own endpoint",
     "ray_node_gpus_utilization": "Ray's own endpoint, with a GPU",
     "ray_node_gram_used": "Ray's own endpoint, with a GPU",

@@ -1,21 +1,15 @@
-"""``eg-grpo replay``: trains on the trajectories that a run kept, with learner ranks alone."""
+"""``eg-grpo replay``: the short way to a run with ``stages: learner``."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
-from pathlib import Path
+import json
 
-from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
-from orchestrator.record.kept_trajectories import KeptTrajectories
-from orchestrator.record.live_view import shown_progress
-from orchestrator.record.own_checkpoints import OwnCheckpoints, checkpoint_step
-from orchestrator.record.run_folder import LONGEST_NEW, RunFolder
-from orchestrator.settings.cluster_address import cluster_address
-from orchestrator.settings.model_size import ModelSize
-from orchestrator.settings.run_config import RunConfig, TrajectoriesConfig, load_config
-from orchestrator.workers.cluster import private_environment
-from policy.errors import Stopped, UserError
+from orchestrator.commands.learner_alone import train_alone
+from orchestrator.pipeline.interrupt import graceful_interrupt
+from orchestrator.record.run_folder import LONGEST_NEW
+from orchestrator.settings.run_config import RunConfig, load_config
+from policy.errors import UserError
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -25,108 +19,18 @@ def run(parsed: argparse.Namespace) -> None:
     checkpoint, and begins if there is none. Otherwise it is a new run.
     """
     with graceful_interrupt() as interrupt:
-        try:
-            _replay(interrupt, parsed)
-        except KeyboardInterrupt:
-            raise Stopped("stopped at once") from None
+        train_alone(interrupt, _config(parsed), parsed.resume, not parsed.resume, parsed.start)
 
 
-def _replay(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
-    source: Path = parsed.folder
-    config = _learner_alone(source, parsed.overrides)
-    own = OwnCheckpoints(config.folder).last() if parsed.resume else None
-    checkpoint, steps = _beginning(source, parsed.start, config.steps, own)
-    if not steps:
-        print(f"{config.folder} has replayed all kept steps; its last checkpoint is {own}")
-        return
-    # These import torch and transformers, which takes seconds. A mistake is said first.
-    from learner.step_checkpoint import verified_manifest
-    from orchestrator.settings.input_checks import learner_inputs
-
-    if checkpoint is not None:
-        verified_manifest(checkpoint)
-    inputs = learner_inputs(config)
-    _check_learners_machine(config, inputs.size)
-
-    if cluster_address(config.cluster.address) is None:
-        private_environment()
-    # These modules import Ray, which reads the environment only once.
-    from orchestrator.pipeline.opening_replay import open_replay
-    from orchestrator.pipeline.replay import replay
-    from orchestrator.report.page import write_report
-
-    if parsed.resume:
-        folder = RunFolder(config.folder, resume=True)
-    else:
-        folder = RunFolder.fresh(config.root, config.name)
-        config = config.model_copy(update={"name": folder.path.name})
-    with shown_progress(steps[-1]) as progress:
-        with open_replay(
-            config, inputs, source, steps, checkpoint, folder, interrupt, progress
-        ) as opened:
-            replay(opened)
-        with progress.waiting("writing the report"):
-            report = write_report(config.folder)
-    print(f"checkpoint: {opened.last_saved}\nreport: {report}")
-    if interrupt.requested:
-        raise Stopped(f"stopped (the command goes on with name={config.name} --resume)")
-
-
-def _learner_alone(source: Path, overrides: list[str]) -> RunConfig:
+def _config(parsed: argparse.Namespace) -> RunConfig:
     """The settings of the replay: those of the run, without what only rollout workers can do."""
-    config = load_config(
-        source / "config.yaml", [f"name={source.resolve().name}-replay", *overrides]
-    )
+    folder = parsed.folder.absolute()
+    of_replay = [
+        f"name={folder.resolve().name}-replay",
+        "stages=learner",
+        f"trajectories.replay={json.dumps(str(folder))}",
+    ]
+    config = load_config(parsed.folder / "config.yaml", [*of_replay, *parsed.overrides])
     if len(config.name) > LONGEST_NEW:
         raise UserError(f"name: a replay may add a number to it: at most {LONGEST_NEW} characters")
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"evaluation": {}}),
-            "stages": "all",
-            "trajectories": TrajectoriesConfig(),
-        }
-    )
-
-
-def _check_learners_machine(config: RunConfig, size: ModelSize) -> None:
-    """Check what this machine must have for the learner; see ``check_machine``."""
-    from orchestrator.settings.machine import check_machine
-
-    no_rollout = config.rollout.model_copy(update={"workers": 0, "device": "cpu"})
-    check_machine(config.model_copy(update={"rollout": no_rollout, "rewards": ()}), size)
-
-
-def _beginning(
-    source: Path, start: str | None, last: int, own: Path | None = None
-) -> tuple[Path | None, range]:
-    """The checkpoint to begin with, and the steps to train on, up to ``last``.
-
-    ``own`` is the checkpoint of a replay that goes on, and comes before all others. No steps are
-    left if that replay is done. ``start`` names the checkpoint. By default it is None, the run's
-    first model, if the kept steps begin with step 1, and else the first checkpoint from which on
-    every step is kept. Raises ``UserError`` when there is none, and for a step that is missing.
-    """
-    kept, checkpoints = KeptTrajectories(source).steps(), OwnCheckpoints(source)
-    if not kept:
-        raise UserError(f"{source} has kept no trajectories (trajectories.keep_steps)")
-    whole = {path.name: path for path in checkpoints.whole()}
-    if start is not None and start not in whole:
-        raise UserError(f"--from: {source} has no checkpoint {start}, only {_listed(whole)}")
-    checkpoint = own or (checkpoints.before_kept() if start is None else whole[start])
-    if checkpoint is None and kept[0] > 1:
-        raise UserError(
-            f"{source} keeps steps {kept[0]} to {kept[-1]}, but no checkpoint to begin with: it"
-            f" has {_listed(whole)}"
-        )
-    begin = 0 if checkpoint is None else checkpoint_step(checkpoint)
-    steps = range(begin + 1, min(kept[-1], last) + 1)
-    if not steps and own is None:
-        raise UserError(f"{source} keeps no trajectories of a step from {begin + 1} to {last}")
-    for step in steps:
-        if step not in kept:
-            raise UserError(f"{source} keeps no trajectories of step {step}")
-    return checkpoint, steps
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+    return config

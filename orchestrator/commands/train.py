@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.commands.learner_alone import train_alone
 from orchestrator.pipeline.interrupt import Interrupt, graceful_interrupt
 from orchestrator.record.live_view import shown_progress
 from orchestrator.record.own_checkpoints import OwnCheckpoints
@@ -36,6 +37,9 @@ def _train(interrupt: Interrupt, parsed: argparse.Namespace) -> None:
     config = load_config(parsed.config, parsed.overrides)
     if parsed.new and len(config.name) > LONGEST_NEW:
         raise UserError(f"name: --new may add a number to it: at most {LONGEST_NEW} characters")
+    if config.stages == "learner":
+        train_alone(interrupt, config, parsed.resume, parsed.new, dry_run=parsed.dry_run)
+        return
     if parsed.dry_run:
         checked_here(config)
         print(dump_config(config), end="")

@@ -16,6 +16,8 @@ from learner.shares import TrainingGroup
 class IdleLearner:
     """Plays the role ``Learner`` and learns nothing."""
 
+    ranks = 0
+
     def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
         """Make no update. The row has no metrics of an update and says that no weights are new."""
         return {"weight_version": 0}

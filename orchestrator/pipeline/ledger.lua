@@ -9,7 +9,7 @@ local operation, run, epoch = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local number, request, given = tonumber(ARGV[4]), ARGV[5], cjson.decode(ARGV[6])
 local now = tonumber(redis.call('TIME')[1])
 
-local FORMAT = '1'
+local FORMAT = 1
 local ERRORS_KEPT = 20
 local WISHES_KEPT = 50
 local HELD = {generating = true, scoring = true, ready = true}
@@ -256,7 +256,9 @@ end
 
 local known, held, reached = redis.call('HGET', head, 'run'), of_head('epoch'), of_head('number')
 if known and known ~= run then return {'another', 0, known} end
-if known and redis.call('HGET', head, 'format') ~= FORMAT then return {'format', 0, ''} end
+if known and of_head('format') ~= FORMAT then
+  return {'format', FORMAT, redis.call('HGET', head, 'format') or 'unknown'}
+end
 if operation == 'wish' then return known and wish() or {'none', 0, ''} end
 if held == epoch and sent_before() then
   return {'ok', reached, redis.call('HGET', head, 'answer')}

@@ -22,6 +22,10 @@ from policy.secrets import masked
 
 FaultKind = Literal["data", "infrastructure"]
 _LONGEST_TEXT = 2000  # characters of a reason or an error
+_BEGIN_ANEW = (
+    "To begin a new ledger, name another Redis (ledger.url or REDIS_URL), or delete ledger/ in the"
+    " run folder if the run starts its Redis itself; the run goes on from its last checkpoint"
+)
 
 
 class Superseded(RunFailed):
@@ -287,11 +291,14 @@ class Ledger:
             self._asked = epoch  # while it is asked for, nobody newer has stored it
             try:
                 self._remember(epoch, self.epoch)
-                status, _, text = self._ask(operation, epoch, given)
+                status, own_format, text = self._ask(operation, epoch, given)
                 if status == "another":
-                    raise UserError(f"ledger: {self._connection.address}: of another run, {text}")
+                    raise self._refused(f"it is of run {text}, and this is run {self.run}")
                 if status == "format":
-                    raise UserError(f"ledger: {self._connection.address}: another version wrote it")
+                    raise self._refused(
+                        f"another version wrote it, in format {text}, and this version has format"
+                        f" {own_format}"
+                    )
                 if status == "ok":
                     self.epoch, self._number, self.committed = epoch, 0, int(text)
                     self._remember(epoch, epoch)
@@ -308,6 +315,9 @@ class Ledger:
 
     def _epoch_there(self) -> int:
         return int(self._connection.head("epoch")[0] or 0)
+
+    def _refused(self, reason: str) -> UserError:
+        return UserError(f"ledger: {self._connection.address}: {reason}. {_BEGIN_ANEW}")
 
     def _lost(self) -> LedgerLost:
         return LedgerLost(

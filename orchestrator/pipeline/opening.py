@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -11,13 +10,13 @@ from learner.step_checkpoint import verified_manifest
 from orchestrator.pipeline.bookkeeping import Bookkeeper
 from orchestrator.pipeline.drops import Drops
 from orchestrator.pipeline.fixed_evaluation import FixedEvaluation
-from orchestrator.pipeline.idle_learner import IdleLearner
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.keeping import TrajectoryKeeper
 from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.ledger_folder import go_on_from, open_ledger
 from orchestrator.pipeline.opening_cluster import open_cluster
-from orchestrator.pipeline.roles import Learner, Publisher
+from orchestrator.pipeline.opening_learners import Learners
+from orchestrator.pipeline.roles import Publisher
 from orchestrator.pipeline.run import Run
 from orchestrator.pipeline.sample_records import TokenMaps, TrainingSamples
 from orchestrator.pipeline.schedule import Layout, Schedule
@@ -35,24 +34,15 @@ from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.unchanged import check_unchanged, save_settings
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.host_checks import check_hosts
-from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.object_stores import watched_object_stores
-from orchestrator.workers.placement import Places, no_room, reserved
+from orchestrator.workers.placement import no_room, reserved
 from orchestrator.workers.publisher import IdlePublisher, WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.stopped_workers import StoppedWorkers, watch_for_stopped_workers
-from orchestrator.workers.waiting import (
-    WorkerDied,
-    WorkerLate,
-    WorkerNotStarted,
-    WorkerStopped,
-    wait_answers,
-)
+from orchestrator.workers.stopped_workers import watch_for_stopped_workers
+from orchestrator.workers.waiting import wait_answers
 from policy.disk import fenced
 from policy.errors import RunFailed, UserError
-
-log = logging.getLogger("eg_grpo")
 
 
 @contextmanager
@@ -102,7 +92,7 @@ def open_run(
             # it.
             alone = config.rollout.engine == "vllm"
             stopped = opened.enter_context(watch_for_stopped_workers())
-            learners = _Learners(config, inputs, places, stopped)
+            learners = Learners(config, inputs, places, stopped, progress.note)
             opened.callback(learners.close)
             if not alone:
                 learners.start()
@@ -153,6 +143,7 @@ def open_run(
                 no_room,
                 telemetry.exporter.snapshot,
             )
+            stages.workers.ranks = learner.ranks
             stages.workers.listeners.append(progress.workers)
             stages.scaling.go_on(ledger.view().scaling)
             tokens = TokenMaps.of(config, inputs.model_path, inputs.size)
@@ -195,58 +186,6 @@ def _noted_in(ledger: Ledger) -> Iterator[None]:
         with suppress(RunFailed):  # the ledger itself may be what failed
             ledger.note_error(str(error))
         raise
-
-
-class _Learners:
-    """Forms learner groups, one after another."""
-
-    def __init__(
-        self, config: RunConfig, inputs: Inputs, places: Places, stopped: StoppedWorkers
-    ) -> None:
-        self._config, self._inputs, self._places = config, inputs, places
-        self._stopped = stopped
-        self._group: LearnerGroup | None = None
-
-    def start(self) -> None:
-        """End the group there is, and start the ranks of a new one; returns at once."""
-        self.close()
-        if self._config.stages != "rollout":
-            self._group = LearnerGroup(self._config, self._inputs, self._places)
-            self._stopped.over(self._group)
-
-    def formed(self, checkpoint: Path | None) -> Learner:
-        """The group that was started, once it has loaded the checkpoint."""
-        if self._group is None:
-            return IdleLearner()
-        self._group.wait_ready()
-        if checkpoint is not None:
-            self._group.load(checkpoint)
-        return self._group
-
-    def form_first(self, checkpoint: Path | None, ledger: Ledger) -> Learner:
-        """Form the group with which the run opens. A group of which a rank dies, is late or is
-        stopped is formed again, once: settings that end each group would end that one too."""
-        try:
-            return self.formed(checkpoint)
-        except WorkerNotStarted:
-            raise
-        except (WorkerDied, WorkerLate, WorkerStopped) as failure:
-            if not self._config.learner.restarts:
-                raise
-            log.warning("%s; the group is formed again", failure)
-            ledger.note_error(str(failure))
-            ledger.count("lost/learner")
-            return self.form_anew(checkpoint)
-
-    def form_anew(self, checkpoint: Path | None) -> Learner:
-        """Start another group and return it once it has loaded the checkpoint."""
-        self.start()
-        return self.formed(checkpoint)
-
-    def close(self) -> None:
-        """End the group's processes."""
-        if self._group is not None:
-            self._group.close()
 
 
 def _resume_point(folder: RunFolder, config: RunConfig) -> tuple[int, Path | None]:

@@ -194,6 +194,11 @@ class Rewards(Pool, Protocol):
 class Learner(Protocol):
     """Owns the weights that are trained."""
 
+    @property
+    def ranks(self) -> int:
+        """The number of its processes, which may differ from that of another group of the run."""
+        ...
+
     def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
         """One optimizer step on the batch; returns its metrics."""
         ...

@@ -148,6 +148,7 @@ class Run:
                 form = learner_call(partial(self.form_learner, checkpoint), "starting")
                 self.stages.wait_for(form)
                 self.learner = form.result()
+                self.stages.workers.ranks = self.learner.ranks
                 return
             except (LearnerLost, LedgerLost) as again:
                 failure = again

@@ -91,7 +91,7 @@ class Stages:
     ) -> None:
         """``tell`` gets a snapshot of the run once a second."""
         self.schedule = schedule
-        self.workers = WorkerNotes(schedule, rollout, rewards, ledger, config.learner.ranks)
+        self.workers = WorkerNotes(schedule, rollout, rewards, ledger, config.learner_ranks)
         self.scaling = Scaling(config, schedule, rollout, rewards, ledger, no_room)
         self._config, self._prompts = config, prompts
         self._rollout, self._rewards, self._publisher = rollout, rewards, publisher
@@ -233,7 +233,7 @@ class Stages:
     def _snapshot(self) -> Snapshot:
         return take_snapshot(
             *(self.schedule, self._rollout, self._rewards),
-            *(self.workers.learner_state, self._config.learner_ranks, self._ledger),
+            *(self.workers.learner_state, self.workers.ranks, self._ledger),
         )
 
     def _rest(self) -> float:

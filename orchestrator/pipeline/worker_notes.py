@@ -35,9 +35,11 @@ class WorkerNotes:
         ranks: int,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``ranks`` is the number of learner ranks; ``monotonic`` gives the time in seconds."""
+        """``ranks`` is the number of learner ranks, until somebody sets another one; ``monotonic``
+        gives the time in seconds."""
         self._schedule, self._rollout, self._rewards = schedule, rollout, rewards
-        self._ledger, self._ranks, self._monotonic = ledger, ranks, monotonic
+        self.ranks = ranks
+        self._ledger, self._monotonic = ledger, monotonic
         self._calls: list[Background[Any]] = []
         # Each is told the role and the state of every worker whenever the notes are written.
         self.listeners: list[Callable[[list[tuple[str, str]]], None]] = []
@@ -87,6 +89,6 @@ class WorkerNotes:
             ),
             *(
                 WorkerEntry(f"learner rank {rank}", "learner", learner, version)
-                for rank in range(self._ranks)
+                for rank in range(self.ranks)
             ),
         ]

@@ -249,7 +249,7 @@ def markdown() -> str:
                     ),
                 ]
             ),
-            "Two keys of metrics.jsonl are not exported:",
+            "These keys of metrics.jsonl are not exported:",
             "\n".join(f"- `{key}`: {reason}" for key, reason in NOT_EXPORTED.items()) + "\n",
         ]
     )

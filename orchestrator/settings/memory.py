@@ -4,7 +4,8 @@ Weights, gradients, optimizer states, buffers of DeepSpeed and the KV cache are 
 Saved activations are those of trajectories that share nothing. Scratch memory is estimated.
 ``docs/memory.md`` says which figures were compared with measurements. All figures are bytes.
 
-Legend: P = parameters trained, F = parameters frozen, b = bytes of a weight, R = ranks,
+Legend: P = parameters trained, F = parameters frozen, b = bytes of a weight, R = ranks (of the
+smallest group that learner.min_ranks allows, because it needs the most memory a rank),
 S = positions of a micro-batch's longest forward pass, D = hidden size, I = inner size of the MLP.
 """
 
@@ -94,7 +95,7 @@ def learner_memory(
     - AdamW's averages: 8 P, from ZeRO-1 on 8 P / R
     - gradients, summed in float32: 4 P at ZeRO-0, 4 P + 4 P / R at ZeRO-1, 4 P / R from ZeRO-2 on
     """
-    b, ranks, stage = WEIGHT_BYTES[dtype], config.ranks, config.zero_stage
+    b, ranks, stage = WEIGHT_BYTES[dtype], config.fewest_ranks, config.zero_stage
     base = size.trained + size.frozen
     adapter = config.lora and size.lora(config.lora.rank, config.lora.target_modules)
     optimised = adapter or size.trained

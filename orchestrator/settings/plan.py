@@ -173,7 +173,8 @@ def table(plan: Plan, machine: Machine) -> str:
 
 def batch_text(config: RunConfig) -> str:
     """The batch of a step, and the number of micro-batches in a learner rank's share, as text."""
-    micro_batches = math.ceil(config.trajectories_per_rank / config.learner.micro_batch_size)
+    share = config.trajectories_per_rank
+    micro_batches = math.ceil(share / config.learner.micro_batch_size)
     batch = (
         f"{config.prompts_per_step} prompts x {config.rollout.group_size} ="
         f" {config.trajectories_per_step} trajectories a step"
@@ -182,7 +183,7 @@ def batch_text(config: RunConfig) -> str:
         return batch
     return (
         f"{batch}, over {config.learner_ranks} ranks in"
-        f" up to {micro_batches} micro-batches of {config.largest_micro_batch}"
+        f" up to {micro_batches} micro-batches of {min(share, config.learner.micro_batch_size)}"
     )
 
 

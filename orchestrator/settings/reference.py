@@ -43,8 +43,8 @@ _OF_THE_DRIVER = {
     *("rewards.N.cpus_per_worker", "rewards.N.gpus_per_worker", "rewards.N.resources"),
     *("rewards.N.timeout_s", "rewards.N.retries", "rewards.N.retry_delay_s", "rewards.N.restarts"),
     "cache.training",
-    *("learner.ranks", "learner.max_skipped_updates", "learner.restarts", "learner.cpus_per_rank"),
-    *("learner.gpus_per_rank", "learner.resources", "learner.placement"),
+    *("learner.ranks", "learner.min_ranks", "learner.max_skipped_updates", "learner.restarts"),
+    *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.resources", "learner.placement"),
     "learner.start_timeout_s",
     "algorithm.minimum_survivors",
 }

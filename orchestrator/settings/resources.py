@@ -92,15 +92,18 @@ def learner_threads(config: RunConfig) -> int:
     At ``max_staleness`` 0 the rollout workers wait while the learner computes, so that the cores
     are free for the ranks. A private cluster has the cores of this machine. On an existing one a
     rank has the CPUs that it reserves. With a larger staleness all roles compute at the same time.
+
+    A rank on a GPU needs one core to launch kernels. With ``offload_optimizer`` its AdamW goes
+    through 16 bytes of host memory a parameter in each step, and takes all cores, at any staleness.
     """
     learner = config.learner
     if learner.threads is not None:
         return learner.threads
-    if config.max_staleness or learner.device != "cpu":
-        return 1
     private = cluster_address(config.cluster.address) is None
-    share = usable_cores() // learner.ranks if private else int(learner.cpus_per_rank)
-    return min(max(share, 1), _MOST_THREADS)
+    share = max(usable_cores() // learner.ranks if private else int(learner.cpus_per_rank), 1)
+    if learner.device == "cuda":
+        return share if learner.offload_optimizer else 1
+    return 1 if config.max_staleness else min(share, _MOST_THREADS)
 
 
 def usable_cores() -> int:

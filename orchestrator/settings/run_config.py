@@ -119,10 +119,14 @@ class CheckpointConfig(Settings):
 
 
 class TrajectoriesConfig(Settings):
-    """Trajectories that a run keeps in its folder, for `eg-grpo replay`."""
+    """Trajectories that a run keeps in its folder, or that it trains on without sampling any."""
 
     keep_steps: int = Field(
         default=0, ge=0, description="keep the trajectories of the last steps; 0 keeps none"
+    )
+    replay: Path | None = Field(
+        default=None,
+        description="stages learner: folder of the run whose kept trajectories are trained on",
     )
 
 
@@ -137,7 +141,9 @@ class ClusterConfig(Settings):
         default=512, ge=80, description="object store of a private cluster, in MiB of /dev/shm"
     )
     start_timeout_s: Deadline = Field(
-        default=300, description="seconds in which rollout and reward workers must have started"
+        default=300,
+        description="seconds in which a private cluster must have started, and then rollout and"
+        " reward workers",
     )
     wait_for_room_s: float = Field(
         default=0,
@@ -177,9 +183,10 @@ class RunConfig(Settings):
         description="weight versions by which a trajectory may be older than the weights that it"
         " updates; 0 is the paper's schedule; from 1 on, rollout and learning overlap",
     )
-    stages: Literal["all", "rollout"] = Field(
+    stages: Literal["all", "rollout", "learner"] = Field(
         default="all",
-        description="rollout: sample, score and keep trajectories, but train nothing",
+        description="rollout: sample, score and keep trajectories, but train nothing; learner:"
+        " train on those of trajectories.replay, with learner ranks alone",
     )
     replacements: int = Field(
         default=3,
@@ -225,6 +232,9 @@ class RunConfig(Settings):
         if self.stages == "rollout" and not self.trajectories.keep_steps:
             text = "with stages: rollout, the trajectories are all that a run leaves; keep some"
             raise refuse(type(self), "trajectories.keep_steps", text)
+        if self.stages == "learner" and self.trajectories.replay is None:
+            text = "with stages: learner, give the folder of the run that kept the trajectories"
+            raise refuse(type(self), "trajectories.replay", text)
         if self.model.dtype == "bfloat16" and self.learner.zero_stage == 0:
             # With ZeRO-0, DeepSpeed would sum the gradients of micro-batches in bfloat16.
             raise ValueError("model.dtype bfloat16 needs learner.zero_stage 1 or more")
@@ -248,10 +258,18 @@ class RunConfig(Settings):
         return self
 
     def ignored(self) -> Iterator[Ignored]:
-        """The corrections of stale rollouts, in a run that trains on fresh ones alone.
+        """The corrections of stale rollouts, in a run that trains on fresh ones alone; what has
+        to do with trajectories, where none are sampled or none are replayed.
 
         A replay of rollout alone trains on stale ones, whatever ``max_staleness`` says.
         """
+        if self.stages == "learner":
+            text = "has no effect with stages learner, which samples nothing"
+            for key in ("data.evaluation", "trajectories.keep_steps"):
+                yield Ignored(key, text, ("stages",))
+        else:
+            text = "has an effect with stages learner alone"
+            yield Ignored("trajectories.replay", text, ("stages",))
         if self.max_staleness == 0 and self.stages == "all":
             for key in ("behaviour_logprob", "clip_low", "clip_high", "dual_clip"):
                 text = "has no effect with max_staleness 0, where no rollout is stale"
@@ -294,7 +312,7 @@ class RunConfig(Settings):
     @property
     def learner_ranks(self) -> int:
         """The number of learner ranks that the run starts: none in a run of rollout alone."""
-        return self.learner.ranks if self.stages == "all" else 0
+        return 0 if self.stages == "rollout" else self.learner.ranks
 
     @property
     def trajectories_per_rank(self) -> int:
@@ -303,8 +321,10 @@ class RunConfig(Settings):
 
     @property
     def largest_micro_batch(self) -> int:
-        """Trajectories in a rank's largest micro-batch. The last micro-batch may have fewer."""
-        return min(self.learner.micro_batch_size, self.trajectories_per_rank)
+        """Trajectories in a rank's largest micro-batch, in the smallest group of ranks that may be
+        formed. The last micro-batch may have fewer."""
+        share = math.ceil(self.trajectories_per_step / self.learner.fewest_ranks)
+        return min(self.learner.micro_batch_size, share)
 
     @property
     def folder(self) -> Path:

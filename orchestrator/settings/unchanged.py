@@ -26,7 +26,7 @@ _INSTEAD = "resume it as it was, or start a new run from its checkpoint with mod
 FREE = (
     # Another number of ranks adds gradients in another order, so that results differ by rounding.
     # It may change, because a run must be able to go on with the machines that are left.
-    "learner.ranks",
+    *("learner.ranks", "learner.min_ranks"),
     # A matrix product may add in another order with another number of threads. It must be possible
     # to go on with a machine of fewer cores.
     "learner.threads",

@@ -2,7 +2,8 @@
 
 Failure policy: a cluster that cannot be reached or started raises ``UserError`` before any actor
 exists. A private cluster ends with the process that started it. Ray gives its own processes 30 s to
-start, which can be too short on a busy machine, so a private cluster gets a second attempt.
+start, which can be too short on a busy machine. So a private cluster gets further attempts until
+``cluster.start_timeout_s`` is over.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -25,7 +27,8 @@ from policy.errors import UserError
 log = logging.getLogger("eg_grpo")
 
 _CONNECT_TIMEOUT_S = 60.0
-_SLOW_START = "timed out during startup"  # what Ray says when its processes are slow to start
+# What Ray says when its processes are slow to start: the last ones, and the first one.
+_SLOW_START = ("timed out during startup", "Timed out waiting for file")
 # Ray waits many minutes for a cluster that is gone, and only a signal that ends the process
 # interrupts it. So a process of its own tries to connect first.
 _CONNECT = """
@@ -47,7 +50,7 @@ def ray_cluster(
 
     ``num_cpus`` is bookkeeping: the actors may ask for more CPUs together than there are cores.
     SIGTERM does not reach the processes of a private cluster. This process handles SIGTERM as it
-    did before.
+    did before. No attempt to start Ray begins after ``start_timeout_s``.
     """
     address = cluster_address(configured)
     if address is None:
@@ -62,7 +65,7 @@ def ray_cluster(
             ray.init(address=address, logging_level=logging.WARNING)
         else:
             with _children_without_sigterm():
-                _start_private(num_cpus, object_store_mb)
+                _start_private(num_cpus, object_store_mb, start_timeout_s)
     except SystemExit:  # from the SIGTERM handler that Ray installs before anything else
         raise KeyboardInterrupt from None
     except Exception as error:
@@ -96,27 +99,30 @@ def _check_reachable(configured: str | None, address: str, start_timeout_s: floa
         raise _unreachable(configured, address, last)
 
 
-def _start_private(num_cpus: float, object_store_mb: int, attempts: int = 2) -> None:
+def _start_private(num_cpus: float, object_store_mb: int, start_timeout_s: float) -> None:
     import ray
 
     before = set(psutil.Process().children(recursive=True))
-    try:
-        ray.init(
-            address="local",
-            num_cpus=max(1, round(num_cpus + 0.499)),
-            object_store_memory=object_store_mb * 2**20,
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
-        )
-    except Exception as error:  # Ray raises a bare Exception when a node is slow to start
-        if attempts == 1 or _SLOW_START not in str(error):
-            raise
+    deadline = time.monotonic() + start_timeout_s
+    while True:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(1, round(num_cpus + 0.499)),
+                object_store_memory=object_store_mb * 2**20,
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                _node_ip_address="127.0.0.1",
+            )
+            return
+        except Exception as error:  # Ray raises a bare Exception when a node is slow to start
+            slow = any(words in str(error) for words in _SLOW_START)
+            if not slow or time.monotonic() >= deadline:
+                raise
         log.warning("Ray was slow to start; trying once more")
         for process in set(psutil.Process().children(recursive=True)) - before:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        _start_private(num_cpus, object_store_mb, attempts - 1)
 
 
 def _unreachable(configured: str | None, address: str | None, reason: str) -> UserError:

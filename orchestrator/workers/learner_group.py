@@ -3,11 +3,13 @@
 Failure policy: a rank that dies, raises, is late or is stopped (``stopped_workers``) raises
 ``WorkerFailed`` with its name. After that the group is beyond use, because the other ranks wait for
 the lost one in a collective. The pipeline closes it and forms a new one from the last checkpoint.
-Bad input (``UserError``) leaves the group usable.
+Bad input (``UserError``) leaves the group usable. When a host is gone and no other one has room for
+its ranks, ``wait_ready`` raises ``RanksWithoutPlace``, if the settings allow a smaller group.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +20,16 @@ import ray
 from learner.shares import TrainingGroup, split_over_ranks
 from learner.worker import start_learner_worker
 from orchestrator.settings.inputs import Inputs
-from orchestrator.settings.resources import learner_resources
+from orchestrator.settings.resources import Resources, learner_resources
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.worker_settings import learner_settings
-from orchestrator.workers.placement import ANYWHERE, Places
+from orchestrator.workers.placement import ANYWHERE, Places, free_text, hosts
 from orchestrator.workers.waiting import WorkerLate, wait_all
-from orchestrator.workers.worker_pool import WorkerPool
+from orchestrator.workers.worker_pool import NO_PROCESS_S, WorkerPool
+from policy.errors import RunFailed
 from policy.receipt import WeightReceipt
+
+_LOOK_S = 1.0  # between two looks at the places of ranks that have no process yet
 
 
 @dataclass(frozen=True)
@@ -40,22 +45,78 @@ class PublishedWeights:
     refs: tuple[ray.ObjectRef, ...] | None
 
 
-class LearnerGroup(WorkerPool):
-    """``learner.ranks`` learner ranks that train one policy together."""
+class RanksWithoutPlace(RunFailed):
+    """The cluster has no room for some ranks of a group, but for enough of them."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs, places: Places = ANYWHERE) -> None:
+    def __init__(self, held: Sequence[str], ranks: int, each: Resources) -> None:
+        """``held`` names the places that exist, of those for ``ranks`` ranks that need ``each``."""
+        self.held = list(held)
+        super().__init__(
+            f"there is room for {len(held)} of {ranks} learner ranks ({each} each); free:"
+            f" {free_text(hosts(), [each])}"
+        )
+
+
+class LearnerGroup(WorkerPool):
+    """Learner ranks that train one policy together: ``learner.ranks``, or fewer of them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        inputs: Inputs,
+        places: Places = ANYWHERE,
+        seats: Sequence[str] | None = None,
+    ) -> None:
+        """``seats`` name the places at which ranks 0, 1, ... start, as ``places`` knows them. They
+        are those of all ranks of the run by default."""
         self.config = config.learner
+        self._places = places
+        self._seats = list(all_ranks(config) if seats is None else seats)
+        # A place that is missing for longer is not waited for if there are enough others.
+        self._patience_s = max(NO_PROCESS_S, config.cluster.wait_for_room_s)
         self.weight_version = 0
         self._receipts: list[ray.ObjectRef] = []
         self._stored: list[ray.ObjectRef] = []  # one for each parcel; fails if it is not stored
         settings = learner_settings(config, inputs)
+        names = all_ranks(config)[: len(self._seats)]
+        seat_of = dict(zip(names, self._seats, strict=True))
         super().__init__(
-            [f"learner rank {rank}" for rank in range(self.config.ranks)],
-            lambda name: start_learner_worker(settings, places.of(name)),
+            names,
+            lambda name: start_learner_worker(settings, places.of(seat_of[name])),
             _join,
             learner_resources(config),
             self.config.start_timeout_s,
         )
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks."""
+        return len(self.names)
+
+    def wait_ready(self) -> None:
+        """Block until every rank has loaded the model.
+
+        Raises ``RanksWithoutPlace`` when the places of some ranks have been missing for
+        ``cluster.wait_for_room_s``, at least 20 s, and those of ``learner.min_ranks`` exist.
+        """
+        if self.config.fewest_ranks < self.ranks:
+            self._wait_for_places()
+        super().wait_ready()
+
+    def _wait_for_places(self) -> None:
+        """Return when every rank has a process; see ``wait_ready``."""
+        began = whole = time.monotonic()  # ``whole``: when all places existed last
+        self._warn_at = dict.fromkeys(self.names, began + NO_PROCESS_S)
+        while missing := ray.wait(self.running, num_returns=self.ranks, timeout=_LOOK_S)[1]:
+            now, held = time.monotonic(), self._places.held(self._seats)
+            if len(held) == self.ranks:
+                whole = now
+                self._warn_if_due()
+            elif now - whole >= self._patience_s and len(held) >= self.config.fewest_ranks:
+                raise RanksWithoutPlace(held, self.ranks, self.resources)
+            if now - began >= self._start_timeout_s:
+                late = [self.names[self.running.index(ref)] for ref in missing]
+                raise self._explained(WorkerLate(late, self._start_timeout_s))
 
     def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
         """Make one optimizer step on the surviving trajectories; returns a metrics row.
@@ -114,6 +175,11 @@ class LearnerGroup(WorkerPool):
             )
         except WorkerLate as late:
             raise self._explained(late) from None
+
+
+def all_ranks(config: RunConfig) -> list[str]:
+    """The names of ``learner.ranks`` ranks, which are those of their places too."""
+    return [f"learner rank {rank}" for rank in range(config.learner.ranks)]
 
 
 def _join(ranks: Sequence[Any]) -> list[ray.ObjectRef]:

@@ -96,6 +96,21 @@ class Places:
         group, bundle = self._groups[worker]
         return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
 
+    def held(self, workers: Sequence[str]) -> list[str]:
+        """Those of the workers whose place exists: a place is gone with its host until Ray has
+        found another one. A worker for which nothing is reserved counts as one with a place."""
+        alive = {host.node_id for host in hosts()}
+        tables = {
+            group: placement_group_table(group)["bundles_to_node_id"]
+            for group in {self._groups[worker][0] for worker in workers if worker in self._groups}
+        }
+
+        def exists(worker: str) -> bool:
+            group, bundle = self._groups[worker]
+            return tables[group].get(bundle) in alive
+
+        return [worker for worker in workers if worker not in self._groups or exists(worker)]
+
     def give_back(self, worker: str) -> None:
         """Give the place of a rollout or reward worker to others; its process is ended."""
         if worker in self._groups:

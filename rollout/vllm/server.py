@@ -137,7 +137,10 @@ class VllmServer:
         return [[at[token].logprob for token, at in row] for row in rows]
 
     def sleep(self) -> None:
-        """Free the KV cache and move the weights to the host; does nothing on a CPU."""
+        """Free the KV cache and move the weights to the host.
+
+        For a GPU, and with ``sleep_while_learning`` alone: only then can vLLM free its memory.
+        """
         self._llm.sleep(level=1)
 
     def wake(self) -> None:
@@ -230,7 +233,9 @@ def _engine_arguments(config: RolloutConfig, dtype: torch.dtype) -> dict[str, An
     if on_gpu:
         arguments |= {
             "gpu_memory_utilization": config.vllm.memory_share,
-            "enable_sleep_mode": True,
+            # An allocator that can be put to sleep holds weights and cache then. Where nobody
+            # sleeps, torch's own does.
+            "enable_sleep_mode": config.sleep_while_learning,
             # Our model cannot be compiled by torch. Whole decode steps are captured instead.
             "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
         }

@@ -6,13 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.chaos.checks import Expected, Verdict, fallen, judged, other_numbers, undisturbed
+from benchmarks.chaos.checks import (
+    Expected,
+    Verdict,
+    fallen,
+    judged,
+    other_numbers,
+    other_reward,
+    undisturbed,
+)
 from benchmarks.chaos.plan import AIMS, KINDS, Fault, planned
 from benchmarks.chaos.processes import Process, frozen
 from orchestrator.pipeline.ledger_view import CommitEntry, GroupEntry, LedgerView
@@ -142,16 +151,34 @@ def test_the_plan_is_a_function_of_the_seed() -> None:
     assert faults == planned(90, steps=240, seed=3)
     assert faults != planned(90, steps=240, seed=4)
     kinds = [(fault.role, fault.how) for fault in faults]
-    assert {kinds.count(kind) for kind in KINDS} == {10}
+    assert {kinds.count(kind) for kind in KINDS} == {9}
     moments = [fault.at for fault in faults]
     assert moments == sorted(moments)
     assert 0 < moments[0] < moments[-1] < 240
-    aimed = [fault for fault in faults if fault.aim is not None]
-    assert 50 < len(aimed) < 76
-    assert all(fault.aim in AIMS[fault.role] for fault in aimed)
+    aims = Counter((fault.role, fault.aim) for fault in faults if fault.aim is not None)
+    assert sum(aims.values()) == 65  # 13 of the 18 faults of each role
+    for role, of_role in AIMS.items():
+        times = [aims[role, aim] for aim in of_role]
+        assert sum(times) == 13
+        assert max(times) - min(times) <= 1
     # The deviation of an exponential variable is its mean.
     pauses = np.diff(moments)
     assert 0.7 < pauses.std() / pauses.mean() < 1.3
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_starting_worker_is_struck_right_after_its_predecessor(seed: int) -> None:
+    """Such a fault comes at once after another one of its role: no worker starts at other times."""
+    for count in (1, 10, 50):
+        faults = planned(count, steps=2 * count, seed=seed)
+        assert len(faults) == count
+        assert [fault.number for fault in faults] == list(range(count))
+        starts = [fault for fault in faults if fault.aim == "starting"]
+        for fault in starts:
+            assert fault.at_once_s == 0
+            assert faults[fault.number - 1].role == fault.role
+        if count == 50:
+            assert {fault.role for fault in starts} == {"rollout", "reward", "learner"}
 
 
 def test_a_fault_says_what_it_does_and_when() -> None:
@@ -177,6 +204,8 @@ def test_roles_and_states_are_read_from_titles() -> None:
     assert process("/usr/bin/valkey-server unixsocket:/tmp/redis.sock").role == "redis"
     assert process("ray::RolloutWorkerOfOthers.generate").role is None
     assert process("grep ray::RolloutWorker").role is None
+    assert process("ray::LearnerWorker.__init__").untold
+    assert not process("ray::LearnerWorker.join").untold
 
 
 def test_a_victim_stands_still_when_it_is_looked_at() -> None:
@@ -188,6 +217,25 @@ def test_a_victim_stands_still_when_it_is_looked_at() -> None:
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait()
         assert frozen(victim.pid) is None
+
+
+def test_another_reward_at_the_end_is_found() -> None:
+    """Of 8 steps the last 4 count. Differences of 0, 0.1, 0 and -0.1 have mean 0. Those of 0.3,
+    0.4, 0.3 and 0.2 are 0.3 off, with a standard error of 0.041."""
+    reference = [{"reward/mean": 0.5}] * 8
+
+    def with_last(*rewards: float) -> list[JsonDict]:
+        return [{"reward/mean": reward} for reward in (0.0, 0.0, 0.0, 0.0, *rewards)]
+
+    assert other_reward(with_last(0.5, 0.6, 0.5, 0.4), reference) == []
+    assert other_reward(with_last(0.8, 0.9, 0.8, 0.7), reference) == [
+        "the reward of the last 4 steps is +0.300 off that of the undisturbed run, with a standard"
+        " error of 0.041"
+    ]
+    assert len(other_reward(with_last(0.2, 0.1, 0.2, 0.3), reference)) == 1
+    assert other_reward(reference[:3], reference) == [
+        "there are too few steps to compare their reward"
+    ]
 
 
 def ledger() -> LedgerView:

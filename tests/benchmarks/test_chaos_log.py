@@ -9,8 +9,8 @@ from benchmarks.chaos.log_checks import checksums, wrongly_counted, wrongly_serv
 from benchmarks.chaos.plan import Fault
 from benchmarks.chaos.processes import Process, described, listened_on, listening_sockets
 from benchmarks.chaos.report import duration, table
-from benchmarks.chaos.run_state import RunState
-from benchmarks.chaos.trial import Strike
+from benchmarks.chaos.run_state import run_states
+from benchmarks.chaos.strikes import Strike
 
 NOW = "2026-11-27 08:00:00,000"
 LOG = [
@@ -60,17 +60,15 @@ def test_counters_are_those_of_the_log() -> None:
     assert len(wrongly_counted(LOG, {"lost/rollout": 2, "lost/learner": 1}, deaths=9)) == 2
 
 
-def test_a_run_is_committing_between_learning_and_push() -> None:
-    """A learner that has just stopped learning waits for the commit, if nothing has begun since."""
-    state = RunState()
+def test_what_a_run_is_doing_is_read_from_the_titles_of_all_its_workers() -> None:
+    """The state that lasts shortest comes first. Without a learner there is one that starts."""
     learning, idle = title("LearnerWorker.update"), title("LearnerWorker")
     sampling = title("RolloutWorker.generate_groups")
-    assert state.look([idle], 0.0) == ["idle"]
-    assert state.look([learning, sampling], 1.0) == ["learning", "sampling"]
-    assert state.look([idle, sampling], 1.01) == ["commit", "sampling"]
-    assert state.look([title("LearnerWorker.push_buckets")], 1.01) == ["push"]
-    assert state.look([idle, title("RolloutWorker.load_weights")], 1.5) == ["load"]
-    assert state.look([sampling], 1.5) == ["starting", "sampling"]
+    assert run_states([idle]) == ["idle"]
+    assert run_states([sampling, learning]) == ["learning", "sampling"]
+    assert run_states([title("LearnerWorker.push_buckets")]) == ["push"]
+    assert run_states([idle, title("RolloutWorker.load_weights")]) == ["load"]
+    assert run_states([sampling]) == ["starting", "sampling"]
 
 
 def test_a_port_that_is_listened_on_is_found() -> None:
@@ -98,17 +96,6 @@ def test_the_table_has_a_line_for_each_kind_and_one_for_all() -> None:
     assert duration(3, struck_s=120.0, calm_s=90.0) == (
         "3 faults in 120 s, one in 40 s. The same steps without faults: 90 s. Time lost: 25%.\n"
     )
-
-
-def test_a_warning_is_about_the_worker_whose_process_it_names() -> None:
-    """Of two rollout workers that are replaced, each is noticed for itself."""
-    strike = Strike(fault("rollout", "freeze"), "sampling", 0.0, 1, pid=7)
-    text = (
-        "rollout worker 0 does not answer: process {} on host is stopped (SIGSTOP); its log ends:"
-        " nothing; it is replaced"
-    )
-    assert strike.named_in(text.format(7))
-    assert not strike.named_in(text.format(77))
 
 
 def title(words: str) -> Process:

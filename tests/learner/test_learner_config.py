@@ -33,6 +33,8 @@ def test_impossible_algorithms_are_refused(settings, reason):
         (dict(device="cuda"), "gpus_per_rank"),
         (dict(gpus_per_rank=1), "device cuda"),
         (dict(device="cuda", ranks=2, gpus_per_rank=0.5), "must be above 0.5, not 0.5"),
+        (dict(ranks=2, min_ranks=3), r"min_ranks\n.*must not exceed ranks \(2\)"),
+        (dict(ranks=2, min_ranks=1, placement="together"), "all ranks are lost with their host"),
         (dict(zero_stage=4), "zero_stage"),
         (dict(offload_optimizer=True), "offload_optimizer needs zero_stage 1"),
         (dict(zero_stage=2, offload_parameters=True), "offload_parameters needs zero_stage 3"),

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.multihost.hosts import Cluster, started_cluster, why_not
+from tests.multihost.by_hand import Cluster, started_cluster
+from tests.multihost.hosts import needs_hosts
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A head without CPUs and two hosts for workers."""
-    if reason := why_not():
-        pytest.skip(reason)
+    needs_hosts()
     # A short path, because Ray keeps sockets below it.
     with (
         tempfile.TemporaryDirectory(prefix="mh", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        started_cluster(Path(folder)) as cluster,
+        started_cluster(Path(folder), tmp_path_factory.mktemp("shared")) as cluster,
     ):
         yield cluster

@@ -1,10 +1,10 @@
-"""Hosts on one machine: Linux namespaces that a bridge joins, each with a Ray of its own.
+"""Hosts on one machine: Linux namespaces that a bridge joins.
 
-A host has its own network, process ids, name, shared memory and local disk (``HOSTS_DISK``). All
-other files are the same on all hosts, as on shared storage. The bridge is in a namespace too, so
-nothing of this machine's network is touched, and tests that run beside each other have the same
-addresses. The kernel ends all processes of a host, and removes its network, when the host's first
-process ends. That process ends when its standard input does, so even a killed test leaves nothing.
+A host has its own network, process ids, name, shared memory and local disk. All other files are the
+same on all hosts, as on shared storage. The bridge is in a namespace too, so nothing of this
+machine's network is touched, and tests that run beside each other have the same addresses. The
+kernel ends all processes of a host, and removes its network, when the host's first process ends.
+That process ends when its standard input does, so even a killed test leaves nothing.
 """
 
 from __future__ import annotations
@@ -21,28 +21,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-RAY = str(Path(sys.executable).parent / "ray")
-GCS_PORT, DASHBOARD_PORT = 6379, 8265
-# With these a run outlives that a link is cut for 30 s. TCP sends again 51 s after the beginning of
-# such a cut. By then Ray's default of 5 failed checks is reached, and the host counts as dead. A
-# server drops a connection that is silent for 20 s, and its client asks only after 300 s.
-# docs/running.md names the settings. tests/deploy compares it and the other files with this.
-LINK_SETTINGS = {
-    "RAY_health_check_failure_threshold": "10",
-    "RAY_grpc_keepalive_timeout_ms": "90000",
-    "RAY_grpc_client_keepalive_time_ms": "30000",
-    "RAY_grpc_client_keepalive_timeout_ms": "90000",
-}
 _NETWORK = "10.77.0"
-_HOSTS = (("head", 1), ("one", 2), ("two", 3))  # names, and the last part of addresses
 _SHARED_MEMORY = 256 * 2**20
-_OBJECT_STORE = 128 * 2**20
-_START_S, _ATTEMPTS = 120.0, 3
-# Without these, a raylet waits 15 s for its agents to choose their ports, and then gives up. On a
-# busy machine that is too short.
-_AGENTS = ("--dashboard-agent-grpc-port", "52366", "--dashboard-agent-listen-port", "52365",
-           "--metrics-export-port", "52364", "--runtime-env-agent-port", "52363")  # fmt: skip
+_COMMAND_S = 120.0
 # Debian and Ubuntu give the host's own name this loopback address.
 _NAMES = "127.0.0.1 localhost\n127.0.1.1 {name}\n"
 # The first process of a host; $1 is its name, $2 its own files, $3 where its disk appears.
@@ -56,24 +40,29 @@ ip link set lo up
 echo up
 exec cat
 """
-
-
-def why_not() -> str | None:
-    """Why this machine cannot have such hosts; None if it can."""
-    for program in ("ip", "unshare", "nsenter"):
-        if shutil.which(program) is None:
-            return f"{program} is not installed (Debian packages iproute2 and util-linux)"
-    trial = "ip link add br0 type bridge && mount -t tmpfs tmpfs /dev/shm"
-    tried = subprocess.run(
-        [*_UNSHARE, "sh", "-c", trial], capture_output=True, text=True, check=False
-    )
-    if tried.returncode:
-        return f"this kernel or user may make no namespaces: {tried.stderr.strip()}"
-    return None
-
-
 _UNSHARE = ("unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child",
             "--mount-proc")  # fmt: skip
+_TRIAL = """
+ip link add br0 type bridge && mount -t tmpfs tmpfs /dev/shm &&
+tc qdisc replace dev br0 root tbf rate 1mbit burst 32kb latency 400ms
+"""
+
+
+def needs_hosts() -> None:
+    """Skip the test where the kernel or the user may make no such hosts.
+
+    It is also skipped where programs are missing, and fails where continuous integration must have
+    them.
+    """
+    programs = ("ip", "tc", "unshare", "nsenter")
+    if missing := [name for name in programs if shutil.which(name) is None]:
+        text = f"not installed: {', '.join(missing)} (Debian packages iproute2 and util-linux)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+    tried = subprocess.run(
+        [*_UNSHARE, "sh", "-c", _TRIAL], capture_output=True, text=True, check=False
+    )
+    if tried.returncode:
+        pytest.skip(f"this kernel or user may make no namespaces: {tried.stderr.strip()}")
 
 
 @dataclass
@@ -95,7 +84,7 @@ class Host:
         """A command line that runs on the host."""
         return ["nsenter", f"--target={self.first_process}", "--all", f"--wd={ROOT}", *words]
 
-    def run(self, *words: str, timeout_s: float = _START_S) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout_s: float = _COMMAND_S) -> subprocess.CompletedProcess[str]:
         """Run a command on the host until it ends."""
         return subprocess.run(
             self.command(*words),
@@ -126,21 +115,6 @@ class Host:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return inherited | {"PATH": path} | self.variables
 
-    def start_ray(self, *words: str) -> None:
-        """Start a raylet with token authentication; returns when it is up.
-
-        Ray gives a raylet 15 s to start its agents. On a busy machine a second attempt helps.
-        """
-        for _ in range(_ATTEMPTS):
-            started = self.run(
-                RAY, "start", "--node-ip-address", self.address, "--disable-usage-stats",
-                "--object-store-memory", str(_OBJECT_STORE), *_AGENTS, *words,
-            )  # fmt: skip
-            if started.returncode == 0:
-                return
-            self.end_processes()
-        raise AssertionError(started.stdout + started.stderr)
-
     def end_processes(self) -> None:
         """Kill all that runs on the host: raylet, workers and all others. The host stays."""
         self.run("sh", "-c", "kill -9 -1")
@@ -165,14 +139,7 @@ class Network:
         self._folder, self._ends = folder, ends
         self._disk = folder / "local"
         self._disk.mkdir()
-        token = folder / "token"
-        token.write_text("a-token-of-the-tests-of-several-hosts-0123456789")
-        token.chmod(0o600)
-        self._variables = LINK_SETTINGS | {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_TMPDIR": str(self._disk),
-        }
+        self._variables = {"RAY_TMPDIR": str(self._disk), "RAY_USAGE_STATS_ENABLED": "0"}
         self._switch = self._made("switch")
         self._at_switch("ip", "link", "add", "br0", "type", "bridge")
         self._at_switch("ip", "link", "set", "br0", "up")
@@ -183,23 +150,43 @@ class Network:
         self._at_switch("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0",
                         "netns", str(host.first_process))  # fmt: skip
         self._at_switch("ip", "link", "set", name, "master", "br0", "up")
-        for words in (["addr", "add", f"{host.address}/24"], ["link", "set", "up"]):
-            done = host.run("ip", *words, "dev", "eth0")
-            assert done.returncode == 0, done.stderr
+        self._at_host(host, "ip", "addr", "add", f"{host.address}/24", "dev", "eth0")
+        self._at_host(host, "ip", "link", "set", "up", "dev", "eth0")
         return host
 
     def cut(self, host: Host) -> None:
         """Nothing reaches the host or leaves it from now on."""
         self._at_switch("ip", "link", "set", host.name, "down")
 
+    def slow(self, host: Host, megabits: float) -> None:
+        """In each direction the link carries so many megabits a second at most from now on.
+
+        What does not pass at once waits up to 0.4 s, and is lost if it would wait longer.
+        """
+        rate = ("tbf", "rate", f"{megabits}mbit", "burst", "32kb", "latency", "400ms")
+        self._queue(host, *rate)
+
     def mend(self, host: Host) -> None:
-        """The link works again."""
+        """The link works again, at full speed."""
+        self._queue(host, "noqueue")
         self._at_switch("ip", "link", "set", host.name, "up")
 
     def bytes_to(self, host: Host) -> int:
         """All bytes that have crossed the link towards the host so far."""
         shown = json.loads(self._at_switch("ip", "-json", "-stats", "link", "show", host.name))
         return int(shown[0]["stats64"]["tx"]["bytes"])
+
+    def held_back(self, host: Host) -> int:
+        """How often the slow link towards the host has let something wait since it is slow."""
+        shown = json.loads(
+            self._at_switch("tc", "-json", "-statistics", "qdisc", "show", "dev", host.name)
+        )
+        return int(shown[0]["overlimits"])
+
+    def _queue(self, host: Host, *discipline: str) -> None:
+        """Each end of a link has a queue for what it sends."""
+        self._at_switch("tc", "qdisc", "replace", "dev", host.name, "root", *discipline)
+        self._at_host(host, "tc", "qdisc", "replace", "dev", "eth0", "root", *discipline)
 
     def _made(self, name: str, number: int = 0) -> Host:
         files = self._folder / name
@@ -225,54 +212,16 @@ class Network:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def _at_host(self, host: Host, *words: str) -> None:
+        done = host.run(*words)
+        assert done.returncode == 0, done.stderr
+
 
 @contextmanager
 def network(folder: Path) -> Iterator[Network]:
     """A network without hosts; at the end all its hosts die."""
     with ExitStack() as ends:
         yield Network(folder, ends)
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A Ray cluster of three hosts. The head has no CPUs, so that all workers are on the others."""
-
-    network: Network
-    head: Host
-    one: Host
-    two: Host
-
-    @property
-    def address(self) -> str:
-        return f"{self.head.address}:{GCS_PORT}"
-
-    def join(self, host: Host) -> None:
-        """Start the raylet of ``one`` or ``two``. Custom resources say which roles it may have."""
-        roles = {"rank_of_each_host": 1.0} | (
-            {"rollout_host": 1.0} if host is self.one else {"learner_host": 1.0, "reward_host": 1.0}
-        )
-        host.start_ray("--address", self.address, "--num-cpus", "8", "--resources",
-                       json.dumps(roles))  # fmt: skip
-
-    def start_job(self, *words: str) -> subprocess.Popen[str]:
-        """Start ``ray job submit --working-dir . -- WORDS`` on the head."""
-        address = f"http://{self.head.address}:{DASHBOARD_PORT}"
-        return self.head.start(RAY, "job", "submit", "--address", address, "--working-dir", ".",
-                               "--", *words)  # fmt: skip
-
-
-@contextmanager
-def started_cluster(folder: Path) -> Iterator[Cluster]:
-    """Make three hosts with Ray, whose own files are in ``folder``; at the end they die."""
-    with network(folder) as joined:
-        cluster = Cluster(joined, *(joined.add(*host) for host in _HOSTS))
-        cluster.head.start_ray(
-            "--head", "--port", str(GCS_PORT), "--num-cpus", "0", "--dashboard-host",
-            cluster.head.address, "--dashboard-port", str(DASHBOARD_PORT),
-        )  # fmt: skip
-        for host in (cluster.one, cluster.two):
-            cluster.join(host)
-        yield cluster
 
 
 def wait_for(what: str, happened: Callable[[], object], timeout_s: float) -> None:

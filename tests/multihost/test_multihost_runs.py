@@ -1,49 +1,80 @@
-"""Whole runs on three hosts that a network joins."""
+"""Whole runs on three hosts that a network joins, by the commands of docs/cluster.md."""
 
 from __future__ import annotations
 
-import sys
+import json
+import re
+import shlex
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from orchestrator.pipeline.ledger_server import server_binary
 from orchestrator.record.run_folder import read_rows
-from tests.multihost.hosts import Cluster, wait_for
+from tests.multihost.by_hand import DOCTOR, SCALE, STATUS, SUBMIT, Cluster
+from tests.multihost.hosts import wait_for
+from tests.training_records import of_the_learner, untimed, weights_digest
 
+STEPS = 8
 _LANGUAGE_MODEL = 1_789_824  # bytes of the largest part of the trained weights of shapes/checkpoint
+_ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
-
-# Groups of 32 are so large that Ray keeps them in the object store of the host that sampled them.
-_SMALL = (
-    "prompts_per_step=2 rollout.group_size=32 rollout.batch_size=32 learner.micro_batch_size=32"
-    " learner.ranks=2 data.evaluation={}"
-).split()
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
-def test_a_submitted_job_runs_on_the_hosts_that_its_settings_name(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    """A relative root is refused. With an absolute one the job ends well, and its log shows the
-    steps, the checkpoint and the report. Rollout workers are on host one, reward workers and
-    learner ranks on host two. Weights cross the link to host one once for its two workers. Images
-    cross the link to host two once for its three reward workers and two ranks."""
-    train = ["eg-grpo", "train", "configs/shapes.yaml", "steps=6", *_SMALL]
-    refused, _ = cluster.start_job(*train).communicate(timeout=200)
-    assert "root: runs would lie in the job's own copy of the working folder" in refused
-    job = cluster.start_job(
-        *train,
-        f"root={tmp_path}",
-        "trajectories.keep_steps=6",
+def settings(rollout: int, rewards_on: str, *more: str) -> str:
+    """Both runs have these, and so the same numbers.
+
+    Groups of 32 are so large that Ray keeps them in the object store of the host that sampled them.
+    """
+    where = f"cpus_per_worker: 0.5, resources: {rewards_on}"
+    return shlex.join(
+        [
+            *(f"steps={STEPS}", "prompts_per_step=2", "data.evaluation={}"),
+            *(f"rollout.workers={rollout}", "rollout.max_workers=2"),
+            *("rollout.group_size=32", "rollout.batch_size=32"),
+            *("learner.micro_batch_size=32", "learner.ranks=2"),
+            'rewards=[{name: attributes, factory: "shapes.rewards:Attributes", workers: 2, '
+            f'{where}}}, {{name: structure, factory: "shapes.rewards:Structure", {where}}}]',
+            *more,
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run that was submitted as the page says, and what was seen of it from outside."""
+
+    folder: Path
+    checked: str  # what doctor printed
+    refused: str  # what a job with a relative root printed
+    said: str  # what the job printed
+    on_one: Counter[str]  # actors of each class while it ran
+    on_two: Counter[str]
+    to_one: int  # bytes over the link after the first weights were published
+    to_two: int
+
+
+@pytest.fixture(scope="module")
+def submitted(cluster: Cluster) -> Submitted:
+    """The run ``first`` of the page; nothing disturbs it."""
+    network, run = cluster.network, cluster.shared / "runs" / "first"
+    relative = SUBMIT.replace("root=/shared/runs", f"steps={STEPS}")
+    assert relative != SUBMIT
+    without_root = cluster.begun(cluster.head, relative)
+    checked = cluster.typed(cluster.one, DOCTOR)
+    refused, _ = without_root.communicate(timeout=200)
+    here = settings(
+        2,
+        "{reward_host: 0.1}",
+        "trajectories.keep_steps=8",
         "rollout.resources={rollout_host: 0.1}",
         "learner.resources={learner_host: 0.1}",
-        'rewards=[{name: a, factory: "shapes.rewards:Attributes", workers: 2, cpus_per_worker: 0.5,'
-        ' resources: {reward_host: 0.1}}, {name: s, factory: "shapes.rewards:Structure",'
-        " cpus_per_worker: 0.5, resources: {reward_host: 0.1}}]",
     )
-    run, network = tmp_path / "shapes", cluster.network
+    job = cluster.begun(cluster.one, f"{SUBMIT} {here}")
     wait_for(
         "the first weights are published",
         lambda: job.poll() is not None or "weight version 0:" in _log(run),
@@ -53,71 +84,137 @@ def test_a_submitted_job_runs_on_the_hosts_that_its_settings_name(
     wait_for("a step is done", lambda: job.poll() is not None or _steps(run), 100)
     on_one, on_two = cluster.one.roles(), cluster.two.roles()
     said, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, said[-5000:]
     to_one, to_two = (
         network.bytes_to(host) - seen
         for host, seen in zip((cluster.one, cluster.two), before, strict=True)
     )
-    assert job.returncode == 0, said[-5000:]
-    assert "step 6/6" in said
-    assert f"checkpoint: {run}/checkpoints/step-6" in said
+    return Submitted(run, checked, refused, said, on_one, on_two, to_one, to_two)
+
+
+def test_three_hosts_by_hand(cluster: Cluster, submitted: Submitted) -> None:
+    """The commands of the page, typed in its order: the token, Ray on the head and on two others,
+    the check of the hosts, the job and its status. The run ends with what the page says, and its
+    folder is where the page says. A relative root is refused."""
+    assert (cluster.shared / "ray-token").stat().st_mode & 0o777 == 0o600
+    assert "FAIL" not in submitted.checked
+    assert "root: runs would lie in the job's own copy of the working folder" in submitted.refused
+    run, said = submitted.folder, submitted.said
+    assert f"{run} has no run yet: it begins" in said
+    assert f"step {STEPS}/{STEPS}" in said
+    assert f"checkpoint: {run}/checkpoints/step-{STEPS}" in said
     assert f"report: {run}/report.html" in said
+    assert f"steps    {STEPS} of {STEPS} committed" in cluster.typed(cluster.two, STATUS)
+    # What Kubernetes' probes ask needs no token.
+    health = cluster.typed(
+        cluster.one, f"python -c {shlex.quote(_ASK)} http://10.0.0.1:52365/api/healthz"
+    )
+    assert health == "raylet: success\ngcs: success\n"
+
+
+def test_workers_are_where_the_settings_say_and_links_carry_each_thing_once(
+    submitted: Submitted,
+) -> None:
+    """Rollout workers are on host one, reward workers and learner ranks on host two. Weights cross
+    the link to host one once for its two workers. Images cross the link to host two once for its
+    three reward workers and two ranks."""
+    on_one, on_two = submitted.on_one, submitted.on_two
     assert on_one["RolloutWorker"] == 2
     assert on_one["RewardWorker"] == on_one["LearnerWorker"] == 0
     assert (on_two["RewardWorker"], on_two["LearnerWorker"], on_two["RolloutWorker"]) == (3, 2, 0)
-    # After the first weights, six more versions are published, and six steps are sampled.
-    assert 0.9 < to_one / (6 * _LANGUAGE_MODEL) < 1.5
-    groups = sum(file.stat().st_size for file in run.glob("trajectories/step-*/*.safetensors"))
-    assert 0.9 < to_two / groups < 1.5
+    # After the first weights, a version is published with each step, and each step is sampled.
+    assert 0.9 < submitted.to_one / (STEPS * _LANGUAGE_MODEL) < 1.5
+    kept = submitted.folder.glob("trajectories/step-*/*.safetensors")
+    assert 0.9 < submitted.to_two / sum(file.stat().st_size for file in kept) < 1.5
 
 
-def test_a_run_heals_from_the_loss_of_a_host_and_of_a_link(
-    cluster: Cluster, tmp_path: Path
+def test_a_run_heals_from_whatever_happens_to_its_hosts(
+    cluster: Cluster, submitted: Submitted
 ) -> None:
-    """Each of two hosts has one learner rank, and the second one has the ledger's Redis with a
-    password. A wrong password is refused with one line. All processes of the first host are killed,
-    and Ray is started there again. Then the second host is cut off for 30 s. The run ends well.
-    Another host reads the ledger: every group was trained exactly once, by a driver of one epoch.
+    """Each of two hosts has one learner rank. The driver is on the second one, the ledger's Redis
+    with a password on the head; a wrong password is refused with one line.
+
+    While the link of the second host is slow, the first one asks for more workers of one role and
+    fewer of another, by the page's command. All processes of the first host are killed, and Ray is
+    started there again. Then the second host is cut off for 30 s; meanwhile a second driver is
+    refused by the lock. Then the second host is cut off again, the lock is deleted, and a second
+    driver goes on with the run on the head and the first host. When the link is back, the first
+    driver ends with one line.
+
+    Every group was trained exactly once, under two epochs, and the weights and numbers are to the
+    bit those of the run that nothing disturbed.
     """
-    run = tmp_path / "shapes"
-    train = [
-        *("eg-grpo", "train", "configs/shapes.yaml", "steps=8", f"root={tmp_path}", *_SMALL),
-        *("learner.resources={rank_of_each_host: 1}", "checkpoint.every=1"),
-        f"cluster.address={cluster.address}",
-    ]
-    place = f"{cluster.two.address}:6400/0"
-    cluster.two.start(  # it ends with the host
-        str(server_binary()), "--bind", cluster.two.address, "--port", "6400", "--requirepass",
-        "right", "--save", "", "--dir", str(tmp_path),
+    head, one, two, network = cluster.head, cluster.one, cluster.two, cluster.network
+    run, place = cluster.shared / "runs" / "second", f"{head.address}:6400/0"
+    train = "eg-grpo train configs/shapes.yaml --resume root=/shared/runs name=second"
+    address = f"cluster.address={head.address}:6379"
+    ranks = "learner.resources={rank_of_each_host: 1}"
+    train_on_both = f"{train} {settings(1, '{}', ranks, address, 'checkpoint.every=1')}"
+    on_one = ("learner.resources={rollout_host: 0.1}", "rollout.resources={rollout_host: 0.1}")
+    train_on_one = f"{train} {settings(1, '{rollout_host: 0.1}', *on_one, address)}"
+    head.start(  # it ends with the host
+        str(server_binary()), "--bind", head.address, "--port", "6400", "--requirepass", "right",
+        "--save", "", "--dir", str(cluster.shared),
     )  # fmt: skip
-    refused = cluster.head.run("env", f"REDIS_URL=redis://:wrong@{place}", *train)
+    refused = cluster.ran(one, f"export REDIS_URL=redis://:wrong@{place}", train_on_both)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1] == (
         "eg-grpo: REDIS_URL: Redis says that the password is missing or wrong"
     )
-    known = ("env", f"REDIS_URL=redis://:right@{place}")
-    driver = cluster.head.start(*known, *train)
+    known = f"export REDIS_URL=redis://:right@{place}"
+    older = cluster.begun(two, known, train_on_both)
 
-    def reaches(step: int) -> None:
-        wait_for(f"step {step}", lambda: driver.poll() is not None or _steps(run) >= step, 200)
-        assert driver.poll() is None, driver.communicate()[0][-5000:]
+    def one_more_step() -> None:
+        step = _steps(run) + 1
+        wait_for(f"step {step}", lambda: older.poll() is not None or _steps(run) >= step, 200)
+        assert older.poll() is None, older.communicate()[0][-5000:]
 
-    reaches(2)
-    assert cluster.one.roles()["LearnerWorker"] == cluster.two.roles()["LearnerWorker"] == 1
-    cluster.one.end_processes()
-    cluster.join(cluster.one)
-    reaches(5)
-    cluster.network.cut(cluster.two)
-    time.sleep(30)
-    cluster.network.mend(cluster.two)
-    said, _ = driver.communicate(timeout=300)
-    assert driver.returncode == 0, said[-5000:]
-    checked = cluster.one.run(*known, sys.executable, "-c", _CHECK, str(run), "8", "2")
-    assert checked.stdout == "epoch 1, problems: []\n", checked.stdout + checked.stderr
+    one_more_step()
+    assert one.roles()["LearnerWorker"] == two.roles()["LearnerWorker"] == 1
+    network.slow(two, megabits=4)
+    scaled = cluster.typed(one, known, SCALE.replace("/first", "/second"))
+    assert re.fullmatch(r"done after \d+ s: rollout 1 -> 2, attributes 2 -> 1\n", scaled)
+    assert network.held_back(two) > 100
+    network.mend(two)
+
+    one.end_processes()
+    cluster.join(one)
+    one_more_step()
+
+    network.cut(two)
+    mends = time.monotonic() + 30
+    refused = cluster.ran(head, known, train_on_one)
+    assert (refused.returncode, "is in use by process" in refused.stderr) == (2, True), refused
+    assert "on host two; wait until it ends" in refused.stderr
+    time.sleep(max(0.0, mends - time.monotonic()))
+    network.mend(two)
+    one_more_step()
+
+    network.cut(two)
+    assert older.poll() is None
+    (run / ".lock").unlink()
+    newer = cluster.begun(head, known, train_on_one)
+    wait_for("the next epoch", lambda: newer.poll() is not None or _epoch(run) == 2, 100)
+    network.mend(two)
+    said, _ = older.communicate(timeout=200)
+    assert re.fullmatch(
+        r"eg-grpo: driver epoch 2 took over run [0-9a-f]+; this process \(epoch 1\) may write"
+        r" nothing any more",
+        said.splitlines()[-1],
+    ), said[-5000:]
+    assert older.returncode == 1
+    said, _ = newer.communicate(timeout=300)
+    assert newer.returncode == 0, said[-5000:]
+
+    check = f"python -c {shlex.quote(_CHECK)} /shared/runs/second {STEPS} 2"
+    checked = cluster.ran(one, known, check)
+    assert checked.stdout == "epoch 2, problems: []\n", checked.stdout + checked.stderr
+    assert of_the_learner(untimed(run)) == of_the_learner(untimed(submitted.folder))
+    assert weights_digest(run, STEPS) == weights_digest(submitted.folder, STEPS)
 
 
 _CHECK = """
 import sys
-import time
 from pathlib import Path
 from benchmarks.chaos.checks import Expected, judged
 from orchestrator.pipeline.ledger_folder import read_run
@@ -127,6 +224,11 @@ view = read_run(run)
 verdict = judged(Expected(steps, groups, 0), view, read_rows(run / "metrics.jsonl"))
 print(f"epoch {view.epoch}, problems: {verdict.problems}")
 """
+
+
+def _epoch(run: Path) -> int:
+    """The last epoch that a driver of the run has taken."""
+    return int(json.loads((run / "ledger.json").read_text())["taken"])
 
 
 def _steps(run: Path) -> int:

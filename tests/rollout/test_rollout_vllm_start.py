@@ -170,6 +170,25 @@ def test_a_wrapped_model_is_reached(
     assert len(group.trajectories) == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "sleeps"),
+    [
+        ({"device": "cuda", "gpus_per_worker": 0.4, "sleep_while_learning": True}, True),
+        ({"device": "cuda", "gpus_per_worker": 1}, False),
+        ({"sleep_while_learning": True}, None),
+    ],
+)
+def test_vllm_can_sleep_where_a_worker_sleeps(
+    settings: dict[str, Any], sleeps: bool | None
+) -> None:
+    """A worker that never sleeps has torch's allocator. On a CPU vLLM is not asked for it."""
+    prepare_vllm_process(CONFIG)
+    from rollout.vllm.server import _engine_arguments
+
+    config = RolloutConfig(engine="vllm", guidance_scale=1.0, max_cot_tokens=8, **settings)
+    assert _engine_arguments(config, torch.bfloat16).get("enable_sleep_mode") is sleeps
+
+
 @pytest.mark.parametrize(("device", "calls"), [("cuda", ["sleep", "wake"]), ("cpu", [])])
 def test_it_sleeps_on_a_gpu_alone(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, device: str, calls: list[str]

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from tests.command_line import ROOT, command, command_on_test_cluster
+from tests.command_line import ROOT, command_on_test_cluster
 
 MODEL = ROOT / "shapes" / "checkpoint"
-# 24 prompts of each of the two files, and two images of each prompt.
-SMALL = ("prompts=24", "images_per_prompt=2", "rollout.batch_size=4", "rollout.workers=1")
+# 8 prompts of each of the two files, and two images of each prompt.
+SMALL = ("prompts=8", "images_per_prompt=2", "rollout.batch_size=4", "rollout.workers=1")
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -43,9 +43,9 @@ def measured(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     os.killpg(process.pid, signal.SIGKILL)  # its Ray cluster with it
     process.communicate()
     drawn = len(rows(out / "drawn.jsonl"))
-    assert 4 <= drawn < 48
+    assert 4 <= drawn < 16
     with (out / "drawn.jsonl").open("a") as file:
-        file.write('{"place": 47, "prom')  # what a crash of the machine may leave
+        file.write('{"place": 15, "prom')  # what a crash of the machine may leave
     times = {file: file.stat().st_mtime_ns for file in out.rglob("images/*/*.png")}
     printed = command_on_test_cluster(*arguments)
     assert "held_out total" in printed
@@ -65,14 +65,16 @@ def test_nothing_is_drawn_or_scored_twice(measured: Path) -> None:
 
     When all is done, this machine need not have the GPUs that a scorer asks for."""
     places = [row["place"] for row in rows(measured / "drawn.jsonl")]
-    assert sorted(places) == list(range(48))
+    assert sorted(places) == list(range(16))
     for scorer in ("attributes", "structure", "cleanliness"):
         scored = [row["place"] for row in rows(measured / "scores" / f"{scorer}.jsonl")]
-        assert sorted(scored) == list(range(48))
-    assert len(list(measured.glob("images/*/*.png"))) == 96
+        assert sorted(scored) == list(range(16))
+    assert len(list(measured.glob("images/*/*.png"))) == 32
     before = (measured / "result.json").read_text()
     gpus = ["rewards.0.workers=99", "rewards.0.gpus_per_worker=1"]
-    command("evaluate", "shapes", "--model", MODEL, "--out", measured, *SMALL, *gpus)
+    command_on_test_cluster(
+        "evaluate", "shapes", "--model", MODEL, "--out", measured, *SMALL, *gpus
+    )
     assert (measured / "result.json").read_text() == before
 
 
@@ -82,7 +84,7 @@ def test_the_result_says_how_it_was_measured(measured: Path) -> None:
     """Everything that a dispute about a figure is about."""
     result = json.loads((measured / "result.json").read_text())
     known = {
-        "suite": "shapes", "prompts": 48, "whole": False, "images_per_prompt": 2, "cot": True,
+        "suite": "shapes", "prompts": 16, "whole": False, "images_per_prompt": 2, "cot": True,
         "template": "shapes", "guidance_scale": 1.0, "temperature": 1.0, "max_cot_tokens": 24,
         "seed": 0, "model": str(MODEL), "failures": {}, "engine": "transformers",
     }  # fmt: skip
@@ -91,9 +93,9 @@ def test_the_result_says_how_it_was_measured(measured: Path) -> None:
     assert result["scorers"][0]["factory"] == "shapes.rewards:Attributes"
     assert result["versions"]["torch"]
     values = result["values"]
-    assert len(values["seen/total"]) == len(values["held_out/total"]) == 24
+    assert len(values["seen/total"]) == len(values["held_out/total"]) == 8
     columns = {column["name"]: column["value"] for column in result["columns"]}
-    total = sum(values["seen/total"].values()) / 24
+    total = sum(values["seen/total"].values()) / 8
     assert columns["seen total"] == pytest.approx(100 * total)
     assert 40 < columns["seen total"] < 95
 
@@ -110,7 +112,7 @@ def test_images_of_another_model_get_the_same_scores(measured: Path, tmp_path: P
     assert second["values"] == first["values"]
     assert not (out / "images").exists()
     assert len(second["images_sha256"]) == 64
-    table = command("evaluate", "table", measured, out)
+    table = command_on_test_cluster("evaluate", "table", measured, out)
     assert "| others | +0.00 [+0.00, +0.00] |" in table
     image = measured / "images" / "00003" / "01.png"
     shutil.copytree(measured / "images", tmp_path / "some")
@@ -146,7 +148,7 @@ def test_mistakes_are_named_before_anything_is_drawn(
     assert main([*model, "rolout.workers=2"]) == 2
     assert "unknown key rolout; did you mean rollout?" in capsys.readouterr().err
     assert main([*shapes, "--images", str(tmp_path), *SMALL]) == 2
-    missing = f"--images: {tmp_path} lacks 96 of 96 images: 00000/00.png, 00000/01.png"
+    missing = f"--images: {tmp_path} lacks 32 of 32 images: 00000/00.png, 00000/01.png"
     assert missing in capsys.readouterr().err
     assert main([*model, "rewards.0.workers=99", "rewards.0.gpus_per_worker=1"]) == 2
     assert "rewards.attributes: its workers ask for 99 GPUs" in capsys.readouterr().err

@@ -227,9 +227,12 @@ def all_measured(
     def measure(suite: str) -> Measured:
         folder = root / suite
         given = [reward.model_dump(mode="json", exclude_defaults=True) for reward in rewards[suite]]
+        # A process of its own has to be told of the cluster. Then the hosts are checked as well,
+        # which costs a process for each command.
+        where = [f"cluster.address={address}"] if suite == "compbench" else []
         command = words(
             suite, folder, f"data={data}", "model.instruction=null",
-            f"rewards={json.dumps(given)}", f"cluster.address={address}",
+            f"rewards={json.dumps(given)}", *where,
         )  # fmt: skip
         stopped: dict[str, str] = {}
         if suite == "compbench":

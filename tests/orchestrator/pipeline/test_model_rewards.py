@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.small_models.tiny_rewards import save_git, save_grounding_dino, save_hps, save_orm
+from tests.command_line import train_on_test_cluster
 from tests.training_records import rows
 
-ROOT = Path(__file__).parents[3]
 NAMES = ("hps", "git", "grounding_dino", "orm", "structure")
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 
-def test_two_steps_with_the_four_models(tmp_path: Path) -> None:
+def test_two_steps_with_the_four_models(ray_cluster: None, tmp_path: Path) -> None:
     """Every pool scores every image, the first one with two workers: no failure, four sums in the
     records, weights that moved.
 
@@ -41,17 +38,13 @@ def test_two_steps_with_the_four_models(tmp_path: Path) -> None:
          "cpus_per_worker": 0.2, "batch_size": 8}
         for name, (factory, given) in options.items()
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "train", "configs/shapes.yaml", f"root={tmp_path}",
-         "name=run", "steps=2", "prompts_per_step=4", "rollout.group_size=4", "rollout.workers=1",
-         "rollout.batch_size=8", "learner.micro_batch_size=8", "evaluation.prompts=12",
-         "evaluation.samples_per_prompt=1", "evaluation.every=2", "checkpoint.every=2",
-         "cluster.object_store_mb=128", f"rewards={json.dumps(rewards)}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    run = train_on_test_cluster(
+        tmp_path, "run", "steps=2", "prompts_per_step=4", "rollout.group_size=4",
+        "rollout.workers=1", "rollout.batch_size=8", "learner.micro_batch_size=8",
+        "evaluation.prompts=12", "evaluation.samples_per_prompt=1", "evaluation.every=2",
+        "checkpoint.every=2", f"rewards={json.dumps(rewards)}",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    metrics = rows(tmp_path / "run")
+    metrics = rows(run)
     assert len(metrics) == 2
     for row in metrics:
         assert row["rewards/failed"] == 0
@@ -59,7 +52,7 @@ def test_two_steps_with_the_four_models(tmp_path: Path) -> None:
         assert row["grad_norm"] > 0
         assert all(row[f"reward/{name}"] is not None for name in NAMES)
     judged = set()
-    for record in rows(tmp_path / "run", "samples/records.jsonl"):
+    for record in rows(run, "samples/records.jsonl"):
         assert record["total"] == pytest.approx(sum(record["rewards"].values()))
         assert set(record["not_applicable"]) <= {"git"}
         judged.add(bool(record["not_applicable"]))

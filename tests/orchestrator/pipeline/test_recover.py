@@ -15,6 +15,8 @@ from orchestrator.pipeline.ledger import LedgerLost
 from orchestrator.pipeline.run import Run
 from orchestrator.record.run_folder import RunFolder
 
+NEW_LEARNER: Any = SimpleNamespace(ranks=1)
+
 
 class SlowLearner:
     """It writes file after file of a checkpoint until its processes are ended."""
@@ -40,15 +42,17 @@ def test_a_checkpoint_that_is_being_written_is_deleted_only_once_nobody_writes(
     tmp_path: Path,
 ) -> None:
     """One rank has died while it saved, and the other ranks still write. Their processes end before
-    the half-written checkpoint is deleted: files that appear meanwhile would make that fail."""
+    the half-written checkpoint is deleted: files that appear meanwhile would make that fail. The
+    new group has fewer ranks, and the notes of the workers know it."""
     folder = RunFolder(tmp_path / "run")
     half_written = folder.checkpoints.begin(4)
     learner: Any = SlowLearner(half_written)
     run = run_with(learner, folder)
     run.recover(LearnerLost("learner rank 1 died"))
     assert not half_written.exists()
-    assert run.learner == "a new learner"
+    assert run.learner is NEW_LEARNER
     assert run.step == 0
+    assert run.stages.workers.ranks == 1
 
 
 def test_a_ledger_that_is_lost_together_with_the_learner_is_begun_anew(tmp_path: Path) -> None:
@@ -63,7 +67,7 @@ def test_a_ledger_that_is_lost_together_with_the_learner_is_begun_anew(tmp_path:
     ledger.fall_back, ledger.rebuild = lost, rebuilt.append
     run.recover(LearnerLost("learner rank 0 died"))
     assert rebuilt == [0]
-    assert run.learner == "a new learner"
+    assert run.learner is NEW_LEARNER
 
 
 def run_with(learner: Any, folder: RunFolder) -> Run:
@@ -77,12 +81,13 @@ def run_with(learner: Any, folder: RunFolder) -> Run:
             fall_back=lambda step: None,
             replace_workers=lambda reason: None,
             wait_for=wait_for,
+            workers=SimpleNamespace(ranks=2),
         ),
         "books": SimpleNamespace(note=lambda text: None, rewind=folder.fall_back),
         "ledger": SimpleNamespace(
             fall_back=lambda step: 5, note_error=lambda text: None, count=lambda name: None
         ),
-        "form_learner": lambda checkpoint: "a new learner",
+        "form_learner": lambda checkpoint: NEW_LEARNER,
     }
     rest: dict[str, Any] = {
         "keeper": None,

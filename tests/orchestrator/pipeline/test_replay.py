@@ -1,4 +1,4 @@
-"""Kept trajectories in real runs: a replay, a run without a learner, and a run that goes on."""
+"""Kept trajectories in real runs: a replay, a run without a learner, and a run that keeps none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import ONE_REWARD, command_on_test_cluster, train_on_test_cluster
-from tests.training_records import of_the_learner, rows, untimed, weights_digest
+from tests.killed_runs import STEPS, has_the_bits_of, killed_and_resumed
+from tests.training_records import kept, of_the_learner, rows, untimed, weights_digest
 
 TINY = (
     "prompts_per_step=2 rollout.group_size=3 rollout.workers=1 rollout.batch_size=8"
@@ -20,26 +21,27 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 @pytest.fixture(scope="module")
 def original(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three steps, all kept."""
-    return train_on_test_cluster(
-        tmp_path_factory.mktemp("runs"), "one", *TINY, "steps=3", "trajectories.keep_steps=3"
-    )
+    """Four steps, all kept."""
+    root, steps = tmp_path_factory.mktemp("runs"), f"steps={STEPS}"
+    run = train_on_test_cluster(root, "one", *TINY, steps, f"trajectories.keep_steps={STEPS}")
+    assert len(kept(run)) == 3 * STEPS  # two groups and the numbers of each step
+    return run
 
 
 def test_a_replay_ends_with_the_weights_of_the_run(original: Path) -> None:
     """Trained by the learner alone on what was kept: equal weights to the last bit, equal rows,
-    and a report. Begun with --resume, ended after two steps and given again, it trains the third
-    step alone. Given once more, nothing is left to do."""
+    and a report. Begun with --resume, ended after three steps and given again, it trains the fourth
+    step alone, here as `train` on its own settings. Given once more, nothing is left to do."""
     arguments = ("replay", original, "--resume", "learner.schedule=constant")
     run = original.parent / "one-replay"
-    command_on_test_cluster(*arguments, "steps=2")
-    assert [row["step"] for row in rows(run)] == [1, 2]
-    out = command_on_test_cluster(*arguments)
-    assert out == f"checkpoint: {run / 'checkpoints' / 'step-3'}\nreport: {run / 'report.html'}\n"
-    assert weights_digest(run, 3) == weights_digest(original, 3)
+    command_on_test_cluster(*arguments, "steps=3")
+    assert [row["step"] for row in rows(run)] == [1, 2, 3]
+    out = command_on_test_cluster("train", run / "config.yaml", "--resume", "steps=4")
+    assert out == f"checkpoint: {run / 'checkpoints' / 'step-4'}\nreport: {run / 'report.html'}\n"
+    assert weights_digest(run, 4) == weights_digest(original, 4)
     assert untimed(run) == of_the_learner(untimed(original))
-    assert rows(run)[2].keys() >= {"time", "seconds/learn", "seconds/step"}
-    assert "seconds/rollout" not in rows(run)[2]
+    assert rows(run)[3].keys() >= {"time", "seconds/learn", "seconds/step"}
+    assert "seconds/rollout" not in rows(run)[3]
     assert command_on_test_cluster(*arguments).startswith(
         f"{run} has replayed all kept steps; its last"
     )
@@ -69,3 +71,16 @@ def test_rollout_alone_keeps_what_a_learner_can_train_on(original: Path) -> None
     assert [row["learning_rate"] for row in replayed] == [1e-4, 1e-4]
     assert replayed[1]["kl/mean"] > 0  # the first step has moved the weights
     assert (root / "later" / "checkpoints" / "step-2" / "manifest.json").is_file()
+
+
+@pytest.mark.timeout(1800)
+def test_a_run_that_keeps_nothing_and_is_killed_has_the_bits_of_the_run(
+    original: Path, tmp_path: Path
+) -> None:
+    """One rank: every process of the run is killed, and it goes on. It keeps no trajectory. Every
+    file of its last checkpoint, weights and optimizer state alike, and every row of metrics but for
+    its times are equal to the bit to those of the run that keeps all and is not killed. Two ranks
+    are in ``test_resume.py``."""
+    struck = killed_and_resumed(tmp_path, *TINY, f"steps={STEPS}")
+    assert kept(struck) == {}
+    has_the_bits_of(struck, original)

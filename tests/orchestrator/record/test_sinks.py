@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -32,6 +34,15 @@ def run_of(folder: Path, name: str = "shapes") -> RunOfSinks:
     return RunOfSinks(name, "eg-grpo-tests", folder, "0123456789abcdef", {"seed": 3})
 
 
+def needs(package: str) -> None:
+    """Skip the test where the package, or what it needs, is absent; fail in continuous integration,
+    which must have it."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{package}: {error}")
+
+
 def test_only_numbers_of_a_row_can_be_drawn() -> None:
     """Null, texts, lists and mappings are left out. So are step and time, which are axes."""
     assert numbers(row(2)) == {"reward/mean": 0.5}
@@ -39,7 +50,7 @@ def test_only_numbers_of_a_row_can_be_drawn() -> None:
 
 def test_tensorboard_has_every_step(tmp_path: Path) -> None:
     """Its own reader finds each value at its step."""
-    pytest.importorskip("tensorboard")
+    needs("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     sink = TensorBoard(run_of(tmp_path))
@@ -57,7 +68,7 @@ def test_wandb_keeps_an_offline_run_in_the_run_folder(
     """It needs no account and no network: the run's file, which ``wandb sync`` sends, has the rows,
     the settings and that the run has failed. It does not have the command line, which may hold a
     secret."""
-    pytest.importorskip("wandb")
+    needs("wandb")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setattr(sys, "argv", ["eg-grpo", "train", "ledger.url=redis://:unmasked@host"])
@@ -101,7 +112,7 @@ def test_trackio_has_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Its own reader finds each value at its step."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    pytest.importorskip("trackio")
+    needs("trackio")
     from trackio.sqlite_storage import SQLiteStorage
 
     sink = Trackio(run_of(tmp_path))

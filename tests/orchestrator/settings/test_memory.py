@@ -221,6 +221,8 @@ def test_shares_of_ranks_and_offloading(size: ModelSize) -> None:
 
     two = per_parameter(zero_stage=2)
     assert (two["reference"], two["master weights"], two["AdamW"], two["gradients"]) == (2, 1, 2, 1)
+    left = per_parameter(zero_stage=2, min_ranks=2)  # two of the four may have to do
+    assert (left["master weights"], left["AdamW"], left["gradients"]) == (2, 4, 2)
     assert per_parameter(zero_stage=1)["gradients"] == 5
     away = per_parameter(zero_stage=2, offload_optimizer=True)
     assert "AdamW" not in away

@@ -207,7 +207,8 @@ def test_the_batch_need_not_divide(overrides: list[str], expected: str) -> None:
 
 
 def test_a_micro_batch_that_is_never_full_is_planned_as_it_is(folders: dict[str, Path]) -> None:
-    """32 trajectories over 4 ranks: with micro-batches of up to 64 a rank's pass has 8."""
+    """32 trajectories over 4 ranks: with micro-batches of up to 64 a rank's pass has 8. If one rank
+    may have to do, its pass has 32."""
     size, machine = ModelSize.of(janus_config(folders["7b"])), this_machine(8, 80, None)
     working = []
     for rows in (8, 64):
@@ -217,6 +218,9 @@ def test_a_micro_batch_that_is_never_full_is_planned_as_it_is(folders: dict[str,
         plan = make_plan(config, size, planned_lengths(config), machine)
         working.append(plan.processes[-1].memory.working)
     assert working[0] == working[1]
+    assert config.largest_micro_batch == 8
+    config = load_config(CONFIGS / "janus-pro-7b.yaml", [*settings, "learner.min_ranks=1"])
+    assert config.largest_micro_batch == 32
 
 
 def test_literal_figures_of_the_7b(folders: dict[str, Path]) -> None:

@@ -34,7 +34,7 @@ def test_what_the_driver_reads_of_the_workers_groups() -> None:
     readers = {setting.key: setting.reader for setting in all_settings()}
     of_the_driver = {key for key, reader in readers.items() if reader == "the driver"}
     assert {key for key in of_the_driver if key.startswith("learner.")} == {
-        "learner.ranks", "learner.max_skipped_updates", "learner.restarts",
+        "learner.ranks", "learner.min_ranks", "learner.max_skipped_updates", "learner.restarts",
         "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.resources",
         "learner.placement", "learner.start_timeout_s",
     }  # fmt: skip
@@ -73,7 +73,9 @@ def test_what_the_driver_reads_of_the_workers_groups() -> None:
         ),
         (
             "trajectories",
-            "trajectories.keep_steps: keep the trajectories of the last steps; 0 keeps none.\n",
+            "trajectories.keep_steps: keep the trajectories of the last steps; 0 keeps none.\n"
+            "trajectories.replay: stages learner: folder of the run whose kept trajectories are"
+            " trained on.\n",
         ),
     ],
 )

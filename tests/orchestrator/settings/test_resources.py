@@ -14,6 +14,8 @@ from policy.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 SHAPES = ROOT / "configs" / "shapes.yaml"
+GPU = ("learner.device=cuda", "learner.gpus_per_rank=1")
+OFFLOAD = ("learner.zero_stage=2", "learner.offload_optimizer=true")
 
 
 def test_every_role_says_what_each_of_its_workers_needs() -> None:
@@ -43,7 +45,13 @@ def test_every_role_says_what_each_of_its_workers_needs() -> None:
         (["learner.ranks=8"], 1),
         (["max_staleness=1"], 1),
         (["learner.threads=4", "max_staleness=1"], 4),
-        (["learner.device=cuda", "learner.gpus_per_rank=1"], 1),
+        ([*GPU], 1),
+        ([*GPU, *OFFLOAD], 6),
+        ([*GPU, *OFFLOAD, "learner.ranks=4", "max_staleness=1"], 1),
+        ([*GPU, *OFFLOAD, "learner.ranks=2", "max_staleness=1"], 3),
+        ([*GPU, *OFFLOAD, "learner.threads=2"], 2),
+        ([*GPU, *OFFLOAD, "cluster.address=10.0.0.1:6379", "learner.cpus_per_rank=12"], 12),
+        ([*OFFLOAD], 2),
         (["cluster.address=10.0.0.1:6379"], 1),
         (["cluster.address=10.0.0.1:6379", "learner.cpus_per_rank=12"], 2),
     ],
@@ -53,7 +61,8 @@ def test_a_rank_takes_the_cores_that_are_free_in_its_turn(
 ) -> None:
     """A private cluster of 6 cores at staleness 0; its share of them with several ranks; what it
     reserves on an existing cluster; one where rollout goes on meanwhile, or on a GPU. More than two
-    threads would give other bits."""
+    threads would give other bits. With an offloaded optimizer a rank on a GPU takes its whole
+    share."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("orchestrator.settings.resources.usable_cores", lambda: 6)
     assert learner_threads(load_config(SHAPES, overrides)) == threads

@@ -118,7 +118,7 @@ def test_patience_may_grow(tmp_path: Path) -> None:
         *("rollout.load_timeout_s=9999", "cluster.start_timeout_s=9999", "cluster.address=auto"),
         *("rewards.0.timeout_s=9999", "rewards.0.retries=9", "rewards.0.retry_delay_s=2"),
         *("rewards.0.restarts=9", "learner.rendezvous_port=12345", "learner.cpus_per_rank=2"),
-        *("learner.ranks=2", "learner.threads=2"),
+        *("learner.ranks=2", "learner.min_ranks=1", "learner.threads=2"),
         *("rollout.cpus_per_worker=2", "probe_tolerance=1e-3", "replacements=9", "name=other"),
         *("root=/elsewhere", "checkpoint.every=7", "evaluation.every=7", "cache.kind=none"),
     ]

@@ -1,0 +1,114 @@
+"""Forms the learner groups of a run, one after another.
+
+Failure policy: a group whose rank dies, raises or is late raises ``WorkerFailed``, and the caller
+decides whether another one is formed. A lost host that no other one replaces ends no group if
+``learner.min_ranks`` allows a smaller one: that one is formed instead, and a line says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.pipeline.idle_learner import IdleLearner
+from orchestrator.pipeline.ledger import Ledger
+from orchestrator.pipeline.roles import Learner
+from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.run_config import RunConfig
+from orchestrator.workers.learner_group import LearnerGroup, RanksWithoutPlace, all_ranks
+from orchestrator.workers.placement import Places
+from orchestrator.workers.stopped_workers import StoppedWorkers
+from orchestrator.workers.waiting import WorkerDied, WorkerLate, WorkerNotStarted, WorkerStopped
+
+log = logging.getLogger("eg_grpo")
+
+
+class Learners:
+    """See the module. Only one group exists at a time."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        inputs: Inputs,
+        places: Places,
+        stopped: StoppedWorkers,
+        say: Callable[[str], None],
+    ) -> None:
+        """``say`` gets a line when a group of another number of ranks is formed."""
+        self._config, self._inputs, self._places = config, inputs, places
+        self._stopped, self._say = stopped, say
+        self._group: LearnerGroup | None = None
+        self._last_ranks = config.learner.ranks  # of the group that was formed last
+
+    def start(self) -> None:
+        """End the group there is, and start the ranks of a new one; returns at once.
+
+        After a smaller group the new one has as many ranks as have places by now: hosts that have
+        not come back meanwhile are not waited for again.
+        """
+        self.close()
+        if self._config.stages == "rollout":
+            return
+        seats = every = all_ranks(self._config)
+        if self._last_ranks < len(every):
+            held = self._places.held(every)
+            seats = held if len(held) >= self._config.learner.fewest_ranks else every
+        self._start(seats)
+
+    def formed(self, checkpoint: Path | None) -> Learner:
+        """The group that was started, once it has loaded the checkpoint."""
+        if self._group is None:
+            return IdleLearner()
+        while True:
+            try:
+                self._group.wait_ready()
+                break
+            except RanksWithoutPlace as missing:
+                log.warning("%s", missing)
+                self.close()
+                self._start(missing.held)
+        if checkpoint is not None:
+            self._group.load(checkpoint)
+        self._tell_of_ranks(self._group.ranks)
+        return self._group
+
+    def form_first(self, checkpoint: Path | None, ledger: Ledger) -> Learner:
+        """Form the group with which the run opens. A group of which a rank dies, is late or is
+        stopped is formed again, once: settings that end each group would end that one too."""
+        try:
+            return self.formed(checkpoint)
+        except WorkerNotStarted:
+            raise
+        except (WorkerDied, WorkerLate, WorkerStopped) as failure:
+            if not self._config.learner.restarts:
+                raise
+            log.warning("%s; the group is formed again", failure)
+            ledger.note_error(str(failure))
+            ledger.count("lost/learner")
+            return self.form_anew(checkpoint)
+
+    def form_anew(self, checkpoint: Path | None) -> Learner:
+        """Start another group and return it once it has loaded the checkpoint."""
+        self.start()
+        return self.formed(checkpoint)
+
+    def close(self) -> None:
+        """End the group's processes."""
+        if self._group is not None:
+            self._group.close()
+
+    def _start(self, seats: list[str]) -> None:
+        self._group = LearnerGroup(self._config, self._inputs, self._places, seats)
+        self._stopped.over(self._group)
+
+    def _tell_of_ranks(self, ranks: int) -> None:
+        """Say so if the group has another number of ranks than the one before."""
+        if ranks != self._last_ranks:
+            text = (
+                f"the learner goes on with {ranks} of {self._config.learner.ranks} ranks"
+                " (learner.min_ranks); each takes a share of the batch that fits their number"
+            )
+            log.warning("%s", text)
+            self._say(text)
+        self._last_ranks = ranks
