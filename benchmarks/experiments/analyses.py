@@ -113,7 +113,7 @@ def _findings(folders: list[Path]) -> list[list[str]]:
         for row in _rows(folder / "findings.csv"):
             if not row["subset"].startswith("bin "):
                 values = found[tuple(row[key] for key in _ROW)]
-                values += [float(row["value"])] if np.isfinite(float(row["value"])) else []
+                values += [float(row["value"])] if row["value"] else []  # empty: NaN
     return [
         [
             figure, f"{setting} minus {minus}" if minus else setting, quantity, statistic, subset,

@@ -27,6 +27,7 @@ def _kept(records: Records, root: Path, world: str) -> None:
                 records.add(arm, seed, {"weights": {"file": digest}})
 
 
+@pytest.mark.slow
 def test_analyses_are_means_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real drawing and scoring, two prompts. The world without runs is not reported."""
     monkeypatch.chdir(ROOT)
