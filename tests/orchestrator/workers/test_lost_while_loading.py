@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from orchestrator.pipeline.ledger_folder import open_ledger
-from orchestrator.pipeline.opening import _Learners
+from orchestrator.pipeline.opening_learners import Learners
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.ledger_config import LedgerConfig
 from orchestrator.settings.run_config import load_config
@@ -142,7 +142,7 @@ def test_a_learner_group_with_a_frozen_rank_is_formed_again_once(
         watch_for_stopped_workers() if noticed else nullcontext(StoppedWorkers()) as watch,
         open_ledger(LedgerConfig(), tmp_path, lambda text: None) as ledger,
     ):
-        learners = _Learners(config, inputs, ANYWHERE, watch)
+        learners = Learners(config, inputs, ANYWHERE, watch, lambda text: None)
         learners.start()
         first = learners._group
         assert first is not None
