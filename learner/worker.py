@@ -42,9 +42,7 @@ class LearnerWorker:
     """
 
     def __init__(self, settings: LearnerSettings) -> None:
-        if settings.learner.device == "cuda":
-            use_expandable_segments()
-        tune_process(settings.threads, settings.deterministic)
+        # Nothing that takes time: Ray does not end an actor that is stopped in its constructor.
         self._settings = settings
         self._rank: LearnerRank | None = None
         self._push: Push | None = None
@@ -64,11 +62,18 @@ class LearnerWorker:
         port = self._settings.learner.rendezvous_port or _free_port(host)
         return Place(0, len(hosts), host, port, one_machine)
 
+    def tune(self) -> None:
+        """Set up the process; nothing may have imported torch before."""
+        if self._settings.learner.device == "cuda":
+            use_expandable_segments()
+        tune_process(self._settings.threads, self._settings.deterministic)
+
     def join(self, rank: int, first: Place) -> None:
         """Load the model and enter the group as ``rank``; returns when every rank has.
 
         ``first`` is the place of rank 0.
         """
+        self.tune()
         with quick_imports():
             from learner.rank import LearnerRank
 

@@ -52,8 +52,7 @@ class RewardWorker:
             # from a worker without a share.
             variables = config.runtime_env.env_vars
             os.environ["CUDA_VISIBLE_DEVICES"] = variables.get("CUDA_VISIBLE_DEVICES", "")
-        if deterministic:
-            choose_deterministic_algorithms()
+        self._deterministic = deterministic
         self._config = config
         self._cache = cache
         self._built: RewardScorer | None = None
@@ -87,6 +86,8 @@ class RewardWorker:
 
     def _scorer(self) -> RewardScorer:
         if self._built is None:
+            if self._deterministic:
+                choose_deterministic_algorithms()
             reward = build_reward(self._config)
             cache = open_cache(self._cache) if self._config.cache else None
             identity = scorer_identity(self._config, reward)

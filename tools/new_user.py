@@ -64,6 +64,8 @@ _LONGEST_S = 1800.0
 
 def main() -> None:
     """Go the path, and print a row for each command when it is done."""
+    # A shell that starts this in the background has it ignore Ctrl-C, and its commands as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="new-user-") as name:
         user = User(Path(name))
         print(f"On {os.cpu_count()} cores, {date.today()}:\n\n| page | command | seconds |")

@@ -4,6 +4,9 @@ The first signal lets the run finish its step and save a checkpoint. If that tak
 ``stop_within_s``, the step is abandoned: the last checkpoint is whole, and the run goes on from it.
 A second signal stops the run at once. Before the first step no work can be lost, so there the first
 signal stops it at once.
+
+``KeyboardInterrupt`` stops the run. Python drops an exception that reaches the end of a ``__del__``
+or of a callback, of which libraries have some. One that was dropped so is raised again.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from types import FrameType
 # itself. So one request to stop can arrive twice. A second SIGTERM within this time is ignored.
 _ONE_SIGTERM_S = 1.0
 
+_AGAIN_S = 0.01  # after which a dropped KeyboardInterrupt is raised again
+
 
 class Interrupt:
     """Knows whether a signal has asked the run to stop."""
@@ -29,6 +34,7 @@ class Interrupt:
         self.stepping = False  # true from the first step on
         self.echo_until = 0.0
         self.stop_within_s = math.inf
+        self._dropped = False  # a KeyboardInterrupt, which the alarm is to raise again
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
@@ -44,12 +50,21 @@ class Interrupt:
         print(f"\nstopping after this step; {again} to stop at once", file=sys.stderr)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        print(
-            f"\nthe step was not done {self.stop_within_s:g} s after the signal"
-            " (checkpoint.stop_within_s); it is abandoned",
-            file=sys.stderr,
-        )
+        if not self._dropped:
+            print(
+                f"\nthe step was not done {self.stop_within_s:g} s after the signal"
+                " (checkpoint.stop_within_s); it is abandoned",
+                file=sys.stderr,
+            )
         raise KeyboardInterrupt
+
+    def _on_dropped(self, dropped: sys.UnraisableHookArgs) -> None:
+        """Python's hook for an exception that it drops."""
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            self._dropped = True
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            sys.__unraisablehook__(dropped)
 
 
 @contextmanager
@@ -61,10 +76,12 @@ def graceful_interrupt() -> Iterator[Interrupt]:
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt._on_alarm)
+    hook, sys.unraisablehook = sys.unraisablehook, interrupt._on_dropped
     try:
         yield interrupt
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
         # Wait until no repeated SIGTERM can arrive: the old handler would act on it.
         time.sleep(max(0.0, interrupt.echo_until - time.monotonic()))
         for number, handler in previous.items():

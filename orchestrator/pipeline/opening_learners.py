@@ -15,9 +15,10 @@ from orchestrator.pipeline.idle_learner import IdleLearner
 from orchestrator.pipeline.ledger import Ledger
 from orchestrator.pipeline.roles import Learner
 from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig
-from orchestrator.workers.learner_group import LearnerGroup, RanksWithoutPlace, all_ranks
-from orchestrator.workers.placement import Places
+from orchestrator.workers.learner_group import LearnerGroup, RanksWithoutPlace
+from orchestrator.workers.placement import Places, claims
 from orchestrator.workers.stopped_workers import StoppedWorkers
 from orchestrator.workers.waiting import WorkerDied, WorkerLate, WorkerNotStarted, WorkerStopped
 
@@ -44,17 +45,14 @@ class Learners:
     def start(self) -> None:
         """End the group there is, and start the ranks of a new one; returns at once.
 
-        After a smaller group the new one has as many ranks as have places by now: hosts that have
-        not come back meanwhile are not waited for again.
+        After a smaller group the new one has as many ranks as there is room for by now: hosts that
+        have not come back meanwhile are not waited for again.
         """
         self.close()
         if self._config.stages == "rollout":
             return
-        seats = every = all_ranks(self._config)
-        if self._last_ranks < len(every):
-            held = self._places.held(every)
-            seats = held if len(held) >= self._config.learner.fewest_ranks else every
-        self._start(seats)
+        every = self._config.learner.ranks
+        self._start(every if self._last_ranks == every else self._place_again())
 
     def formed(self, checkpoint: Path | None) -> Learner:
         """The group that was started, once it has loaded the checkpoint."""
@@ -67,7 +65,7 @@ class Learners:
             except RanksWithoutPlace as missing:
                 log.warning("%s", missing)
                 self.close()
-                self._start(missing.held)
+                self._start(self._place_again())
         if checkpoint is not None:
             self._group.load(checkpoint)
         self._tell_of_ranks(self._group.ranks)
@@ -98,8 +96,14 @@ class Learners:
         if self._group is not None:
             self._group.close()
 
-    def _start(self, seats: list[str]) -> None:
-        self._group = LearnerGroup(self._config, self._inputs, self._places, seats)
+    def _place_again(self) -> int:
+        learner = self._config.learner
+        ranks = [role for role in roles(self._config) if role.key == "learner"]
+        (claim,) = claims(ranks, learner.placement)
+        return self._places.place_again(claim, learner.fewest_ranks)
+
+    def _start(self, ranks: int) -> None:
+        self._group = LearnerGroup(self._config, self._inputs, self._places, ranks)
         self._stopped.over(self._group)
 
     def _tell_of_ranks(self, ranks: int) -> None:

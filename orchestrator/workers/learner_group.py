@@ -48,11 +48,10 @@ class PublishedWeights:
 class RanksWithoutPlace(RunFailed):
     """The cluster has no room for some ranks of a group, but for enough of them."""
 
-    def __init__(self, held: Sequence[str], ranks: int, each: Resources) -> None:
-        """``held`` names the places that exist, of those for ``ranks`` ranks that need ``each``."""
-        self.held = list(held)
+    def __init__(self, held: int, ranks: int, each: Resources) -> None:
+        """``held`` places exist, of those for ``ranks`` ranks that need ``each``."""
         super().__init__(
-            f"there is room for {len(held)} of {ranks} learner ranks ({each} each); free:"
+            f"there is room for {held} of {ranks} learner ranks ({each} each); free:"
             f" {free_text(hosts(), [each])}"
         )
 
@@ -65,24 +64,20 @@ class LearnerGroup(WorkerPool):
         config: RunConfig,
         inputs: Inputs,
         places: Places = ANYWHERE,
-        seats: Sequence[str] | None = None,
+        ranks: int | None = None,
     ) -> None:
-        """``seats`` name the places at which ranks 0, 1, ... start, as ``places`` knows them. They
-        are those of all ranks of the run by default."""
+        """``ranks`` of the ranks of the run start, by default all."""
         self.config = config.learner
         self._places = places
-        self._seats = list(all_ranks(config) if seats is None else seats)
         # A place that is missing for longer is not waited for if there are enough others.
         self._patience_s = max(NO_PROCESS_S, config.cluster.wait_for_room_s)
         self.weight_version = 0
         self._receipts: list[ray.ObjectRef] = []
         self._stored: list[ray.ObjectRef] = []  # one for each parcel; fails if it is not stored
         settings = learner_settings(config, inputs)
-        names = all_ranks(config)[: len(self._seats)]
-        seat_of = dict(zip(names, self._seats, strict=True))
         super().__init__(
-            names,
-            lambda name: start_learner_worker(settings, places.of(seat_of[name])),
+            [f"learner rank {rank}" for rank in range(ranks or config.learner.ranks)],
+            lambda name: start_learner_worker(settings, places.of(name)),
             _join,
             learner_resources(config),
             self.config.start_timeout_s,
@@ -108,11 +103,11 @@ class LearnerGroup(WorkerPool):
         began = whole = time.monotonic()  # ``whole``: when all places existed last
         self._warn_at = dict.fromkeys(self.names, began + NO_PROCESS_S)
         while missing := ray.wait(self.running, num_returns=self.ranks, timeout=_LOOK_S)[1]:
-            now, held = time.monotonic(), self._places.held(self._seats)
-            if len(held) == self.ranks:
+            now, held = time.monotonic(), self._places.held(self.names)
+            if held == self.ranks:
                 whole = now
                 self._warn_if_due()
-            elif now - whole >= self._patience_s and len(held) >= self.config.fewest_ranks:
+            elif now - whole >= self._patience_s and held >= self.config.fewest_ranks:
                 raise RanksWithoutPlace(held, self.ranks, self.resources)
             if now - began >= self._start_timeout_s:
                 late = [self.names[self.running.index(ref)] for ref in missing]
@@ -175,11 +170,6 @@ class LearnerGroup(WorkerPool):
             )
         except WorkerLate as late:
             raise self._explained(late) from None
-
-
-def all_ranks(config: RunConfig) -> list[str]:
-    """The names of ``learner.ranks`` ranks, which are those of their places too."""
-    return [f"learner rank {rank}" for rank in range(config.learner.ranks)]
 
 
 def _join(ranks: Sequence[Any]) -> list[ray.ObjectRef]:

@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray._private.state import available_resources_per_node
@@ -96,26 +96,50 @@ class Places:
         group, bundle = self._groups[worker]
         return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
 
-    def held(self, workers: Sequence[str]) -> list[str]:
-        """Those of the workers whose place exists: a place is gone with its host until Ray has
-        found another one. A worker for which nothing is reserved counts as one with a place."""
+    def held(self, workers: Sequence[str]) -> int:
+        """How many of the workers have a place: it is gone with its host until Ray has found
+        another one. A worker for which nothing is reserved counts as one that has."""
         alive = {host.node_id for host in hosts()}
+        places = [self._groups[worker] for worker in workers if worker in self._groups]
         tables = {
             group: placement_group_table(group)["bundles_to_node_id"]
-            for group in {self._groups[worker][0] for worker in workers if worker in self._groups}
+            for group in {group for group, _ in places}
         }
+        gone = sum(tables[group].get(bundle) not in alive for group, bundle in places)
+        return len(workers) - gone
 
-        def exists(worker: str) -> bool:
-            group, bundle = self._groups[worker]
-            return tables[group].get(bundle) in alive
+    def place_again(self, claim: Claim, fewest: int) -> int:
+        """Give the learner's places back, and take those of as many ranks as there is room for.
 
-        return [worker for worker in workers if worker not in self._groups or exists(worker)]
+        Returns their number: those of ``claim``, or at least ``fewest``. If there is less room, the
+        places are those of ``claim``, and Ray gives them when it can. The old places are given up,
+        because Ray starts nothing in a group of which it moves one.
+        """
+        with _turn():
+            old, _ = self._groups[claim.names[0]]
+            room = sum(host.room(claim.each) for host in _with_given_back(hosts(), [old]))
+            self._forget(old)
+            for count in range(int(min(len(claim.names), room)), fewest - 1, -1):
+                part = replace(claim, names=claim.names[:count])
+                placed = _group(part)
+                if not _missing([part], [placed]):
+                    self._keep(part, placed)
+                    return count
+                remove_placement_group(placed)
+            self._keep(claim, _group(claim))
+            return len(claim.names)
+
+    def _keep(self, claim: Claim, group: PlacementGroup) -> None:
+        self._groups |= {name: (group, bundle) for bundle, name in enumerate(claim.names)}
+
+    def _forget(self, group: PlacementGroup) -> None:
+        remove_placement_group(group)
+        self._groups = {name: at for name, at in self._groups.items() if at[0] != group}
 
     def give_back(self, worker: str) -> None:
         """Give the place of a rollout or reward worker to others; its process is ended."""
         if worker in self._groups:
-            group, _ = self._groups.pop(worker)
-            remove_placement_group(group)
+            self._forget(self._groups[worker][0])
 
     def close(self) -> None:
         """Give all places back; a second call does nothing."""

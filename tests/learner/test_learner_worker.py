@@ -25,8 +25,6 @@ def test_unused_memory_leaves_a_gpu_that_others_may_be_on(
             return {"loss": 1.0}
 
     calls: list[str] = []
-    monkeypatch.setattr("learner.worker.tune_process", lambda *_: None)  # this process is pytest's
-    monkeypatch.setattr("learner.worker.use_expandable_segments", lambda: None)
     monkeypatch.setattr("learner.worker.ray.get", lambda refs, timeout: refs)  # there are none
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("freed"))

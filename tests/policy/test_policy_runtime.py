@@ -29,7 +29,7 @@ from learner.worker import LearnerWorker
 from pathlib import Path
 from tests.learner_settings import learner_settings
 settings = learner_settings(Path("none"), device="cuda", gpus_per_rank=1)
-LearnerWorker(replace(settings, deterministic={on}))
+LearnerWorker(replace(settings, deterministic={on})).tune()
 """,
     "rollout": """
 from rollout.config import RolloutConfig
@@ -40,7 +40,8 @@ RolloutWorker(config, {checkpoint!r}, "shapes", deterministic={on}).identity()
     "reward": """
 from rewards.config import RewardConfig
 from rewards.worker import NO_CACHE, RewardWorker
-RewardWorker(RewardConfig(name="a", factory="m:C", weight=1.0), NO_CACHE, deterministic={on})
+config = RewardConfig(name="a", factory="shapes.rewards:Structure", weight=1.0)
+RewardWorker(config, NO_CACHE, deterministic={on}).ready()
 """,
 }
 

@@ -6,6 +6,8 @@ import logging
 import math
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,6 +228,30 @@ def test_while_starting_the_first_signal_stops(number: signal.Signals) -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
         assert not interrupt.requested
+
+
+def test_a_signal_in_a_destructor_stops_all_the_same(capfd: pytest.CaptureFixture[str]) -> None:
+    """Ray's handles have one. Python drops what it raises; here it drops the next try as well."""
+    done: list[str] = []
+
+    class Handle:
+        def __init__(self, act: Callable[[], None]) -> None:
+            self.act = act
+
+        def __del__(self) -> None:
+            self.act()
+            done.append("acted")
+
+    def interrupted() -> None:
+        with graceful_interrupt():
+            Handle(lambda: os.kill(os.getpid(), signal.SIGINT))
+            Handle(lambda: time.sleep(1.0))
+            time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert done == []
+    assert capfd.readouterr().err == ""
 
 
 def test_the_echo_of_a_sigterm_does_not_break_the_teardown_off(

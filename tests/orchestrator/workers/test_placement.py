@@ -228,6 +228,26 @@ def test_workers_of_a_lost_host_find_new_places(found: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(1000)
+def test_a_learner_goes_on_with_the_ranks_that_have_a_place(found: dict[str, Any]) -> None:
+    """Each of two hosts has one rank, and one of them is lost: from the checkpoint of both, the
+    other rank makes the same update but for rounding. When a host has come, a group of two is
+    formed again, and makes it to the bit."""
+    ranks = found["large ranks"]
+    assert ranks["ranks"] == [2, 1, 2]
+    both, alone, both_again = ranks["rows"]
+    assert alone == pytest.approx(both, rel=1e-4, abs=1e-5)
+    assert alone["grad_norm"] > 0
+    assert both_again == both
+    goes_on = "the learner goes on with {} of 2 ranks (learner.min_ranks); each takes a share of"
+    assert [text.partition(" the batch")[0] for text in ranks["said"]] == [
+        goes_on.format(1),
+        goes_on.format(2),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1000)
 def test_room_for_more_workers_is_counted_host_by_host(found: dict[str, Any]) -> None:
     """Hosts of 2 and 3 CPUs have room for two workers of 2 CPUs, not for three."""
     there, refused = found["room"]
