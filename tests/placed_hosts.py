@@ -28,12 +28,6 @@ SHAPES = "configs/shapes.yaml"
 FOUR_CPUS = ("learner.ranks=2", "rollout.workers=1", "data.evaluation={}",
              'rewards=[{name: picky, factory: "tests.placed_hosts:Picky"}]')  # fmt: skip
 
-SMALL = ("learner.cpus_per_rank=0.1", "rollout.cpus_per_worker=0.1",
-         "rewards.0.cpus_per_worker=0.1")  # fmt: skip
-LARGE_RANKS = ("learner.ranks=2", "learner.min_ranks=1", "learner.cpus_per_rank=1.75",
-               "learner.placement=spread", "learner.zero_stage=2", "learner.micro_batch_size=3",
-               "learner.learning_rate=1e-3")  # fmt: skip
-
 # A rank and a rollout worker have shares of one GPU.
 TURNS = ("learner.ranks=2", "learner.device=cuda", "learner.gpus_per_rank=0.6",
          "rollout.workers=2", "rollout.device=cuda", "rollout.gpus_per_worker=0.4",
@@ -126,15 +120,10 @@ def main(scratch: Path) -> None:
                     pass
             except RunFailed as failure:
                 found["refused turns"].append(str(failure))
-        few = load_config(Path(SHAPES), [address, *FOUR_CPUS, *SMALL, "learner.placement=together"])
-        wanted = roles(few)
-        large = load_config(Path(SHAPES), [address, *LARGE_RANKS])
-        # Each host has one of the large ranks, and no host has room for two.
-        with reserved(large, roles(large)[:1]) as seats, reserved(few, wanted) as places:
-            learner = LargeLearner(large, seats, scratch)
+        with reserved(config, wanted) as places:
 
             def start(name: str) -> Any:
-                return started(worker, places, name, cpus=0.1)
+                return started(worker, places, name)
 
             names = [name for role in wanted for name in role.names]
             actors = {name: start(name) for name in names}
@@ -143,72 +132,13 @@ def main(scratch: Path) -> None:
             victim = process_of(ray.get(actors["learner rank 0"].pid.remote()))
             hosts.lose(victim, pause_s=0)
             lost = [name for name in names if lived[name] == lived["learner rank 0"]]
-            learner.form_anew()
             hosts.start_due()
             lives = {name: answer_of(start, name) for name in lost}
             found["lives"] = lives
-            learner.form_anew()
-            found["large ranks"] = learner.seen
-            learner.close()
         ray.shutdown()
     finally:
         hosts.end()
     print(json.dumps(found))
-
-
-class LargeLearner:
-    """Two real learner ranks, the checkpoint that they write, and what comes of it."""
-
-    def __init__(self, config: Any, places: Any, scratch: Path) -> None:
-        """Make one update, write the checkpoint, and make the next update."""
-        from benchmarks.small_models.random_janus import save_tiny_checkpoint
-        from benchmarks.trajectories import random_groups
-        from learner.shares import TrainingGroup
-        from orchestrator.pipeline.opening_learners import Learners
-        from orchestrator.settings.inputs import Inputs
-        from orchestrator.settings.model_size import ModelSize
-        from policy.checkpoint.loading import load_policy, read_config
-
-        model = save_tiny_checkpoint(scratch / "model")
-        first, self._second = (
-            [
-                TrainingGroup(group, (1.0, -0.5, None, 0.3))
-                for group in random_groups(
-                    load_policy(model), [[3, 5, 4, 0], [1, 2, 9, 6]], weight_version=version
-                )
-            ]
-            for version in (0, 1)
-        )
-        inputs = Inputs(model, ModelSize.of(read_config(model)), None, [], {}, [])
-        said: list[str] = []
-        watch: Any = SimpleNamespace(over=lambda group: None)
-        self._learners = Learners(config, inputs, places, watch, said.append)
-        self._checkpoint = scratch / "step-1"
-        # The ranks of each group, the row of the second update, and what is said.
-        self.seen: dict[str, Any] = {"ranks": [], "rows": [], "said": said}
-        group = self._learners.form_anew(None)
-        group.update(first)
-        group.save(self._checkpoint)
-        self._update(group)
-
-    def form_anew(self) -> None:
-        """Form another group from the checkpoint, and make the second update."""
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                group = self._learners.form_anew(self._checkpoint)
-                break
-            except RunFailed:  # Ray sent a rank to the lost host: a run forms the group again too
-                if time.monotonic() >= deadline:
-                    raise
-        self._update(group)
-
-    def close(self) -> None:
-        self._learners.close()
-
-    def _update(self, group: Any) -> None:
-        self.seen["ranks"].append(group.ranks)
-        self.seen["rows"].append(group.update(self._second))
 
 
 class Where:
@@ -288,9 +218,9 @@ def brought(config: Any, scratch: Path) -> list[list[str]]:
         rollout_pool.start_rollout_worker = real
 
 
-def started(worker: Any, places: Any, name: str, gpus: float = 0.0, cpus: float = 1.0) -> Any:
+def started(worker: Any, places: Any, name: str, gpus: float = 0.0) -> Any:
     """A new actor at the place of this name."""
-    options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": places.of(name)}
+    options = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": places.of(name)}
     return worker.options(**options).remote()
 
 

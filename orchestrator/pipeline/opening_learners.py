@@ -52,7 +52,7 @@ class Learners:
         if self._config.stages == "rollout":
             return
         every = self._config.learner.ranks
-        self._start(every if self._last_ranks == every else self._place_again())
+        self._start(every if self._last_ranks == every else self._claim_again())
 
     def formed(self, checkpoint: Path | None) -> Learner:
         """The group that was started, once it has loaded the checkpoint."""
@@ -65,7 +65,7 @@ class Learners:
             except RanksWithoutPlace as missing:
                 log.warning("%s", missing)
                 self.close()
-                self._start(self._place_again())
+                self._start(self._claim_again())
         if checkpoint is not None:
             self._group.load(checkpoint)
         self._tell_of_ranks(self._group.ranks)
@@ -96,11 +96,11 @@ class Learners:
         if self._group is not None:
             self._group.close()
 
-    def _place_again(self) -> int:
+    def _claim_again(self) -> int:
         learner = self._config.learner
         ranks = [role for role in roles(self._config) if role.key == "learner"]
         (claim,) = claims(ranks, learner.placement)
-        return self._places.place_again(claim, learner.fewest_ranks)
+        return self._places.claim_again(claim, learner.fewest_ranks)
 
     def _start(self, ranks: int) -> None:
         self._group = LearnerGroup(self._config, self._inputs, self._places, ranks)

@@ -30,6 +30,7 @@ from policy.errors import RunFailed
 from policy.receipt import WeightReceipt
 
 _LOOK_S = 1.0  # between two looks at the places of ranks that have no process yet
+_MOVE_S = 5.0  # in which Ray has moved the places of a lost host, if there is room
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class PublishedWeights:
 
 
 class RanksWithoutPlace(RunFailed):
-    """The cluster has no room for some ranks of a group, but for enough of them."""
+    """The hosts of some ranks are gone, and Ray finds no others for them."""
 
-    def __init__(self, held: int, ranks: int, each: Resources) -> None:
-        """``held`` places exist, of those for ``ranks`` ranks that need ``each``."""
+    def __init__(self, room: int, ranks: int, each: Resources) -> None:
+        """There is room for ``room`` of ``ranks`` ranks that need ``each``."""
         super().__init__(
-            f"there is room for {held} of {ranks} learner ranks ({each} each); free:"
+            f"there is room for {room} of {ranks} learner ranks ({each} each); free:"
             f" {free_text(hosts(), [each])}"
         )
 
@@ -91,24 +92,28 @@ class LearnerGroup(WorkerPool):
     def wait_ready(self) -> None:
         """Block until every rank has loaded the model.
 
-        Raises ``RanksWithoutPlace`` when the places of some ranks have been missing for
-        ``cluster.wait_for_room_s``, at least 20 s, and those of ``learner.min_ranks`` exist.
+        Raises ``RanksWithoutPlace`` when Ray finds no place for ranks of a lost host. If
+        ``learner.min_ranks`` allows a smaller group, it is raised again while the ranks wait for
+        room, every ``cluster.wait_for_room_s`` (at least 20 s) in which there is room for fewer.
         """
-        if self.config.fewest_ranks < self.ranks:
+        if self._places.of(self.names[0]) is not None:
             self._wait_for_places()
         super().wait_ready()
 
     def _wait_for_places(self) -> None:
         """Return when every rank has a process; see ``wait_ready``."""
-        began = whole = time.monotonic()  # ``whole``: when all places existed last
-        self._warn_at = dict.fromkeys(self.names, began + NO_PROCESS_S)
+        rank_0, fewest = self.names[0], self.config.fewest_ranks
+        began = whole = time.monotonic()  # ``whole``: when all ranks had a place last
+        self._look_at = dict.fromkeys(self.names, began + NO_PROCESS_S)
         while missing := ray.wait(self.running, num_returns=self.ranks, timeout=_LOOK_S)[1]:
-            now, held = time.monotonic(), self._places.held(self.names)
-            if held == self.ranks:
+            now = time.monotonic()
+            if not self._places.wait(rank_0):
                 whole = now
-                self._warn_if_due()
-            elif now - whole >= self._patience_s and held >= self.config.fewest_ranks:
-                raise RanksWithoutPlace(held, self.ranks, self.resources)
+                self._look_after_starts()
+            elif now - whole >= (self._patience_s if fewest < self.ranks else _MOVE_S):
+                room = self._places.room(rank_0)
+                if self._places.lost(rank_0) or fewest <= room < self.ranks:
+                    raise RanksWithoutPlace(room, self.ranks, self.resources)
             if now - began >= self._start_timeout_s:
                 late = [self.names[self.running.index(ref)] for ref in missing]
                 raise self._explained(WorkerLate(late, self._start_timeout_s))

@@ -85,70 +85,95 @@ class Claim:
 class Places:
     """Where the workers of a run may start."""
 
-    def __init__(self, groups: Mapping[str, tuple[PlacementGroup, int]]) -> None:
-        """``groups`` holds the group and the number of the bundle for the name of a worker."""
-        self._groups = dict(groups)
+    def __init__(self, placed: Sequence[tuple[Claim, PlacementGroup]] = ()) -> None:
+        self._placed = {name: (claim, group) for claim, group in placed for name in claim.names}
 
     def of(self, worker: str) -> PlacementGroupSchedulingStrategy | None:
         """The strategy that starts this worker at its place; None if nothing is reserved for it."""
-        if worker not in self._groups:
+        if worker not in self._placed:
             return None
-        group, bundle = self._groups[worker]
-        return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+        claim, group = self._placed[worker]
+        return PlacementGroupSchedulingStrategy(
+            group, placement_group_bundle_index=claim.names.index(worker)
+        )
 
-    def held(self, workers: Sequence[str]) -> int:
-        """How many of the workers have a place: it is gone with its host until Ray has found
-        another one. A worker for which nothing is reserved counts as one that has."""
-        alive = {host.node_id for host in hosts()}
-        places = [self._groups[worker] for worker in workers if worker in self._groups]
-        tables = {
-            group: placement_group_table(group)["bundles_to_node_id"]
-            for group in {group for group, _ in places}
-        }
-        gone = sum(tables[group].get(bundle) not in alive for group, bundle in places)
-        return len(workers) - gone
+    def lost(self, worker: str) -> bool:
+        """Whether a host is gone that had this worker's place, or that of another worker of its
+        claim, and Ray has found no other place yet."""
+        return worker in self._placed and _state(self._placed[worker][1]) == "RESCHEDULING"
 
-    def place_again(self, claim: Claim, fewest: int) -> int:
-        """Give the learner's places back, and take those of as many ranks as there is room for.
+    def wait(self, worker: str) -> bool:
+        """Whether this worker, or another one of its claim, has no place at the moment."""
+        return worker in self._placed and _state(self._placed[worker][1]) != "CREATED"
 
-        Returns their number: those of ``claim``, or at least ``fewest``. If there is less room, the
-        places are those of ``claim``, and Ray gives them when it can. The old places are given up,
-        because Ray starts nothing in a group of which it moves one.
+    def ask_again(self, worker: str) -> bool:
+        """Ask for the place of a lost host anew; returns whether this was needed.
+
+        What was started there ends. Ray tries to move a group again and again without a pause, and
+        places nothing else meanwhile, also for others (Ray's pull request 65007). It gives a new
+        group a pause after each attempt.
         """
-        with _turn():
-            old, _ = self._groups[claim.names[0]]
-            room = sum(host.room(claim.each) for host in _with_given_back(hosts(), [old]))
-            self._forget(old)
-            for count in range(int(min(len(claim.names), room)), fewest - 1, -1):
-                part = replace(claim, names=claim.names[:count])
-                placed = _group(part)
-                if not _missing([part], [placed]):
-                    self._keep(part, placed)
-                    return count
-                remove_placement_group(placed)
-            self._keep(claim, _group(claim))
-            return len(claim.names)
+        if not self.lost(worker):
+            return False
+        claim, _ = self._placed[worker]
+        self._forget(claim)
+        self._keep(claim, _group(claim))
+        return True
 
-    def _keep(self, claim: Claim, group: PlacementGroup) -> None:
-        self._groups |= {name: (group, bundle) for bundle, name in enumerate(claim.names)}
+    def room(self, worker: str) -> int:
+        """How many of the places of this worker's claim there would be, if it gave them back."""
+        claim, group = self._placed[worker]
+        room = sum(host.room(claim.each) for host in _with_given_back(hosts(), [group]))
+        return int(min(len(claim.names), room))
 
-    def _forget(self, group: PlacementGroup) -> None:
-        remove_placement_group(group)
-        self._groups = {name: at for name, at in self._groups.items() if at[0] != group}
+    def claim_again(self, claim: Claim, fewest: int) -> int:
+        """Take the places of as many of the learner ranks as there is room for; their number.
+
+        What they had is given back. ``claim`` is that of all ranks. If there is no room for
+        ``fewest`` of them, all wait, and Ray gives them places when it can.
+        """
+        old, group = self._placed[claim.names[0]]
+        room = sum(host.room(claim.each) for host in _with_given_back(hosts(), [group]))
+        self._forget(old)
+        # Others give their room to the ranks first. Ray also starts nothing while it moves a group.
+        moved = {c.names: c for name, (c, _) in self._placed.items() if self.lost(name)}
+        for other in moved.values():
+            self._forget(other)
+        try:
+            with _turn():
+                for count in range(int(min(len(claim.names), room)), fewest - 1, -1):
+                    part = replace(claim, names=claim.names[:count])
+                    group = _group(part)
+                    if not _missing([part], [group]):
+                        self._keep(part, group)
+                        return count
+                    remove_placement_group(group)
+                self._keep(claim, _group(claim))
+                return len(claim.names)
+        finally:
+            for other in moved.values():
+                self._keep(other, _group(other))
 
     def give_back(self, worker: str) -> None:
         """Give the place of a rollout or reward worker to others; its process is ended."""
-        if worker in self._groups:
-            self._forget(self._groups[worker][0])
+        if worker in self._placed:
+            self._forget(self._placed[worker][0])
 
     def close(self) -> None:
         """Give all places back; a second call does nothing."""
-        for group in {group for group, _ in self._groups.values()}:
-            remove_placement_group(group)
-        self._groups.clear()
+        for claim in {claim.names: claim for claim, _ in self._placed.values()}.values():
+            self._forget(claim)
+
+    def _keep(self, claim: Claim, group: PlacementGroup) -> None:
+        self._placed |= dict.fromkeys(claim.names, (claim, group))
+
+    def _forget(self, claim: Claim) -> None:
+        remove_placement_group(self._placed[claim.names[0]][1])
+        for name in claim.names:
+            del self._placed[name]
 
 
-ANYWHERE = Places({})  # Ray chooses the host of every worker
+ANYWHERE = Places()  # Ray chooses the host of every worker
 
 
 @contextmanager
@@ -270,13 +295,7 @@ def _places(wanted: Sequence[Claim], wait_s: float) -> Places:
                 _remove(groups)
                 raise
             if not missing:
-                return Places(
-                    {
-                        name: (group, bundle)
-                        for claim, group in zip(wanted, groups, strict=True)
-                        for bundle, name in enumerate(claim.names)
-                    }
-                )
+                return Places(list(zip(wanted, groups, strict=True)))
             text = refusal(missing, wanted, _with_given_back(hosts(), groups))
             _remove(groups)
         # Ray places the groups one by one. An early one may be where a later one had to be.
@@ -314,10 +333,12 @@ def _missing(wanted: Sequence[Claim], groups: Sequence[PlacementGroup]) -> list[
     for group in groups:
         group.wait(max(0.1, deadline - time.monotonic()))
     return [
-        claim
-        for claim, group in zip(wanted, groups, strict=True)
-        if placement_group_table(group)["state"] != "CREATED"
+        claim for claim, group in zip(wanted, groups, strict=True) if _state(group) != "CREATED"
     ]
+
+
+def _state(group: PlacementGroup) -> str:
+    return str(placement_group_table(group)["state"])
 
 
 def _with_given_back(found: Sequence[Host], groups: Sequence[PlacementGroup]) -> list[Host]:

@@ -114,7 +114,7 @@ class RewardPool(ScalablePool[Duty]):
 
     def advance(self) -> None:
         """Replace workers that are late, and hand out batches to idle ones. Never blocks."""
-        self._warn_if_due()
+        self._look_after_starts()
         now, stopped = time.monotonic(), self.stopped_workers()
         for round in self._rounds:
             round.advance(now)
@@ -167,7 +167,7 @@ class RewardPool(ScalablePool[Duty]):
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
         rounds = [round.wake_at for round in self._rounds]
         deadlines = [duty.deadline for duty in self._slots]
-        return min([*rounds, *deadlines, *self._warn_at.values()])
+        return min([*rounds, *deadlines, *self._look_at.values()])
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""
@@ -262,5 +262,9 @@ class RewardPool(ScalablePool[Duty]):
         self.usage.restarts += 1
         self._failures.append(str(failure))
         duty.restarts += 1
+        self._load_again(index)
+
+    def _load_again(self, index: int) -> None:
+        duty = self._slots[index]
         duty.call = self._start_again(index).ready.remote()
         duty.deadline = time.monotonic() + self._start_timeout_s

@@ -235,11 +235,11 @@ class RolloutPool(ScalablePool[_Place]):
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
         times = [at for place in self._slots for at in (place.deadline, place.start_at)]
-        return min([*times, *self._warn_at.values()])
+        return min([*times, *self._look_at.values()])
 
     def advance(self) -> None:
         """Give up workers that are late, and start those that are due. Never blocks."""
-        self._warn_if_due()
+        self._look_after_starts()
         now, stopped = time.monotonic(), self.stopped_workers()
         for place in list(self._slots):
             if place.name in stopped and not place.lost and not is_here(place.call):
@@ -252,8 +252,11 @@ class RolloutPool(ScalablePool[_Place]):
                 place.start_at = math.inf
                 place.processes += 1
                 place.worker = f"{place.name} (process {place.processes})"
-                call = self._start_again(self._slots.index(place)).identity.remote()
-                self._called(place, "starting", call, self._start_timeout_s)
+                self._load_again(self._slots.index(place))
+
+    def _load_again(self, index: int) -> None:
+        call = self._start_again(index).identity.remote()
+        self._called(self._slots[index], "starting", call, self._start_timeout_s)
 
     def receive(self, call: ray.ObjectRef) -> None:
         """Take one of ``calls`` whose answer lies on this machine. Never blocks."""

@@ -13,6 +13,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import ray
+
 from orchestrator.workers.placement import Places
 from orchestrator.workers.waiting import WorkerFailed
 from orchestrator.workers.worker_pool import WorkerPool
@@ -100,6 +102,17 @@ class ScalablePool(WorkerPool, Generic[SlotOf]):
     @abstractmethod
     def _leave(self, slot: SlotOf) -> None:
         """End the worker now if it does nothing, or else when its work is done."""
+
+    def _without_process(self, index: int) -> None:
+        name = self.names[index]
+        if self._places.ask_again(name):
+            log.info("the host that had the place of %s is gone; Ray is asked anew for one", name)
+            ray.kill(self.workers[index])
+            self._load_again(index)
+
+    @abstractmethod
+    def _load_again(self, index: int) -> None:
+        """Start a process in the place of one that is gone, and have it load."""
 
     def _end(self, slot: SlotOf) -> None:
         """End the worker's process; nobody takes its place."""

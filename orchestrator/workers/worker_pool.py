@@ -36,6 +36,7 @@ from orchestrator.workers.waiting import (
 log = logging.getLogger("eg_grpo")
 
 NO_PROCESS_S = 20.0  # after which a worker without a process is told of
+_LOOK_S = 5.0  # until the pool looks again whether it has one
 
 
 class WorkerPool:
@@ -61,7 +62,10 @@ class WorkerPool:
         """
         self.names = list(names)
         self._start_worker = start_worker
-        self._warn_at: dict[str, float] = {}  # monotonic times, by the worker's name
+        # Workers that were started again and had no process when the pool looked last: when it
+        # looks next (monotonic times), and those that it has warned of.
+        self._look_at: dict[str, float] = {}
+        self._warned: set[str] = set()
         self.workers = [start_worker(name) for name in names]
         # The answers that say where each worker runs; ``running`` below makes the call.
         self.running = [running(worker) for worker in self.workers]
@@ -172,7 +176,8 @@ class WorkerPool:
         """Start a new worker in place of one that was killed; returns it."""
         self.workers[index] = worker = self._start_worker(self.names[index])
         self.running[index] = running(worker)
-        self._warn_at[self.names[index]] = time.monotonic() + NO_PROCESS_S
+        self._look_at[self.names[index]] = time.monotonic() + NO_PROCESS_S
+        self._warned.discard(self.names[index])
         return worker
 
     def _add(self, name: str) -> Any:
@@ -181,22 +186,33 @@ class WorkerPool:
         self.names.append(name)
         self.workers.append(worker)
         self.running.append(running(worker))
-        self._warn_at[name] = time.monotonic() + NO_PROCESS_S
+        self._look_at[name] = time.monotonic() + NO_PROCESS_S
         return worker
 
     def _remove(self, index: int) -> None:
         """End a worker for good; those after it move up."""
         ray.kill(self.workers[index])
-        self._warn_at.pop(self.names[index], None)
+        self._look_at.pop(self.names[index], None)
         del self.names[index], self.workers[index], self.running[index]
 
-    def _warn_if_due(self) -> None:
-        """Warn of workers that were started again 20 s ago and have no process."""
+    def _look_after_starts(self) -> None:
+        """See to workers that were started again 20 s ago and have no process yet."""
         now = time.monotonic()
-        for name, due in list(self._warn_at.items()):
-            if now >= due:
-                del self._warn_at[name]
-                self._warn_if_not_running(self.names.index(name))
+        for name, due in list(self._look_at.items()):
+            if now < due:
+                continue
+            index = self.names.index(name)
+            if ray.wait([self.running[index]], timeout=0)[0]:
+                del self._look_at[name]
+                continue
+            self._look_at[name] = now + _LOOK_S
+            if name not in self._warned:
+                self._warned.add(name)
+                self._warn_if_not_running(index)
+            self._without_process(index)
+
+    def _without_process(self, index: int) -> None:
+        """A hook for pools that can do something for a worker that has no process for long."""
 
     def _warn_if_not_running(self, index: int) -> None:
         if not ray.wait([self.running[index]], timeout=0)[0]:
