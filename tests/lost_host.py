@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # they import Ray, whose environment is not set yet
 SETTINGS = ("learner.ranks=2", "learner.min_ranks=1", "learner.cpus_per_rank=1.75",
             "learner.placement=spread", "learner.zero_stage=2", "learner.micro_batch_size=3",
             "learner.learning_rate=1e-3", "data.evaluation={}", "cluster.wait_for_room_s=5",
-            'rewards=[{name: a, factory: "tests.faulty_rewards:Brightness", workers: 2,'
+            'rewards=[{name: a, factory: "tests.faulty_rewards:Square", workers: 2,'
             " cpus_per_worker: 1.75, batch_size: 4}]",
             )  # fmt: skip
 _LONGEST_S = 120.0  # in which a group of ranks must have been formed
