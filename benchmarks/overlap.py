@@ -81,6 +81,8 @@ def main() -> int:
     for name, seconds in (("rollout", 4.0), ("reward", 1.0), ("learn", 6.0)):
         predicted.add_argument(f"--{name}", type=float, default=seconds, help="seconds a call")
     options, overrides = parser.parse_known_args()
+    if options.run in (_stand_ins, _real) and options.steps < WARM_UP + 2:
+        parser.error(f"--steps must be at least {WARM_UP + 2}: the first {WARM_UP} are left out")
     options.run(options, overrides)
     return 0
 

@@ -11,8 +11,9 @@ import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from benchmarks.gpu_check.parts import AS_A_RANK
 from benchmarks.gpu_check.task import Task
-from policy.runtime import tune_process
+from policy.runtime import tune_process, use_expandable_segments
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ def serve(module: str, task: Task, answers: Connection) -> None:
     faulthandler.enable()
     faulthandler.dump_traceback_later(task.seconds)  # where a part hangs, before it is killed
     try:
+        if task.device == "cuda" and module.rpartition(".")[2] in AS_A_RANK:
+            use_expandable_segments()
         tune_process(1 if task.device == "cpu" else min(8, os.cpu_count() or 1))
         for measure in importlib.import_module(module).measures(task):
             answers.send(measure)

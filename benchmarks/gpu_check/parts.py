@@ -36,3 +36,6 @@ PARTS = (
     Part("reward_models", 4, "Reward models at real shape"),
     Part("image_decoder", 1, "Image decoder"),
 )
+
+# Those that are what a learner rank is: their processes allocate memory as a rank's does.
+AS_A_RANK = ("learner_1b", "learner_7b", "deepspeed_rank")

@@ -107,7 +107,7 @@ class LearnerGroup(WorkerPool):
         self._look_at = dict.fromkeys(self.names, began + NO_PROCESS_S)
         while missing := ray.wait(self.running, num_returns=self.ranks, timeout=_LOOK_S)[1]:
             now = time.monotonic()
-            if not self._places.wait(rank_0):
+            if self._places.placed(rank_0):
                 whole = now
                 self._look_after_starts()
             elif now - whole >= (self._patience_s if fewest < self.ranks else _MOVE_S):

@@ -102,9 +102,9 @@ class Places:
         claim, and Ray has found no other place yet."""
         return worker in self._placed and _state(self._placed[worker][1]) == "RESCHEDULING"
 
-    def wait(self, worker: str) -> bool:
-        """Whether this worker, or another one of its claim, has no place at the moment."""
-        return worker in self._placed and _state(self._placed[worker][1]) != "CREATED"
+    def placed(self, worker: str) -> bool:
+        """Whether this worker and the others of its claim have their places at the moment."""
+        return worker not in self._placed or _state(self._placed[worker][1]) == "CREATED"
 
     def ask_again(self, worker: str) -> bool:
         """Ask for the place of a lost host anew; returns whether this was needed.
@@ -148,11 +148,14 @@ class Places:
                         self._keep(part, group)
                         return count
                     remove_placement_group(group)
-                self._keep(claim, _group(claim))
-                return len(claim.names)
+        except RunFailed as others_have_the_turn:
+            log.warning("%s; the learner ranks wait", others_have_the_turn)
         finally:
+            if claim.names[0] not in self._placed:
+                self._keep(claim, _group(claim))
             for other in moved.values():
                 self._keep(other, _group(other))
+        return len(claim.names)
 
     def give_back(self, worker: str) -> None:
         """Give the place of a rollout or reward worker to others; its process is ended."""

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import pytest
 from orchestrator.settings.host_needs import HostNeeds
 from orchestrator.settings.resources import Resources, Role
 from orchestrator.settings.run_config import ClusterConfig
+from orchestrator.workers import placement
 from orchestrator.workers.host_checks import may_run
-from orchestrator.workers.placement import Claim, Host, claims, refusal
+from orchestrator.workers.placement import Claim, Host, Places, claims, refusal
+from policy.errors import RunFailed
 
 ROOT = Path(__file__).parents[3]
 SHAPES = ROOT / "configs" / "shapes.yaml"
@@ -95,6 +99,79 @@ def test_a_role_may_land_where_one_of_its_workers_would_fit() -> None:
         ("pack", "b"): every,
         ("together", "b"): every,
     }
+
+
+class Groups:
+    """Stands in for Ray's placement groups: two ranks and a reward worker have lost a host."""
+
+    RANKS, REWARD = claims([LEARNER], "spread")[0], claims([PICKY])[0]
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, fits: int) -> None:
+        """Hosts seem to have ``room`` for ranks, and Ray places a group of at most ``fits``."""
+        self.living: list[str] = []
+        self._fits, self._number = fits, count()
+        self.places = Places([(claim, self._group(claim)) for claim in (self.RANKS, self.REWARD)])
+        self.states = dict.fromkeys(self.living, "RESCHEDULING")
+        for name in ("_group", "_missing", "_state", "_turn", "_with_given_back"):
+            monkeypatch.setattr(placement, name, getattr(self, name))
+        monkeypatch.setattr(placement, "hosts", lambda: [host("a", CPU=room, GPU=room)])
+        monkeypatch.setattr(placement, "remove_placement_group", self.living.remove)
+
+    def _group(self, claim: Claim) -> Any:
+        self.living.append(f"{', '.join(claim.names)} #{next(self._number)}")
+        return self.living[-1]
+
+    def _missing(self, wanted: list[Claim], groups: list[str]) -> list[Claim]:
+        assert not any("picky" in group for group in self.living)  # others come after the ranks
+        return [claim for claim in wanted if len(claim.names) > self._fits]
+
+    def _state(self, group: str) -> str:
+        return self.states.get(group, "PENDING")
+
+    def _turn(self) -> AbstractContextManager[None]:
+        if self._fits < 0:
+            raise RunFailed("other runs have been taking places")
+        return nullcontext()
+
+    def _with_given_back(self, found: list[Host], groups: list[str]) -> list[Host]:
+        assert groups == ["learner rank 0, learner rank 1 #0"]
+        return found
+
+
+BOTH, ONE = "learner rank 0, learner rank 1", "learner rank 0"
+
+
+@pytest.mark.parametrize(
+    ("room", "fits", "fewest", "ranks", "left"),
+    [
+        (5, 2, 1, 2, BOTH),  # a host has come meanwhile
+        (1, 1, 1, 1, ONE),
+        (2, 1, 1, 1, ONE),  # somebody else took the rest
+        (1, 1, 2, 2, BOTH),  # they wait
+        (2, 0, 1, 2, BOTH),
+        (2, -1, 1, 2, BOTH),  # it was not this run's turn
+    ],
+)
+def test_ranks_take_the_places_that_there_are(
+    room: int, fits: int, fewest: int, ranks: int, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least ``fewest``, or all of them wait. What Ray moves for others is given back before, so
+    that it takes nothing away, and asked for again after."""
+    groups = Groups(monkeypatch, room, fits)
+    assert groups.places.claim_again(groups.RANKS, fewest) == ranks
+    assert [group.partition(" #")[0] for group in groups.living] == [left, *groups.REWARD.names]
+    assert not any(groups.places.lost(name) for name in (*groups.RANKS.names, *PICKY.names))
+
+
+def test_a_place_is_asked_for_again_only_while_ray_moves_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second time would take the new place away."""
+    groups = Groups(monkeypatch, 2, 2)
+    (name,) = PICKY.names
+    assert [groups.places.ask_again(name) for _ in range(2)] == [True, False]
+    assert len(groups.living) == 2
+    assert not Places().ask_again(name)
 
 
 @pytest.fixture(scope="module")
@@ -223,26 +300,6 @@ def test_workers_of_a_lost_host_find_new_places(found: dict[str, Any]) -> None:
     assert {"learner rank 0", "learner rank 1"} <= found["lives"].keys()
     assert not {lived["learner rank 0"]} & set(found["lives"].values())
     assert found["lives"]["learner rank 0"] == found["lives"]["learner rank 1"]
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-@pytest.mark.timeout(1000)
-def test_a_learner_goes_on_with_the_ranks_that_have_a_place(found: dict[str, Any]) -> None:
-    """Each of two hosts has one rank, and one of them is lost: from the checkpoint of both, the
-    other rank makes the same update but for rounding. When a host has come, a group of two is
-    formed again, and makes it to the bit."""
-    ranks = found["large ranks"]
-    assert ranks["ranks"] == [2, 1, 2]
-    both, alone, both_again = ranks["rows"]
-    assert alone == pytest.approx(both, rel=1e-4, abs=1e-5)
-    assert alone["grad_norm"] > 0
-    assert both_again == both
-    goes_on = "the learner goes on with {} of 2 ranks (learner.min_ranks); each takes a share of"
-    assert [text.partition(" the batch")[0] for text in ranks["said"]] == [
-        goes_on.format(1),
-        goes_on.format(2),
-    ]
 
 
 @pytest.mark.slow
