@@ -1,7 +1,8 @@
 """A run's workers after the loss of a host that no other one replaces for a while.
 
-The cluster has a head without CPUs and two hosts with 2 and 3. Each host has a reward worker, and
-later a learner rank, that takes most of it. One of the hosts is lost, both times.
+The cluster has a head without CPUs and two hosts with 2 and 3. Each host has a reward worker that
+takes most of it, and one of the hosts is lost. Then each host has a learner rank, and the larger
+one, which is lost, a reward worker too.
 
 Run as a program: a cluster of several hosts needs a process of its own. Prints one JSON object.
 """
@@ -11,28 +12,26 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos.hosts import Hosts
 from benchmarks.chaos.processes import descendants
-from policy.errors import RunFailed
 from policy.types import Group
 
 if TYPE_CHECKING:  # they import Ray, whose environment is not set yet
     from orchestrator.settings.run_config import RunConfig
     from orchestrator.workers.placement import Places
-    from orchestrator.workers.worker_pool import WorkerPool
+    from orchestrator.workers.reward_pools import RewardPools
 
 SETTINGS = ("learner.ranks=2", "learner.min_ranks=1", "learner.cpus_per_rank=1.75",
             "learner.placement=spread", "learner.zero_stage=2", "learner.micro_batch_size=3",
             "learner.learning_rate=1e-3", "data.evaluation={}", "cluster.wait_for_room_s=5",
-            'rewards=[{name: a, factory: "tests.faulty_rewards:Square", workers: 2,'
-            " cpus_per_worker: 1.75, batch_size: 4}]",
+            'rewards=[{name: a, factory: "tests.faulty_rewards:Square", batch_size: 4,'
+            " restarts: 2}]",
             )  # fmt: skip
-_LONGEST_S = 120.0  # in which a group of ranks must have been formed
 
 
 def main(scratch: Path) -> None:
@@ -52,40 +51,54 @@ def main(scratch: Path) -> None:
         logging.getLogger("eg_grpo").addHandler(Lines(said))
         logging.getLogger("eg_grpo").setLevel(logging.INFO)
         worker_pool.NO_PROCESS_S = learner_group.NO_PROCESS_S = 5.0
-        config = load_config(
-            Path("configs/shapes.yaml"), [f"cluster.address={hosts.address}", *SETTINGS]
-        )
+
+        def settings(*more: str) -> RunConfig:
+            address = f"cluster.address={hosts.address}"
+            return load_config(Path("configs/shapes.yaml"), [address, *SETTINGS, *more])
+
+        two = settings("rewards.0.workers=2", "rewards.0.cpus_per_worker=1.75")
+        one = settings("rewards.0.cpus_per_worker=1")
         ray.init(address=hosts.address, log_to_driver=False)
-        learner, _, reward = roles(config)
         batches = groups(scratch)
+        refs = [GroupRef(group.prompt, ray.put(group), 4) for group in batches[0]]
 
-        def lose(pool: WorkerPool) -> None:
-            process = ray.get(pool.running[1]).pid
+        def lose_host(rewards: RewardPools) -> None:
+            """Lose that of the last reward worker, which has a batch to score then."""
+            (pool,) = rewards.pools.values()
+            process = ray.get(pool.running[-1]).pid
             hosts.lose(next(one for one in descendants() if one.pid == process), pause_s=0)
-
-        with placement.reserved(config, [reward]) as places:
-            rewards = RewardPools(config, places)
-            rewards.wait_ready()
-            lose(*rewards.pools.values())
-            # The pool loses its worker, and looks for another place as long as it has none.
-            refs = [GroupRef(group.prompt, ray.put(group), 4) for group in batches[0]]
             rewards.begin("all", [group.prompt for group in refs], 4)
             for place, group in enumerate(refs):
                 rewards.add("all", place, group)
+
+        def scores(rewards: RewardPools) -> list[str]:
+            scored = take_scored(rewards, 2)
+            take_turns(rewards, lambda: set(rewards.states.values()) == {"idle"})
+            rewards.close()
+            results = [result for group in scored for result in group.results["a"]]
+            return [getattr(result, "reason", "scored") for result in results]
+
+        with placement.reserved(two, roles(two)[2:]) as places:
+            rewards = RewardPools(two, places)
+            rewards.wait_ready()
+            lose_host(rewards)
+            # The pool loses its worker, and looks for another place as long as it has none.
             take_turns(rewards, lambda: any("Ray is asked anew for one" in line for line in said))
             found["others"] = _others_find_room(placement)
             hosts.start_due()
-            scored = take_scored(rewards, 2)
-            results = [result for one in scored for result in one.results["a"]]
-            found["scores"] = [getattr(result, "reason", "scored") for result in results]
-            take_turns(rewards, lambda: set(rewards.states.values()) == {"idle"})
-            rewards.close()
-        with placement.reserved(config, [learner]) as places:
-            ranks = Ranks(config, places, scratch, batches)
-            lose(ranks.group)
-            ranks.form_anew()
+            found["scores"] = [scores(rewards)]
+        learner, _, reward = roles(one)
+        with placement.reserved(one, [learner, reward]) as places, ThreadPoolExecutor() as beside:
+            ranks = Ranks(one, places, scratch, batches)
+            rewards = RewardPools(one, places)
+            rewards.wait_ready()
+            lose_host(rewards)
+            forming = beside.submit(ranks.form_anew)
+            take_turns(rewards, forming.done)
+            forming.result()
             hosts.start_due()
             ranks.form_anew()
+            found["scores"].append(scores(rewards))
             found |= {"ranks": ranks.ranks, "rows": ranks.rows, "said": ranks.said}
             ranks.group.close()
         ray.shutdown()
@@ -147,14 +160,12 @@ class Ranks:
 
     def form_anew(self) -> None:
         """Form another group from the checkpoint, and make the second update."""
-        deadline = time.monotonic() + _LONGEST_S
-        while True:
-            try:
-                self.group = self._learners.form_anew(self._checkpoint)
-                break
-            except RunFailed:  # Ray sent a rank to the lost host: a run forms the group again too
-                if time.monotonic() >= deadline:
-                    raise
+        from orchestrator.workers.waiting import WorkerFailed
+
+        try:
+            self.group = self._learners.form_anew(self._checkpoint)
+        except WorkerFailed:  # Ray sent a rank to the lost host: a run forms the group again too
+            self.group = self._learners.form_anew(self._checkpoint)
         self._update()
 
     def _update(self) -> None:
@@ -167,7 +178,11 @@ def _others_find_room(placement: Any) -> bool:
     from orchestrator.settings.resources import Resources
 
     claim = placement.Claim(("another",), Resources(0.1, 0), "PACK")
-    return not placement._missing([claim], [placement._group(claim)])
+    group = placement._group(claim)
+    try:
+        return not placement._missing([claim], [group])
+    finally:
+        placement.remove_placement_group(group)
 
 
 if __name__ == "__main__":

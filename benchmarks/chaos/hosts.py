@@ -123,6 +123,9 @@ class Hosts:
 
     def end(self) -> None:
         """End all hosts and their processes."""
+        import ray
+
+        ray.shutdown()  # a head that this process is connected to is not ended
         self._cluster.shutdown()
 
     def _add(self, cpus: int, attempts: int = 3) -> None:

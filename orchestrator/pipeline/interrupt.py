@@ -35,6 +35,7 @@ class Interrupt:
         self.echo_until = 0.0
         self.stop_within_s = math.inf
         self._dropped = False  # a KeyboardInterrupt, which the alarm is to raise again
+        self._others = sys.unraisablehook  # told of all other exceptions that Python drops
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
@@ -64,7 +65,7 @@ class Interrupt:
             self._dropped = True
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         else:
-            sys.__unraisablehook__(dropped)
+            self._others(dropped)
 
 
 @contextmanager
@@ -76,12 +77,12 @@ def graceful_interrupt() -> Iterator[Interrupt]:
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt._on_alarm)
-    hook, sys.unraisablehook = sys.unraisablehook, interrupt._on_dropped
+    sys.unraisablehook = interrupt._on_dropped
     try:
         yield interrupt
     finally:
+        sys.unraisablehook = interrupt._others
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = hook
         # Wait until no repeated SIGTERM can arrive: the old handler would act on it.
         time.sleep(max(0.0, interrupt.echo_until - time.monotonic()))
         for number, handler in previous.items():

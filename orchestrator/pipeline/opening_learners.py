@@ -8,6 +8,7 @@ decides whether another one is formed. A lost host that no other one replaces en
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,21 +52,30 @@ class Learners:
         self.close()
         if self._config.stages == "rollout":
             return
-        every = self._config.learner.ranks
-        self._start(every if self._last_ranks == every else self._claim_again())
+        every, learner = self._config.learner.ranks, self._config.learner
+        smaller = self._group is not None and self._group.ranks < every
+        self._start(self._claim_again(learner.fewest_ranks) if smaller else every)
 
     def formed(self, checkpoint: Path | None) -> Learner:
-        """The group that was started, once it has loaded the checkpoint."""
+        """The group that was started, once it has loaded the checkpoint.
+
+        Raises ``RanksWithoutPlace`` when ranks have no place after ``learner.start_timeout_s``.
+        """
         if self._group is None:
             return IdleLearner()
+        began, learner = time.monotonic(), self._config.learner
         while True:
             try:
                 self._group.wait_ready()
                 break
             except RanksWithoutPlace as missing:
+                waited_s = time.monotonic() - began
+                if waited_s >= learner.start_timeout_s:
+                    raise
                 log.warning("%s", missing)
+                patient = waited_s < self._group.patience_s
                 self.close()
-                self._start(self._claim_again())
+                self._start(self._claim_again(learner.ranks if patient else learner.fewest_ranks))
         if checkpoint is not None:
             self._group.load(checkpoint)
         self._tell_of_ranks(self._group.ranks)
@@ -96,11 +106,10 @@ class Learners:
         if self._group is not None:
             self._group.close()
 
-    def _claim_again(self) -> int:
-        learner = self._config.learner
+    def _claim_again(self, fewest: int) -> int:
         ranks = [role for role in roles(self._config) if role.key == "learner"]
-        (claim,) = claims(ranks, learner.placement)
-        return self._places.claim_again(claim, learner.fewest_ranks)
+        (claim,) = claims(ranks, self._config.learner.placement)
+        return self._places.claim_again(claim, fewest)
 
     def _start(self, ranks: int) -> None:
         self._group = LearnerGroup(self._config, self._inputs, self._places, ranks)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.pipeline.interrupt import Interrupt
 from orchestrator.pipeline.opening_cluster import open_cluster
+from orchestrator.pipeline.opening_learners import Learners
 from orchestrator.pipeline.replay import Replay
 from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.kept_trajectories import KeptTrajectories
@@ -20,7 +21,6 @@ from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig, dump_config
 from orchestrator.settings.unchanged import check_unchanged
 from orchestrator.workers.group_files import GroupFiles
-from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.placement import reserved
 from orchestrator.workers.stopped_workers import watch_for_stopped_workers
 from policy.disk import write_whole
@@ -60,16 +60,15 @@ def open_replay(
         ):
             open_cluster(opened, config.cluster, logical_cpus(config), progress)
             telemetry.announce(progress.note)
-            learners = [role for role in roles(config) if role.key == "learner"]
+            ranks = [role for role in roles(config) if role.key == "learner"]
             with progress.waiting("finding places for the learner ranks"):
-                places = opened.enter_context(reserved(config, learners))
+                places = opened.enter_context(reserved(config, ranks))
             stopped = opened.enter_context(watch_for_stopped_workers())
-            learner = opened.enter_context(closing(LearnerGroup(config, inputs, places)))
-            stopped.over(learner)
+            learners = Learners(config, inputs, places, stopped, progress.note)
+            opened.callback(learners.close)
+            learners.start()
             with progress.waiting("loading the model on the learner ranks"):
-                learner.wait_ready()
-                if checkpoint is not None:
-                    learner.load(checkpoint)
+                learner = learners.formed(checkpoint)
             telemetry.exporter.begin(folder.rows("metrics.jsonl"))
             yield Replay(
                 config=config,

@@ -4,11 +4,12 @@ Failure policy: a rank that dies, raises, is late or is stopped (``stopped_worke
 ``WorkerFailed`` with its name. After that the group is beyond use, because the other ranks wait for
 the lost one in a collective. The pipeline closes it and forms a new one from the last checkpoint.
 Bad input (``UserError``) leaves the group usable. When a host is gone and no other one has room for
-its ranks, ``wait_ready`` raises ``RanksWithoutPlace``, if the settings allow a smaller group.
+its ranks, ``wait_ready`` raises ``RanksWithoutPlace``. The places of the group are useless then.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.worker_settings import learner_settings
 from orchestrator.workers.placement import ANYWHERE, Places, free_text, hosts
 from orchestrator.workers.waiting import WorkerLate, wait_all
-from orchestrator.workers.worker_pool import NO_PROCESS_S, WorkerPool
+from orchestrator.workers.worker_pool import NO_PROCESS_S, WorkerPool, wait_loaded
 from policy.errors import RunFailed
 from policy.receipt import WeightReceipt
 
@@ -52,8 +53,8 @@ class RanksWithoutPlace(RunFailed):
     def __init__(self, room: int, ranks: int, each: Resources) -> None:
         """There is room for ``room`` of ``ranks`` ranks that need ``each``."""
         super().__init__(
-            f"there is room for {room} of {ranks} learner ranks ({each} each); free:"
-            f" {free_text(hosts(), [each])}"
+            f"a host of the learner is gone, and there is room for {room} of {ranks} ranks"
+            f" ({each} each); free: {free_text(hosts(), [each])}"
         )
 
 
@@ -71,7 +72,7 @@ class LearnerGroup(WorkerPool):
         self.config = config.learner
         self._places = places
         # A place that is missing for longer is not waited for if there are enough others.
-        self._patience_s = max(NO_PROCESS_S, config.cluster.wait_for_room_s)
+        self.patience_s = max(NO_PROCESS_S, config.cluster.wait_for_room_s)
         self.weight_version = 0
         self._receipts: list[ray.ObjectRef] = []
         self._stored: list[ray.ObjectRef] = []  # one for each parcel; fails if it is not stored
@@ -92,29 +93,32 @@ class LearnerGroup(WorkerPool):
     def wait_ready(self) -> None:
         """Block until every rank has loaded the model.
 
-        Raises ``RanksWithoutPlace`` when Ray finds no place for ranks of a lost host. If
-        ``learner.min_ranks`` allows a smaller group, it is raised again while the ranks wait for
-        room, every ``cluster.wait_for_room_s`` (at least 20 s) in which there is room for fewer.
+        Raises ``RanksWithoutPlace`` when Ray finds no place for the ranks of a lost host. With
+        ``learner.min_ranks`` it is also raised when ranks have waited for a place, for
+        ``cluster.wait_for_room_s`` but at least 20 s, and there is room for enough of them.
         """
+        until = time.monotonic() + self._start_timeout_s
         if self._places.of(self.names[0]) is not None:
-            self._wait_for_places()
-        super().wait_ready()
+            self._wait_for_places(until)
+        wait_loaded([self], max(1, math.ceil(until - time.monotonic())))
 
-    def _wait_for_places(self) -> None:
-        """Return when every rank has a process; see ``wait_ready``."""
+    def _wait_for_places(self, until: float) -> None:
+        """Return when every rank has a process, or one has failed; see ``wait_ready``."""
         rank_0, fewest = self.names[0], self.config.fewest_ranks
-        began = whole = time.monotonic()  # ``whole``: when all ranks had a place last
-        self._look_at = dict.fromkeys(self.names, began + NO_PROCESS_S)
+        whole = time.monotonic()  # when all ranks had a place last
+        self._look_at = dict.fromkeys(self.names, whole + NO_PROCESS_S)
         while missing := ray.wait(self.running, num_returns=self.ranks, timeout=_LOOK_S)[1]:
+            if ray.wait(self._loaded, timeout=0)[0] or self.stopped_workers():
+                return
             now = time.monotonic()
             if self._places.placed(rank_0):
                 whole = now
                 self._look_after_starts()
-            elif now - whole >= (self._patience_s if fewest < self.ranks else _MOVE_S):
-                room = self._places.room(rank_0)
-                if self._places.lost(rank_0) or fewest <= room < self.ranks:
+            elif now - whole >= _MOVE_S:
+                room, lost = self._places.room(rank_0), self._places.lost(rank_0)
+                if lost or (now - whole >= self.patience_s and fewest <= room < self.ranks):
                     raise RanksWithoutPlace(room, self.ranks, self.resources)
-            if now - began >= self._start_timeout_s:
+            if now >= until:
                 late = [self.names[self.running.index(ref)] for ref in missing]
                 raise self._explained(WorkerLate(late, self._start_timeout_s))
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import Lock
 
 import ray
 from ray._private.state import available_resources_per_node
@@ -43,6 +44,7 @@ log = logging.getLogger("eg_grpo")
 _ATTEMPT_S, _GROUP_S = 4.0, 0.05
 _PAUSE_S = 1.0  # between two attempts, in which another run may make one
 _TURN_S = 60.0  # that a run waits for others that take places
+_TRIES = 3  # of fewer and fewer learner ranks
 # Every cluster has 1 of this resource, so that no two runs can have more than half of it.
 _TURN = {"node:__internal_head__": 0.6}
 _STRATEGIES = {"pack": "PACK", "together": "STRICT_PACK", "spread": "SPREAD"}
@@ -83,16 +85,26 @@ class Claim:
 
 
 class Places:
-    """Where the workers of a run may start."""
+    """Where the workers of a run may start.
+
+    The learner ranks are formed in a thread beside the rest of the run, so changes take a lock.
+    """
 
     def __init__(self, placed: Sequence[tuple[Claim, PlacementGroup]] = ()) -> None:
         self._placed = {name: (claim, group) for claim, group in placed for name in claim.names}
+        self._changes = Lock()
+        self._closed = False
+        # Workers that waited in a group that ``claim_again`` has replaced, until they are started
+        # again.
+        self._stood_back: set[str] = set()
 
     def of(self, worker: str) -> PlacementGroupSchedulingStrategy | None:
         """The strategy that starts this worker at its place; None if nothing is reserved for it."""
-        if worker not in self._placed:
-            return None
-        claim, group = self._placed[worker]
+        with self._changes:
+            self._stood_back.discard(worker)
+            if worker not in self._placed:
+                return None
+            claim, group = self._placed[worker]
         return PlacementGroupSchedulingStrategy(
             group, placement_group_bundle_index=claim.names.index(worker)
         )
@@ -100,11 +112,11 @@ class Places:
     def lost(self, worker: str) -> bool:
         """Whether a host is gone that had this worker's place, or that of another worker of its
         claim, and Ray has found no other place yet."""
-        return worker in self._placed and _state(self._placed[worker][1]) == "RESCHEDULING"
+        return self._state_of(worker) == "RESCHEDULING"
 
     def placed(self, worker: str) -> bool:
         """Whether this worker and the others of its claim have their places at the moment."""
-        return worker not in self._placed or _state(self._placed[worker][1]) == "CREATED"
+        return self._state_of(worker) in (None, "CREATED")
 
     def ask_again(self, worker: str) -> bool:
         """Ask for the place of a lost host anew; returns whether this was needed.
@@ -115,65 +127,97 @@ class Places:
         """
         if not self.lost(worker):
             return False
-        claim, _ = self._placed[worker]
-        self._forget(claim)
-        self._keep(claim, _group(claim))
+        with self._changes:
+            if worker in self._placed:
+                self._replace(self._placed[worker][0])
         return True
+
+    def stood_back(self, worker: str) -> bool:
+        """Whether ``claim_again`` has asked anew for the place that this worker waited for. What
+        was started there will not run."""
+        return worker in self._stood_back
 
     def room(self, worker: str) -> int:
         """How many of the places of this worker's claim there would be, if it gave them back."""
         claim, group = self._placed[worker]
-        room = sum(host.room(claim.each) for host in _with_given_back(hosts(), [group]))
-        return int(min(len(claim.names), room))
+        return _room(claim, _with_given_back(hosts(), [group]))
 
     def claim_again(self, claim: Claim, fewest: int) -> int:
         """Take the places of as many of the learner ranks as there is room for; their number.
 
-        What they had is given back. ``claim`` is that of all ranks. If there is no room for
+        ``claim`` is that of all ranks, of which some may have places. If there is no room for
         ``fewest`` of them, all wait, and Ray gives them places when it can.
         """
         old, group = self._placed[claim.names[0]]
-        room = sum(host.room(claim.each) for host in _with_given_back(hosts(), [group]))
-        self._forget(old)
-        # Others give their room to the ranks first. Ray also starts nothing while it moves a group.
-        moved = {c.names: c for name, (c, _) in self._placed.items() if self.lost(name)}
-        for other in moved.values():
-            self._forget(other)
-        try:
-            with _turn():
-                for count in range(int(min(len(claim.names), room)), fewest - 1, -1):
-                    part = replace(claim, names=claim.names[:count])
-                    group = _group(part)
-                    if not _missing([part], [group]):
-                        self._keep(part, group)
-                        return count
-                    remove_placement_group(group)
-        except RunFailed as others_have_the_turn:
-            log.warning("%s; the learner ranks wait", others_have_the_turn)
-        finally:
-            if claim.names[0] not in self._placed:
-                self._keep(claim, _group(claim))
-            for other in moved.values():
-                self._keep(other, _group(other))
+        count = _room(claim, _with_given_back(hosts(), [group]))
+        if self.placed(claim.names[0]) and count <= len(old.names):
+            return len(old.names)
+        for _ in range(_TRIES):
+            if count < fewest:
+                break
+            part = replace(claim, names=claim.names[:count])
+            group = self._take_before_others(part)
+            if not _missing([part], [group]):
+                return count
+            count = min(count - 1, _room(claim, _with_given_back(hosts(), [group])))
+        self._take_before_others(claim)
         return len(claim.names)
 
     def give_back(self, worker: str) -> None:
         """Give the place of a rollout or reward worker to others; its process is ended."""
-        if worker in self._placed:
-            self._forget(self._placed[worker][0])
+        with self._changes:
+            if worker in self._placed:
+                self._forget(self._placed[worker][0])
 
     def close(self) -> None:
         """Give all places back; a second call does nothing."""
-        for claim in {claim.names: claim for claim, _ in self._placed.values()}.values():
-            self._forget(claim)
+        with self._changes:
+            self._closed = True
+            for claim in self._claims():
+                self._forget(claim)
 
-    def _keep(self, claim: Claim, group: PlacementGroup) -> None:
-        self._placed |= dict.fromkeys(claim.names, (claim, group))
+    def _state_of(self, worker: str) -> str | None:
+        entry = self._placed.get(worker)
+        return None if entry is None else _state(entry[1])
+
+    def _take_before_others(self, ranks: Claim) -> PlacementGroup:
+        """Ask for places of these ranks instead of those that they have.
+
+        Workers of the run that wait for a place wait behind them. Otherwise they could take the
+        room that the ranks had. Ray also places nothing while it moves one of theirs.
+        """
+        waiting = [c for c in self._claims() if ranks.names[0] not in c.names]
+        waiting = [claim for claim in waiting if not self.placed(claim.names[0])]
+        with self._changes:
+            waiting = [claim for claim in waiting if claim.names[0] in self._placed]
+            for claim in waiting:
+                remove_placement_group(self._placed[claim.names[0]][1])
+                self._stood_back.update(claim.names)
+            group = self._replace(ranks, self._placed.get(ranks.names[0], (ranks,))[0])
+            for claim in waiting:
+                self._keep(claim)
+            return group
+
+    def _replace(self, claim: Claim, old: Claim | None = None) -> PlacementGroup:
+        """Ask for the places of a claim instead of those of ``old``, by default the same."""
+        self._forget(old or claim)
+        return self._keep(claim)
+
+    def _keep(self, claim: Claim) -> PlacementGroup:
+        group = _group(claim)
+        if self._closed:
+            remove_placement_group(group)
+        else:
+            self._placed = self._placed | dict.fromkeys(claim.names, (claim, group))
+        return group
 
     def _forget(self, claim: Claim) -> None:
-        remove_placement_group(self._placed[claim.names[0]][1])
-        for name in claim.names:
-            del self._placed[name]
+        if claim.names[0] in self._placed:
+            remove_placement_group(self._placed[claim.names[0]][1])
+        self._placed = {n: entry for n, entry in self._placed.items() if n not in claim.names}
+
+    def _claims(self) -> list[Claim]:
+        return list({claim.names: claim for claim, _ in self._placed.values()}.values())
 
 
 ANYWHERE = Places()  # Ray chooses the host of every worker
@@ -276,6 +320,13 @@ def refusal(missing: Sequence[Claim], wanted: Sequence[Claim], found: Sequence[H
         f"the cluster has no room for {missing[0]}{more}: the run needs {amounts_text(total)} in"
         f" all; free: {free_text(found, [claim.each for claim in wanted])}"
     )
+
+
+def _room(claim: Claim, found: Sequence[Host]) -> int:
+    """For how many workers of the claim the hosts have room."""
+    each = [host.room(claim.each) for host in found]
+    room = max(each, default=0) if claim.strategy == "STRICT_PACK" else sum(each)
+    return int(min(len(claim.names), room))
 
 
 def _fitting(amounts: Mapping[str, float], each: Resources) -> float:

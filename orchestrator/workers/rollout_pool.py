@@ -266,7 +266,9 @@ class RolloutPool(ScalablePool[_Place]):
         except GetTimeoutError:
             return  # the answer has left this machine's memory; it still has until the deadline
         except WorkerFailed as failure:
-            if not self._weights_are_lost(place, failure):
+            if not (
+                self._stood_back(self._slots.index(place)) or self._weights_are_lost(place, failure)
+            ):
                 self._lose(place, failure)
             return
         doing, groups = place.doing, place.groups

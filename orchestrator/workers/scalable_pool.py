@@ -105,10 +105,20 @@ class ScalablePool(WorkerPool, Generic[SlotOf]):
 
     def _without_process(self, index: int) -> None:
         name = self.names[index]
-        if self._places.ask_again(name):
+        if not self._stood_back(index) and self._places.ask_again(name):
             log.info("the host that had the place of %s is gone; Ray is asked anew for one", name)
             ray.kill(self.workers[index])
             self._load_again(index)
+
+    def _stood_back(self, index: int) -> bool:
+        """Whether a worker that waited for a place has stood back for the learner's ranks. It waits
+        at the new place then, and this is no loss. Ray does not always say that the old one ended.
+        """
+        if not self._places.stood_back(self.names[index]):
+            return False
+        ray.kill(self.workers[index])
+        self._load_again(index)
+        return True
 
     @abstractmethod
     def _load_again(self, index: int) -> None:

@@ -36,7 +36,7 @@ from orchestrator.workers.waiting import (
 log = logging.getLogger("eg_grpo")
 
 NO_PROCESS_S = 20.0  # after which a worker without a process is told of
-_LOOK_S = 5.0  # until the pool looks again whether it has one
+_LOOK_S = 5.0  # between two later looks at a worker without a process
 
 
 class WorkerPool:
@@ -62,8 +62,8 @@ class WorkerPool:
         """
         self.names = list(names)
         self._start_worker = start_worker
-        # Workers that were started again and had no process when the pool looked last: when it
-        # looks next (monotonic times), and those that it has warned of.
+        # When the pool looks next whether a worker that was started again has a process (monotonic
+        # times), and the workers of which it has said that they have none.
         self._look_at: dict[str, float] = {}
         self._warned: set[str] = set()
         self.workers = [start_worker(name) for name in names]

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from orchestrator.settings.run_config import ClusterConfig
 from orchestrator.workers import placement
 from orchestrator.workers.host_checks import may_run
 from orchestrator.workers.placement import Claim, Host, Places, claims, refusal
-from policy.errors import RunFailed
 
 ROOT = Path(__file__).parents[3]
 SHAPES = ROOT / "configs" / "shapes.yaml"
@@ -108,12 +106,13 @@ class Groups:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, fits: int) -> None:
         """Hosts seem to have ``room`` for ranks, and Ray places a group of at most ``fits``."""
-        self.living: list[str] = []
+        self.living: list[str] = []  # in the order in which Ray was asked for them
         self._fits, self._number = fits, count()
         self.places = Places([(claim, self._group(claim)) for claim in (self.RANKS, self.REWARD)])
         self.states = dict.fromkeys(self.living, "RESCHEDULING")
-        for name in ("_group", "_missing", "_state", "_turn", "_with_given_back"):
+        for name in ("_group", "_missing", "_state"):
             monkeypatch.setattr(placement, name, getattr(self, name))
+        monkeypatch.setattr(placement, "_with_given_back", lambda found, groups: found)
         monkeypatch.setattr(placement, "hosts", lambda: [host("a", CPU=room, GPU=room)])
         monkeypatch.setattr(placement, "remove_placement_group", self.living.remove)
 
@@ -122,20 +121,15 @@ class Groups:
         return self.living[-1]
 
     def _missing(self, wanted: list[Claim], groups: list[str]) -> list[Claim]:
-        assert not any("picky" in group for group in self.living)  # others come after the ranks
-        return [claim for claim in wanted if len(claim.names) > self._fits]
+        missing = [claim for claim in wanted if len(claim.names) > self._fits]
+        self.states |= dict.fromkeys([] if missing else groups, "CREATED")
+        return missing
 
     def _state(self, group: str) -> str:
         return self.states.get(group, "PENDING")
 
-    def _turn(self) -> AbstractContextManager[None]:
-        if self._fits < 0:
-            raise RunFailed("other runs have been taking places")
-        return nullcontext()
-
-    def _with_given_back(self, found: list[Host], groups: list[str]) -> list[Host]:
-        assert groups == ["learner rank 0, learner rank 1 #0"]
-        return found
+    def left(self) -> list[str]:
+        return [group.partition(" #")[0] for group in self.living]
 
 
 BOTH, ONE = "learner rank 0, learner rank 1", "learner rank 0"
@@ -149,18 +143,49 @@ BOTH, ONE = "learner rank 0, learner rank 1", "learner rank 0"
         (2, 1, 1, 1, ONE),  # somebody else took the rest
         (1, 1, 2, 2, BOTH),  # they wait
         (2, 0, 1, 2, BOTH),
-        (2, -1, 1, 2, BOTH),  # it was not this run's turn
     ],
 )
 def test_ranks_take_the_places_that_there_are(
     room: int, fits: int, fewest: int, ranks: int, left: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At least ``fewest``, or all of them wait. What Ray moves for others is given back before, so
-    that it takes nothing away, and asked for again after."""
+    """At least ``fewest``, or all of them wait. Other workers of the run that wait for a place are
+    behind them; that they end for this is no loss, until they have been started again."""
     groups = Groups(monkeypatch, room, fits)
+    (worker,) = PICKY.names
     assert groups.places.claim_again(groups.RANKS, fewest) == ranks
-    assert [group.partition(" #")[0] for group in groups.living] == [left, *groups.REWARD.names]
-    assert not any(groups.places.lost(name) for name in (*groups.RANKS.names, *PICKY.names))
+    assert groups.left() == [left, worker]
+    assert not any(groups.places.lost(name) for name in (*groups.RANKS.names, worker))
+    assert groups.places.stood_back(worker)
+    monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", lambda *_, **__: "here")
+    assert groups.places.of(worker) == "here"
+    assert not groups.places.stood_back(worker)
+
+
+def test_a_smaller_group_keeps_its_places_until_there_is_room_for_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It could lose them to others."""
+    groups = Groups(monkeypatch, 1, 2)
+    assert groups.places.claim_again(groups.RANKS, 1) == 1
+    before = list(groups.living)
+    assert groups.places.claim_again(groups.RANKS, 1) == 1
+    assert groups.living == before
+    monkeypatch.setattr(placement, "hosts", lambda: [host("a", CPU=2, GPU=2)])
+    assert groups.places.claim_again(groups.RANKS, 1) == 2
+    assert groups.left() == [BOTH, *PICKY.names]
+
+
+def test_what_is_taken_after_the_end_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that forms the learner may still be at it when the run ends."""
+    groups = Groups(monkeypatch, 2, 2)
+
+    def missing(wanted: list[Claim], asked: list[str]) -> list[Claim]:
+        groups.places.close()
+        return wanted
+
+    monkeypatch.setattr(placement, "_missing", missing)
+    groups.places.claim_again(groups.RANKS, 1)
+    assert groups.living == []
 
 
 def test_a_place_is_asked_for_again_only_while_ray_moves_it(
