@@ -7,10 +7,11 @@ Shape legend: B = trajectories, T = CoT columns then image columns.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,14 @@ class DeepSpeedPasses(Passes):
     ) -> None:
         super().__init__(policy, special, settings, device)
         config = self._config = settings.learner
-        self._engine: Any = deepspeed.initialize(
-            model=LogprobModule(policy),
-            optimizer=adamw(policy.parameters(), config),
-            config=deepspeed_settings(config, settings.dtype, policy.model.lm_head.in_features),
-            dist_init_required=False,
-        )[0]
+        # With bfloat16 DeepSpeed prints the process's memory four times.
+        with redirect_stdout(io.StringIO()):
+            self._engine: Any = deepspeed.initialize(
+                model=LogprobModule(policy),
+                optimizer=adamw(policy.parameters(), config),
+                config=deepspeed_settings(config, settings.dtype, policy.model.lm_head.in_features),
+                dist_init_required=False,
+            )[0]
         self._module = self._engine
 
     @torch.no_grad()

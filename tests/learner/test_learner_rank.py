@@ -290,3 +290,11 @@ def test_bad_batches_are_refused(make_rank, batch):
     with pytest.raises(ValueError, match="weights 3"):
         rank.update(whole(at_version(batch, 3)))
     assert rank.weight_version == 0
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_a_rank_prints_nothing(make_rank, batch, zero_stage, capfd):
+    """Ray would show it to the user. DeepSpeed prints its memory while it starts with bfloat16."""
+    rank = make_rank(dtype="bfloat16", zero_stage=zero_stage, micro_batch_size=3)
+    rank.update(whole(batch))
+    assert capfd.readouterr().out == ""
