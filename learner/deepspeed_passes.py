@@ -145,7 +145,7 @@ class DeepSpeedPasses(Passes):
 
         Verify the files first: unpickling one can run code.
         """
-        with plain_path(folder) as plain:
+        with plain_path(folder) as plain, redirect_stdout(io.StringIO()):  # it prints names
             path, _ = self._engine.load_checkpoint(plain, tag=_TAG, load_module_strict=False)
         if path is None:
             raise RuntimeError(f"DeepSpeed found no state in {folder}")

@@ -293,8 +293,11 @@ def test_bad_batches_are_refused(make_rank, batch):
 
 
 @pytest.mark.parametrize("zero_stage", [1, 3])
-def test_a_rank_prints_nothing(make_rank, batch, zero_stage, capfd):
-    """Ray would show it to the user. DeepSpeed prints its memory while it starts with bfloat16."""
+def test_a_rank_prints_nothing(make_rank, batch, zero_stage, tmp_path, capfd):
+    """Ray would show it to the user. With bfloat16 DeepSpeed prints its memory while it starts, and
+    names while it loads."""
     rank = make_rank(dtype="bfloat16", zero_stage=zero_stage, micro_batch_size=3)
     rank.update(whole(batch))
+    rank.save(tmp_path / "step-1")
+    rank.load(tmp_path / "step-1")
     assert capfd.readouterr().out == ""
