@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.hosts_program import found_by
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """What ``tests.lost_host`` finds on a cluster of three hosts."""
-    # The path is short, because Ray keeps sockets below it.
-    with tempfile.TemporaryDirectory(prefix="lh", ignore_cleanup_errors=True) as scratch:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.lost_host", scratch],
-            cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-            timeout=600, check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return values
+    return found_by("tests.lost_host", timeout_s=600)
 
 
 @pytest.mark.slow

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +14,8 @@ from orchestrator.settings.run_config import ClusterConfig
 from orchestrator.workers import placement
 from orchestrator.workers.host_checks import may_run
 from orchestrator.workers.placement import Claim, Host, Places, claims, refusal
+from tests.hosts_program import found_by
 
-ROOT = Path(__file__).parents[3]
-SHAPES = ROOT / "configs" / "shapes.yaml"
 LEARNER = Role("learner", ("learner rank 0", "learner rank 1"), Resources(1, 1))
 ROLLOUT = Role("rollout", ("rollout worker 0", "rollout worker 1"), Resources(2, 0.5))
 PICKY = Role("rewards.picky", ("reward worker picky/0",), Resources(0.5, 0, {"picky": 0.001}))
@@ -202,16 +195,7 @@ def test_a_place_is_asked_for_again_only_while_ray_moves_it(
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """What ``tests.placed_hosts`` finds on a cluster of three hosts."""
-    # The path is short, because Ray keeps sockets below it.
-    with tempfile.TemporaryDirectory(prefix="ph", ignore_cleanup_errors=True) as scratch:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.placed_hosts", scratch],
-            cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-            timeout=900, check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return values
+    return found_by("tests.placed_hosts", timeout_s=900)
 
 
 @pytest.mark.slow
