@@ -179,7 +179,7 @@ class RewardPool(ScalablePool[Duty]):
         except ObjectLost as lost:
             self._lose_answer(duty, lost)
         except WorkerDied as failure:
-            if not self._stood_back(self._slots.index(duty)):
+            if not self._start_where_it_stands_back(self._slots.index(duty)):
                 self._replace(duty, failure, "its worker died")
         except WorkerFailed as failure:
             self._replace(duty, failure, "its worker failed")

@@ -267,7 +267,8 @@ class RolloutPool(ScalablePool[_Place]):
             return  # the answer has left this machine's memory; it still has until the deadline
         except WorkerFailed as failure:
             if not (
-                self._stood_back(self._slots.index(place)) or self._weights_are_lost(place, failure)
+                self._start_where_it_stands_back(self._slots.index(place))
+                or self._weights_are_lost(place, failure)
             ):
                 self._lose(place, failure)
             return

@@ -105,14 +105,16 @@ class ScalablePool(WorkerPool, Generic[SlotOf]):
 
     def _without_process(self, index: int) -> None:
         name = self.names[index]
-        if not self._stood_back(index) and self._places.ask_again(name):
+        if not self._start_where_it_stands_back(index) and self._places.ask_again(name):
             log.info("the host that had the place of %s is gone; Ray is asked anew for one", name)
             ray.kill(self.workers[index])
             self._load_again(index)
 
-    def _stood_back(self, index: int) -> bool:
-        """Whether a worker that waited for a place has stood back for the learner's ranks. It waits
-        at the new place then, and this is no loss. Ray does not always say that the old one ended.
+    def _start_where_it_stands_back(self, index: int) -> bool:
+        """Start a worker again that has stood back for the learner's ranks; False for any other.
+
+        It waited for a place, and waits for the new one now: this is no loss. Ray does not always
+        say that the old process will not come.
         """
         if not self._places.stood_back(self.names[index]):
             return False
