@@ -123,7 +123,8 @@ def test_a_person_sees_what_is_awaited_and_ctrl_c_leaves_the_terminal_whole(
     reader.start()
     try:
         deadline = time.monotonic() + 400
-        while "step 2/500" not in text(shown):
+        # On a busy machine a step can fall between two frames.
+        while not re.search(r"step (?!0/|1/)\d+/500", text(shown)):
             assert time.monotonic() < deadline, text(shown)[-3000:]
             assert run.poll() is None, text(shown)[-3000:]
             time.sleep(0.2)
