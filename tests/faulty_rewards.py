@@ -22,7 +22,7 @@ from rewards.protocol import TransientRewardError
 
 Images = Sequence[NDArray[np.uint8]]
 LONG_S = 600  # longer than any deadline of a test
-PATIENCE_S = 60
+PATIENCE_S = 300
 
 
 def brightness(image: NDArray[np.uint8]) -> float:

@@ -15,6 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from benchmarks.chaos.hosts import started
 from orchestrator.workers.cluster import private_environment
 
 
@@ -26,8 +27,9 @@ def main(folder: str) -> None:
     from tests.faulty_rewards import wait_for_files
     from tests.started_pools import Started, groups_of, reward, scores_of
 
-    cluster = Cluster(True, head_node_args=dict(num_cpus=2, include_dashboard=False))
-    node = cluster.add_node(num_cpus=1, num_gpus=1)
+    head = dict(num_cpus=2, include_dashboard=False)
+    cluster = started(lambda: Cluster(True, head_node_args=head))
+    node = started(lambda: cluster.add_node(num_cpus=1, num_gpus=1))
     raylet = node.all_processes["raylet"][0].process.pid
     cluster.connect()
     _, refs = groups_of([[1], [2], [3]])

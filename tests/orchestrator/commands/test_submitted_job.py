@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -33,7 +34,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
-    """The address of a cluster of this machine that takes jobs."""
+    """The address of a cluster of this machine that takes jobs.
+
+    Ray gives its processes 30 s to start, which can be too short on a busy machine, and another
+    program may take one of the ports first. Then another attempt is made.
+    """
+    with ExitStack() as stack:
+        for _ in range(3):
+            if address := stack.enter_context(started_cluster()):
+                break
+        assert address, "Ray has not started"
+        yield address
+
+
+@contextmanager
+def started_cluster() -> Iterator[str | None]:
+    """Nothing if Ray has ended at once."""
     ports = [str(free_port()) for _ in range(3)]
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short, because Ray keeps sockets in it
     head = subprocess.Popen(
@@ -48,15 +64,17 @@ def cluster() -> Iterator[str]:
     address = f"http://127.0.0.1:{ports[1]}"
     try:
         deadline = time.monotonic() + 120
-        while not takes_jobs(address):
-            assert head.poll() is None
+        while head.poll() is None and not takes_jobs(address):
             assert time.monotonic() < deadline, "the cluster takes no jobs"
             time.sleep(0.2)
-        yield address
+        yield address if head.poll() is None else None
     finally:
-        processes = [*psutil.Process(head.pid).children(recursive=True), head]
-        for process in processes:
-            process.kill()
+        processes = []
+        with suppress(psutil.NoSuchProcess):
+            processes = psutil.Process(head.pid).children(recursive=True)
+        for process in (*processes, head):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -77,7 +77,10 @@ def test_a_stale_run_that_is_killed_keeps_its_bound(tmp_path: Path) -> None:
     found, view = rows(run), read_run(run)
     assert view is not None
     assert judged(Expected(steps, 3, 2), view, found).problems == []
-    assert view.counts["late_refused"] >= 1
+    # On a busy machine the run may hear of the learner's death so late that it has replaced the
+    # sampler first, which it finds stopped.
+    stopped = "is stopped (SIGSTOP)" in (run / "run.log").read_text()
+    assert stopped or view.counts["late_refused"] >= 1
     for row in found:
         step = row["step"] - 1
         ages = [step - group.weight_version for group in view.groups if group.step == step]

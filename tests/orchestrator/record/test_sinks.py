@@ -78,7 +78,7 @@ def test_wandb_keeps_an_offline_run_in_the_run_folder(
     sink.close(failed=True)
     (file,) = tmp_path.glob("wandb/offline-run-*-0123456789abcdef/*.wandb")
     deadline = time.monotonic() + 60  # a process of W&B's writes it
-    while b"reward/mean" not in file.read_bytes() and time.monotonic() < deadline:
+    while exit_codes(file) != [1] and time.monotonic() < deadline:  # it is written last
         time.sleep(0.1)
     assert b"reward/mean" in file.read_bytes()
     assert b"seed" in file.read_bytes()
@@ -100,6 +100,8 @@ def exit_codes(file: Path) -> list[int]:
             continue
         size = int.from_bytes(content[place + 4 : place + 6], "little")
         kind, start = content[place + 6], place + 7
+        if start + size > len(content):  # it is being written
+            break
         whole, place = whole + content[start : start + size], start + size
         if kind in (1, 4):  # a whole record, or the last part of one
             record = Record.FromString(whole)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.rollout_events import WeightsLoaded, WorkerLost
@@ -45,6 +47,9 @@ def test_a_load_counts_from_the_moment_at_which_all_weights_are_there(
     assert len(rollout.calls) == 1
     assert take_event(rollout, WeightsLoaded).receipt == "version 7: slots done"
     ray.kill(rollout.workers[1])  # first: the weights are here, and a load would be done at once
+    with suppress(RayActorError):
+        while True:  # until the kill, which goes another way than calls, has come
+            ray.get(rollout.workers[1].pid.remote(), timeout=60)
     rollout.load("rollout worker 1", weights)
     assert take_event(rollout, WorkerLost).worker == "rollout worker 1"
 

@@ -76,15 +76,15 @@ def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
 ) -> None:
     """It is killed at its deadline, and the pool comes up with another process. A second time, or
     with nothing to be replaced, the start ends and says that the process is stopped."""
-    rollout = start_rollout("cluster.start_timeout_s=20")  # in which the other process must start
-    _, where = ray.get(rollout.running, timeout=60)
+    rollout = start_rollout("cluster.start_timeout_s=60")  # in which the other process must start
+    _, where = ray.get(rollout.running, timeout=300)
     frozen = psutil.Process(where.pid)
     frozen.suspend()
     (rollout._loaded[1],) = rollout._load([rollout.workers[1]])  # it has not answered yet
     rollout.wait_ready()
     lost, *up = rollout.take_events()
     assert isinstance(lost, WorkerLost)
-    silent = rf"^rollout worker 1 did not answer within 20 s: process {frozen.pid} on .* is stopped"
+    silent = rf"^rollout worker 1 did not answer within 60 s: process {frozen.pid} on .* is stopped"
     assert re.match(silent, lost.reason), lost.reason
     assert up == [WorkerUp("rollout worker 0"), WorkerUp("rollout worker 1")]
     assert rollout.restarts == 1
@@ -146,7 +146,7 @@ def test_a_learner_group_with_a_frozen_rank_is_formed_again_once(
         learners.start()
         first = learners._group
         assert first is not None
-        pids = [where.pid for where in ray.get(first.running, timeout=60)]
+        pids = [where.pid for where in ray.get(first.running, timeout=300)]
         processes = [psutil.Process(pid) for pid in pids]
         if moment == "loading":
             (gate / "hosts").touch()

@@ -135,6 +135,6 @@ def test_a_wait_ends_and_names_the_one_that_is_stopped(
 
 def stop(pool: RolloutPool, index: int) -> psutil.Process:
     """Stop a worker's process once it runs."""
-    process = psutil.Process(ray.get(pool.running[index], timeout=60).pid)
+    process = psutil.Process(ray.get(pool.running[index], timeout=300).pid)
     process.suspend()
     return process

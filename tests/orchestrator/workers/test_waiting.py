@@ -207,7 +207,7 @@ def test_a_reward_that_cannot_be_built_is_heard_of_while_another_is_being_built(
     """Its pool is not the first; the first would take until the deadline."""
     slow = reward("SlowToBuild", "slow", options={"folder": str(tmp_path)})
     wrong = reward("Busy", "wrong", options={"patience": 1})
-    pools = reward_pools(slow, wrong, start_timeout_s=20)
+    pools = reward_pools(slow, wrong, start_timeout_s=200)
     try:
         with pytest.raises(UserError, match=r"^reward 'wrong': options do not fit "):
             pools.wait_ready()
