@@ -160,8 +160,8 @@ def test_a_server_that_hangs_is_left(scorer: Scorer) -> None:
     """Every try has a deadline."""
     hung = threading.Event()
     answering(scorer, lambda handler: hung.wait(10))
-    with pytest.raises(ConnectionError, match=r": no whole answer within 0\.3 s$"):
-        RemoteReward(scorer.url, timeout_s=0.3, retries=1).score(IMAGES[:1], PROMPTS[:1])
+    with pytest.raises(ConnectionError, match=r": no whole answer within 1 s$"):
+        RemoteReward(scorer.url, timeout_s=1.0, retries=1).score(IMAGES[:1], PROMPTS[:1])
     hung.set()
 
 
@@ -185,8 +185,8 @@ def test_a_server_that_trickles_is_left(scorer: Scorer, begin: bytes) -> None:
             ends.put("the client left")
 
     answering(scorer, trickle)
-    with pytest.raises(ConnectionError, match=r": no whole answer within 0\.3 s$"):
-        RemoteReward(scorer.url, timeout_s=0.3, retries=1).score(IMAGES[:1], PROMPTS[:1])
+    with pytest.raises(ConnectionError, match=r": no whole answer within 1 s$"):
+        RemoteReward(scorer.url, timeout_s=1.0, retries=1).score(IMAGES[:1], PROMPTS[:1])
     assert [ends.get(timeout=60) for _ in range(2)] == ["the client left"] * 2
 
 
