@@ -20,7 +20,7 @@ train: $(VENV)/.installed  ## install if needed, train the embedded world, write
 	$(BIN)/eg-grpo train $(CONFIG) --new
 
 test: test-fast  ## ruff, type check and all tests
-	$(BIN)/python -m pytest -m slow --durations=10 $(PARALLEL_RUNS)
+	$(BIN)/python -m pytest -m slow --durations=60 $(PARALLEL_RUNS)
 
 test-fast: $(VENV)/.installed-test  ## the same without the slow tests, on all cores (4 at most)
 	$(BIN)/ruff check .
