@@ -163,11 +163,12 @@ def _prices(study: Study, records: Records) -> list[list[str]]:
     """What training costs, and what it gains for that on the seen prompts."""
     scales = (1.0, 2.0)
     gains = [f"gain in 1,000 CPU s, seen, w = {scale:g}" for scale in scales]
-    rows = [["arm, costs", "forward passes", "CPU seconds", *gains]]
+    rows = [["arm, costs", "forward passes", "CPU seconds", "of these rollout", *gains]]
     for arm in study.arms:
         stages = [records.runs(arm)[seed]["cpu_seconds"] for seed in study.seeds]
         seconds = [sum(spent.get(stage, 0) for stage in _TRAINING_STAGES) for spent in stages]
-        row = [arm.label, f"{passes(arm):,}", interval(seconds, 0)]
+        drawing = interval([spent["rollout"] for spent in stages], 0)
+        row = [arm.label, f"{passes(arm):,}", interval(seconds, 0), drawing]
         for scale in scales:
             outcome = Outcome("seen", scale)
             before = value(*study.before, outcome, records)
