@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import mean
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from benchmarks.cells import half_width
@@ -33,18 +34,21 @@ def _world(world: str, records: Records, folder: Path) -> list[Path]:
     if not studies:
         return []
     differ = [name for name, reason in reasons.items() if reason and VERSIONS_DIFFER in reason]
-    figure = Figure(figsize=(3.4 * len(studies) + 0.6, 3.8), dpi=110, layout="constrained")
+    width = 3.4 * max(len(studies), 2) + 0.6  # inches; room for the legend
+    figure = Figure(figsize=(width, 4.2), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(studies), sharey=True, squeeze=False)[0]
     for panel, study in zip(panels, sorted(studies, key=lambda s: s.name), strict=True):
         _panel(panel, study, records)
     panels[0].set_ylabel("reward after training")
-    panels[-1].legend(fontsize=7)
-    figure.suptitle(
-        "Reward over the guidance scale of evaluation. Solid: seen pairs, dashed: held-out pairs."
-        " Grey: before training.\nBars: 95 % intervals over seeds."
-        + (f" {VERSIONS_DIFFER}: {', '.join(differ)}." if differ else ""),
-        fontsize=9,
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
     )
+    caption = (
+        "Reward over the guidance scale of evaluation. Solid: seen pairs, dashed: held-out pairs."
+        " Grey: before training. Bars: 95 % intervals over seeds."
+        + (f" {VERSIONS_DIFFER}: {', '.join(differ)}." if differ else "")
+    )
+    figure.suptitle(fill(caption, int(14 * width)), fontsize=9)
     files = [folder / f"guidance-{world}.{kind}" for kind in ("png", "svg")]
     for file in files:
         figure.savefig(file)

@@ -18,6 +18,8 @@ from benchmarks.experiments.passes import passes
 from benchmarks.experiments.records import Records
 from benchmarks.experiments.results import choice, status, table, verdict
 from benchmarks.experiments.studies import SCREENING, STUDIES, Expected, Study, confirmation
+from orchestrator.settings.run_config import load_config
+from orchestrator.settings.unchanged import settings_that_count
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.distribution import guide
 from policy.errors import UserError
@@ -47,6 +49,17 @@ def test_every_registered_arm_is_a_configuration(tmp_path: Path) -> None:
     assert settings.endswith(f"model.path={tmp_path / DISTILLED.format(seed=11)}")
     one_task = [name for name in cells if name.startswith("one-task")]
     assert all(f"data.train={tmp_path / ONE_TASK}" in cells[n].command(tmp_path) for n in one_task)
+
+
+def test_the_shipped_recipe_is_the_arm_that_was_measured(tmp_path: Path) -> None:
+    """``configs/unguided.yaml`` trains with the settings of H4's longer arm. It has more workers,
+    which changes no number, and other evaluations."""
+    (longer,) = {arm for study in STUDIES for arm in study.arms if arm.label.endswith("80 steps")}
+    measured = settings_that_count(longer.cell(0).config(tmp_path))
+    shipped = settings_that_count(load_config(Path("configs/unguided.yaml"), []))
+    assert shipped["steps"] == longer.steps
+    differ = {key for key in measured | shipped if measured.get(key) != shipped.get(key)}
+    assert {key for key in differ if not key.startswith("evaluation.")} == {"rollout.workers"}
 
 
 def test_names_of_hypotheses_and_their_arms_are_registered() -> None:
@@ -192,7 +205,7 @@ def test_costs_are_forward_passes_and_the_seconds_of_training(tmp_path: Path) ->
     assert passes(_study("recipes").arms[3]) == 40 * images * (7 + 5)
     _record_study(study, {arm.label: 0.5 for arm in study.arms}, records)
     # 0.52 after training and 0.4 before, in 60 + 40 seconds: 1.2 in 1,000 s.
-    row = "| GRPO without guidance, 40 steps | 25,600 | 100 ± 0 | 1.200 ± 0.196 | 1.200 ± 0.196 |"
+    row = "| GRPO without guidance, 40 steps | 25,600 | 100 ± 0 | 60 ± 0 | 1.200 ± 0.196 |"
     assert row in table(records, tmp_path)
 
 
