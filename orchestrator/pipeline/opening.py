@@ -81,7 +81,7 @@ def open_run(
                 save_settings(config, folder.path)
             with progress.waiting("finding places for the workers"):
                 places = opened.enter_context(reserved(config, roles(config)))
-            _announce(progress, config, inputs)
+            _announce(progress, config, len(inputs.leaks))
             telemetry.announce(progress.note)
             telemetry.watch(ledger, opened.enter_context(watched_object_stores()))
             with progress.waiting("checking the hosts of the workers"):
@@ -214,10 +214,14 @@ def _first(what: str, count: int) -> str:
     return f"{what} 0" if count == 1 else f"{what}s 0 to {count - 1}"
 
 
-def _announce(progress: Progress, config: RunConfig, inputs: Inputs) -> None:
+def _announce(progress: Progress, config: RunConfig, leaks: int) -> None:
     progress.note(f"run folder {config.folder}")
-    if inputs.leaks:
+    if leaks:
         progress.note(
-            f"{len(inputs.leaks)} validation prompts are in the training file;"
-            f" data.leaks: {config.data.leaks}"
+            f"{leaks} validation prompts are in the training file; data.leaks: {config.data.leaks}"
+        )
+    if config.bonus_distils_guidance:
+        progress.note(
+            f"images are drawn at guidance {config.rollout.guidance_scale:g} and the conditional"
+            " distribution is trained: the bonus distils guidance (docs/evidence.md)"
         )

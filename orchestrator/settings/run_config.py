@@ -242,9 +242,7 @@ class RunConfig(Settings):
         if final is not None and self.algorithm.trained_distribution == "guided":
             text = "w changes with each step, so algorithm.trained_distribution must be conditional"
             raise refuse(type(self), "rollout.final_guidance_scale", text)
-        if self.algorithm.distillation_weight > 0 and not any(
-            self.training_sampling(step).guided for step in range(self.steps)
-        ):
+        if self.algorithm.distillation_weight > 0 and not self.draws_with_guidance:
             text = "there is no guidance to distil: rollout.guidance_scale is 1"
             raise refuse(type(self), "algorithm.distillation_weight", text)
         if self.max_staleness and self.rollout.sleep_while_learning:
@@ -297,6 +295,24 @@ class RunConfig(Settings):
             return self.rollout.sampling
         scale = first + (last - first) * step / max(self.steps - 1, 1)
         return replace(self.rollout.sampling, guidance_scale=scale)
+
+    @property
+    def draws_with_guidance(self) -> bool:
+        """Whether any training step samples with guidance."""
+        return any(self.training_sampling(step).guided for step in range(self.steps))
+
+    @property
+    def bonus_distils_guidance(self) -> bool:
+        """Whether the bonus of EG-GRPO pulls the policy towards the guided distribution.
+
+        It does where image tokens come from that distribution and the conditional one is trained
+        (docs/deviations.md, docs/evidence.md).
+        """
+        algorithm = self.algorithm
+        bonus = algorithm.method == "eg-grpo" and algorithm.bonus != "none"
+        of_image_tokens = bonus and algorithm.modalities in ("both", "image")
+        conditional = algorithm.trained_distribution == "conditional"
+        return of_image_tokens and conditional and self.draws_with_guidance
 
     @property
     def final_sampling(self) -> Sampling:

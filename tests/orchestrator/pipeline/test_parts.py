@@ -17,10 +17,12 @@ import pytest
 from learner.algorithm.advantages import group_advantages, has_variance
 from orchestrator.pipeline.alarms import WINDOW, Alarms
 from orchestrator.pipeline.interrupt import graceful_interrupt
+from orchestrator.pipeline.opening import _announce
 from orchestrator.pipeline.order import derived_seed, step_prompts
 from orchestrator.pipeline.step_row import reward_metrics, scoring_metrics, spreads, without_nan
-from orchestrator.record.progress import duration
+from orchestrator.record.progress import Progress, duration
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.run_config import load_config
 from orchestrator.workers.reward_pool import Usage
 from policy.types import Prompt, RewardFailure, Score
 from rewards.config import RewardConfig
@@ -43,6 +45,15 @@ def test_two_runs_of_one_process_log_apart(tmp_path: Path) -> None:
         (line,) = (tmp_path / name).read_text().splitlines()
         assert line.endswith(f"of run {name}")
     assert log.handlers == handlers
+
+
+def test_a_run_says_that_its_bonus_distils_guidance(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line after the run folder, and only where it does."""
+    for guidance, lines in ((1, 1), (2, 2)):
+        config = load_config(Path("shapes"), [f"rollout.guidance_scale={guidance}"])
+        _announce(Progress(1), config, leaks=0)
+        assert len(said := capsys.readouterr().err.splitlines()) == lines
+    assert said[1].startswith("images are drawn at guidance 2 and the conditional distribution")
 
 
 def test_every_epoch_visits_every_prompt_once() -> None:

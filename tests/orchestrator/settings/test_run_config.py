@@ -34,6 +34,26 @@ def test_the_shipped_file_loads_and_its_dump_is_the_same_run(tmp_path: Path) -> 
     assert load_config(dumped, []) == config
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], False),  # at guidance 1 the bonus is a baseline
+        (["rollout.guidance_scale=2"], True),
+        (["rollout.guidance_scale=2", "rollout.final_guidance_scale=1"], True),
+        (["rollout.guidance_scale=2", "algorithm.trained_distribution=guided"], False),
+        (["rollout.guidance_scale=2", "algorithm.modalities=image"], True),
+        (["rollout.guidance_scale=2", "algorithm.modalities=cot"], False),
+        (["rollout.guidance_scale=2", "algorithm.modalities=none"], False),
+        (["rollout.guidance_scale=2", "algorithm.bonus=none"], False),
+        (["rollout.guidance_scale=2", "algorithm.method=top-entropy"], False),
+    ],
+)
+def test_the_bonus_distils_guidance_where_another_distribution_is_trained(
+    overrides: list[str], expected: bool
+) -> None:
+    assert load_config(SHAPES, overrides).bonus_distils_guidance is expected
+
+
 def test_guidance_goes_to_its_final_scale_in_equal_steps() -> None:
     """From 3 to 1 in five steps: 3, 2.5, 2, 1.5, 1. Evaluation and checkpoints have the last."""
     scales = ["rollout.guidance_scale=3", "rollout.final_guidance_scale=1"]
