@@ -30,6 +30,8 @@ _SAME = {
 # The key of the options of each scorer that say where it finds something. They may differ, but a
 # table tells of another server.
 LOCATIONS = "locations"
+# The key of what is known of given images: how another program, or another evaluation, drew them.
+DRAWN_BY = "drawn_by"
 # Another version of these may score the same images in another way, or round in another way.
 LIBRARIES = ("torch", "transformers")
 # What may differ, because it is what one compares; a table prints it.

@@ -2,8 +2,8 @@
 
 Section 4.2 of the paper (figure 3): where the images of a CoT have stable entropies, a CoT of
 higher entropy has images of lower reward, and the CoTs of one prompt differ in reward. Section 4.3
-(figure 4): CoTs with unstable image entropies have lower rewards, and the correlation of mean
-entropy and reward becomes more negative the more unstable they are.
+(figure 4): images of higher mean entropy have lower rewards, and so have CoTs with unstable image
+entropies; the first correlation becomes more negative the more unstable they are.
 
 Prompts differ in entropy and in reward, so that the two correlate over prompts whatever a CoT does.
 Each correlation is therefore also taken within prompts.
@@ -74,16 +74,19 @@ def cot_findings(images: ImageTable, cots: CotTable, thresholds: Thresholds) -> 
 
 
 def instability_findings(cots: CotTable, thresholds: Thresholds) -> list[Finding]:
-    """Figure 4: spread against reward, and image entropy against reward by bins of the spread."""
+    """Figure 4: the spread of image entropies against reward, and their mean against it: over all
+    CoTs, by bins of the spread, and where it is large."""
     spread_K, reward_K = cots.spread_K(thresholds.spread), cots.reward_K
     quantity = f"{thresholds.spread} of image entropy and reward"
     found = _correlated("4 left", cots, quantity, spread_K, reward_K, "")
+    quantity = "image entropy and reward"
+    found += _correlated("4", cots, quantity, cots.entropy_K, reward_K, "all CoTs")
     found += _by_bin(cots, thresholds)
     for spread in ("std", "variance"):
         unstable = cots.take(thresholds.unstable_K(cots, spread))
         subset = f"{spread} >= {thresholds.unstable_from:g}"
         x_K, y_K = unstable.entropy_K, unstable.reward_K
-        found += _correlated("4 right", unstable, "image entropy and reward", x_K, y_K, subset)
+        found += _correlated("4 right", unstable, quantity, x_K, y_K, subset)
     return found
 
 

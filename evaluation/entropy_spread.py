@@ -2,8 +2,9 @@
 
 Section 4.1 of the paper (figure 2) says that a CoT widens the distribution of image entropies, and
 that RL shifts it to lower values and narrows it. Section 6.5 (figure 5) says that EG-GRPO lowers
-mean and variance of the token entropies. Each setting is therefore compared with the one before it,
-over the prompts that both have.
+mean and variance of the token entropies, and the abstract that it reduces instability: how far the
+entropies of the images of one CoT lie apart (section 4.3). Each setting is therefore compared with
+the one before it, over the prompts that both have.
 
 Prompts differ in entropy, and this widens a distribution too. The widths of figure 2 are therefore
 also taken within prompts: of the values minus the mean of their prompt.
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from evaluation.bootstrap import Interval, bootstrap
 from evaluation.correlations import centred
-from evaluation.entropy_samples import ImageTable
+from evaluation.entropy_samples import CotTable, ImageTable
 from evaluation.entropy_tokens import TokenTable
 from evaluation.findings import Finding
 
@@ -84,6 +85,35 @@ def _widths(x_N: Array) -> Array:
         return np.full(len(_STATISTICS), np.nan)
     q05, q25, q75, q95 = np.quantile(x_N, [0.05, 0.25, 0.75, 0.95])
     return np.array([x_N.mean(), x_N.std(ddof=1), q75 - q25, q95 - q05])
+
+
+def stability_findings(tables: Sequence[CotTable]) -> list[Finding]:
+    """Figure 4: how far the entropies of the images of a CoT lie apart, and its changes."""
+    return [
+        finding
+        for before, table in zip([None, *tables], tables, strict=False)
+        for finding in _of_stability(before, table)
+    ]
+
+
+def _of_stability(before: CotTable | None, table: CotTable) -> list[Finding]:
+    def finding(minus: str, interval: Interval, count: int, prompts: int) -> Finding:
+        return Finding("4", table.setting, minus, "std of image entropy within a CoT",
+                       "mean over CoTs", "", False, interval, count, prompts)  # fmt: skip
+
+    x_K, prompt_K = table.std_K, table.prompt_K
+    (own,) = bootstrap(lambda rows: _mean(x_K[rows]), prompt_K)
+    found = [finding("", own, len(x_K), len(np.unique(prompt_K)))]
+    if before is None:
+        return found
+    y_K, others_K = before.std_K, before.prompt_K
+    (change,) = bootstrap(lambda a, b: _mean(x_K[a]) - _mean(y_K[b]), prompt_K, others_K)
+    shared = len(np.intersect1d(prompt_K, others_K))
+    return [*found, finding(before.setting, change, len(x_K) + len(y_K), shared)]
+
+
+def _mean(x_N: Array) -> Array:
+    return np.array([x_N.mean() if len(x_N) else np.nan])
 
 
 def token_findings(tables: Sequence[TokenTable]) -> list[Finding]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from evaluation.comparison import (
+    DRAWN_BY,
     LOCATIONS,
     RESAMPLES,
     SHOWN,
@@ -23,6 +24,7 @@ from policy.errors import UserError
 from policy.types import JsonDict
 
 _QUALITY = ("blip2_itm", "laion", "pickscore")
+_PUBLISHED_JUDGE = "gpt-4o-2024-05-13"
 
 
 def table(names: Sequence[str], results: Sequence[JsonDict]) -> str:
@@ -146,16 +148,20 @@ def _equal_quality(first_name: str, name: str, first: JsonDict, result: JsonDict
 
 
 def _protocol(names: Sequence[str], results: Sequence[JsonDict]) -> str:
-    rows = [
-        [
-            name,
-            str(result.get("model", f"images of {result.get('images')}")),
-            str(result.get("weights", ""))[:12],
-            *(str(result.get(key, "unknown")) for key in SHOWN),
-        ]
-        for name, result in zip(names, results, strict=True)
-    ]
-    heads = ["model", "drawn by", "weights", *(key.replace("_", " ") for key in SHOWN)]
+    """A row for each result. Images that were given may have a note of how they were drawn."""
+    rows = []
+    for name, result in zip(names, results, strict=True):
+        how = {**result.get(DRAWN_BY, {}), **result}
+        rows.append(
+            [
+                name,
+                str(how.get("model", f"images of {how.get('images')}")),
+                str(how.get("weights", ""))[:12],
+                str(how["prompts"]),
+                *(str(how.get(key, "unknown")) for key in SHOWN),
+            ]
+        )
+    heads = ["model", "drawn by", "weights", "prompts", *(key.replace("_", " ") for key in SHOWN)]
     return f"How the images were drawn:\n\n{_markdown(heads, rows)}"
 
 
@@ -203,8 +209,11 @@ def _notes(
             "Published rows are the EG-GRPO paper's, of one seed and without intervals. Its"
             " Janus-Pro has no CoT."
         )
-        if not str(models.get("judge", "gpt-4o")).startswith("gpt-4o"):
-            notes.append("They cannot be compared: their judge was GPT-4o.")
+        if "judge" in models and models["judge"] != _PUBLISHED_JUDGE:
+            notes.append(
+                f"They cannot be compared: WISE's judge is {_PUBLISHED_JUDGE}, and other versions"
+                " of it give other scores."
+            )
         if not first["whole"]:
             notes.append("They cannot be compared: these results are of a part of the suite.")
     rounded = [column["name"] for column in columns if column.get("decimals") is not None]

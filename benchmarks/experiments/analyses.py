@@ -42,10 +42,12 @@ _HEADER = f"""\
 `python -m benchmarks.experiments analyze` writes this page from the final weights of GRPO and
 EG-GRPO as-code (seeds {SEEDS[0]} to {SEEDS[-1]}): {PROMPTS} training prompts, {COTS} CoTs each,
 {IMAGES} images for each CoT. [analysis.md](../analysis.md) says what the numbers mean. Values are
-means over seeds ± the half-width of the 95 % interval (Student's t). For `plain` and `CoT`, which
-are the checkpoint before training, the seeds are those of drawing alone. `in prompts` means that
-the mean of each prompt was subtracted before. Numbers of single bins, whose edges differ from seed
-to seed, are not here. None of this was a registered hypothesis.
+means over seeds ± the half-width of the 95 % interval (Student's t). This interval speaks of other
+training runs with the same prompts, and for `plain` and `CoT`, which are the checkpoint before
+training, only of drawing again. `over prompts` is the interval that speaks of other prompts: the
+ends of the bootstrap over prompts within a seed, as means over seeds. `in prompts` means that the
+mean of each prompt was subtracted before. Numbers of single bins, whose edges differ from seed to
+seed, are not here. None of this was a registered hypothesis.
 
 The Vendi score here is not that of the paper, which takes features of CLIP. Two images are as alike
 as the share of places at which they have the same image token.
@@ -65,11 +67,13 @@ def page(records: Records, root: Path) -> Iterator[str]:
         for arm in (base, other):
             _check(arm, records, root)
         folders = [_analysed(base, other, seed, guidance, root) for seed in SEEDS]
-        yield from markdown([[*_COLUMNS, "mean over seeds", "seeds"], *_findings(folders)])
+        heads = [*_COLUMNS, "mean over seeds", "over prompts", "seeds"]
+        yield from markdown([heads, *_findings(folders)])
         yield "\n### Diversity (6.4)\n"
-        yield from markdown(
-            [["what", *_TRAINED, "EG-GRPO minus GRPO", "seeds"], *_diversity(folders)]
-        )
+        for before, after in (("CoT", "GRPO"), _TRAINED):
+            heads = ["what", before, after, f"{after} minus {before}", "seeds"]
+            yield from markdown([heads, *_diversity(folders, before, after)])
+            yield ""
         yield ""
 
 
@@ -108,26 +112,35 @@ def _analysed(base: Arm, other: Arm, seed: int, guidance: float, root: Path) -> 
 
 def _findings(folders: list[Path]) -> list[list[str]]:
     """One row for each number of the analyses, in their order."""
-    found: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    found: dict[tuple[str, ...], list[tuple[float, ...]]] = defaultdict(list)
     for folder in folders:
         for row in _rows(folder / "findings.csv"):
             if not row["subset"].startswith("bin "):
-                values = found[tuple(row[key] for key in _ROW)]
-                values += [float(row["value"])] if row["value"] else []  # empty: NaN
+                numbers = [row[key] for key in ("value", "low", "high")]
+                of_seeds = found[tuple(row[key] for key in _ROW)]
+                of_seeds += [tuple(map(float, numbers))] if all(numbers) else []  # empty: NaN
     return [
         [
             figure, f"{setting} minus {minus}" if minus else setting, quantity, statistic, subset,
-            "yes" if within == "True" else "", interval(values), str(len(values)),
+            "yes" if within == "True" else "", interval([value for value, _, _ in of_seeds]),
+            _over_prompts(of_seeds), str(len(of_seeds)),
         ]
-        for (figure, setting, minus, quantity, statistic, subset, within), values in found.items()
+        for (figure, setting, minus, quantity, statistic, subset, within), of_seeds in found.items()
     ]  # fmt: skip
 
 
-def _diversity(folders: list[Path]) -> list[list[str]]:
+def _over_prompts(of_seeds: list[tuple[float, ...]]) -> str:
+    if not of_seeds:
+        return ""
+    low, high = (mean(numbers[end] for numbers in of_seeds) for end in (1, 2))
+    return f"[{low:.3f}, {high:.3f}]"
+
+
+def _diversity(folders: list[Path], before: str, after: str) -> list[list[str]]:
     """The Vendi scores of all images, and of those that are paired by their rewards."""
     scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for folder in folders:
-        first, other = (_per_image(folder, name) for name in _TRAINED)
+        first, other = (_per_image(folder, name) for name in (before, after))
         scores["all images of a prompt"].append((_vendi(first), _vendi(other)))
         for tolerance in TOLERANCES:
             matched = matched_diversity(first, other, tolerance)

@@ -30,7 +30,7 @@ VERSIONS_DIFFER = "Not reported, because versions of packages differ"
 _PRICED = ("unguided", "recipes", "distillation-weight")  # studies about what a user should do
 _TRAINING_STAGES = ("rollout", "learn", "distil")  # of the CPU seconds of a record
 _LAST_STEPS = {
-    "kl/mean": "KL",
+    "kl/mean": "k3",
     "entropy/cot/mean": "CoT entropy",
     "entropy/cot/std": "its standard deviation",
     "entropy/image/mean": "image entropy",
@@ -47,7 +47,10 @@ hypothesis is judged. Rewards are means over seeds ± the half-width of the 95 %
 t), 64 prompts x 4 samples a set. Differences are paired by seed; their intervals are of the level
 that the hypothesis is judged at, and differences within ± {MARGIN} count as equal. Forward passes
 are those of the language model in a whole run; a backward pass counts as two. CPU seconds are those
-of rollout, learner and distillation: on a shared machine they vary with what else it does.
+of rollout, learner and distillation: on a shared machine they vary with what else it does. k3 is
+the mean of the KL estimate of the distribution that is trained, over the sampled tokens. Where the
+samples come from the guided distribution and the conditional one is trained, it is no KL divergence
+from the model before training, but a measure of how far the policy has moved.
 """
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evaluation.chunks import analyse, write_analyses
@@ -24,6 +25,8 @@ from policy.text_files import read_text
 from shapes.questions import scene_questions
 
 SEEN = "seen.jsonl"
+# The lists that `eg-grpo evaluate` measures with.
+_MEASURED = ("t2i_compbench/", "t2i_compbench_2023/", "geneval/", "wise_legacy/", "wise_verified/")
 _SEEN_PROMPTS = 64
 _QUESTIONS = 200  # 50 of each kind
 
@@ -56,9 +59,9 @@ def fetch(output: Path) -> None:
         step = _write_seen(output / SEEN, training_file)
         print(f"written     every {step}th training prompt  {output / SEEN}")
     validation = [
-        prompt
+        replace(prompt, place=f"{Path(file.path).parent}/{prompt.place}")
         for file in PUBLIC_FILES
-        if file.path.startswith(("t2i_compbench/", "geneval/", "wise_legacy/"))
+        if file.path.startswith(_MEASURED)
         for prompt in load_validation(output / file.path)
     ]
     training = load_prompts(training_file)

@@ -72,22 +72,24 @@ class Evaluation:
         }
         self.folder.keep_drawn(place, prompt | drawn, [t.image for t in trajectories])
 
-    def to_score(self, scorer: str) -> list[int]:
-        """The places whose images a scorer still has to judge, or has failed to judge."""
-        scored = self.folder.scored(scorer)
-        return [
-            place
+    def to_score(self, scorer: str) -> dict[int, list[int]]:
+        """The images that a scorer still has to judge, or has failed to judge: their indices, for
+        each place that has such images."""
+        scored, every = self.folder.scored(scorer), range(self.inputs.images_per_prompt)
+        left = {
+            place: _failed(scored[place]) if place in scored else list(every)
             for place, item in enumerate(self.inputs.items)
-            if scorer in item.scorers and _failed(scored.get(place))
-        ]
+            if scorer in item.scorers
+        }
+        return {place: indices for place, indices in left.items() if indices}
 
     def scorers_left(self) -> list[RewardConfig]:
         """The scorers that have something left to judge."""
         return [reward for reward in self.inputs.config.rewards if self.to_score(reward.name)]
 
-    def group(self, place: int) -> Group:
-        """The images of a place, as a scorer wants them."""
-        files = [self._file(place, index) for index in range(self.inputs.images_per_prompt)]
+    def group(self, place: int, indices: Sequence[int]) -> Group:
+        """Some images of a place, as a scorer wants them."""
+        files = [self._file(place, index) for index in indices]
         images = [read_image(file, "evaluate") for file in files]
         return image_group(self.inputs.items[place].prompt, images)
 
@@ -159,5 +161,6 @@ class Evaluation:
         ]
 
 
-def _failed(results: Sequence[RewardResult] | None) -> bool:
-    return results is None or any(isinstance(result, RewardFailure) for result in results)
+def _failed(results: Sequence[RewardResult]) -> list[int]:
+    """The indices of the images without a score."""
+    return [index for index, result in enumerate(results) if isinstance(result, RewardFailure)]

@@ -7,7 +7,7 @@ next are read while the workers score.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.pipeline.roles import Rewards, Waiting
 from orchestrator.workers.rollout_events import GroupRef
@@ -27,7 +27,7 @@ def prompts_per_round(reward: RewardConfig, images_per_prompt: int) -> int:
 
 
 def score(
-    places: Sequence[int],
+    images: Mapping[int, int],
     read: Callable[[int], Group],
     scorer: str,
     per_round: int,
@@ -38,10 +38,16 @@ def score(
 ) -> None:
     """Score the images of every place with the one reward of ``rewards``, called ``scorer``.
 
-    ``read`` gives the group of a place, and ``store`` puts it into the object store. ``per_round``
-    prompts are scored together. ``keep`` is called once for each place, as soon as it is scored.
+    ``images`` says how many of a place are to be scored. ``read`` gives the group of them, and
+    ``store`` puts it into the object store. ``per_round`` prompts, all with the same number of
+    images, are scored together. ``keep`` is called once for each place, as soon as it is scored.
     """
-    waiting = [places[start : start + per_round] for start in range(0, len(places), per_round)]
+    waiting = [
+        alike[start : start + per_round]
+        for size in sorted(set(images.values()), reverse=True)
+        for alike in [[place for place, count in images.items() if count == size]]
+        for start in range(0, len(alike), per_round)
+    ]
     rounds: dict[int, Sequence[int]] = {}
     left: dict[int, int] = {}
     begun = 0

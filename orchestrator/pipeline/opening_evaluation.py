@@ -50,8 +50,8 @@ def evaluate(evaluation: Evaluation, progress: Progress) -> None:
         if policy is not None and to_draw:
             _draw(evaluation, policy, to_draw, progress)
         for reward in config.rewards:
-            if places := evaluation.to_score(reward.name):
-                _score(evaluation, reward, places, progress)
+            if left := evaluation.to_score(reward.name):
+                _score(evaluation, reward, left, progress)
 
 
 def _draw(
@@ -85,7 +85,7 @@ def _draw(
 
 
 def _score(
-    evaluation: Evaluation, reward: RewardConfig, places: list[int], progress: Progress
+    evaluation: Evaluation, reward: RewardConfig, left: dict[int, list[int]], progress: Progress
 ) -> None:
     inputs, config = evaluation.inputs, evaluation.inputs.config
     folder, images = evaluation.folder, inputs.images_per_prompt
@@ -109,16 +109,19 @@ def _score(
             progress.note,
             f"images scored by {reward.name}",
             all_places * images,
-            (all_places - len(places)) * images,
+            all_places * images - sum(map(len, left.values())),
         )
+        earlier = folder.scored(reward.name)  # of places with some images that were judged
 
         def keep(place: int, results: Sequence[RewardResult]) -> None:
-            folder.keep_scored(reward.name, digest, place, results)
-            counter.add(images)
+            judged = dict(enumerate(earlier.get(place, ())))
+            judged |= zip(left[place], results, strict=True)
+            folder.keep_scored(reward.name, digest, place, [judged[i] for i in sorted(judged)])
+            counter.add(len(results))
 
         score(
-            places,
-            evaluation.group,
+            {place: len(indices) for place, indices in left.items()},
+            lambda place: evaluation.group(place, left[place]),
             reward.name,
             prompts_per_round(reward, images),
             rewards,

@@ -203,7 +203,7 @@ def markdown() -> str:
             "`python -m orchestrator.record.metrics`. A test holds the two equal. Other tests\n"
             "refuse a row with a key that the table does not list.",
             "A value is `null` when there was nothing to take it from, or when it is not finite.\n"
-            "Four keys are not in every row: `kl/mean` is absent with `kl_beta: 0`,\n"
+            "Some keys are not in every row: `kl/mean` is absent with `kl_beta: 0`,\n"
             "`ratio/capped` with `importance_cap: null`, `lambda_b` is there with a budget rule,\n"
             "and `evaluation/{set}` is there after an evaluation.\n"
             "`entropy_control/{modality}` is there with `algorithm.entropy_control`,\n"

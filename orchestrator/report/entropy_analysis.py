@@ -18,7 +18,7 @@ from evaluation.entropy_samples import (
     cot_table,
     image_tables,
 )
-from evaluation.entropy_spread import spread_findings, token_findings
+from evaluation.entropy_spread import spread_findings, stability_findings, token_findings
 from evaluation.entropy_tokens import BINS, TokenCounts, TokenTable, token_tables
 from evaluation.findings import Finding
 from orchestrator.record.tables import write_table
@@ -55,7 +55,7 @@ def write_analysis(
     tokens = token_tables(counts)
     prompts = list(dict.fromkeys((row.prompt_id, row.prompt) for row in rows))
     ids, texts = [prompt_id for prompt_id, _ in prompts], [text for _, text in prompts]
-    findings = [*spread_findings(images), *token_findings(tokens)]
+    findings = [*spread_findings(images), *stability_findings(cots), *token_findings(tokens)]
     with_cot = {table.setting: table for table in images if table.with_cot}
     for of_cots in cots:
         findings += cot_findings(with_cot[of_cots.setting], of_cots, thresholds)

@@ -364,7 +364,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     """
     files, settings = split_bases(overrides)
     own = read_layers(path)
-    layers = [*own, *(layer for file in files for layer in read_layers(file))]
+    layers = [*own, *(_laid_over(file, path) for file in files)]
     tree = merged(layers)
     for override in settings:
         apply_override(tree, override)
@@ -381,6 +381,21 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         raise UserError(f"root: {str(root)!a} is no text that can be written: not UTF-8")
     secrets.hide(secrets.secrets_in(config.model_dump(mode="json")))
     return config.model_copy(update={"root": root})
+
+
+def _laid_over(file: Path, path: Path) -> dict[str, Any]:
+    """The one layer of a file that ``base=`` lays over ``path``.
+
+    A file with a base of its own is a whole configuration: its base, such as the embedded world,
+    would replace model, prompts and rewards of ``path`` without a word. It raises ``UserError``.
+    """
+    *bases, layer = read_layers(file)
+    if bases:
+        raise UserError(
+            f"override base: {file} has a base of its own, which would replace settings of {path};"
+            f" train {file} itself, or copy the settings that are wanted to a file without a base"
+        )
+    return layer
 
 
 def load_saved(path: Path) -> RunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from evaluation import comparison
 from orchestrator.settings.suite_inputs import SuiteInputs
 from policy.digest import sha256
 from policy.errors import UserError
@@ -13,6 +14,10 @@ from policy.types import JsonDict
 
 DRAWN_BY = "drawn_by.json"  # what `eg-grpo evaluate draw` notes beside the images
 LISTING = "prompts.jsonl"  # which place an evaluation has given to which prompt
+ASKED = "evaluation.json"  # what an evaluation measures
+_OF_POLICY = (
+    "model", "weights", "template", "cot", "instruction", "guidance_scale", "temperature", "seed",
+)  # fmt: skip
 _SHOWN = 3
 
 
@@ -72,9 +77,19 @@ def _listed(file: Path) -> dict[str, int]:
 def about_images(folder: Path, images: dict[tuple[int, int], Path]) -> JsonDict:
     """What a result says of images that were drawn elsewhere."""
     about: JsonDict = {"images": str(folder), "images_sha256": images_digest(images)}
-    if (folder / DRAWN_BY).is_file():
-        about["drawn_by"] = read_json(folder / DRAWN_BY)
+    if drawn_by := _drawn_by(folder):
+        about[comparison.DRAWN_BY] = drawn_by
     return about
+
+
+def _drawn_by(folder: Path) -> JsonDict:
+    """How the images were drawn, if `evaluate draw` or another evaluation has noted it."""
+    if (folder / DRAWN_BY).is_file():
+        noted: JsonDict = read_json(folder / DRAWN_BY)
+        return noted
+    asked = folder.parent / ASKED
+    drawn = read_json(asked) if asked.is_file() else {}
+    return {key: drawn[key] for key in _OF_POLICY if key in drawn}
 
 
 def images_digest(images: dict[tuple[int, int], Path]) -> str:

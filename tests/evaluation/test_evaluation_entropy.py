@@ -25,7 +25,7 @@ from evaluation.entropy_samples import (
     image_tables,
     sampled_images,
 )
-from evaluation.entropy_spread import spread_findings, token_findings
+from evaluation.entropy_spread import spread_findings, stability_findings, token_findings
 from evaluation.entropy_tokens import token_counts, token_tables
 from evaluation.findings import Finding
 from policy.types import Group, Prompt, Trajectory
@@ -192,10 +192,26 @@ def test_instability_by_bins() -> None:
     ]  # fmt: skip
     assert [f.interval.value for f in pearsons] == pytest.approx([1, -1, -2])
     assert [f.count for f in pearsons] == [4, 4, 8]
+    every = found(findings, subset="all CoTs", statistic="Pearson", within_prompts=False)
+    assert (every.count, every.interval.value) == (8, pytest.approx(0, abs=1e-12))
     right = found(findings, subset="std >= 0.03", statistic="Spearman", within_prompts=True)
     assert (right.count, right.interval.value) == (4, pytest.approx(-1))
     assert found(findings, subset="variance >= 0.03", statistic="Pearson",
                  within_prompts=False).count == 0  # fmt: skip
+
+
+def test_stability_is_a_mean_over_cots_and_its_change_over_shared_prompts() -> None:
+    """Spreads 0.1, 0.3 and 0.8: mean 0.4. The other setting has 0.5 and 0.6 for prompts 1 and 2, of
+    which 1 is shared: 0.5 - 0.8 = -0.3."""
+    zeros, first = np.zeros(3), np.array([0.1, 0.3, 0.8])
+    grpo = CotTable("GRPO", np.array([0, 0, 1]), np.arange(3), zeros, zeros, first, zeros)
+    other = CotTable("EG-GRPO", np.array([1, 2]), np.arange(2), zeros[:2], zeros[:2],
+                     np.array([0.5, 0.6]), zeros[:2])  # fmt: skip
+    findings = stability_findings([grpo, other])
+    own = found(findings, setting="GRPO")
+    assert (own.interval.value, own.count, own.prompts) == (pytest.approx(0.4), 3, 2)
+    change = found(findings, setting="EG-GRPO", minus="GRPO")
+    assert (change.interval.value, change.prompts) == (pytest.approx(-0.3), 1)
 
 
 def test_spread_within_prompts_forgets_the_prompts() -> None:

@@ -32,6 +32,8 @@ FILES = {
     "wise_legacy/science.json": json.dumps(
         [{"Prompt": "ice"}, {"Prompt": "a photo of 0 red circles"}]
     ),
+    "t2i_compbench_2023/shape_val.txt": "a photo of 9 red circles\n",
+    "wise_verified/science.json": json.dumps([{"Prompt": "A photo of 1 red circles."}]),
     "geneval/metadata.jsonl": '{"tag": "counting", "prompt": "a photo of 3 red circles"}\n',
 }
 
@@ -73,10 +75,15 @@ def test_fetch_writes_checks_and_lists_the_leaks(
     assert [p.text for p in load_prompts(output / "seen.jsonl")] == [
         row["prompt"] for row in ROWS[::2][:64]
     ]
-    assert "3 of 5 validation prompts are also training prompts" in printed
-    assert "shape_val.txt:2  A photo of 7  red circles." in printed
-    assert "metadata.jsonl:1  a photo of 3 red circles" in printed
-    assert "science.json:2  a photo of 0 red circles" in printed
+    assert "5 of 7 validation prompts are also training prompts" in printed
+    for leak in (
+        "t2i_compbench/shape_val.txt:2  A photo of 7  red circles.",
+        "t2i_compbench_2023/shape_val.txt:1  a photo of 9 red circles",
+        "geneval/metadata.jsonl:1  a photo of 3 red circles",
+        "wise_legacy/science.json:2  a photo of 0 red circles",
+        "wise_verified/science.json:1  A photo of 1 red circles.",
+    ):
+        assert leak in printed
 
     for path in FILES:
         (served / path).unlink()  # the second run must not need them

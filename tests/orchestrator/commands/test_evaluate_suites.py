@@ -48,12 +48,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 
 class Judge(ThreadingHTTPServer):
-    """Gives the prompt with number n of WISE the consistency n % 3. Refuses every odd prompt once
-    in words that are no scores."""
+    """Gives the prompt with number n of WISE the consistency n % 3. Refuses every odd prompt once,
+    with one of its two images, in words that are no scores."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.seen: list[tuple[int, NDArray[np.uint8]]] = []
+        self.seeing = threading.Lock()
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -64,8 +65,9 @@ class _Answer(BaseHTTPRequestHandler):
         text, image = body["messages"][1]["content"]
         number = int(re.findall(r"PROMPT: prompt (\d+)\nEXPLANATION: why$", text["text"])[0])
         data = base64.b64decode(image["image_url"]["url"].partition(",")[2])
-        first = number not in [seen for seen, _ in self.server.seen]
-        self.server.seen.append((number, np.asarray(Image.open(io.BytesIO(data)))))
+        with self.server.seeing:
+            first = number not in [seen for seen, _ in self.server.seen]
+            self.server.seen.append((number, np.asarray(Image.open(io.BytesIO(data)))))
         scores = f"Consistency: {number % 3}\nRealism: 1\nAesthetic Quality: 2"
         said = "I am sorry." if first and number % 2 else scores
         answer = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
@@ -180,7 +182,7 @@ SUITES: dict[str, tuple[int, list[str]]] = {
     ),
     "geneval": (2, []),
     "quality": (3, []),
-    "wise": (1, ["prompts=1"]),
+    "wise": (2, ["prompts=1"]),
 }
 GO_ON = "the same command goes on where this one ended"
 
@@ -265,7 +267,7 @@ def items(measured: Measured, data: Path) -> list[Prompt]:
 @pytest.mark.parametrize("suite", ["compbench", "wise"])
 def test_nothing_was_done_twice(suite: str, all_measured: dict[str, Measured]) -> None:
     """What was there in the middle stays, byte by byte. A second command scores what the first had
-    not scored; only scores that had failed, those of the five odd prompts, have a second row."""
+    not scored; only the five odd prompts, of which an image had no score, have a second row."""
     measured = all_measured[suite]
     assert len(measured.times) == measured.count * SUITES[suite][0]  # all were drawn by then
     assert all(file.stat().st_mtime_ns == then for file, then in measured.times.items())
@@ -275,7 +277,7 @@ def test_nothing_was_done_twice(suite: str, all_measured: dict[str, Measured]) -
     assert scored_then == [f"scores/{measured.rewards[0].name}.jsonl"]
     for reward in measured.rewards:
         rows = measured.rows(f"scores/{reward.name}.jsonl")
-        failed = sum("failure" in row["results"][0] for row in rows)
+        failed = sum(any("failure" in result for result in row["results"]) for row in rows)
         assert failed == (5 if suite == "wise" else 0)
         assert len(rows) - failed == len({row["place"] for row in rows})
 
@@ -368,18 +370,22 @@ def test_quality_has_the_diversity_of_the_same_images(all_measured: dict[str, Me
 def test_the_judge_saw_each_image_with_its_prompt(
     all_measured: dict[str, Measured], judge: Judge
 ) -> None:
-    """Six requests, of which those of the five odd prompts fail and are sent once more. WiScore of
-    consistency c, realism 1 and aesthetic quality 2 is 0.35 c + 0.2."""
+    """Twelve requests. One of each of the five odd prompts fails, and its image alone is sent once
+    more. WiScore of consistency c, realism 1 and aesthetic quality 2 is 0.35 c + 0.2."""
     measured = all_measured["wise"]
     numbers = [int(row["prompt"].split()[1]) for row in measured.rows("prompts.jsonl")]
     assert numbers == [1, 401, 568, 701, 801, 901]
     odd = [number for number in numbers if number % 2]
-    assert sorted(number for number, _ in judge.seen) == sorted([*numbers, *odd])
-    for number, image in judge.seen:
-        assert np.array_equal(image, measured.image(numbers.index(number), 0))
-    values = {row["place"]: row["results"][0] for row in measured.rows("scores/judge.jsonl")}
     for place, number in enumerate(numbers):
-        assert values[place]["value"] == pytest.approx(0.35 * (number % 3) + 0.2)
+        seen = [image for one, image in judge.seen if one == number]
+        images = [measured.image(place, index) for index in range(2)]
+        times = [sum(np.array_equal(image, one) for one in seen) for image in images]
+        assert sorted(times) == ([1, 2] if number in odd else [1, 1])
+        assert times[0] + times[1] == len(seen)
+        # The image that was refused is the one that was sent again.
+        assert np.array_equal(seen[0], images[times.index(max(times))]) or number not in odd
+        values = [result["value"] for result in measured.results("judge")[place]]
+        assert values == pytest.approx([0.35 * (number % 3) + 0.2] * 2)
 
 
 def test_a_table_of_each_result(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:

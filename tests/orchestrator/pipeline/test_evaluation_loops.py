@@ -125,13 +125,14 @@ class Scorers:
 
     def __init__(self, gone: set[str]) -> None:
         self.gone, self.open = gone, 0
+        self.sizes: dict[Hashable, int] = {}
         self.most_open = 0
         self.wake_at, self.calls = math.inf, ()
         self.lost: list[tuple[Hashable, int]] = []
         self.done: list[tuple[Hashable, int, ScoredGroup]] = []
 
     def begin(self, key: Hashable, prompts: Sequence[Prompt], size: int) -> None:
-        assert size == 1
+        self.sizes[key] = size
         self.open += 1
         self.most_open = max(self.most_open, self.open)
 
@@ -140,8 +141,10 @@ class Scorers:
             self.gone.remove(group.prompt.id)
             self.lost.append((key, place))
             return
-        value = float(group.trajectories[0].image.mean())
-        self.done.append((key, place, ScoredGroup(group.prompt, (value,), {"r": (Score(value),)})))
+        assert len(group.trajectories) == self.sizes[key]
+        values = [float(trajectory.image.mean()) for trajectory in group.trajectories]
+        results = {"r": tuple(map(Score, values))}
+        self.done.append((key, place, ScoredGroup(group.prompt, tuple(values), results)))
 
     def forget(self, key: Hashable, places: Sequence[int]) -> None: ...
 
@@ -162,30 +165,43 @@ class Scorers:
         return done
 
 
-def test_images_are_scored_in_rounds_and_each_once() -> None:
-    """Five places in rounds of two, at most two rounds at a time; a lost group is read again."""
-    pool, kept = Scorers(gone={"p:4"}), {}
+def scored(images: dict[int, list[int]], pool: Scorers) -> tuple[dict[int, list[float]], list[int]]:
+    """What is kept of the images of each place, in rounds of two, and the places in the order in
+    which they were read."""
+    kept: dict[int, list[float]] = {}
     read: list[int] = []
 
     def group(place: int) -> Group:
         read.append(place)
-        return image_group(PROMPTS[place], [place])
+        return image_group(PROMPTS[place], images[place])
 
     def keep(place: int, results: Sequence[Any]) -> None:
         assert place not in kept
-        kept[place] = results[0].value
+        kept[place] = [result.value for result in results]
 
     score(
-        [0, 1, 2, 4, 5],
-        group,
-        "r",
-        2,
-        pool,
-        lambda made: made,
-        lambda calls, timeout_s: [],
-        keep,  # type: ignore[arg-type]
-    )
-    assert kept == {0: 0.0, 1: 1.0, 2: 2.0, 4: 4.0, 5: 5.0}
+        {place: len(of_place) for place, of_place in images.items()}, group, "r", 2, pool,
+        lambda made: made, lambda calls, timeout_s: [], keep,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return kept, read
+
+
+def test_images_are_scored_in_rounds_and_each_once() -> None:
+    """Five places in rounds of two, at most two rounds at a time; a lost group is read again."""
+    pool = Scorers(gone={"p:4"})
+    kept, read = scored({place: [place] for place in (0, 1, 2, 4, 5)}, pool)
+    assert kept == {0: [0.0], 1: [1.0], 2: [2.0], 4: [4.0], 5: [5.0]}
     assert read.count(4) == 2
     assert pool.most_open == 2
     assert pool.open == 0
+
+
+def test_places_with_other_numbers_of_images_have_rounds_of_their_own() -> None:
+    """After failures a place may have few images left. A pool takes groups of one size at once:
+    places 0 and 3 have two images, 1 and 4 have one, and 2 has three."""
+    pool = Scorers(gone=set())
+    images = {0: [1, 2], 1: [3], 2: [4, 5, 6], 3: [7, 8], 4: [9]}
+    kept, read = scored(images, pool)
+    assert kept == {place: list(map(float, values)) for place, values in images.items()}
+    assert read == [2, 0, 3, 1, 4]
+    assert list(pool.sizes.values()) == [3, 2, 1]

@@ -75,6 +75,17 @@ def test_presets_lie_over_a_configuration_in_a_file_and_on_the_command_line(
     assert rules(resolved, "base=[presets/as-code.yaml, presets/as-paper.yaml]") == rules(paper)
 
 
+def test_a_whole_configuration_is_not_laid_over_another(tmp_path: Path) -> None:
+    """Its base, the embedded world, would silently replace the model and the prompts of Janus-Pro."""
+    whole = CONFIGS / "ablations" / "grpo.yaml"
+    with pytest.raises(UserError) as caught:
+        load_config(CONFIGS / "janus-pro-7b.yaml", [f"base={whole}"])
+    assert str(caught.value).startswith(f"override base: {whole} has a base of its own")
+    partial = write(tmp_path / "grpo.yaml", "algorithm: {modalities: none}\n")
+    config = load_config(CONFIGS / "janus-pro-7b.yaml", [f"base={partial}"])
+    assert (config.algorithm.modalities, config.name) == ("none", "janus-pro-7b")
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
