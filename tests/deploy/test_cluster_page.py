@@ -13,7 +13,7 @@ from tests.multihost.by_hand import PAGE, commands
 from tests.multihost.hosts import ROOT
 
 
-@pytest.mark.parametrize("line", re.findall(r"(?:^|-- )(eg-grpo .*)$", PAGE, re.MULTILINE))
+@pytest.mark.parametrize("line", re.findall(r"(?:^|-- |-C \S+ )(eg-grpo .*)$", PAGE, re.MULTILINE))
 def test_commands_of_the_project_are_understood(line: str) -> None:
     """Every ``eg-grpo`` line has a command and flags that exist."""
     _, overrides = make_parser().parse_known_args(shlex.split(line)[1:])
@@ -25,7 +25,7 @@ def test_files_and_flags_exist() -> None:
     ``ray start`` knows its flags."""
     lines = commands(PAGE)
     files = {word for line in lines for word in line.split() if word.startswith(("deploy/", "con"))}
-    assert len(files) == 11
+    assert len(files) == 13
     assert not [file for file in files if not (ROOT / file).is_file()]
     (build,) = (line for line in lines if line.startswith("docker build"))
     target = build.split("--target ")[1].split()[0]

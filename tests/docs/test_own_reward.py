@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own_reward.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    return found
+PYTHON, SHAPES, JANUS = re.findall(
+    r"^```(?:python|yaml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
+)
 
 
 def score(reward: RewardConfig, image: np.ndarray) -> object:
@@ -33,7 +33,7 @@ def score(reward: RewardConfig, image: np.ndarray) -> object:
 
 def test_the_smallest_reward_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The class as the page shows it, saved as the page says: a white image scores 1."""
-    (tmp_path / "my_rewards.py").write_text(block("python"), encoding="utf-8")
+    (tmp_path / "my_rewards.py").write_text(PYTHON, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
     white = np.full((4, 4, 3), 255, dtype=np.uint8)
@@ -48,12 +48,24 @@ def test_the_settings_load_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.delitem(sys.modules, "examples", raising=False)
     file = tmp_path / "few-colours.yaml"
-    file.write_text(block("yaml").replace("base: ", f"base: {ROOT}/"), encoding="utf-8")
+    file.write_text(SHAPES.replace("base: ", f"base: {ROOT}/"), encoding="utf-8")
     config = load_config(file, [])
     assert [reward.name for reward in config.rewards] == ["attributes", "palette"]
     image = np.zeros((4, 4, 3), dtype=np.uint8)
     image[2:, :, 0] = 32 * np.arange(8).reshape(2, 4)
     assert score(config.rewards[1], image) == Score(14 / 16, {"colours": 8.0})
+
+
+def test_the_rewards_of_janus_pro_and_one_more(tmp_path: Path) -> None:
+    """The other YAML file has the four rewards of the configuration that it stands on, to the last
+    setting. Its own one takes nothing of a GPU."""
+    file = tmp_path / "janus-few-colours.yaml"
+    file.write_text(JANUS.replace("base: ", f"base: {ROOT}/"), encoding="utf-8")
+    *four, palette = load_config(file, []).rewards
+    assert tuple(four) == load_config(ROOT / "configs" / "janus-pro-7b.yaml", []).rewards
+    assert (palette.name, palette.gpus_per_worker) == ("palette", 0)
+    shares = sum(reward.workers * reward.gpus_per_worker for reward in four)
+    assert shares == pytest.approx(1)
 
 
 def test_the_check_before_a_run(

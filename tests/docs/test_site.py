@@ -102,8 +102,8 @@ def test_lists_and_tables_are_not_swallowed_by_paragraphs(site: dict[Path, Built
 
 
 def test_files_that_pages_link_to_exist() -> None:
-    """A link of a page or of the README to a file of the repository leads to one."""
-    for page in [*PAGES, ROOT / "README.md"]:
+    """A link of a page, the README or CONTRIBUTING to a file of the repository leads to one."""
+    for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 

@@ -47,7 +47,7 @@ class Cluster:
     head: Host
     one: Host
     two: Host
-    shared: Path  # what the page calls /shared
+    shared: Path  # what the page calls /shared; eg-grpo in it is the checkout
 
     def join(self, host: Host) -> None:
         """Start the raylet of ``one`` or ``two``. Custom resources say which roles it may have."""
@@ -96,6 +96,7 @@ class Cluster:
 @contextmanager
 def started_cluster(folder: Path, shared: Path) -> Iterator[Cluster]:
     """Make three hosts with Ray, whose own files are in ``folder``; at the end they die."""
+    (shared / "eg-grpo").symlink_to(ROOT)
     with network(folder) as joined:
         cluster = Cluster(joined, *(joined.add(*host) for host in _HOSTS), shared)
         cluster.make_token()
