@@ -210,7 +210,12 @@ class SleepingRewards:
         return self._made[size]
 
     def begin(
-        self, key: Hashable, prompts: Sequence[Prompt], size: int, remember: bool = False
+        self,
+        key: Hashable,
+        prompts: Sequence[Prompt],
+        size: int,
+        remember: bool = False,
+        counted: bool = True,
     ) -> None:
         pass
 
@@ -219,6 +224,9 @@ class SleepingRewards:
 
     def forget(self, key: Hashable, places: Sequence[int]) -> None:
         raise AssertionError("a stand-in never loses a group")
+
+    def drop(self, key: Hashable, place: int) -> None:
+        raise AssertionError("a stand-in never loses a worker")
 
     def end(self, key: Hashable) -> None:
         pass

@@ -61,7 +61,7 @@ def gathered(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[s
         import deepspeed  # imported here, because only DeepSpeed's parameters get here
 
         with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
-            full = [(name, parameter.detach().cpu().clone()) for name, parameter in part]
+            full = [(name, parameter.detach().to("cpu", copy=True)) for name, parameter in part]
         yield from full
 
 

@@ -98,8 +98,9 @@ class RolloutConfig(Settings):
     restarts: int = Field(
         8,
         ge=0,
-        description="Workers lost in a row, without a batch sampled in between, that are replaced "
-        "before the run stops.",
+        description="Losses of workers in a row, without a batch sampled in between, after which "
+        "they are replaced before the run stops. Workers that run side by side when one is lost "
+        "count as one loss.",
     )
     attempts: int = Field(
         3,

@@ -157,7 +157,12 @@ class Rewards(Pool, Protocol):
         ...
 
     def begin(
-        self, key: Hashable, prompts: Sequence[Prompt], size: int, remember: bool = False
+        self,
+        key: Hashable,
+        prompts: Sequence[Prompt],
+        size: int,
+        remember: bool = False,
+        counted: bool = True,
     ) -> None:
         """Begin to score one group of ``size`` trajectories for each prompt, as they are added."""
         ...
@@ -168,6 +173,10 @@ class Rewards(Pool, Protocol):
 
     def forget(self, key: Hashable, places: Sequence[int]) -> None:
         """These groups of ``key`` are lost, and will be added again."""
+        ...
+
+    def drop(self, key: Hashable, place: int) -> None:
+        """This group of ``key`` will never be added."""
         ...
 
     def take_lost(self) -> list[tuple[Hashable, int]]:
@@ -187,7 +196,7 @@ class Rewards(Pool, Protocol):
         ...
 
     def take_usage(self) -> dict[str, Usage]:
-        """What each reward's workers have done since the last call."""
+        """What each reward's workers have done since the last call, for what is counted."""
         ...
 
 

@@ -88,6 +88,7 @@ class Drop:
 
     step: int
     place: int
+    draw: int
     losses: int
 
 
@@ -287,6 +288,7 @@ class Schedule:
         self.published = self._expected = None
         self.step = step
         self._works.clear()
+        self._orders.clear()  # notices of groups that are not there any more
         for state in self._workers.values():
             # The weights after ``step`` are trained again, so nobody may serve the old ones. A
             # worker that is loading may serve either version by now.
@@ -426,7 +428,7 @@ class Schedule:
             (place,) = batch.places
             work.groups[place].stage = Stage.DROPPED
             if isinstance(batch.work, int):
-                self._orders.append(Drop(batch.work, place, losses))
+                self._orders.append(Drop(batch.work, place, batch.draw, losses))
                 self._redraw(batch.work, work)
 
     def _redraw(self, step: int, work: _Work) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -32,6 +33,7 @@ from orchestrator.settings.run_config import RunConfig
 from orchestrator.workers.rollout_events import (
     BatchSampled,
     GroupRef,
+    RolloutEvent,
     WeightsLoaded,
     WeightsLost,
     WorkerLeaves,
@@ -102,6 +104,7 @@ class Stages:
         self._minimum = config.algorithm.minimum_survivors or default_minimum_survivors(size)
         self._works: dict[Work, _Sampling] = {}
         self._busy: dict[str, tuple[Batch, list[Claim]]] = {}
+        self._unheard: deque[RolloutEvent] = deque()
         self._weights: PublishedWeights | None = None
         self._gap = 0.0
         self._jobs = 0
@@ -189,7 +192,6 @@ class Stages:
             self._turn()
         self.schedule.end_job(name)
         self._forget(name)
-        self._rewards.take_usage()  # the next step must not count it
         return [work.groups[p] for p in sorted(work.groups)], [
             work.scored[p] for p in sorted(work.scored)
         ]
@@ -197,6 +199,9 @@ class Stages:
     def fall_back(self, step: int) -> None:
         """Undo what was done since weight version ``step``; the next ``serve`` goes on."""
         self.schedule.fall_back(step)
+        # Every worker is asked anew to load weights.
+        of_weights = (WeightsLoaded, WeightsLost)
+        self._unheard = deque(event for event in self._unheard if not isinstance(event, of_weights))
         self._weights = None
         self._notes.discard()
         for name in list(self._works):
@@ -291,7 +296,8 @@ class Stages:
             # All groups of the draw before are through; nobody may hold those without scores.
             self._rewards.end((batch.work, batch.draw - 1))
             size = len(work.requests(places[0], batch.draw).seeds)
-            self._rewards.begin((batch.work, batch.draw), prompts, size, work.remember)
+            counted = isinstance(batch.work, int)  # no step counts the work of an evaluation
+            self._rewards.begin((batch.work, batch.draw), prompts, size, work.remember, counted)
         self._busy[worker] = batch, claims
         requests = [work.requests(place, batch.draw) for place in batch.places]
         self._rollout.sample(worker, requests, work.sampling)
@@ -315,24 +321,18 @@ class Stages:
         reason = f"it lost {order.losses} rollout workers in a row"
         self._notes.now().drop([work.claims[order.place]], reason, "data")
         self._drops.poisoned(order.step, prompt, reason)
+        if order.draw in work.scorings:  # else it is left out when the scoring begins
+            index = work.scorings[order.draw].index(order.place)
+            self._rewards.drop((order.step, order.draw), index)
 
     # What happened
 
     def _hear(self) -> None:
-        for event in self._rollout.take_events():
-            if isinstance(event, WorkerUp):
-                self.schedule.worker_up(event.worker)
-            elif isinstance(event, WeightsLoaded):
-                self._gap = max(self._gap, self._publisher.check(event.worker, event.receipt))
-                self.schedule.worker_loaded(event.worker, event.receipt.weight_version)
-            elif isinstance(event, WeightsLost):
-                self._weights_lost(event)
-            elif isinstance(event, WorkerLeaves):
-                self.schedule.drain(event.worker)
-            elif isinstance(event, BatchSampled):
-                self._sampled(event)
-            else:
-                self._lost(event)
+        # What is behind an event that ends this turn, such as the loss of the weights, is heard in
+        # the next one: a worker that nobody has heard of again would be waited for for ever.
+        self._unheard += self._rollout.take_events()
+        while self._unheard:
+            self._hear_of(self._unheard.popleft())
         for key, index in self._rewards.take_lost():
             name, draw = cast(tuple[Work, int], key)
             self._group_lost(name, draw, index)
@@ -342,6 +342,21 @@ class Stages:
         for key, index, group in self._rewards.take_scored():
             name, draw = cast(tuple[Work, int], key)
             self._scored(name, draw, index, group)
+
+    def _hear_of(self, event: RolloutEvent) -> None:
+        if isinstance(event, WorkerUp):
+            self.schedule.worker_up(event.worker)
+        elif isinstance(event, WeightsLoaded):
+            self._gap = max(self._gap, self._publisher.check(event.worker, event.receipt))
+            self.schedule.worker_loaded(event.worker, event.receipt.weight_version)
+        elif isinstance(event, WeightsLost):
+            self._weights_lost(event)
+        elif isinstance(event, WorkerLeaves):
+            self.schedule.drain(event.worker)
+        elif isinstance(event, BatchSampled):
+            self._sampled(event)
+        else:
+            self._lost(event)
 
     def _weights_lost(self, event: WeightsLost) -> None:
         """The machine that held weights is gone, and with it the learner rank that made them."""

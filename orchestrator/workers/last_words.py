@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import signal
 import socket
@@ -25,6 +26,8 @@ from policy.stopped import process_state
 
 _STACKS_S = 0.5  # that a process needs at most to write its stacks
 _REMOTE_S = 15.0  # to have another machine look: Ray may have to start a process there
+_SILENT_S = 60.0  # for which a machine that did not answer is not asked again
+_silent_until: dict[str, float] = {}  # by the node's id
 _LINES, _LONGEST_LINE = 3, 200
 _STATES = {
     "T": "is stopped (SIGSTOP)",
@@ -56,13 +59,20 @@ def last_words(where: Whereabouts) -> str:
     """One line about the process; it takes up to some seconds when it is on another machine."""
     if where.node_id == ray.get_runtime_context().get_node_id():
         return words_of_this_host(where)
-    there = NodeAffinitySchedulingStrategy(where.node_id, soft=False)
-    call = ray.remote(look).options(num_cpus=0, scheduling_strategy=there)
-    try:
-        seen = ray.get(call.remote(where.pid, where.log), timeout=_REMOTE_S)
-    except RayError:
-        seen = "cannot be looked at: its machine does not answer either"
-    return f"process {where.pid} on {where.host} {seen}"
+    return f"process {where.pid} on {where.host} {_look_there(where)}"
+
+
+def _look_there(where: Whereabouts) -> str:
+    """A machine that does not answer is not asked again for a while: all of its workers miss their
+    deadlines together, and the run waits for each look."""
+    if time.monotonic() >= _silent_until.get(where.node_id, -math.inf):
+        there = NodeAffinitySchedulingStrategy(where.node_id, soft=False)
+        call = ray.remote(look).options(num_cpus=0, scheduling_strategy=there)
+        try:
+            return ray.get(call.remote(where.pid, where.log), timeout=_REMOTE_S)
+        except RayError:
+            _silent_until[where.node_id] = time.monotonic() + _SILENT_S
+    return "cannot be looked at: its machine does not answer either"
 
 
 def words_of_this_host(where: Whereabouts) -> str:

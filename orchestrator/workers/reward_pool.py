@@ -99,13 +99,14 @@ class RewardPool(ScalablePool[Duty]):
         self.usage.restarts += 1
         self._failures.append(str(failure))
 
-    def begin(self, sizes: Sequence[int], remember: bool = False) -> Round:
+    def begin(self, sizes: Sequence[int], remember: bool = False, counted: bool = True) -> Round:
         """Begin a round of groups with so many trajectories each. A group is scored when it was
         added to the round. Older rounds are served first.
 
-        ``remember`` has the workers read and fill the score cache.
+        ``remember`` has the workers read and fill the score cache. ``usage`` has the work for the
+        round if it is ``counted``; workers that were replaced are always counted.
         """
-        self._rounds.append(Round(sizes, self.config, remember))
+        self._rounds.append(Round(sizes, self.config, remember, counted))
         return self._rounds[-1]
 
     def end(self, round: Round) -> None:
@@ -237,8 +238,10 @@ class RewardPool(ScalablePool[Duty]):
         if batch.round not in self._rounds:
             log.warning("reward %s: an answer of a round given up is dropped", self.config.name)
             return
-        self.usage.add(reply.work)
-        self.usage.retries += batch.round.record(batch, reply.results)
+        retried = batch.round.record(batch, reply.results)
+        if batch.round.counted:
+            self.usage.add(reply.work)
+            self.usage.retries += retried
 
     def _give_up(self, duty: Duty) -> None:
         timeout_s = self._start_timeout_s if duty.starting else self.config.timeout_s
@@ -251,7 +254,8 @@ class RewardPool(ScalablePool[Duty]):
         ray.kill(self.workers[index])
         batch, duty.batch = duty.batch, None
         if batch is not None and batch.round in self._rounds:
-            self.usage.retries += batch.round.lose(batch, reason)
+            retried = batch.round.lose(batch, reason)
+            self.usage.retries += retried and batch.round.counted
         if self._ends_with_loss(duty, failure):
             self._failures.append(str(failure))
             return

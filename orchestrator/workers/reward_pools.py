@@ -59,14 +59,20 @@ class RewardPools:
     # Orders
 
     def begin(
-        self, key: Hashable, prompts: Sequence[Prompt], size: int, remember: bool = False
+        self,
+        key: Hashable,
+        prompts: Sequence[Prompt],
+        size: int,
+        remember: bool = False,
+        counted: bool = True,
     ) -> None:
         """Begin to score groups of ``size`` trajectories, one of each prompt, as they are added.
 
-        ``remember`` has the workers read and fill the score cache.
+        ``remember`` has the workers read and fill the score cache. ``take_usage`` tells of the work
+        if it is ``counted``.
         """
         sizes = [size] * len(prompts)
-        rounds = {name: pool.begin(sizes, remember) for name, pool in self.pools.items()}
+        rounds = {name: pool.begin(sizes, remember, counted) for name, pool in self.pools.items()}
         self._scorings[key] = _Scoring(prompts, rounds, set())
 
     def add(self, key: Hashable, place: int, group: GroupRef) -> None:
@@ -82,6 +88,13 @@ class RewardPools:
         scoring.waiting -= set(places)
         for round in scoring.rounds.values():
             round.forget(places)
+
+    def drop(self, key: Hashable, place: int) -> None:
+        """This group will never be added; those that are scored together with it wait no longer."""
+        scoring = self._scorings[key]
+        scoring.waiting.discard(place)
+        for round in scoring.rounds.values():
+            round.drop(place)
 
     def end(self, key: Hashable) -> None:
         """Forget the groups of ``key``, scored or not, and the references to them."""

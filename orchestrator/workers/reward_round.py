@@ -1,9 +1,9 @@
 """One round of scoring with one reward: cuts groups into batches and collects their results.
 
 Determinism. Batches are cut by the settings, and assigned to workers by position alone: a batch
-waits until all of its groups are sampled. A retried batch is never merged with another. So without
-faults every run scores the same images together, whichever groups come first, and on the same
-worker as long as the number of workers stays the same.
+waits until all of its groups are sampled, or dropped for good. A retried batch is never merged with
+another. So without faults every run scores the same images together, whichever groups come first,
+and on the same worker as long as the number of workers stays the same.
 
 A batch knows its round. A worker may still answer for a round that was given up. That answer
 changes only the old round, which nobody reads any more.
@@ -45,11 +45,13 @@ class Round:
         sizes: Sequence[int],
         config: RewardConfig,
         remember: bool,
+        counted: bool = True,
     ) -> None:
-        """``sizes`` are the groups' trajectories; ``remember`` uses the score cache."""
+        """``sizes`` are the groups' trajectories; ``remember`` uses the score cache. The work for a
+        round that is not ``counted`` is in no step's metrics."""
         share = math.ceil(len(sizes) / config.most_workers)
         per_batch = max(1, min(config.batch_size // max(sizes), share))
-        self.remember = remember
+        self.remember, self.counted = remember, counted
         self._sizes = sizes
         self._config = config
         self._batches = [
@@ -58,19 +60,27 @@ class Round:
         ]
         self._refs: list[GroupRef | None] = [None] * len(sizes)
         self._results: list[list[RewardResult | None]] = [[None] * size for size in sizes]
+        self._dropped: set[int] = set()  # places whose groups will never come
         self._queue: list[Batch] = []
         self._advanced_at = -math.inf
 
     def add(self, place: int, group: GroupRef) -> None:
         """This group can be scored now. Its batch is queued when the last of its groups comes."""
         self._refs[place] = group
+        self._queue_batch_of(place)
+
+    def drop(self, place: int) -> None:
+        """This group will never come. The others of its batch are scored without it."""
+        self._dropped.add(place)
+        self._queue_batch_of(place)
+
+    def _queue_batch_of(self, place: int) -> None:
+        """Queue the batch of a place if all of its groups are there, and not all are scored."""
         number = place // len(self._batches[0])
-        refs = [self._refs[other] for other in self._batches[number]]
-        there = tuple(ref for ref in refs if ref is not None)
-        if len(there) == len(refs):
-            members = tuple(
-                (other, tuple(range(self._sizes[other]))) for other in self._batches[number]
-            )
+        places = [other for other in self._batches[number] if other not in self._dropped]
+        there = tuple(ref for other in places if (ref := self._refs[other]) is not None)
+        if len(there) == len(places) and any(self.result(other) is None for other in places):
+            members = tuple((other, tuple(range(self._sizes[other]))) for other in places)
             self._queue.append(Batch(self, members, there, number))
 
     def forget(self, places: Sequence[int]) -> None:

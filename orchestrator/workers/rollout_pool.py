@@ -2,14 +2,15 @@
 
 Failure policy. A call has a deadline. A worker that dies, raises, misses a deadline or is stopped
 (``stopped_workers``) is killed and reported as lost, and a new process takes its place after a
-pause that doubles with every loss in a row. Answers of a killed worker are never read. When
-``rollout.restarts`` workers were lost in a row and none has sampled a batch in between, the run
-stops with the last cause (``WorkerFailed``). Bad input that a worker finds (``UserError``) stops it
-at once. The machine that held the published weights may be gone. A worker that was to load them is
-well: it is not replaced, and ``WeightsLost`` is reported. A worker that loads weights which are
-still being published waits for the learner. So its deadline begins, and its answer is read, when
-all of them are there. Of workers that join and leave, ``scalable_pool`` says what happens when they
-are lost.
+pause that doubles with every loss in a row. Answers of a killed worker are never read. When there
+were more than ``rollout.restarts`` losses in a row and no batch was sampled in between, the run
+stops with the last cause (``WorkerFailed``). Workers that ran side by side when one was lost count
+as the same loss: a host may take all of its workers with it. Bad input that a worker finds
+(``UserError``) stops it at once. The machine that held the published weights may be gone. A worker
+that was to load them is well: it is not replaced, and ``WeightsLost`` is reported. A worker that
+loads weights which are still being published waits for the learner. So its deadline begins, and its
+answer is read, when all of them are there. Of workers that join and leave, ``scalable_pool`` says
+what happens when they are lost.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class _Place(Slot):
     weights: PublishedWeights | None = None  # that are being loaded
     deadline: float = math.inf
     start_at: float = math.inf  # when the next process is started
+    started_at: float = field(default_factory=time.monotonic)  # when the present one was
 
     @property
     def lost(self) -> bool:
@@ -120,7 +122,8 @@ class RolloutPool(ScalablePool[_Place]):
         self._places, self._numbered = places, len(self._slots)
         self._failed_starts: list[str] = []
         self._events: list[RolloutEvent] = []
-        self._lost_in_a_row = 0
+        self._lost_in_a_row, self._counted_at = 0, -math.inf  # when the last loss was counted
+        self._asleep = False
         self._complete: PublishedWeights | None = None  # the newest that are published
         self.restarts = 0
 
@@ -234,7 +237,9 @@ class RolloutPool(ScalablePool[_Place]):
     @property
     def wake_at(self) -> float:
         """The monotonic time at which ``advance`` has something to do even if no answer comes."""
-        times = [at for place in self._slots for at in (place.deadline, place.start_at)]
+        times = [place.deadline for place in self._slots]
+        if not self._asleep:
+            times += [place.start_at for place in self._slots]
         return min([*times, *self._look_at.values()])
 
     def advance(self) -> None:
@@ -248,8 +253,9 @@ class RolloutPool(ScalablePool[_Place]):
             elif now >= place.deadline and not is_here(place.call):
                 late = WorkerLate([place.name], self._timeout_of(place.doing))
                 self._lose(place, self._explained(late))
-            if now >= place.start_at:
-                place.start_at = math.inf
+            # A new process would load onto the GPU that the learner fills while others sleep.
+            if now >= place.start_at and not self._asleep:
+                place.start_at, place.started_at = math.inf, now
                 place.processes += 1
                 place.worker = f"{place.name} (process {place.processes})"
                 self._load_again(self._slots.index(place))
@@ -281,7 +287,7 @@ class RolloutPool(ScalablePool[_Place]):
             place.joining = False
             self._events.append(WeightsLoaded(place.worker, answer))
         else:
-            self._lost_in_a_row = 0
+            self._lost_in_a_row, self._counted_at = 0, -math.inf
             self._events.append(BatchSampled(place.worker, groups))
 
     def take_events(self) -> list[RolloutEvent]:
@@ -290,10 +296,13 @@ class RolloutPool(ScalablePool[_Place]):
         return events
 
     def discard(self, worker: str, reason: str) -> None:
-        """Replace a worker that may not be used any more; does nothing if it is gone already."""
+        """Replace a worker that may not be used any more; does nothing if it is gone already.
+
+        The worker is well, so this is no loss that ``rollout.restarts`` limits.
+        """
         for place in list(self._slots):
             if place.worker == worker and not place.lost:
-                self._lose(place, WorkerFailed(reason))
+                self._lose(place, WorkerFailed(reason), blamed=False)
 
     def fetch(self, groups: Sequence[GroupRef]) -> list[Group] | None:
         """The groups themselves, with their images; None if one is lost with its machine.
@@ -317,11 +326,14 @@ class RolloutPool(ScalablePool[_Place]):
             yield
             return
         self._all_do("sleep")
+        self._asleep = True
         try:
             yield
         except Exception:
+            self._asleep = False
             self._all_do("wake")
             raise
+        self._asleep = False
         self._all_do("wake")
 
     def _all_do(self, what: str) -> None:
@@ -363,24 +375,29 @@ class RolloutPool(ScalablePool[_Place]):
     def _process(self, place: _Place) -> Any:
         return self.workers[self._slots.index(place)]
 
-    def _lose(self, place: _Place, failure: WorkerFailed) -> None:
-        """Kill the worker, report it as lost, and set the time at which a new one is started."""
+    def _lose(self, place: _Place, failure: WorkerFailed, blamed: bool = True) -> None:
+        """Kill the worker, report it as lost, and set the time at which a new one is started.
+
+        Only a loss of a worker that is ``blamed`` is one of those in a row.
+        """
         ray.kill(self._process(place))
         if self._ends_with_loss(place, failure):
             self._events.append(WorkerLost(place.worker, str(failure)))
             return
-        self._lost_in_a_row += 1
-        if self._lost_in_a_row > self.config.restarts:
+        if blamed and place.started_at >= self._counted_at:
+            self._lost_in_a_row, self._counted_at = self._lost_in_a_row + 1, time.monotonic()
+        if blamed and self._lost_in_a_row > self.config.restarts:
             raise WorkerFailed(
-                f"{failure}; it was the last of {self._lost_in_a_row} rollout workers in a row that"
-                " were lost without a batch sampled in between"
+                f"{failure}; it was the last of {self._lost_in_a_row} losses of rollout workers in"
+                " a row without a batch sampled in between"
             ) from failure
         log.warning("%s; it is replaced", failure)
         self.restarts += 1
         self._events.append(WorkerLost(place.worker, str(failure)))
         pause_s = min(2.0 ** (self._lost_in_a_row - 2), _LONGEST_PAUSE_S)
         place.end_call()
-        place.start_at = time.monotonic() + (pause_s if self._lost_in_a_row > 1 else 0.0)
+        waits = blamed and self._lost_in_a_row > 1
+        place.start_at = time.monotonic() + (pause_s if waits else 0.0)
 
 
 def _bring_to(host: str, refs: Sequence[ray.ObjectRef]) -> None:

@@ -31,9 +31,9 @@ from orchestrator.workers import rollout_pool as pool_module
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.placement import no_room
 from orchestrator.workers.publisher import IdlePublisher
-from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent
+from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent, WeightsLost
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import wait_answers
+from orchestrator.workers.waiting import WorkerFailed, wait_answers
 from tests.remote_parts import Owner, Painter
 from tests.started_pools import Started, prompt, reward
 
@@ -58,8 +58,12 @@ class Losing(RolloutPool):
     """Loses the groups at ``places`` of the first batch, before a reward worker sees them."""
 
     places: Sequence[int] = ()
+    ends: str = ""  # this worker ends, and is heard of, as soon as weights are lost
 
     def take_events(self) -> list[RolloutEvent]:
+        if self.ends and any(isinstance(event, WeightsLost) for event in self._events):
+            self._lose(self._place(self.ends), WorkerFailed("its host is gone"))
+            self.ends = ""
         events = super().take_events()
         for event in events:
             if isinstance(event, BatchSampled) and self.places:
@@ -88,18 +92,25 @@ def config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 
 @contextmanager
 def parts_of(
-    config: RunConfig, start: Started, path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig,
+    start: Started,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    deadly: int | None = None,
 ) -> Iterator[Parts]:
-    """Two rollout workers, each of which samples two groups in one call, and two rewards."""
+    """Two rollout workers, each of which samples two groups in one call, and two rewards. The
+    prompt with the number ``deadly`` ends each worker that samples it."""
     monkeypatch.setattr(pool_module, "start_rollout_worker", lambda *_, **__: Painter.remote())
     inputs = cast(Inputs, SimpleNamespace(model_path=Path("none"), instruction=None))
     folder, prompts = RunFolder(path), [prompt(number) for number in range(4)]
+    prompts = [replace(p, text="die") if n == deadly else p for n, p in enumerate(prompts)]
     rollout = Losing(config, inputs)
     try:
         rollout.wait_ready()
         with open_ledger(config.ledger, folder.path, print) as ledger:
+            schedule = Schedule(Layout(2, 2), 4, 0, 1, attempts=config.rollout.attempts)
             stages = Stages(
-                config, prompts, Schedule(Layout(2, 2), 4, 0, 1), rollout, start(*REWARDS),
+                config, prompts, schedule, rollout, start(*config.rewards),
                 IdlePublisher(), ledger, Drops(folder, config.replacements), wait_answers, no_room,
             )  # fmt: skip
             yield Parts(stages, rollout, folder)
@@ -158,3 +169,39 @@ def test_lost_weights_cost_the_learner_and_no_rollout_worker(
         assert len(step_of(parts)[0].groups) == 4
         assert ray.get([worker.pid.remote() for worker in parts.rollout.workers]) == pids
         assert parts.rollout.restarts == 0
+
+
+def test_a_group_that_is_dropped_holds_back_none_that_is_scored_with_it(
+    config: RunConfig, start: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One prompt ends each worker that samples it, and is dropped. The reward scores two groups in
+    one call; the neighbour of the dropped one is scored alone, and the step has three groups."""
+    config = config.model_copy(
+        update={
+            "rewards": (reward("Remainder", batch_size=4, max_workers=2),),
+            "rollout": config.rollout.model_copy(update={"attempts": 1}),
+        }
+    )
+    monkeypatch.setattr("orchestrator.pipeline.stages.step_prompts", lambda prompts, *_: prompts)
+    with parts_of(config, start, tmp_path / "run", monkeypatch, deadly=1) as parts:
+        batch, view = step_of(parts)
+        assert parts.rollout.restarts == 2  # with its batch, and alone
+    assert [group.prompt.id for group in batch.groups] == [prompt(n).id for n in (0, 2, 3)]
+    assert [group.state for group in view.groups] == ["trained", "dropped", "trained", "trained"]
+    assert "it lost 1 rollout workers in a row" in (tmp_path / "run" / "dropped.jsonl").read_text()
+
+
+def test_what_happened_behind_the_loss_of_the_weights_is_heard_afterwards(
+    config: RunConfig, start: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host of learner rank 0 had a rollout worker too. Its loss comes in the same turn as that
+    of the weights, behind it. Nobody asks it again for anything."""
+    with parts_of(config, start, tmp_path / "run", monkeypatch) as parts:
+        names = list(parts.rollout.states)
+        parts.rollout.ends = names[1]
+        with pytest.raises(LearnerLost, match=r"^weight version 0 is lost"):
+            parts.stages.serve(PublishedWeights(0, (lost_object(),)), evaluate=False)
+        parts.stages.fall_back(0)
+        assert len(step_of(parts)[0].groups) == 4
+        assert list(parts.rollout.states) == [names[0], f"{names[1]} (process 2)"]
+        assert names[1] not in parts.stages.schedule.workers

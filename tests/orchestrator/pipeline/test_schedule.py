@@ -108,7 +108,7 @@ def test_a_group_that_kills_its_worker_each_time_is_dropped() -> None:
             schedule.scored(0, 1, enough=True)
             break
         schedule.worker_lost(worker)
-    assert tried == [(0, 1), (0, 1), (0,), (0,), Drop(0, 0, 2), (1,)]
+    assert tried == [(0, 1), (0, 1), (0,), (0,), Drop(0, 0, 0, 2), (1,)]
     assert schedule.ready(0)
     assert schedule.stages(0) == {0: Stage.DROPPED, 1: Stage.READY}
 

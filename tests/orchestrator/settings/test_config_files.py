@@ -76,7 +76,7 @@ def test_presets_lie_over_a_configuration_in_a_file_and_on_the_command_line(
 
 
 def test_a_whole_configuration_is_not_laid_over_another(tmp_path: Path) -> None:
-    """Its base, the embedded world, would silently replace the model and the prompts of Janus-Pro."""
+    """Its base, the embedded world, would silently replace Janus-Pro's model and prompts."""
     whole = CONFIGS / "ablations" / "grpo.yaml"
     with pytest.raises(UserError) as caught:
         load_config(CONFIGS / "janus-pro-7b.yaml", [f"base={whole}"])

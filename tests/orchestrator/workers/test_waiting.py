@@ -45,7 +45,7 @@ from policy.errors import UserError
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
 from tests.remote_parts import Worker
-from tests.started_pools import reward, reward_pools, sampled, take_event
+from tests.started_pools import reward, reward_pools, sampled, take_event, take_turns
 
 ROOT = Path(__file__).parents[3]
 
@@ -378,10 +378,59 @@ def test_a_crash_loop_ends_with_its_cause_and_a_batch_in_between_breaks_it(
     rollout.sample(worker, requests("die"))
     with pytest.raises(
         WorkerFailed,
-        match=r"^rollout worker 0 \(process 4\) died: .*; it was the last of 3 rollout workers in a"
-        r" row that were lost without a batch sampled in between$",
+        match=r"^rollout worker 0 \(process 4\) died: .*; it was the last of 3 losses of rollout"
+        r" workers in a row without a batch sampled in between$",
     ):
         take_event(rollout, WorkerLost)
+
+
+def test_workers_that_are_lost_together_are_one_loss(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """A host takes all three of its workers with it, where one loss in a row is allowed. To replace
+    workers that are well, because nobody knows what they were asked for, is no loss. The second
+    loss of a new process is one too many."""
+    rollout = start_rollout("rollout.workers=3", "rollout.restarts=1")
+    rollout.wait_ready()
+    rollout.take_events()
+    for actor in rollout.workers:
+        ray.kill(actor)
+    for worker in list(rollout.states):
+        rollout.sample(worker, requests("go"))
+
+    def replaced() -> list[str]:
+        up: list[str] = []
+
+        def all_are_up() -> bool:
+            up.extend(e.worker for e in rollout.take_events() if isinstance(e, WorkerUp))
+            return len(up) == 3
+
+        take_turns(rollout, all_are_up)
+        return up
+
+    for _ in range(2):
+        for worker in replaced():
+            rollout.discard(worker, "the ledger is lost")
+    rollout.sample(replaced()[0], requests("die"))
+    with pytest.raises(WorkerFailed, match="it was the last of 2 losses of rollout workers in a"):
+        take_event(rollout, WorkerLost)
+
+
+def test_no_worker_is_started_while_the_others_sleep(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """One that is lost meanwhile gets its new process afterwards: it would load onto the GPU that
+    the learner fills. Until then there is nothing to do, so nobody is woken for it."""
+    rollout = start_rollout("rollout.sleep_while_learning=true")
+    rollout.wait_ready()
+    rollout.take_events()
+    with rollout.asleep():
+        rollout.discard("rollout worker 1", "it is stopped")
+        assert rollout.wake_at > time.monotonic() + 1
+        rollout.advance()
+        assert rollout.calls == []
+    take_event(rollout, WorkerLost)
+    assert take_event(rollout, WorkerUp) == WorkerUp("rollout worker 1 (process 2)")
 
 
 def test_a_worker_for_which_there_is_no_room_is_told_of_before_its_deadline(
