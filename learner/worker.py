@@ -52,15 +52,21 @@ class LearnerWorker:
         return str(ray.util.get_node_ip_address())
 
     def place_of_rank_0(self, *hosts: str) -> Place:
-        """Where the ranks meet, asked of rank 0; ``hosts`` are the machines of all ranks.
+        """Where the ranks meet, asked of rank 0 after ``prepare``; ``hosts`` are those of all ranks.
 
-        Ranks on one machine meet on its loopback address, which no other machine can reach. If all
+        Nobody holds the port until the ranks join, which must follow soon. Ranks on one machine meet on its loopback address, which no other machine can reach. If all
         addresses are loopback ones, the hosts of the cluster are one machine.
         """
         one_machine = len(set(hosts)) == 1 or all(ip_address(host).is_loopback for host in hosts)
         host = LOOPBACK if one_machine else hosts[0]
         port = self._settings.learner.rendezvous_port or _free_port(host)
         return Place(0, len(hosts), host, port, one_machine)
+
+    def prepare(self) -> None:
+        """Load the libraries, which takes seconds."""
+        self.tune()
+        with quick_imports():
+            import learner.rank  # noqa: F401
 
     def tune(self) -> None:
         """Set up the process; nothing may have imported torch before."""
@@ -73,9 +79,7 @@ class LearnerWorker:
 
         ``first`` is the place of rank 0.
         """
-        self.tune()
-        with quick_imports():
-            from learner.rank import LearnerRank
+        from learner.rank import LearnerRank
 
         self._rank = LearnerRank(self._settings, replace(first, rank=rank))
 

@@ -31,6 +31,7 @@ _STATES = {
     "identity": "starting",
     "ready": "starting",
     "host": "starting",
+    "prepare": "starting",
     "place_of_rank_0": "starting",
     "join": "starting",
     "load": "starting",

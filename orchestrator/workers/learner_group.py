@@ -184,5 +184,7 @@ class LearnerGroup(WorkerPool):
 def _join(ranks: Sequence[Any]) -> list[ray.ObjectRef]:
     """Have the ranks find each other and load the model; rank 0 chooses where they meet."""
     hosts = [rank.host.remote() for rank in ranks]
+    for rank in ranks:
+        rank.prepare.remote()
     first = ranks[0].place_of_rank_0.remote(*hosts)
     return [worker.join.remote(rank, first) for rank, worker in enumerate(ranks)]

@@ -104,8 +104,8 @@ def test_a_group_trains_publishes_resumes_and_fails_by_name(
         assert (len(receipt.checksum), other.checksum) == (32, "")
 
         group.workers[1].__ray_call__.remote(lambda self: time.sleep(600))
-        group.config = group.config.model_copy(update={"timeout_s": 20.0})
-        silent = r"^learner rank 1 did not answer within 20 s: process \d+ on "
+        group.config = group.config.model_copy(update={"timeout_s": 8.0})
+        silent = r"^learner rank 1 did not answer within 8 s: process \d+ on "
         with pytest.raises(WorkerLate, match=silent):
             group.publish()  # to which each rank answers without the other
         group.config = group.config.model_copy(update={"timeout_s": 60.0})

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -72,19 +72,23 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_once(
 
 
 def test_a_worker_that_is_frozen_while_it_loads_is_replaced_once(
-    start_rollout: Callable[..., RolloutPool],
+    start_rollout: Callable[..., RolloutPool], worker: Callable[[], Any]
 ) -> None:
     """It is killed at its deadline, and the pool comes up with another process. A second time, or
     with nothing to be replaced, the start ends and says that the process is stopped."""
-    rollout = start_rollout("cluster.start_timeout_s=60")  # in which the other process must start
+    rollout = start_rollout()
     _, where = ray.get(rollout.running, timeout=300)
+    spare = worker()  # it runs already, so that no start of a process runs against the deadline
+    ray.get(spare.pid.remote(), timeout=300)
+    rollout._start_worker = lambda name: spare
+    rollout._start_timeout_s = 5.0
     frozen = psutil.Process(where.pid)
     frozen.suspend()
     (rollout._loaded[1],) = rollout._load([rollout.workers[1]])  # it has not answered yet
     rollout.wait_ready()
     lost, *up = rollout.take_events()
     assert isinstance(lost, WorkerLost)
-    silent = rf"^rollout worker 1 did not answer within 60 s: process {frozen.pid} on .* is stopped"
+    silent = rf"^rollout worker 1 did not answer within 5 s: process {frozen.pid} on .* is stopped"
     assert re.match(silent, lost.reason), lost.reason
     assert up == [WorkerUp("rollout worker 0"), WorkerUp("rollout worker 1")]
     assert rollout.restarts == 1
