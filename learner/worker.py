@@ -52,10 +52,11 @@ class LearnerWorker:
         return str(ray.util.get_node_ip_address())
 
     def place_of_rank_0(self, *hosts: str) -> Place:
-        """Where the ranks meet, asked of rank 0 after ``prepare``; ``hosts`` are those of all ranks.
+        """Where the ranks meet, asked of rank 0 after ``prepare``.
 
-        Nobody holds the port until the ranks join, which must follow soon. Ranks on one machine meet on its loopback address, which no other machine can reach. If all
-        addresses are loopback ones, the hosts of the cluster are one machine.
+        ``hosts`` are the machines of all ranks. Nobody holds the port until the ranks join, which
+        must follow soon. Ranks on one machine meet on its loopback address, which no other machine
+        can reach. If all addresses are loopback ones, the hosts of the cluster are one machine.
         """
         one_machine = len(set(hosts)) == 1 or all(ip_address(host).is_loopback for host in hosts)
         host = LOOPBACK if one_machine else hosts[0]
