@@ -7,6 +7,7 @@
     python -m benchmarks.experiments choose            # the two methods that the confirmation takes
     python -m benchmarks.experiments figure            # docs/experiments/*.png and *.svg
     python -m benchmarks.experiments analyze           # docs/experiments/entropy.md
+    python -m benchmarks.experiments drawing           # docs/experiments/drawing.md
     python -m benchmarks.experiments cost ARM          # CPU seconds, with and without Ray
     python -m benchmarks.experiments gradient          # docs/experiments/gradient.md
 

@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         "choose": _choose,
         "figure": _figure,
         "analyze": _analyze,
+        "drawing": _drawing,
     }
     for name, run in (runs | {"cost": _cost, "gradient": _gradient}).items():
         command = commands.add_parser(name)
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
         if name == "cost":
             command.add_argument("arm", help="name of an arm, as in the names of the records")
+        if name == "drawing":
+            command.add_argument("--rounds", type=int, default=8, help="of 128 images (8)")
         if name == "gradient":
             command.add_argument("--batches", type=int, default=16, help="of 128 images (16)")
             command.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
@@ -134,6 +137,17 @@ def _analyze(options: argparse.Namespace) -> int:
 
     text = "\n".join(page(_records(options), options.root.absolute()))
     write_whole(DOCS / "entropy.md", text)
+    print(text)
+    return 0
+
+
+def _drawing(options: argparse.Namespace) -> int:
+    from benchmarks.experiments.drawing import page
+
+    command = f"python -m benchmarks.experiments drawing --rounds {options.rounds}"
+    lines = page(_records(options), options.root.absolute(), options.rounds, command)
+    text = "\n".join(lines) + "\n"
+    write_whole(DOCS / "drawing.md", text)
     print(text)
     return 0
 

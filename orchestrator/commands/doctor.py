@@ -136,7 +136,7 @@ def _configuration(path: Path, overrides: list[str]) -> str:
 
 def _checked(config: RunConfig) -> tuple[Inputs, str]:
     """The inputs of the configuration, after all checks on this host, and one line about them."""
-    from orchestrator.settings.plan import batch_text
+    from orchestrator.settings.batch_text import batch_text
 
     inputs = check_inputs(config)
     check_machine(config, inputs.size)

@@ -25,6 +25,7 @@ from orchestrator.pipeline.telemetry import open_telemetry
 from orchestrator.record.progress import Progress
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.record.run_log import logged_to
+from orchestrator.settings.batch_text import batch_text
 from orchestrator.settings.check_process import CHECKING
 from orchestrator.settings.host_needs import needs_of_run
 from orchestrator.settings.inputs import Inputs
@@ -216,6 +217,7 @@ def _first(what: str, count: int) -> str:
 
 def _announce(progress: Progress, config: RunConfig, leaks: int) -> None:
     progress.note(f"run folder {config.folder}")
+    progress.note(batch_text(config))
     if leaks:
         progress.note(
             f"{leaks} validation prompts are in the training file; data.leaks: {config.data.leaks}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.settings import memory
+from orchestrator.settings.batch_text import batch_text
 from orchestrator.settings.memory import GIB, Lengths, Memory
 from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.object_store import object_store_bytes
@@ -169,22 +170,6 @@ def table(plan: Plan, machine: Machine) -> str:
     lines += [_row(name, amount) for name, amount in plan.host.items()]
     lines.append(_row("together", sum(plan.host.values())))
     return "\n".join(lines)
-
-
-def batch_text(config: RunConfig) -> str:
-    """The batch of a step, and the number of micro-batches in a learner rank's share, as text."""
-    share = config.trajectories_per_rank
-    micro_batches = math.ceil(share / config.learner.micro_batch_size)
-    batch = (
-        f"{config.prompts_per_step} prompts x {config.rollout.group_size} ="
-        f" {config.trajectories_per_step} trajectories a step"
-    )
-    if not config.learner_ranks:
-        return batch
-    return (
-        f"{batch}, over {config.learner_ranks} ranks in"
-        f" up to {micro_batches} micro-batches of {min(share, config.learner.micro_batch_size)}"
-    )
 
 
 def this_machine(gpus: int | None, gpu_gib: float | None, host_gib: float | None) -> Machine:

@@ -9,8 +9,8 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 WRITTEN = [
-    "ablation.md", "benchmarks.md", "experiments/entropy.md", "experiments/gradient.md",
-    "experiments/results.md",
+    "ablation.md", "benchmarks.md", "experiments/drawing.md", "experiments/entropy.md",
+    "experiments/gradient.md", "experiments/results.md",
 ]  # fmt: skip
 # A mean with the half-width of its interval. The sign is left out: a page may say "worse by".
 FIGURE = re.compile(r"(\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)")

@@ -188,7 +188,7 @@ def test_a_checkpoint_that_is_here_counts_and_a_difference_is_told(
     [
         (
             [],
-            "16 prompts x 8 = 128 trajectories a step, over 1 ranks in up to 4 micro-batches of 32",
+            "16 prompts x 8 = 128 trajectories a step, over 1 rank in up to 4 micro-batches of 32",
         ),
         # 40 over 3 ranks: 13, 13 and 14, the last of which is cut into 8 and 6
         (
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_is_here_counts_and_a_difference_is_told(
         ),
         (
             ["prompts_per_step=1"],
-            "1 prompts x 8 = 8 trajectories a step, over 1 ranks in up to 1 micro-batches of 8",
+            "1 prompt x 8 = 8 trajectories a step, over 1 rank in up to 1 micro-batch of 8",
         ),
     ],
 )
