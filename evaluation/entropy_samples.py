@@ -8,7 +8,7 @@ Shape legend: S = images, K = CoTs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,7 +44,8 @@ class SampledImage:
     image_entropy_std_guided: float
     image_entropy_mean_conditional: float
     image_entropy_std_conditional: float
-    reward: float | None  # None where a reward gave no score
+    reward: float | None  # the weighted sum; None where a reward gave no score
+    of_rewards: Mapping[str, float | None]  # the value of each reward, by its name
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,17 @@ class Vocabulary:
 def sampled_images(
     setting: str,
     group: Group,
-    rewards: Sequence[float | None],
+    totals: Sequence[float | None],
+    of_rewards: Mapping[str, Sequence[float | None]],
     images_per_cot: int,
     vocabulary: Vocabulary,
 ) -> list[SampledImage]:
-    """The rows of one group, whose images of one CoT stand side by side."""
+    """The rows of one group, whose images of one CoT stand side by side.
+
+    ``totals`` are the weighted sums of the rewards, and ``of_rewards`` the values of each.
+    """
     rows = []
-    for place, (trajectory, reward) in enumerate(zip(group.trajectories, rewards, strict=True)):
+    for place, (trajectory, total) in enumerate(zip(group.trajectories, totals, strict=True)):
         cot = vocabulary.of_cot(trajectory)
         guided = vocabulary.of_image(trajectory, "guided")
         conditional = vocabulary.of_image(trajectory, "conditional")
@@ -95,7 +100,8 @@ def sampled_images(
                 image_entropy_std_guided=float(guided.std()),
                 image_entropy_mean_conditional=float(conditional.mean()),
                 image_entropy_std_conditional=float(conditional.std()),
-                reward=reward,
+                reward=total,
+                of_rewards={name: values[place] for name, values in of_rewards.items()},
             )
         )
     return rows

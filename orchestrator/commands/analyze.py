@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from evaluation.entropy_cots import Thresholds
 from evaluation.entropy_samples import Entropies, SampledImage, sampled_images
@@ -24,7 +23,7 @@ from orchestrator.settings.run_config import RunConfig, load_config
 from policy.errors import UserError
 from policy.prompts import load_prompts
 from policy.runtime import tune_process
-from policy.types import Group
+from policy.types import Group, RewardResult, Score
 from rewards.totals import weighted_totals
 
 if TYPE_CHECKING:
@@ -56,15 +55,22 @@ def run(parsed: argparse.Namespace) -> None:
     drawing.score()
     rows: list[SampledImage] = []
     counts: list[TokenCounts] = []
+    side_by_side: dict[int, list[list[Tile]]] = {}  # the first row of each setting, by prompt
     for folder in drawing.folders:
         for place, prompt in enumerate(prompts):
-            group, totals = folder.group(place, prompt), _totals(folder, place, config)
+            group, results = folder.group(place, prompt), _results(folder, place, config)
+            totals = weighted_totals(results, {r.name: r.weight for r in config.rewards})
+            values = {name: [_value(result) for result in of] for name, of in results.items()}
+            images_per_cot = folder.drawn_as.images_per_cot
             rows += sampled_images(
-                folder.name, group, totals, folder.drawn_as.images_per_cot, folder.vocabulary
+                folder.name, group, totals, values, images_per_cot, folder.vocabulary
             )
             counts += _counts(folder, group, parsed.entropies)
-            file = parsed.output / "sheets" / folder.name / f"prompt-{place:03d}.png"
-            save_png(_sheet(group, totals, folder.drawn_as.images_per_cot), file)
+            tiles = _tiles(folder.name, group, totals, images_per_cot)
+            side_by_side.setdefault(place, []).append(tiles[:_SHEET_COLUMNS])
+            _save_sheet([tiles], parsed.output / "sheets" / folder.name, place)
+    for place, rows_of_settings in side_by_side.items():
+        _save_sheet(rows_of_settings, parsed.output / "sheets", place)
     failed = sum(row.reward is None for row in rows)
     if failed:
         print(f"left out: {failed} of {len(rows)} images, which a reward could not score")
@@ -96,10 +102,15 @@ def _named(text: str) -> tuple[str, str]:
     return name, model
 
 
-def _totals(folder: SettingFolder, place: int, config: RunConfig) -> list[float | None]:
-    """The weighted sum of the rewards of each image; None where a reward gave no score."""
-    results = {reward.name: folder.results(place, reward) or () for reward in config.rewards}
-    return weighted_totals(results, {reward.name: reward.weight for reward in config.rewards})
+def _results(
+    folder: SettingFolder, place: int, config: RunConfig
+) -> dict[str, tuple[RewardResult, ...]]:
+    """What each reward says of each image."""
+    return {reward.name: folder.results(place, reward) or () for reward in config.rewards}
+
+
+def _value(result: RewardResult) -> float | None:
+    return result.value if isinstance(result, Score) else None
 
 
 def _counts(folder: SettingFolder, group: Group, entropies: Entropies) -> list[TokenCounts]:
@@ -113,13 +124,22 @@ def _counts(folder: SettingFolder, group: Group, entropies: Entropies) -> list[T
     ]
 
 
-def _sheet(group: Group, totals: Sequence[float | None], images_per_cot: int) -> Image.Image:
+def _tiles(
+    setting: str, group: Group, totals: Sequence[float | None], images_per_cot: int
+) -> list[Tile]:
     """Twenty samples of a prompt: the first image of each CoT, then the second, and so on."""
     order = sorted(range(len(totals)), key=lambda place: (place % images_per_cot, place))
     tiles = []
     for place in order[:_SHEET_SAMPLES]:
         trajectory, total = group.trajectories[place], totals[place]
         reward = "failed" if total is None else f"{total:.2f}"
-        captions = (f"{reward}  {group.prompt.text}", trajectory.cot_text)
+        captions = (f"{setting}  {reward}  {group.prompt.text}", trajectory.cot_text)
         tiles.append(Tile(trajectory.image, captions))
-    return contact_sheet(tiles, _SHEET_COLUMNS)
+    return tiles
+
+
+def _save_sheet(of_settings: Sequence[Sequence[Tile]], folder: Path, place: int) -> None:
+    """All settings have as many tiles, so that each begins a row."""
+    columns = min(_SHEET_COLUMNS, len(of_settings[0]))
+    sheet = contact_sheet([tile for tiles in of_settings for tile in tiles], columns)
+    save_png(sheet, folder / f"prompt-{place:03d}.png")

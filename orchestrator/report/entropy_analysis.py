@@ -62,7 +62,7 @@ def write_analysis(
         findings += instability_findings(of_cots, thresholds)
     findings.sort(key=lambda finding: finding.figure)
 
-    write_table(output / "samples.csv", [asdict(row) for row in rows])
+    write_table(output / "samples.csv", [_sample_cells(row) for row in rows])
     write_table(output / "findings.csv", [_cells(finding) for finding in findings])
     save(image_spread_figure(images), output / "figure-2")
     write_table(output / "figure-2.csv", list(_image_rows(images, ids)))
@@ -75,6 +75,12 @@ def write_analysis(
         write_table(output / "figure-3.csv", list(_cot_rows(cots, thresholds, ids)))
         write_table(output / "figure-4.csv", list(_instability_rows(cots, thresholds, ids)))
     return findings
+
+
+def _sample_cells(row: SampledImage) -> dict[str, Any]:
+    cells = asdict(row)
+    of_rewards = cells.pop("of_rewards")
+    return cells | {f"reward/{name}": value for name, value in of_rewards.items()}
 
 
 def _cells(finding: Finding) -> dict[str, Any]:

@@ -41,7 +41,7 @@ ROW = SampledImage(
     setting="GRPO", prompt_id="p:1", prompt="a red circle", task_type="color", cot=0, image=0,
     cot_tokens=3, cot_entropy_mean=0.5, cot_entropy_std=0.1, image_entropy_mean_guided=0.2,
     image_entropy_std_guided=0.05, image_entropy_mean_conditional=0.3,
-    image_entropy_std_conditional=0.06, reward=1.0,
+    image_entropy_std_conditional=0.06, reward=1.0, of_rewards={},
 )  # fmt: skip
 
 
@@ -85,7 +85,10 @@ def test_entropies_are_normalised_by_their_vocabularies() -> None:
             trajectory(2, [], [math.log(16), math.log(16)]),
         ),
     )
-    rows = sampled_images("GRPO", group, [0.5, None, 0.7], 2, Vocabulary(text=4, codes=16))
+    rewards = {"light": [1.0, None, 0.4], "square": [0.0, 0.3, 1.0]}
+    totals, sizes = [0.5, None, 0.7], Vocabulary(text=4, codes=16)
+    rows = sampled_images("GRPO", group, totals, rewards, 2, sizes)
+    assert rows[1].of_rewards == {"light": None, "square": 0.3}
     assert [(row.cot, row.image) for row in rows] == [(0, 0), (0, 1), (1, 0)]
     first, _, last = rows
     assert first.cot_tokens == 2

@@ -48,10 +48,14 @@ def test_every_figure_has_a_picture_and_its_data(output: Path) -> None:
             assert min(picture.size) > 400
         assert (output / f"figure-{number}.svg").read_text().count("<svg") == 1
         assert table(output / f"figure-{number}.csv")
-    sheets = sorted(str(file.relative_to(output)) for file in output.glob("sheets/*/*.png"))
-    assert sheets == [
-        f"sheets/{name}/prompt-00{place}.png" for name in ("CoT", "plain") for place in range(3)
-    ]
+    sheets = sorted(str(file.relative_to(output / "sheets").parent) for file in
+                    output.rglob("sheets/**/prompt-00[012].png"))  # fmt: skip
+    assert sheets == [*["."] * 3, *["CoT"] * 3, *["plain"] * 3]
+    with (
+        Image.open(output / "sheets" / "prompt-000.png") as both,
+        Image.open(output / "sheets" / "CoT" / "prompt-000.png") as one,
+    ):
+        assert both.width == one.width  # five images in a row of each setting
 
 
 def test_the_rows_are_those_of_the_kept_trajectories(output: Path) -> None:
@@ -71,7 +75,11 @@ def test_the_rows_are_those_of_the_kept_trajectories(output: Path) -> None:
         assert row["prompt"] == group.prompt.text
         nats = float(row["image_entropy_mean_guided"]) * np.log(512)
         assert nats == pytest.approx(trajectory.image_entropies_guided.mean(), rel=1e-5)
-        assert 0 <= float(row["reward"]) <= 1
+        parts = [float(value) for key, value in row.items() if key.startswith("reward/")]
+        assert len(parts) == 3
+        assert float(row["reward"]) == pytest.approx(
+            0.4 * parts[0] + 0.4 * parts[1] + 0.2 * parts[2]
+        )
 
 
 def test_findings_name_what_they_speak_of(output: Path) -> None:
@@ -82,7 +90,7 @@ def test_findings_name_what_they_speak_of(output: Path) -> None:
         "count", "prompts", "value", "low", "high",
     ]  # fmt: skip
     assert {row["figure"] for row in rows} == {
-        "2", "3 left", "3 right", "4 left", "4 middle", "4 right", "5",
+        "2", "3 left", "3 right", "4", "4 left", "4 middle", "4 right", "5",
     }  # fmt: skip
     (width,) = [
         row for row in rows
