@@ -10,7 +10,7 @@ on the same weights, images, boxes and texts; torch 2.13.0, torchvision 0.28.0, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,13 +110,16 @@ def test_a_tall_object_has_the_colour_that_older_pillows_give_it(clip: ClipScore
     assert torch.allclose(found, torch.tensor([TALL]), rtol=0, atol=5e-5)
 
 
-class Finds:
-    """A detector of four rackets, of which one is too uncertain, and of two birds."""
+# Four rackets, of which one is too uncertain, and two birds.
+FOUND = {
+    "tennis racket": (BOXES[[0, 1, 3, 5]], np.array([0.9, 0.8, 0.7, 0.2], np.float32)),
+    "bird": (BOXES[[8, 6]], np.array([0.6, 0.95], np.float32)),
+}
 
-    found: ClassVar = {
-        "tennis racket": (BOXES[[0, 1, 3, 5]], np.array([0.9, 0.8, 0.7, 0.2], np.float32)),
-        "bird": (BOXES[[8, 6]], np.array([0.6, 0.95], np.float32)),
-    }
+
+class NoDetector:
+    """What is found is given."""
+
     digest = ""
 
     def __init__(self, *_: str) -> None: ...
@@ -142,11 +145,11 @@ VERDICTS = [
 
 def test_the_verdicts_are_genevals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight requests for one image."""
-    monkeypatch.setattr(geneval, "GroundingDino", Finds)
+    monkeypatch.setattr(geneval, "GroundingDino", NoDetector)
     monkeypatch.setattr(
         geneval,
         "locate",
-        lambda _, images, names, __: [{name: Finds.found[name] for name in some} for some in names],
+        lambda _, images, names, __: [{name: FOUND[name] for name in some} for some in names],
     )
     prompts = [
         Prompt(f"t:{number}", "", "", evaluation={"tag": "colors", "include": include})
