@@ -47,13 +47,16 @@ def test_two_runs_of_one_process_log_apart(tmp_path: Path) -> None:
     assert log.handlers == handlers
 
 
-def test_a_run_says_that_its_bonus_distils_guidance(capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line after the run folder, and only where it does."""
-    for guidance, lines in ((1, 1), (2, 2)):
+def test_a_run_says_its_batch_and_that_its_bonus_distils_guidance(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each in a line after the run folder, the second only where it does."""
+    for guidance, lines in ((1, 2), (2, 3)):
         config = load_config(Path("shapes"), [f"rollout.guidance_scale={guidance}"])
         _announce(Progress(1), config, leaks=0)
         assert len(said := capsys.readouterr().err.splitlines()) == lines
-    assert said[1].startswith("images are drawn at guidance 2 and the conditional distribution")
+    assert said[1].startswith("16 prompts x 8 = 128 trajectories a step, over 1 rank in up to 4")
+    assert said[2].startswith("images are drawn at guidance 2 and the conditional distribution")
 
 
 def test_every_epoch_visits_every_prompt_once() -> None:
