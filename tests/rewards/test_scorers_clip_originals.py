@@ -139,7 +139,7 @@ VERDICTS = [
     ([RACKET | {"count": 4}], 0),
     ([BLUE, BIRD], 1),
     ([BLUE, BIRD | {"position": ["above", 0]}], 0),
-    ([RACKET | {"color": "pink"}, BIRD], 0),
+    ([RACKET | {"color": "pink"}, {"class": "bird", "count": 1, "position": ["above", 0]}], 0),
 ]  # fmt: skip
 
 
