@@ -107,13 +107,16 @@ def headline(comparison: Comparison) -> str:
     """The comparison as one line of text.
 
     Example: ``reward on seen prompts: 0.705 -> 0.858, +0.153 ± 0.014 (standard error), 384
-    samples``.
+    samples``. One prompt alone has no standard error.
     """
     c = comparison
+    if not c.num_prompts:
+        return f"reward on {c.label} prompts: no prompt was scored, {c.num_samples} samples"
     text = f"reward on {c.label} prompts: {c.before:.3f}"
     if c.difference is not None:
-        error = c.difference.standard_error
-        text += f" -> {c.after:.3f}, {c.difference.mean:+.3f} ± {error:.3f} (standard error)"
+        text += f" -> {c.after:.3f}, {c.difference.mean:+.3f}"
+        if c.num_prompts > 1:
+            text += f" ± {c.difference.standard_error:.3f} (standard error)"
     return f"{text}, {c.num_samples} samples"
 
 

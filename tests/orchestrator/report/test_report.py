@@ -497,3 +497,18 @@ def test_the_headline_of_the_command_line() -> None:
         "reward on seen prompts: 0.300 -> 0.700, +0.400 ± 0.100 (standard error), 8 samples"
     )
     assert headline(compare("seen", rows[:1])) == "reward on seen prompts: 0.300, 8 samples"
+
+
+def test_the_headline_of_fewer_than_two_prompts() -> None:
+    """One prompt has no standard error. When none was scored there is no reward."""
+    counts = {"num_samples": 4, "num_failed": 0}
+    first, last, nothing = (
+        {"step": step, "prompt_means": means, **counts}
+        for step, means in ((0, [0.2]), (5, [0.5]), (6, [None]))
+    )
+    assert headline(compare("seen", [first, last])) == (
+        "reward on seen prompts: 0.200 -> 0.500, +0.300, 4 samples"
+    )
+    assert headline(compare("seen", [first, nothing])) == (
+        "reward on seen prompts: no prompt was scored, 4 samples"
+    )
