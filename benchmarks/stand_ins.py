@@ -160,8 +160,13 @@ class SleepingRollout(FixedNumber):
     def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
         raise AssertionError("a stand-in has no images")
 
+    sleeping = False
+
     def asleep(self) -> Any:
         return nullcontext()
+
+    def wake(self) -> None:
+        """A stand-in has no GPU to leave to others."""
 
 
 class SleepingRewards:

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from policy.disk import write_whole
 from policy.errors import UserError
+from policy.extras import install_command
 from policy.text_files import read_json
 
 MODEL = "en_core_web_sm"
@@ -78,8 +79,8 @@ def analyse(texts: Iterable[str], model: str = MODEL) -> Analyses:
         import spacy
     except ImportError:
         raise UserError(
-            "noun chunks need spaCy, which is not installed: pip install 'eg-grpo[chunks]'; or use"
-            " a chunk file that was written elsewhere"
+            f"noun chunks need spaCy, which is not installed: {install_command('chunks')}; or use a"
+            " chunk file that was written elsewhere"
         ) from None
     try:
         language = spacy.load(model)

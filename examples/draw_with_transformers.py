@@ -18,13 +18,15 @@ from PIL import Image
 from transformers import GenerationConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 
-def draw(folder: str, text: str, guidance: float, greedy: bool = False) -> Image.Image:
+def draw(
+    folder: str, text: str, guidance: float, greedy: bool = False, device: str = "cpu"
+) -> Image.Image:
     """One image; without ``greedy`` it is sampled from the whole guided distribution."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    model = JanusForConditionalGeneration.from_pretrained(folder)
+    model = JanusForConditionalGeneration.from_pretrained(folder).to(device)
     begin_of_image = tokenizer.convert_tokens_to_ids("<begin_of_image>")
     ids = [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
-    input_ids = torch.tensor([[*ids, begin_of_image]])
+    input_ids = torch.tensor([[*ids, begin_of_image]], device=device)
     codes = model.generate(
         input_ids,
         attention_mask=torch.ones_like(input_ids),
@@ -39,7 +41,7 @@ def draw(folder: str, text: str, guidance: float, greedy: bool = False) -> Image
             generation_kwargs={"boi_token_id": begin_of_image},
         ),
     )
-    pixels = model.decode_image_tokens(codes)[0]  # H W 3, in [-1, 1]
+    pixels = model.decode_image_tokens(codes)[0].float().cpu()  # H W 3, in [-1, 1]
     return Image.fromarray(((pixels + 1) * 127.5).clamp(0, 255).to(torch.uint8).numpy())
 
 
@@ -48,12 +50,15 @@ def main() -> None:
     parser.add_argument("folder", help="exported checkpoint")
     parser.add_argument("text", help="image prompt as the model reads it")
     parser.add_argument("--guidance", type=float, required=True, help="w, more than 1")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--greedy", action="store_true", help="the likeliest tokens, no sampling")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("drawn.png"))
     parsed = parser.parse_args()
     torch.manual_seed(parsed.seed)
-    draw(parsed.folder, parsed.text, parsed.guidance, parsed.greedy).save(parsed.output)
+    draw(parsed.folder, parsed.text, parsed.guidance, parsed.greedy, parsed.device).save(
+        parsed.output
+    )
     print(parsed.output)
 
 

@@ -1,6 +1,6 @@
 """Draws with a text-to-image pipeline of diffusers, to measure other models beside ours.
 
-diffusers is optional: ``pip install 'eg-grpo[diffusers]'``. Any pipeline that diffusers builds from
+diffusers is optional: the extra ``diffusers`` installs it. Any pipeline that diffusers builds from
 a folder or a Hub id can be used, such as SD-1.5, PixArt-α or FLUX.1-dev.
 """
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from policy.errors import RunFailed, UserError
+from policy.extras import install_command
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class DiffusersPipeline:
             from diffusers import AutoPipelineForText2Image
         except ImportError:
             raise UserError(
-                "--diffusers needs diffusers, which is not installed: pip install"
-                " 'eg-grpo[diffusers]'"
+                "--diffusers needs diffusers, which is not installed:"
+                f" {install_command('diffusers')}"
             ) from None
         try:
             pipeline = AutoPipelineForText2Image.from_pretrained(

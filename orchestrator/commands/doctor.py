@@ -137,8 +137,10 @@ def _configuration(path: Path, overrides: list[str]) -> str:
 def _checked(config: RunConfig) -> tuple[Inputs, str]:
     """The inputs of the configuration, after all checks on this host, and one line about them."""
     from orchestrator.settings.batch_text import batch_text
+    from orchestrator.settings.checkpoint_room import disk_text
 
     inputs = check_inputs(config)
     check_machine(config, inputs.size)
+    disk = disk_text(config, inputs.size)
     leaks = f" ({len(inputs.leaks)} of validation: {config.data.leaks})" if inputs.leaks else ""
-    return inputs, f"{len(inputs.prompts)} prompts{leaks}; {batch_text(config)}"
+    return inputs, f"{len(inputs.prompts)} prompts{leaks}; {batch_text(config)}; {disk}"

@@ -97,7 +97,8 @@ def _check_learners_machine(config: RunConfig, size: ModelSize) -> None:
     """Check what this machine must have for the learner; see ``check_machine``."""
     from orchestrator.settings.machine import check_machine
 
-    no_rollout = config.rollout.model_copy(update={"workers": 0, "device": "cpu"})
+    none = {"workers": 0, "max_workers": None, "gpus_per_worker": 0, "device": "cpu"}
+    no_rollout = config.rollout.model_copy(update=none)
     check_machine(config.model_copy(update={"rollout": no_rollout, "rewards": ()}), size)
 
 

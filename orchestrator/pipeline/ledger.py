@@ -141,9 +141,7 @@ class Ledger:
         self._highest_attempt = max([self._highest_attempt, *(c.attempt for c in claims)])
         return claims
 
-    def release(
-        self, claims: Iterable[Claim], reason: str, kind: FaultKind = "infrastructure"
-    ) -> int:
+    def release(self, claims: Iterable[Claim], reason: str, kind: FaultKind) -> int:
         """generating, scoring or ready -> waiting. Returns how many claims were current."""
         return self._move("release", claims, reason=_text(reason), kind=kind)
 

@@ -144,7 +144,16 @@ class Rollout(Pool, Scalable, Protocol):
 
     def asleep(self) -> AbstractContextManager[None]:
         """While the context is open, the workers leave their GPUs to others, if the settings ask
-        for it."""
+        for it. When it ends with an error, they do so until ``wake``."""
+        ...
+
+    @property
+    def sleeping(self) -> bool:
+        """Whether the workers have left their GPUs to others."""
+        ...
+
+    def wake(self) -> None:
+        """Have the workers take their GPUs again, if they have left them."""
         ...
 
 

@@ -125,6 +125,7 @@ class Run:
         # The ranks that are left may still write a checkpoint, which ``rewind`` deletes below.
         self.entered(STARTING)
         self.learner.close()
+        self.rollout.wake()
         while True:
             self.lost_in_a_row += 1
             if self.lost_in_a_row > self.restarts:

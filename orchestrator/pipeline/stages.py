@@ -233,7 +233,8 @@ class Stages:
         wishes = self.workers.note()
         if wishes is not None and self._tell is not None:
             self._tell(self._snapshot())
-        self.scaling.turn(wishes)
+        if not self._rollout.sleeping:  # a worker that joins would load onto the learner's GPU
+            self.scaling.turn(wishes)
 
     def _snapshot(self) -> Snapshot:
         return take_snapshot(
@@ -319,7 +320,7 @@ class Stages:
         work = self._works[order.step]
         prompt = work.prompts[order.place]
         reason = f"it lost {order.losses} rollout workers in a row"
-        self._notes.now().drop([work.claims[order.place]], reason, "data")
+        self._notes.now().drop([work.claims[order.place]], reason, "infrastructure")
         self._drops.poisoned(order.step, prompt, reason)
         if order.draw in work.scorings:  # else it is left out when the scoring begins
             index = work.scorings[order.draw].index(order.place)
@@ -383,7 +384,7 @@ class Stages:
         batch, claims = self._busy.pop(event.worker, (None, []))
         self.schedule.worker_lost(event.worker)
         if claims:
-            self._notes.now().release(claims, event.reason)
+            self._notes.now().release(claims, event.reason, "infrastructure")
         self._ledger.note_error(event.reason)
         self._ledger.count("lost/rollout")
         if batch is not None and isinstance(batch.work, str) and batch.work in self._works:
@@ -414,7 +415,7 @@ class Stages:
             work.dropped[place, draw] = group
             del work.groups[place]
             reason = self._drops.too_few(name, draw, group, self._minimum)
-            self._notes.now().release([claim], reason)
+            self._notes.now().release([claim], reason, "data")
         self.schedule.scored(name, place, enough)
 
     def _group_lost(self, name: Work, draw: int, index: int) -> None:
@@ -430,7 +431,8 @@ class Stages:
         self._rewards.forget((name, draw), [work.scorings[draw].index(p) for p in places])
         claims = [work.claims.pop(place) for place in places if place in work.claims]
         if claims:
-            self._notes.now().release(claims, "the machine that held the group is gone")
+            reason = "the machine that held the group is gone"
+            self._notes.now().release(claims, reason, "infrastructure")
         for place in places:
             work.groups.pop(place, None)
             work.scored.pop(place, None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from evaluation.bootstrap import Interval
 from policy.disk import write_whole
 from policy.errors import UserError
+from policy.extras import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ GREY = "#8c8c8c"
 def check_matplotlib() -> None:
     """Raise ``UserError`` where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("figures need matplotlib: pip install 'eg-grpo[analysis]'")
+        raise UserError(f"figures need matplotlib: {install_command('analysis')}")
 
 
 def styles(settings: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -64,6 +64,11 @@ class Lengths:
     image_prompt: int  # with the CoT in it
 
 
+def gib_text(amount: int) -> str:
+    """A number of bytes as text."""
+    return f"{amount / GIB:.1f} GiB" if amount >= GIB / 10 else f"{amount / 2**20:.1f} MiB"
+
+
 def saved_activations(size: ModelSize, lengths: Lengths, rows: int, b: int, guided: bool) -> int:
     """Bytes that autograd keeps for one micro-batch, without LoRA and gradient checkpointing.
 

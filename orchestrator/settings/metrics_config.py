@@ -10,6 +10,7 @@ from pydantic import Field
 
 from policy.base_settings import Ignored, Name, Settings
 from policy.errors import UserError
+from policy.extras import install_command
 
 
 class MetricsConfig(Settings):
@@ -56,5 +57,5 @@ def check_sinks(config: MetricsConfig) -> None:
         if find_spec(name) is None:
             raise UserError(
                 f"metrics.{name}: the package {name} is not installed; install it with:"
-                f" pip install 'eg-grpo[{name}]'"
+                f" {install_command(name)}"
             )

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from orchestrator.settings import memory
 from orchestrator.settings.batch_text import batch_text
-from orchestrator.settings.memory import GIB, Lengths, Memory
+from orchestrator.settings.checkpoint_room import checkpoint_bytes, checkpoints_at_once
+from orchestrator.settings.memory import GIB, Lengths, Memory, gib_text
 from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.object_store import object_store_bytes
 from orchestrator.settings.run_config import RunConfig
@@ -92,6 +93,7 @@ class Plan:
     processes: list[Process]
     gpus: list[Gpu]
     host: dict[str, int]
+    checkpoint: int  # bytes of one, on disk
 
     def refuse_what_cannot_fit(self, machine: Machine) -> None:
         """Raise ``UserError`` for the first GPU, or the host, that is too small."""
@@ -100,15 +102,15 @@ class Plan:
             needed = gpu.needed(self.config.rollout.sleep_while_learning)
             if needed > usable:
                 names = ", ".join(process.name for process in gpu.processes)
+                there = gib_text(machine.gpu_bytes)
                 raise UserError(
-                    f"GPU {index} would need {_gib(needed)}, it has {_gib(machine.gpu_bytes)}, of"
-                    f" which {RESERVE:.0%} are kept free; on it: {names}"
+                    f"GPU {index} would need {gib_text(needed)}, it has {there}, of which"
+                    f" {RESERVE:.0%} are kept free; on it: {names}"
                 )
         needed = sum(self.host.values())
         if machine.host_bytes is not None and needed > machine.host_bytes:
-            raise UserError(
-                f"the host would need {_gib(needed)} of memory, it has {_gib(machine.host_bytes)}"
-            )
+            there = gib_text(machine.host_bytes)
+            raise UserError(f"the host would need {gib_text(needed)} of memory, it has {there}")
 
 
 def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Machine) -> Plan:
@@ -135,11 +137,11 @@ def make_plan(config: RunConfig, size: ModelSize, lengths: Lengths, machine: Mac
         working = sum(amount for _, amount in parts)
         # A process reads its checkpoint into host memory at the start, before it needs the rest.
         host[process.name] = max(working, memory.PROCESS_HOST + process.memory.loading)
-    return Plan(config, lengths, processes, gpus, host)
+    return Plan(config, lengths, processes, gpus, host, checkpoint_bytes(config, size))
 
 
 def table(plan: Plan, machine: Machine) -> str:
-    """The plan as text: the batch, the memory of each kind of process, each GPU and the host."""
+    """The plan as text: the batch, the memory of each kind of process, each GPU, host and disk."""
     lengths = plan.lengths
     lines = [
         f"batch        {batch_text(plan.config)}",
@@ -160,15 +162,20 @@ def table(plan: Plan, machine: Machine) -> str:
             _row("together", process.memory.total) if parts else "  (what it needs is not known)"
         )
     if plan.gpus:
-        lines += ["", f"GPUs of {_gib(machine.gpu_bytes)}"]
+        lines += ["", f"GPUs of {gib_text(machine.gpu_bytes)}"]
     for index, gpu in enumerate(plan.gpus):
         needed = gpu.needed(plan.config.rollout.sleep_while_learning)
         names = ", ".join(process.name for process in gpu.processes)
         lines.append(_row(f"GPU {index}", needed) + f"  {names or 'nobody'}")
-    there = "" if machine.host_bytes is None else f" of {_gib(machine.host_bytes)}"
+    there = "" if machine.host_bytes is None else f" of {gib_text(machine.host_bytes)}"
     lines += ["", f"host memory{there}"]
     lines += [_row(name, amount) for name, amount in plan.host.items()]
     lines.append(_row("together", sum(plan.host.values())))
+    if plan.checkpoint:
+        count = checkpoints_at_once(plan.config)
+        lines += ["", "disk"]
+        lines += [_row("a checkpoint", plan.checkpoint)]
+        lines += [_row(f"{count} at once", count * plan.checkpoint)]
     return "\n".join(lines)
 
 
@@ -276,8 +283,4 @@ def _placed(actors: Sequence[Actor], count: int) -> list[list[Actor]]:
 
 
 def _row(name: str, amount: int) -> str:
-    return f"  {name:<24}{_gib(amount):>12}"
-
-
-def _gib(amount: int) -> str:
-    return f"{amount / GIB:.1f} GiB" if amount >= GIB / 10 else f"{amount / 2**20:.1f} MiB"
+    return f"  {name:<24}{gib_text(amount):>12}"

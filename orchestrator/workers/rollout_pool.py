@@ -291,9 +291,15 @@ class RolloutPool(ScalablePool[_Place]):
             self._events.append(BatchSampled(place.worker, groups))
 
     def take_events(self) -> list[RolloutEvent]:
-        """What has happened since the last call, in order."""
+        """What has happened since the last call, in order.
+
+        That a worker is up is told only when nobody sleeps: it would be asked to load weights.
+        """
         events, self._events = self._events, []
-        return events
+        if not self._asleep:
+            return events
+        self._events = [event for event in events if isinstance(event, WorkerUp)]
+        return [event for event in events if not isinstance(event, WorkerUp)]
 
     def discard(self, worker: str, reason: str) -> None:
         """Replace a worker that may not be used any more; does nothing if it is gone already.
@@ -315,26 +321,55 @@ class RolloutPool(ScalablePool[_Place]):
             log.warning("%s", lost)
             return None
 
+    @property
+    def sleeping(self) -> bool:
+        """Whether the workers sleep. Then none is started."""
+        return self._asleep
+
     @contextmanager
     def asleep(self) -> Iterator[None]:
         """Have every worker sleep while the block runs, if the settings say so.
 
-        No worker may be busy. One that fails to sleep or to wake is lost. After Ctrl-C nobody waits
-        for them.
+        No worker may be sampling. One that fails to sleep or to wake is lost. When the block fails,
+        all sleep on until ``wake``: the learner that failed may still fill the GPU.
         """
         if not self.config.sleep_while_learning:
             yield
             return
+        self._end_starts()
         self._all_do("sleep")
         self._asleep = True
-        try:
-            yield
-        except Exception:
+        yield
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the workers, if they sleep."""
+        if self._asleep:
             self._asleep = False
             self._all_do("wake")
-            raise
-        self._asleep = False
-        self._all_do("wake")
+
+    def _end_starts(self) -> None:
+        """Have no worker start: it would load onto the GPU that the learner is about to fill.
+
+        One whose process runs is waited for. One that waits for a place is started again when the
+        others have woken up, which is no loss.
+        """
+        for place in [place for place in self._slots if place.doing == "starting"]:
+            assert place.call is not None
+            index = self._slots.index(place)
+            if not is_here(self.running[index]):
+                ray.kill(self.workers[index])
+                place.end_call()
+                place.start_at = time.monotonic()
+                continue
+            left_s = place.deadline - time.monotonic()
+            stopped = partial(self.stopped_workers, only=place.name)
+            try:
+                wait_all([place.call], [place.worker], max(0.0, left_s), stopped)
+            except WorkerFailed as failure:
+                self._lose(place, failure)
+            else:
+                self.receive(place.call)
 
     def _all_do(self, what: str) -> None:
         there = [place for place in self._slots if not place.lost]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in PAGE.split("| fits |\n|---|---|---|---|---|\n")[1].split("\n\n")[0].splitlines()
+    for line in PAGE.split("| fits |\n|---|---|---|---|---|---|\n")[1].split("\n\n")[0].splitlines()
 ]
 HPS = '{name: hps, factory: "rewards.models.hps:HpsReward", gpus_per_worker: 0.1}'
 GIT = '{name: git, factory: "rewards.models.git:GitReward", gpus_per_worker: 0.1}'
@@ -47,7 +47,7 @@ def test_a_row_is_what_the_plan_prints(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The largest GPU, host memory and whether it fits, without the files of ``data fetch``."""
+    """Largest GPU, host memory, disk and whether it fits, without the files of ``data fetch``."""
     config, settings, gpus, gib = plan
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -58,4 +58,5 @@ def test_a_row_is_what_the_plan_prints(
     largest = max(map(float, re.findall(r"^  GPU \d+ +([\d.]+) GiB", printed, re.M)), default=None)
     assert row[2] == ("-" if largest is None else f"{largest} GiB")
     assert row[3].split(" GiB")[0] == re.findall(r"together +([\d.]+) GiB", printed)[-1]
-    assert row[4].strip("*") == {0: "yes", 2: "no"}[code]
+    assert row[4] == re.findall(r"at once +([\d.]+ [MG]iB)", printed)[0]
+    assert row[5].strip("*") == {0: "yes", 2: "no"}[code]

@@ -16,6 +16,10 @@ from PIL import Image
 
 from orchestrator.cli import main
 from orchestrator.pipeline.status import read_status
+from orchestrator.settings.checkpoint_room import checkpoint_bytes
+from orchestrator.settings.model_size import ModelSize
+from orchestrator.settings.run_config import load_config
+from policy.checkpoint.loading import read_config
 from policy.templates import template_named
 from policy.types import Prompt
 from rollout.config import RolloutConfig
@@ -112,7 +116,12 @@ def test_a_run_leaves_everything_that_users_hold_on_to(finished: Path) -> None:
         (4, "held_out"),
     } == evaluated
     assert (finished / "samples" / "step-000004-seen.png").is_file()
-    assert (finished / "checkpoints" / "step-4" / "manifest.json").is_file()
+    checkpoint = finished / "checkpoints" / "step-4"
+    assert (checkpoint / "manifest.json").is_file()
+    size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
+    config = load_config(finished / "config.yaml", [])
+    planned = checkpoint_bytes(config, ModelSize.of(read_config(config.model.path)))
+    assert size == pytest.approx(planned, rel=0.05)
     assert (finished / "config.yaml").is_file()
 
 

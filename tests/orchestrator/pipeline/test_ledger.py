@@ -93,7 +93,7 @@ def test_what_a_lost_worker_held_is_leased_again(ledger: Ledger) -> None:
     late = ledger.lease(0, [0, 1, 2], "a", 60, draw=0)
     ledger.sampled(late[1:], 0)
     ledger.scored(late[2:])
-    assert ledger.release(late, "worker a died") == 3
+    assert ledger.release(late, "worker a died", "infrastructure") == 3
     assert states(ledger) == ["0:0 waiting 1", "0:1 waiting 1", "0:2 waiting 1"]
     assert {group.reason for group in ledger.view().groups} == {"worker a died"}
     fresh = ledger.lease(0, [0], "b", 60, draw=0)
@@ -102,7 +102,7 @@ def test_what_a_lost_worker_held_is_leased_again(ledger: Ledger) -> None:
     assert ledger.sampled(late, 0) == 0  # worker a wakes up
     assert ledger.scored(late) == 0
     assert ledger.drop(late[:1], "late", "data") == 0
-    assert ledger.release(late[:1], "late") == 0
+    assert ledger.release(late[:1], "late", "infrastructure") == 0
     assert states(ledger) == ["0:0 generating 2", "0:1 waiting 1", "0:2 waiting 1"]
     assert ledger.view().counts["late_refused"] == 8
     assert ledger.sampled([*late, *fresh], 0) == 1
@@ -113,7 +113,7 @@ def test_faults_of_data_and_of_machines_are_counted_apart(ledger: Ledger) -> Non
     ledger.admit(0, 4)
     claims = ledger.lease(0, [0, 1, 2, 3], "a", 60, draw=0)
     ledger.release(claims[:1], "too few scores", "data")
-    ledger.release(claims[1:3], "worker a died")
+    ledger.release(claims[1:3], "worker a died", "infrastructure")
     assert ledger.drop([Claim(0, 1, 1), Claim(0, 2, 1)], "killed 3 workers", "infrastructure") == 2
     assert ledger.drop(claims[3:], "no image can be scored", "data") == 1
     assert states(ledger) == ["0:0 waiting 1", *(f"0:{place} dropped 1" for place in (1, 2, 3))]
@@ -212,7 +212,7 @@ def test_a_checkpoint_holds_committed_steps_alone(ledger: Ledger) -> None:
 WRITES: dict[str, Callable[[Ledger, list[Claim]], object]] = {
     "admit": lambda ledger, _: ledger.admit(5, 1),
     "lease": lambda ledger, _: ledger.lease(0, [3], "old", 60, draw=0),
-    "release": lambda ledger, claims: ledger.release(claims[:1], "old"),
+    "release": lambda ledger, claims: ledger.release(claims[:1], "old", "infrastructure"),
     "sampled": lambda ledger, claims: ledger.sampled(claims[:1], 0),
     "scored": lambda ledger, claims: ledger.scored(claims[1:2]),
     "drop": lambda ledger, claims: ledger.drop(claims[:1], "old", "data"),

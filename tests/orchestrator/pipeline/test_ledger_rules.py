@@ -70,7 +70,13 @@ class TwoDrivers(RuleBasedStateMachine):
     @rule(claims=CLAIMS, who=OLD_OR_NEW)
     def release(self, claims: list[Claim], who: str) -> None:
         held = ("generating", "scoring", "ready")
-        self.move(who, lambda ledger: ledger.release(claims, "lost"), claims, held, "waiting")
+        self.move(
+            who,
+            lambda ledger: ledger.release(claims, "lost", "infrastructure"),
+            claims,
+            held,
+            "waiting",
+        )
 
     @rule(claims=CLAIMS, who=OLD_OR_NEW)
     def sampled(self, claims: list[Claim], who: str) -> None:

@@ -92,7 +92,7 @@ def run_with(learner: Any, folder: RunFolder) -> Run:
     rest: dict[str, Any] = {
         "keeper": None,
         "samples": None,
-        "rollout": None,
+        "rollout": SimpleNamespace(wake=lambda: None),
         "publisher": None,
         "interrupt": Interrupt(),
     }

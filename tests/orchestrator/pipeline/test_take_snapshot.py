@@ -46,8 +46,8 @@ def test_counters_are_the_totals_of_the_ledger(
     with open_ledger(LedgerConfig(), tmp_path, lambda text: None) as ledger:
         ledger.admit(0, 4)
         claims = ledger.lease(0, [0, 1, 2, 3], "rollout worker 0", 60, draw=0)
-        ledger.release(claims[:1], "a worker died")
-        ledger.release(claims[:1], "a worker died")  # too late: it waits already
+        ledger.release(claims[:1], "a worker died", "infrastructure")
+        ledger.release(claims[:1], "a worker died", "infrastructure")  # too late: it waits already
         ledger.drop(claims[1:2], "poison", "data")
         ledger.sampled(claims[2:], 0)
         ledger.scored(claims[2:])

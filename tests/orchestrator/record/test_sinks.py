@@ -185,5 +185,7 @@ def test_an_absent_package_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch)
     """The line names the setting and the command that installs the package."""
     monkeypatch.setattr(metrics_config, "find_spec", lambda name: None)
     check_sinks(MetricsConfig())
-    with pytest.raises(UserError, match=r"^metrics\.wandb: .* pip install 'eg-grpo\[wandb\]'$"):
+    with pytest.raises(
+        UserError, match=r"^metrics\.wandb: .* pip install .* '\.\[wandb\]' \(in the clone\)$"
+    ):
         check_sinks(MetricsConfig(wandb="offline"))

@@ -100,8 +100,13 @@ class Drawn(FixedNumber):
     def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
         return fetch_groups(groups, timeout_s=60)
 
+    sleeping = False
+
     def asleep(self) -> AbstractContextManager[None]:
         raise AssertionError("nobody learns here")
+
+    def wake(self) -> None:
+        raise AssertionError("nobody sleeps")
 
 
 class OneVersion:

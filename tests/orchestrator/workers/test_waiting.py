@@ -231,12 +231,20 @@ def notes(rollout: RolloutPool) -> list[list[str]]:
 
 
 def test_workers_are_woken_whatever_happened_meanwhile(rollout: RolloutPool) -> None:
-    """After the learner's success and after its failure. A worker that has died does not sleep: it
-    is replaced, and the other one sleeps and wakes."""
+    """After the learner's success; and after its failure when they are told to, which is when its
+    processes are gone. A worker that has died does not sleep: it is replaced, and the other one
+    sleeps and wakes."""
     with rollout.asleep():
+        assert rollout.sleeping
         assert notes(rollout) == [["asleep"]] * 2
+    assert notes(rollout) == [["asleep", "awake"]] * 2
     with pytest.raises(ValueError, match="the learner failed"), rollout.asleep():
         raise ValueError("the learner failed")
+    assert rollout.sleeping
+    assert notes(rollout) == [["asleep", "awake", "asleep"]] * 2
+    for _ in range(2):
+        rollout.wake()
+        assert not rollout.sleeping
     assert notes(rollout) == [["asleep", "awake"] * 2] * 2
 
     first, second = rollout.workers
@@ -431,6 +439,50 @@ def test_no_worker_is_started_while_the_others_sleep(
         assert rollout.calls == []
     take_event(rollout, WorkerLost)
     assert take_event(rollout, WorkerUp) == WorkerUp("rollout worker 1 (process 2)")
+
+
+def test_a_worker_that_starts_when_the_others_go_to_sleep_sleeps_too(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """Its process is waited for. That it is up is told after the others have woken up, as it would
+    be asked to load weights."""
+    rollout = start_rollout("rollout.sleep_while_learning=true")
+    rollout.wait_ready()
+    rollout.take_events()
+    rollout.discard("rollout worker 1", "it is stopped")
+    rollout.advance()
+    ray.wait([rollout.running[1]], timeout=60)
+    with rollout.asleep():
+        assert notes(rollout) == [["asleep"]] * 2
+        assert [type(event) for event in rollout.take_events()] == [WorkerLost]
+        assert rollout.calls == []
+    assert rollout.take_events() == [WorkerUp("rollout worker 1 (process 2)")]
+    assert notes(rollout) == [["asleep", "awake"]] * 2
+
+
+def test_a_worker_without_a_place_does_not_keep_the_others_awake(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """It is asked for again when they have woken up. It was lost once, and not twice."""
+    rollout = start_rollout("rollout.sleep_while_learning=true")
+    rollout.wait_ready()
+    rollout.take_events()
+    start, rollout._start_worker = (
+        rollout._start_worker,
+        lambda name: Worker.options(num_cpus=1000).remote(),
+    )
+    rollout.discard("rollout worker 1", "its host is gone")
+    rollout.advance()
+    began = time.monotonic()
+    with rollout.asleep():
+        assert time.monotonic() < began + 30
+        assert rollout.calls == []
+        rollout._start_worker = start
+        rollout.advance()
+        assert rollout.states["rollout worker 1 (process 2)"] == "lost"
+    assert take_event(rollout, WorkerLost).worker == "rollout worker 1"
+    assert take_event(rollout, WorkerUp) == WorkerUp("rollout worker 1 (process 3)")
+    assert rollout.restarts == 1
 
 
 def test_a_worker_for_which_there_is_no_room_is_told_of_before_its_deadline(
