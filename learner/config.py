@@ -18,7 +18,15 @@ from learner.algorithm.choices import (
     MeanOver,
     Modalities,
 )
-from policy.base_settings import CustomResources, Deadline, Ignored, Settings, Share, refuse
+from policy.base_settings import (
+    CustomResources,
+    Deadline,
+    GpuShare,
+    Ignored,
+    Settings,
+    Share,
+    refuse,
+)
 
 if TYPE_CHECKING:  # they import torch, and the driver does without
     from learner.algorithm.methods.token_method import TokenMethod
@@ -366,7 +374,10 @@ class LearnerConfig(Settings):
         " cpus_per_rank",
     )
     cpus_per_rank: Share = Field(1.0, description="CPUs that Ray sets aside for a rank")
-    gpus_per_rank: Share = Field(0.0, description="GPUs that Ray sets aside for a rank")
+    gpus_per_rank: GpuShare = Field(
+        0.0,
+        description="share of a GPU that Ray sets aside for a rank, which uses one GPU at most",
+    )
     resources: CustomResources = Field(
         default_factory=dict,
         description="custom resources of Ray that a rank needs, such as {learner_host: 0.001}; it "

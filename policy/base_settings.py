@@ -34,6 +34,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 # Seconds. Bounded, because Ray, sockets and locks each raise their own error for larger values.
 Deadline = Annotated[float, Field(gt=0, le=10_000_000)]
 Share = Annotated[float, Field(ge=0, le=1_000_000)]
+# Of a GPU, for a process that can use only one.
+GpuShare = Annotated[float, Field(ge=0, le=1)]
 
 
 def _check_custom(resources: dict[str, float]) -> dict[str, float]:

@@ -100,7 +100,9 @@ class RewardConfig(Settings):
     restarts: int = Field(
         3,
         ge=0,
-        description="How often a worker that scores nothing is replaced before the run stops.",
+        description="Losses of workers in a row, with nothing scored in between, after which they "
+        "are replaced before the run stops. Workers that run side by side when one is lost count "
+        "as one loss.",
     )
     cache: bool = Field(
         True,

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from policy.base_settings import CustomResources, Deadline, Ignored, Settings, Share
+from policy.base_settings import CustomResources, Deadline, GpuShare, Ignored, Settings, Share
 from policy.sampling import Sampling
 from policy.worker_bounds import check_bounds
 
@@ -78,7 +78,11 @@ class RolloutConfig(Settings):
     threads: int = Field(1, ge=1, description="Compute threads of a worker.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device of a worker's policy.")
     cpus_per_worker: Share = Field(1, description="CPUs that Ray reserves for a worker.")
-    gpus_per_worker: Share = Field(0, description="GPUs that Ray reserves for a worker.")
+    gpus_per_worker: GpuShare = Field(
+        0,
+        description="Share of a GPU that Ray reserves for a worker. A worker uses one GPU at most: "
+        "a model is not split over several.",
+    )
     resources: CustomResources = Field(
         default_factory=dict,
         description="Custom resources of Ray that a worker needs, such as {rollout_host: 0.001}. "

@@ -160,7 +160,7 @@ class Ranks:
 
     def form_anew(self) -> None:
         """Form another group from the checkpoint, and make the second update."""
-        from orchestrator.workers.waiting import WorkerFailed
+        from orchestrator.workers.failures import WorkerFailed
 
         try:
             self.group = self._learners.form_anew(self._checkpoint)

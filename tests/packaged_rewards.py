@@ -39,8 +39,8 @@ def write_wheel(folder: Path) -> Path:
 def main(wheel: str) -> None:
     private_environment()  # before Ray is imported
     from orchestrator.workers.cluster import ray_cluster
+    from orchestrator.workers.failures import WorkerFailed
     from orchestrator.workers.reward_pool import RewardPool
-    from orchestrator.workers.waiting import WorkerFailed
     from rewards.config import RewardConfig, RuntimeEnvironment
     from rewards.worker import NO_CACHE
     from tests.started_pools import Started, groups_of, reward, scores_of

@@ -128,7 +128,10 @@ class Ledger:
         seconds: float,
         draw: int,
     ) -> list[Claim]:
-        """Give groups to workers for some seconds: waiting -> generating.
+        """Give groups to workers: waiting -> generating.
+
+        They should be done within so many ``seconds``, which ``eg-grpo status`` shows. Nothing ends
+        by itself then: the driver releases what it has given up.
 
         ``owner`` is the worker of all places, or a list with the worker of each. ``draw`` says
         with which replacement's seeds they are sampled. Groups that do not wait get no claim.

@@ -218,6 +218,12 @@ def _first(what: str, count: int) -> str:
 def _announce(progress: Progress, config: RunConfig, leaks: int) -> None:
     progress.note(f"run folder {config.folder}")
     progress.note(batch_text(config))
+    workers, prompts = config.rollout.workers, config.prompts_per_step
+    if (idle := workers - prompts * (config.max_staleness + 1)) > 0:
+        progress.note(
+            f"{idle} of {workers} rollout workers have nothing to draw: a worker draws whole"
+            f" groups, and a step has {prompts}"
+        )
     if leaks:
         progress.note(
             f"{leaks} validation prompts are in the training file; data.leaks: {config.data.leaks}"

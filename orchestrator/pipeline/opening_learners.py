@@ -18,10 +18,10 @@ from orchestrator.pipeline.roles import Learner
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.resources import roles
 from orchestrator.settings.run_config import RunConfig
+from orchestrator.workers.failures import WorkerDied, WorkerLate, WorkerNotStarted, WorkerStopped
 from orchestrator.workers.learner_group import LearnerGroup, RanksWithoutPlace
 from orchestrator.workers.placement import Places, claims
 from orchestrator.workers.stopped_workers import StoppedWorkers
-from orchestrator.workers.waiting import WorkerDied, WorkerLate, WorkerNotStarted, WorkerStopped
 
 log = logging.getLogger("eg_grpo")
 

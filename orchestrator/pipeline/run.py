@@ -54,6 +54,7 @@ class Run:
     # Is told the stage that the driver begins to wait for.
     entered: Callable[[str], None] = lambda stage: None
     lost_in_a_row: int = 0
+    raised_in: int | None = None  # the step in which a rank raised an error, if that was the last
     furthest: int = 0  # steps that were done when most were done
 
     def begin(self) -> None:
@@ -120,7 +121,8 @@ class Run:
 
         The other roles stay. What was trained since the checkpoint is sampled and trained again; at
         staleness 0 this gives the same numbers. Raises the failure itself when too many learners
-        were lost since a step was done for the first time.
+        were lost since a step was done for the first time, and when a rank raised an error in the
+        same step as the time before.
         """
         # The ranks that are left may still write a checkpoint, which ``rewind`` deletes below.
         self.entered(STARTING)
@@ -128,8 +130,10 @@ class Run:
         self.rollout.wake()
         while True:
             self.lost_in_a_row += 1
-            if self.lost_in_a_row > self.restarts:
+            raised = isinstance(failure, LearnerLost) and failure.raised
+            if self.lost_in_a_row > self.restarts or (raised and self.raised_in == self.step):
                 raise failure
+            self.raised_in = self.step if raised else None
             step, checkpoint = self.folder.resume_point(self.rollout_alone)
             where = f"step-{step}" if step else "the start"
             text = f"{failure}; the run goes on from {where} and repeats {self.step - step} steps"

@@ -306,11 +306,6 @@ class Schedule:
         layout = replace(self._layout, groups_per_batch=groups_per_batch)
         work.queue = [Batch(name, places) for places in layout.batches(range(count))]
 
-    def job_done(self, name: str) -> bool:
-        """Whether all groups of the job are sampled, or dropped."""
-        stages = {group.stage for group in self._works[name].groups.values()}
-        return stages <= {Stage.SCORING, Stage.DROPPED}
-
     def end_job(self, name: str) -> None:
         """Forget a job, done or not."""
         del self._works[name]
@@ -344,10 +339,6 @@ class Schedule:
         return work is not None and all(
             group.stage not in (Stage.WAITING, Stage.GENERATING) for group in work.groups.values()
         )
-
-    def draw(self, step: int) -> int:
-        """How often groups of the step were drawn again because too few were scored."""
-        return self._works[step].draw
 
     def stages(self, work: Work) -> dict[int, Stage]:
         """Where each group of a step or job is."""

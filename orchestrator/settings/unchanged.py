@@ -37,7 +37,8 @@ FREE = (
     # CPUs and GPUs that Ray reserves; devices and rollout's threads are separate settings
     *("rollout.cpus_per_worker", "rollout.gpus_per_worker", "rollout.sleep_while_learning"),
     *("learner.cpus_per_rank", "learner.gpus_per_rank", "learner.rendezvous_port"),
-    # bounds of the number of workers; max_workers decides how batches are cut
+    # Bounds of the number of workers. The most workers that a run may have decide how batches are
+    # cut, see ``_same_batches``.
     *("rollout.min_workers", "rollout.autoscale", "rewards.*.min_workers", "rewards.*.autoscale"),
     # hosts on which workers may run
     *("rollout.resources", "learner.resources", "learner.placement", "rewards.*.resources"),
@@ -123,9 +124,14 @@ def _check_settings(config: RunConfig, before: RunConfig, by_path: bool) -> None
             continue
         if key == "steps" and _may_go_on(before, config):
             continue
+        if _same_batches(key, before, config):
+            continue
+        instead = _INSTEAD
+        if key.endswith(".workers"):
+            instead = f"{key.replace('.workers', '.max_workers')}={old[key]} keeps its batches"
         raise UserError(
             f"{key}: the run was started with {old.get(key)!r}, now it is {new.get(key)!r};"
-            f" {_INSTEAD}"
+            f" {instead}"
         )
 
 
@@ -148,6 +154,23 @@ def _may_go_on(before: RunConfig, config: RunConfig) -> bool:
     """
     constant = before.learner.schedule == config.learner.schedule == "constant"
     return constant and config.steps > before.steps
+
+
+def _same_batches(key: str, before: RunConfig, config: RunConfig) -> bool:
+    """Whether a key is of a number of workers that changes nothing.
+
+    Batches are cut for the most workers that a run may have: ``max_workers``, or else ``workers``.
+    How many there are changes no number, so a run can go on with the machines that are left.
+    """
+    room, _, name = key.rpartition(".")
+    if name not in ("workers", "max_workers"):
+        return False
+    if room == "rollout":
+        return before.rollout.most_workers == config.rollout.most_workers
+    index = int(room.rpartition(".")[2])
+    if index >= min(len(before.rewards), len(config.rewards)):
+        return False
+    return before.rewards[index].most_workers == config.rewards[index].most_workers
 
 
 def _below(key: str, free: tuple[str, ...]) -> bool:

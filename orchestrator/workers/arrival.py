@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.workers.waiting import WorkerFailed
+from orchestrator.workers.failures import WorkerFailed
 from policy.receipt import WeightReceipt
 from policy.types import FloatArray
 

@@ -21,8 +21,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.workers.failures import WorkerFailed
 from orchestrator.workers.rollout_events import GroupRef
-from orchestrator.workers.waiting import WorkerFailed, wait_all
+from orchestrator.workers.waiting import wait_all
 from policy.digest import sha256
 from policy.errors import UserError
 from policy.trajectory_files import read_group, write_group

@@ -28,8 +28,9 @@ from orchestrator.settings.host import (
 )
 from orchestrator.settings.host_needs import HostNeeds
 from orchestrator.settings.resources import Role
+from orchestrator.workers.failures import WorkerFailed
 from orchestrator.workers.placement import Host, hosts
-from orchestrator.workers.waiting import WorkerFailed, take_result
+from orchestrator.workers.waiting import take_result
 from policy.errors import UserError
 
 _SHOWN = 5  # findings of a run that cannot start

@@ -24,8 +24,9 @@ from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.resources import Resources, learner_resources
 from orchestrator.settings.run_config import RunConfig
 from orchestrator.settings.worker_settings import learner_settings
+from orchestrator.workers.failures import WorkerLate
 from orchestrator.workers.placement import ANYWHERE, Places, free_text, hosts
-from orchestrator.workers.waiting import WorkerLate, wait_all
+from orchestrator.workers.waiting import wait_all
 from orchestrator.workers.worker_pool import NO_PROCESS_S, WorkerPool, wait_loaded
 from policy.errors import RunFailed
 from policy.receipt import WeightReceipt

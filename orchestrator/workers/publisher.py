@@ -13,8 +13,8 @@ import logging
 from dataclasses import replace
 
 from orchestrator.workers.arrival import Arrival
+from orchestrator.workers.failures import WorkerFailed
 from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
-from orchestrator.workers.waiting import WorkerFailed
 from policy.receipt import WeightReceipt
 
 log = logging.getLogger("eg_grpo")

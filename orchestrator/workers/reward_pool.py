@@ -1,12 +1,13 @@
 """The workers of one reward: hands out batches to score, and replaces workers that fail.
 
-Failure policy. A call has a deadline (``timeout_s``). A worker that dies, misses it or is
-stopped (``stopped_workers``) is killed and replaced, and its batch goes to another worker.
-Trajectories that a reward failed transiently go to another worker too. After ``retries`` further
-attempts they fail, with the last reason. A worker that must be replaced more than ``restarts``
-times without scoring anything stops the run (``WorkerFailed``). So does a worker for which Ray has
-no room at the start. The answer of a killed worker is never read, so nothing is counted twice. Late
-answers of a round that was given up reach no other round.
+Failure policy. A call has a deadline (``timeout_s``). A worker that dies, misses it or is stopped
+(``stopped_workers``) is killed and replaced, and its batch goes to another worker. Trajectories
+that a reward failed transiently go to another worker too. After ``retries`` further attempts they
+fail, with the last reason. When there were more than ``restarts`` losses in a row and nobody in the
+pool scored anything in between, the run stops (``WorkerFailed``). Workers that ran side by side
+when one was lost count as the same loss. A worker that cannot come back, because nobody has room
+for it, does not end a run that the others can go on with. The answer of a killed worker is never
+read, so nothing is counted twice. Late answers of a round that was given up reach no other round.
 """
 
 from __future__ import annotations
@@ -15,24 +16,23 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 from ray.exceptions import GetTimeoutError
 
 from orchestrator.settings.resources import reward_resources
-from orchestrator.workers.placement import ANYWHERE, Places
-from orchestrator.workers.reward_round import Batch, Round
-from orchestrator.workers.scalable_pool import ScalablePool, Slot
-from orchestrator.workers.waiting import (
+from orchestrator.workers.failures import (
     ObjectLost,
     WorkerDied,
     WorkerFailed,
     WorkerLate,
     WorkerStopped,
-    is_here,
-    take_result,
 )
+from orchestrator.workers.placement import ANYWHERE, Places
+from orchestrator.workers.reward_round import Batch, Round
+from orchestrator.workers.scalable_pool import ScalablePool, Slot
+from orchestrator.workers.waiting import is_here, take_result
 from rewards.config import CacheConfig, RewardConfig
 from rewards.scoring import ScoringWork
 from rewards.worker import Reply, start_reward_worker
@@ -55,7 +55,7 @@ class Duty(Slot):
     call: ray.ObjectRef | None = None
     batch: Batch | None = None
     deadline: float = math.inf
-    restarts: int = 0  # since it last scored anything
+    started_at: float = field(default_factory=time.monotonic)  # when its process was
 
     @property
     def starting(self) -> bool:
@@ -91,6 +91,7 @@ class RewardPool(ScalablePool[Duty]):
         self._slots = [Duty() for _ in self.workers]
         self._places, self._numbered = places, len(self._slots)
         self._failed_starts: list[str] = []
+        self._lost_in_a_row, self._counted_at = 0, -math.inf  # when the last loss was counted
         self._rounds: list[Round] = []
         # Groups that were found to be gone, which the caller takes from here.
         self.lost: list[tuple[Round, int]] = []
@@ -189,7 +190,7 @@ class RewardPool(ScalablePool[Duty]):
             duty.joining = False
             self._free(duty)
             if batch is not None:
-                duty.restarts = 0
+                self._lost_in_a_row, self._counted_at = 0, -math.inf
                 self._record(batch, reply)
 
     def _next_for(self, place: int, staying: Sequence[Duty], now: float) -> Batch | None:
@@ -259,17 +260,20 @@ class RewardPool(ScalablePool[Duty]):
         if self._ends_with_loss(duty, failure):
             self._failures.append(str(failure))
             return
-        if duty.restarts == self.config.restarts:
+        if duty.started_at >= self._counted_at:
+            self._lost_in_a_row, self._counted_at = self._lost_in_a_row + 1, time.monotonic()
+        if self._lost_in_a_row > self.config.restarts:
             raise WorkerFailed(
-                f"{failure}; replaced {duty.restarts} times since it last scored"
+                f"{failure}; it was the last of {self._lost_in_a_row} losses of workers of reward"
+                f" {self.config.name} in a row with nothing scored in between"
             ) from failure
         log.warning("%s; it is replaced", failure)
         self.usage.restarts += 1
         self._failures.append(str(failure))
-        duty.restarts += 1
         self._load_again(index)
 
     def _load_again(self, index: int) -> None:
         duty = self._slots[index]
+        duty.started_at = time.monotonic()
         duty.call = self._start_again(index).ready.remote()
         duty.deadline = time.monotonic() + self._start_timeout_s

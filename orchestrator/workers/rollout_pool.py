@@ -31,6 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.settings.resources import rollout_resources
 from orchestrator.settings.worker_settings import PolicyFiles, WorkerSettings
+from orchestrator.workers.failures import ObjectLost, WorkerFailed, WorkerLate, WorkerStopped
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.placement import ANYWHERE, Places
 from orchestrator.workers.rollout_events import (
@@ -44,15 +45,7 @@ from orchestrator.workers.rollout_events import (
     WorkerUp,
 )
 from orchestrator.workers.scalable_pool import ScalablePool, Slot
-from orchestrator.workers.waiting import (
-    ObjectLost,
-    WorkerFailed,
-    WorkerLate,
-    WorkerStopped,
-    is_here,
-    take_result,
-    wait_all,
-)
+from orchestrator.workers.waiting import is_here, take_result, wait_all
 from policy.receipt import WeightReceipt
 from policy.sampling import Sampling
 from policy.types import Group

@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 
 import ray
 
+from orchestrator.workers.failures import WorkerFailed
 from orchestrator.workers.placement import Places
-from orchestrator.workers.waiting import WorkerFailed
 from orchestrator.workers.worker_pool import WorkerPool
 
 log = logging.getLogger("eg_grpo")

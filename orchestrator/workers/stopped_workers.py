@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.workers.last_words import Whereabouts, words_of_this_host
@@ -139,6 +139,8 @@ class StoppedWorkers:
             for ref in there:
                 try:
                     told[ref] = ray.get(ref, timeout=0)
+                except GetTimeoutError:  # the answer has left this machine's memory: it comes again
+                    continue
                 except RayError:
                     told[ref] = None
         self._told = told
@@ -182,8 +184,15 @@ def watch_for_stopped_workers() -> Iterator[StoppedWorkers]:
     watch, done = StoppedWorkers(), threading.Event()
 
     def look() -> None:
+        failing = False
         while not done.wait(EVERY_S):
-            watch.look()
+            try:
+                watch.look()
+                failing = False
+            except Exception:  # the next look may succeed; without any, deadlines are left
+                if not failing:
+                    log.exception("looking for stopped workers failed; it is tried again")
+                failing = True
 
     thread = threading.Thread(target=look, name="stopped workers", daemon=True)
     thread.start()

@@ -22,16 +22,15 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from orchestrator.settings.resources import Resources
-from orchestrator.workers.last_words import last_words, report_whereabouts
-from orchestrator.workers.waiting import (
+from orchestrator.workers.failures import (
     WorkerDied,
     WorkerFailed,
     WorkerLate,
     WorkerNotStarted,
     WorkerStopped,
-    take_result,
-    wait_all,
 )
+from orchestrator.workers.last_words import last_words, report_whereabouts
+from orchestrator.workers.waiting import take_result, wait_all
 
 log = logging.getLogger("eg_grpo")
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.commands.learner_alone import _beginning
+from orchestrator.commands.learner_alone import _beginning, _check_learners_machine
 from orchestrator.record.kept_trajectories import KeptStep, KeptTrajectories
 from orchestrator.record.own_checkpoints import OwnCheckpoints
+from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.run_config import dump_config, load_config
+from policy.checkpoint.loading import read_config
 from policy.errors import UserError
 
 SHAPES = Path(__file__).parents[3] / "configs" / "shapes.yaml"
@@ -28,6 +30,17 @@ def run_folder(path: Path, kept: range, checkpoints: tuple[int, ...]) -> Path:
         (written / "manifest.json").write_text("{}")
         OwnCheckpoints(path).finish(step, written)
     return path
+
+
+def test_a_replay_needs_no_gpu_for_workers_that_it_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run could have had four rollout workers with a GPU each. This machine has none."""
+    monkeypatch.chdir(SHAPES.parent.parent)
+    on_gpus = ["rollout.device=cuda", "rollout.gpus_per_worker=1", "rollout.max_workers=4"]
+    size = ModelSize.of(read_config(Path("shapes/checkpoint")))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    _check_learners_machine(load_config(SHAPES, on_gpus), size)
 
 
 @pytest.mark.parametrize(

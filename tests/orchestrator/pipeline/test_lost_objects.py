@@ -28,12 +28,13 @@ from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.run_config import RunConfig, load_config
 from orchestrator.workers import rollout_pool as pool_module
+from orchestrator.workers.failures import WorkerFailed
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.placement import no_room
 from orchestrator.workers.publisher import IdlePublisher
 from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent, WeightsLost
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import WorkerFailed, wait_answers
+from orchestrator.workers.waiting import wait_answers
 from tests.remote_parts import Owner, Painter
 from tests.started_pools import Started, prompt, reward
 

@@ -59,6 +59,17 @@ def test_a_run_says_its_batch_and_that_its_bonus_distils_guidance(
     assert said[2].startswith("images are drawn at guidance 2 and the conditional distribution")
 
 
+def test_a_run_says_that_it_has_more_workers_than_groups(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A step of 16 prompts has work for 16 workers, and with the next step's beside it for 32."""
+    for workers, staleness, said in ((16, 0, False), (20, 0, True), (32, 1, False), (36, 1, True)):
+        settings = [f"rollout.workers={workers}", f"max_staleness={staleness}"]
+        _announce(Progress(1), load_config(Path("shapes"), settings), leaks=0)
+        line = f"4 of {workers} rollout workers have nothing to draw: "
+        assert (line in capsys.readouterr().err) is said
+
+
 def test_every_epoch_visits_every_prompt_once() -> None:
     """Batches of 2 over 5 prompts: ten batches are four epochs, each a permutation."""
     flat = [p.id for step in range(10) for p in step_prompts(PROMPTS, 2, seed=3, step=step)]

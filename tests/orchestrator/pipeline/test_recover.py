@@ -8,12 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from orchestrator.pipeline.background import Background
 from orchestrator.pipeline.interrupt import Interrupt
-from orchestrator.pipeline.learner_calls import LearnerLost
+from orchestrator.pipeline.learner_calls import LearnerLost, learner_call
 from orchestrator.pipeline.ledger import LedgerLost
 from orchestrator.pipeline.run import Run
 from orchestrator.record.run_folder import RunFolder
+from orchestrator.workers.failures import WorkerDied, WorkerFailed
+from policy.errors import RunFailed
 
 NEW_LEARNER: Any = SimpleNamespace(ranks=1)
 
@@ -68,6 +72,42 @@ def test_a_ledger_that_is_lost_together_with_the_learner_is_begun_anew(tmp_path:
     run.recover(LearnerLost("learner rank 0 died"))
     assert rebuilt == [0]
     assert run.learner is NEW_LEARNER
+
+
+def test_an_error_that_a_rank_raises_twice_in_a_step_ends_the_run(tmp_path: Path) -> None:
+    """Such as a GPU without memory: it would come a third time. A death in between, or another
+    step, begins anew. Rollout workers sleep until the ranks are gone."""
+    done: list[str] = []
+    learner = SimpleNamespace(close=lambda: done.append("closed"))
+    run = run_with(learner, RunFolder(tmp_path / "run"))
+    rollout: Any = run.rollout
+    rollout.wake = lambda: done.append("awake")
+    no_memory, death = LearnerLost("no memory", raised=True), LearnerLost("rank 1 died")
+
+    def fails(step: int, failure: LearnerLost) -> None:
+        run.step, run.learner, run.lost_in_a_row = step, learner, 0
+        run.recover(failure)
+
+    for step, failure in ((5, no_memory), (5, death), (5, no_memory), (6, no_memory)):
+        fails(step, failure)
+    with pytest.raises(LearnerLost, match="no memory"):
+        fails(6, no_memory)
+    assert done[:4] == ["closed", "awake"] * 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(WorkerFailed("it failed"), True), (WorkerDied("it died"), False), (RunFailed("x"), False)],
+)
+def test_only_what_a_rank_raised_itself_counts_as_raised(failure: RunFailed, raised: bool) -> None:
+    def fail() -> None:
+        raise failure
+
+    call = learner_call(fail, "learning")
+    call.wait(60)
+    with pytest.raises(LearnerLost) as caught:
+        call.result()
+    assert caught.value.raised is raised
 
 
 def run_with(learner: Any, folder: RunFolder) -> Run:

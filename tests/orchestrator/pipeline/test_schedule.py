@@ -418,7 +418,8 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.jobs))
     @rule()
     def a_job_ends(self) -> None:
-        if self.schedule.job_done("job"):
+        done = {Stage.SCORING, Stage.DROPPED}
+        if done.issuperset(self.schedule.stages("job").values()):
             self.schedule.end_job("job")
             self.jobs = []
 

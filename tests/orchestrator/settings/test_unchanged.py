@@ -144,6 +144,24 @@ def test_what_changes_the_numbers_is_named(tmp_path: Path, override: str, expect
     assert str(caught.value).startswith(expected)
 
 
+def test_a_run_may_go_on_with_the_machines_that_are_left(tmp_path: Path) -> None:
+    """Other numbers of workers are fine as long as the most workers, for which the batches of a
+    step are cut, stay as they were. The line says how."""
+    before = ("rollout.workers=16", "rewards.1.workers=4", "rewards.2.max_workers=3")
+    folder = saved(tmp_path, *before)
+    fewer = ("rollout.workers=14", "rewards.1.workers=1", "rewards.2.workers=2")
+    kept = ("rollout.max_workers=16", "rewards.1.max_workers=4", "rewards.2.max_workers=3")
+    check_unchanged(load_config(SHAPES, [*fewer, *kept]), folder)
+    check_unchanged(load_config(SHAPES, [*before, "rewards.2.workers=3"]), folder)
+    for settings, expected in (
+        ([*fewer, *kept[1:]], "rollout.workers: .* 16, now it is 14; rollout.max_workers=16 keeps"),
+        ([*fewer, kept[0], kept[2]], "rewards.1.workers: .*; rewards.1.max_workers=4 keeps its"),
+        ([*before[:2], "rewards.2.max_workers=2"], "rewards.2.max_workers: the run was started"),
+    ):
+        with pytest.raises(UserError, match=f"^{expected}"):
+            check_unchanged(load_config(SHAPES, settings), folder)
+
+
 def test_a_run_may_go_on_for_longer_if_its_learning_rate_does_not_depend_on_that(
     tmp_path: Path,
 ) -> None:

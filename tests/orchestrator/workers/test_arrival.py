@@ -14,10 +14,10 @@ from learner.shares import TrainingGroup
 from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers.arrival import Arrival
+from orchestrator.workers.failures import WorkerFailed
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import WorkerFailed
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.receipt import WeightReceipt
 from tests.stale_worker import go_stale

@@ -14,12 +14,13 @@ import ray
 
 from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.run_config import RunConfig, load_config
+from orchestrator.workers.failures import WorkerFailed
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.reward_pools import RewardPools
 from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import WorkerFailed, wait_all
+from orchestrator.workers.waiting import wait_all
 from rollout.engine import GenerationRequest
 from tests.started_pools import loaded, published, sampled, scores_of, take_event
 

@@ -9,9 +9,9 @@ import pytest
 import ray
 from image_groups import image_group
 
+from orchestrator.workers.failures import WorkerFailed
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.rollout_events import GroupRef
-from orchestrator.workers.waiting import WorkerFailed
 from policy.errors import UserError
 from policy.types import Prompt
 

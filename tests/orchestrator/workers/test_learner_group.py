@@ -21,8 +21,8 @@ from learner.shares import TrainingGroup, split_over_ranks
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.run_config import load_config
+from orchestrator.workers.failures import WorkerDied, WorkerFailed, WorkerLate
 from orchestrator.workers.learner_group import LearnerGroup
-from orchestrator.workers.waiting import WorkerDied, WorkerFailed, WorkerLate
 from policy.checkpoint.loading import load_policy, read_config
 from policy.errors import UserError
 from policy.probe import probe_logprobs

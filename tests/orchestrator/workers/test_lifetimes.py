@@ -24,11 +24,11 @@ from orchestrator.settings.input_checks import check_inputs
 from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.object_store import object_store_bytes
 from orchestrator.settings.run_config import load_config
+from orchestrator.workers.failures import WorkerFailed
 from orchestrator.workers.learner_group import LearnerGroup, PublishedWeights
 from orchestrator.workers.publisher import WeightPublisher
 from orchestrator.workers.rollout_events import BatchSampled, RolloutEvent
 from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import WorkerFailed
 from policy.checkpoint.loading import read_config
 from policy.errors import RunFailed
 from policy.prompts import load_prompts

@@ -20,12 +20,12 @@ from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.ledger_config import LedgerConfig
 from orchestrator.settings.run_config import load_config
 from orchestrator.workers import learner_group
+from orchestrator.workers.failures import WorkerDied, WorkerLate, WorkerStopped
 from orchestrator.workers.learner_group import LearnerGroup
 from orchestrator.workers.placement import ANYWHERE
 from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.stopped_workers import StoppedWorkers, watch_for_stopped_workers
-from orchestrator.workers.waiting import WorkerDied, WorkerLate, WorkerStopped
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
 from tests.faulty_rewards import wait_for_files

@@ -24,6 +24,7 @@ from orchestrator.pipeline.step_row import reward_metrics
 from orchestrator.record.run_folder import RunFolder
 from orchestrator.settings.model_size import ModelSize
 from orchestrator.settings.run_config import RunConfig, load_config
+from orchestrator.workers.failures import WorkerLate
 from orchestrator.workers.learner_group import PublishedWeights
 from orchestrator.workers.placement import no_room
 from orchestrator.workers.reward_pools import RewardPools
@@ -35,7 +36,7 @@ from orchestrator.workers.rollout_events import (
     WorkerUp,
 )
 from orchestrator.workers.rollout_pool import fetch_groups
-from orchestrator.workers.waiting import WorkerLate, wait_answers
+from orchestrator.workers.waiting import wait_answers
 from policy.checkpoint.loading import read_config
 from policy.receipt import WeightReceipt
 from policy.types import Group, Prompt, RewardResult, Score

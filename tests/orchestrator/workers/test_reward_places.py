@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from orchestrator.workers.failures import WorkerFailed, WorkerLate
 from orchestrator.workers.reward_pool import RewardPool
-from orchestrator.workers.waiting import WorkerFailed, WorkerLate
 from policy.types import Score
 from rewards.config import RuntimeEnvironment
 from rewards.worker import NO_CACHE

@@ -10,13 +10,14 @@ import pytest
 import ray
 import redis
 
-from orchestrator.workers.waiting import WorkerFailed
+from orchestrator.workers.failures import WorkerFailed
 from policy.errors import UserError
 from policy.types import RewardFailure, Score
 from rewards.config import CacheConfig, RuntimeEnvironment
 from rewards.scored_group import ScoredGroup
 from tests.faulty_rewards import brightness, share
 from tests.redis_server import redis_server
+from tests.remote_parts import Worker
 from tests.started_pools import (
     Started,
     groups_of,
@@ -114,9 +115,27 @@ def test_a_batch_that_kills_its_workers_fails_and_one_that_always_does_stops_the
     assert scored.results["light"] == (RewardFailure("its worker died", transient=True),)
     scores_of(pools, refs[1:])
     with pytest.raises(
-        WorkerFailed, match=r"reward worker light/0 died: .* 2 times since it last scored"
+        WorkerFailed,
+        match=r"reward worker light/0 died: .*; it was the last of 3 losses of workers of reward"
+        r" light in a row with nothing scored in between$",
     ):
         scores_of(pools, refs[:1])
+
+
+def test_a_worker_that_cannot_come_back_does_not_end_what_the_others_go_on_with(
+    start: Started,
+) -> None:
+    """Nobody has room for the second of two workers any more, and one loss in a row is allowed.
+    The first one scores everything, while the second is tried again and again."""
+    _, refs = groups_of([[1], [2]])
+    pools = start(reward("Brightness", workers=2, batch_size=1, restarts=1))
+    pool = pools.pools["light"]
+    pool._start_timeout_s = 0.3
+    pool._start_worker = lambda name: Worker.options(num_cpus=1000).remote()
+    ray.kill(pool.workers[1])
+    while pool.usage.restarts < 4:
+        (one, two) = scores_of(pools, refs)
+        assert [group.totals for group in (one, two)] == [(1.0,), (2.0,)]
 
 
 def test_work_is_dealt_out_by_position_and_a_worker_has_variables_of_its_own(

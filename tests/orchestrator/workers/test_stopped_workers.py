@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ import psutil
 import pytest
 import ray
 
+from orchestrator.workers.failures import WorkerStopped
 from orchestrator.workers.rollout_events import WorkerLost, WorkerUp
 from orchestrator.workers.rollout_pool import RolloutPool
 from orchestrator.workers.stopped_workers import StoppedWorkers, watch_for_stopped_workers
-from orchestrator.workers.waiting import WorkerStopped, wait_all
+from orchestrator.workers.waiting import wait_all
 from policy.types import Prompt
 from rollout.engine import GenerationRequest
 from tests.started_pools import (
@@ -34,6 +36,24 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("ra
 def watch() -> Iterator[StoppedWorkers]:
     with watch_for_stopped_workers() as started:
         yield started
+
+
+def test_a_look_that_fails_is_not_the_last_one(
+    watch: StoppedWorkers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told of once, and looking goes on."""
+    looks: list[int] = []
+
+    def fails() -> None:
+        looks.append(1)
+        raise RuntimeError("Ray says something new")
+
+    with caplog.at_level(logging.ERROR, "eg_grpo"):
+        monkeypatch.setattr(watch, "look", fails)
+        while len(looks) < 3:
+            time.sleep(0.05)
+    (record,) = caplog.records
+    assert record.message == "looking for stopped workers failed; it is tried again"
 
 
 def requests(text: str) -> list[GenerationRequest]:

@@ -27,19 +27,18 @@ from ray.exceptions import (
 
 from orchestrator.pipeline.learner_calls import learner_call
 from orchestrator.workers import waiting, worker_pool
-from orchestrator.workers.learner_group import PublishedWeights
-from orchestrator.workers.rollout_events import BatchSampled, WorkerLeaves, WorkerLost, WorkerUp
-from orchestrator.workers.rollout_pool import RolloutPool
-from orchestrator.workers.waiting import (
+from orchestrator.workers.failures import (
     ObjectLost,
     WorkerDied,
     WorkerFailed,
     WorkerLate,
     WorkerNotStarted,
     WorkerNotWritten,
-    failure_of,
-    wait_all,
 )
+from orchestrator.workers.learner_group import PublishedWeights
+from orchestrator.workers.rollout_events import BatchSampled, WorkerLeaves, WorkerLost, WorkerUp
+from orchestrator.workers.rollout_pool import RolloutPool
+from orchestrator.workers.waiting import failure_of, wait_all
 from policy.disk import NotWritten
 from policy.errors import UserError
 from policy.types import Prompt
