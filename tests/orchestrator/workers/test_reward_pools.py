@@ -15,9 +15,9 @@ from policy.errors import UserError
 from policy.types import RewardFailure, Score
 from rewards.config import CacheConfig, RuntimeEnvironment
 from rewards.scored_group import ScoredGroup
+from rewards.worker import NO_CACHE, start_reward_worker
 from tests.faulty_rewards import brightness, share
 from tests.redis_server import redis_server
-from tests.remote_parts import Worker
 from tests.started_pools import (
     Started,
     groups_of,
@@ -128,14 +128,15 @@ def test_a_worker_that_cannot_come_back_does_not_end_what_the_others_go_on_with(
     """Nobody has room for the second of two workers any more, and one loss in a row is allowed.
     The first one scores everything, while the second is tried again and again."""
     _, refs = groups_of([[1], [2]])
-    pools = start(reward("Brightness", workers=2, batch_size=1, restarts=1))
+    pools = start(reward("Square", workers=2, batch_size=1, restarts=1))
     pool = pools.pools["light"]
     pool._start_timeout_s = 0.3
-    pool._start_worker = lambda name: Worker.options(num_cpus=1000).remote()
+    large = pool.config.model_copy(update={"cpus_per_worker": 1000})
+    pool._start_worker = lambda name: start_reward_worker(large, NO_CACHE)
     ray.kill(pool.workers[1])
     while pool.usage.restarts < 4:
-        (one, two) = scores_of(pools, refs)
-        assert [group.totals for group in (one, two)] == [(1.0,), (2.0,)]
+        scored = scores_of(pools, refs)
+        assert [group.totals for group in scored] == [(1.0,), (4.0,)]
 
 
 def test_work_is_dealt_out_by_position_and_a_worker_has_variables_of_its_own(
