@@ -120,7 +120,34 @@ def table(records: Records, folder: Path) -> str:
         if figure.is_file()
     ]
     studies = [part for study in STUDIES for part in _study(study, records)]
-    return "\n".join([_HEADER, *shown, *studies])
+    return "\n".join([_HEADER, *_made(records), *_verdicts(records), *shown, *studies])
+
+
+def _made(records: Records) -> list[str]:
+    """When and on what the recorded runs were made."""
+    arms = {arm.name: arm for study in STUDIES for arm in study.arms}
+    runs = [run for arm in arms.values() for run in records.runs(arm).values()]
+    if not runs:
+        return []
+    dates, machines = ({run[key] for run in runs} for key in ("date", "machine"))
+    when = " to ".join(sorted({min(dates), max(dates)}))
+    return [f"{len(runs)} runs of {when}; {'; '.join(sorted(machines))}.", ""]
+
+
+def _verdicts(records: Records) -> list[str]:
+    """The verdicts of all finished studies, one row for each study that has hypotheses."""
+    rows = [["hypotheses", "study", "verdicts"]]
+    for study in STUDIES:
+        if not study.hypotheses:
+            continue
+        names = ", ".join(dict.fromkeys(h.name.rstrip("abcdef") for h in study.hypotheses))
+        if unreported(study, records) is not None:
+            rows.append([names, study.title, "not yet measured"])
+            continue
+        judged = [_judged(hypothesis, study, records) for hypothesis in study.hypotheses]
+        verdicts = ", ".join(f"{row[0]} {row[-1]}" for row in judged)
+        rows.append([names, study.title, verdicts])
+    return ["## Verdicts", "", *markdown(rows), ""]
 
 
 def _study(study: Study, records: Records) -> list[str]:

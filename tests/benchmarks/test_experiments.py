@@ -106,6 +106,8 @@ def _record(
         "skipped_updates": seed % 2,
         "cpu_seconds": {"rollout": 60.0, "learn": 40.0, "evaluate": 900.0},
         "versions": {"torch": torch_version},
+        "date": f"2026-11-{seed}",
+        "machine": "a machine",
     }
     records.add(arm, seed, run)
 
@@ -147,6 +149,11 @@ def test_tables_and_figures_show_finished_studies_alone(tmp_path: Path) -> None:
     assert "| before | - | 0.400 |" in text
     assert "| GRPO | 5 | 0.520 ± 0.020 |" in text
     assert "| EG-GRPO as-paper | 5 | 0.620 ± 0.020 |" in text
+    assert "20 runs of 2026-11-11 to 2026-11-15; a machine." in text
+    verdicts = "H1a holds, H1b contradicted, H1c holds, H1d contradicted, H1e holds, H1f holds"
+    title = "World mixed, sampled at w = 2, trained distribution conditional"
+    assert f"| H1 | {title} | {verdicts} |" in text
+    assert "| H2 | World mixed, sampled at w = 1 | not yet measured |" in text
     assert (
         "| H1a | EG-GRPO as-code | GRPO | seen, w = 1 | greater | +0.102 ± 0.009 | holds |" in text
     )
