@@ -1,0 +1,25 @@
+"""The benchmark of the proof of arrival tells a right worker from one with old parts."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.arrival import PARTS, measure
+
+pytest.importorskip("vllm")
+
+
+@pytest.mark.slow
+def test_a_right_worker_is_near_and_one_with_old_parts_is_not() -> None:
+    """In float32 what two engines see of an update of 1e-5 agrees to 1 %. A worker that lacks one
+    layer of it is off by more than a tenth, and one that lacks less by more than a right one."""
+    lines = list(measure("float32", rates=(1e-5,)))
+    rate, moved, change, tokens, off = lines[2].strip("| ").split(" | ")
+    assert (rate, tokens) == ("1e-05", "100% / 100%")
+    assert float(moved.rstrip("%")) > 99
+    assert float(change) > 1e-3
+    assert float(off) < 0.01
+    parts = dict(line.strip("| ").split(" | ") for line in lines[-len(PARTS) :])
+    assert list(parts) == list(PARTS)
+    assert float(parts["one layer of four"]) > 0.1
+    assert min(map(float, parts.values())) > float(off)
