@@ -160,7 +160,7 @@ class SleepingRollout(FixedNumber):
     def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
         raise AssertionError("a stand-in has no images")
 
-    sleeping = False
+    starting = sleeping = False
 
     def asleep(self) -> Any:
         return nullcontext()

@@ -8,4 +8,7 @@ def install_command(extra: str) -> str:
 
     It names the clone: no package index has this project, and one could have another of its name.
     """
-    return f"pip install --constraint constraints.txt --editable '.[{extra}]' (in the clone)"
+    return (
+        f"pip install --constraint constraints.txt --editable '.[{extra}]' (in the clone; on GPUs"
+        " with deploy/docker/constraints-gpu.txt)"
+    )

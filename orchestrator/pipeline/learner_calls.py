@@ -2,8 +2,8 @@
 
 Failure policy: a learner rank that dies, raises or is late makes the whole group unusable, because
 the other ranks wait for it in a collective. The call then raises ``LearnerLost``, and
-``Run.recover`` forms a new group. An error that a rank raises twice in the same step ends the run,
-because it would come again. Bad input (``UserError``), a file that cannot be written
+``Run.recover`` forms a new group. A GPU that is too small for the same step twice ends the run,
+because it would be too small again. Bad input (``UserError``), a file that cannot be written
 (``NotWritten``), such as on a full disk, and a newer driver (``Superseded``) stop the run.
 """
 
@@ -14,23 +14,24 @@ from typing import TypeVar
 
 from orchestrator.pipeline.background import Background
 from orchestrator.pipeline.ledger import Superseded
-from orchestrator.workers.failures import WorkerFailed
 from policy.disk import NotWritten
 from policy.errors import RunFailed
 
 Result = TypeVar("Result")
 
+# What the message has of torch's error, see ``orchestrator.workers.waiting.failure_of``.
+_NO_MEMORY = " failed: OutOfMemoryError"
+
 
 class LearnerLost(RunFailed):
     """The learner group cannot be used any more; its last weights are those of a checkpoint.
 
-    ``raised`` says that a rank raised an error, such as of a GPU without memory. It was neither
-    killed nor late.
+    ``no_memory`` says that a rank found too little memory on its GPU.
     """
 
-    def __init__(self, text: str, raised: bool = False) -> None:
+    def __init__(self, text: str, no_memory: bool = False) -> None:
         super().__init__(text)
-        self.raised = raised
+        self.no_memory = no_memory
 
 
 def learner_call(call: Callable[[], Result], name: str) -> Background[Result]:
@@ -42,6 +43,7 @@ def learner_call(call: Callable[[], Result], name: str) -> Background[Result]:
         except (NotWritten, Superseded):
             raise
         except RunFailed as failure:
-            raise LearnerLost(str(failure), type(failure) is WorkerFailed) from failure
+            no_memory = _NO_MEMORY in str(failure)
+            raise LearnerLost(str(failure), no_memory) from failure
 
     return Background(guarded, name)

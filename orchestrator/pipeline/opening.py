@@ -221,8 +221,8 @@ def _announce(progress: Progress, config: RunConfig, leaks: int) -> None:
     workers, prompts = config.rollout.workers, config.prompts_per_step
     if (idle := workers - prompts * (config.max_staleness + 1)) > 0:
         progress.note(
-            f"{idle} of {workers} rollout workers have nothing to draw: a worker draws whole"
-            f" groups, and a step has {prompts}"
+            f"{idle} of {workers} rollout workers have nothing to draw in a step: a worker"
+            f" draws whole groups, and a step has {prompts}"
         )
     if leaks:
         progress.note(

@@ -148,6 +148,11 @@ class Rollout(Pool, Scalable, Protocol):
         ...
 
     @property
+    def starting(self) -> bool:
+        """Whether a worker starts that must be up before the others leave their GPUs."""
+        ...
+
+    @property
     def sleeping(self) -> bool:
         """Whether the workers have left their GPUs to others."""
         ...

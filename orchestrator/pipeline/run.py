@@ -4,7 +4,8 @@ checkpoint."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,7 @@ class Run:
     # Is told the stage that the driver begins to wait for.
     entered: Callable[[str], None] = lambda stage: None
     lost_in_a_row: int = 0
-    raised_in: int | None = None  # the step in which a rank raised an error, if that was the last
+    no_memory_in: int | None = None  # the step of the last loss, if a rank had too little memory
     furthest: int = 0  # steps that were done when most were done
 
     def begin(self) -> None:
@@ -82,6 +83,13 @@ class Run:
         keep = learner_call(both, "keep trajectories")
         self.stages.wait_for(keep)
         keep.result()
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Have the rollout workers leave their GPUs to the learner, if the settings ask for it."""
+        self.stages.wait_for_starts()
+        with self.rollout.asleep():
+            yield
 
     def update(self, batch: Sequence[TrainingGroup]) -> dict[str, float]:
         """One optimizer step on the batch; returns its metrics."""
@@ -121,19 +129,18 @@ class Run:
 
         The other roles stay. What was trained since the checkpoint is sampled and trained again; at
         staleness 0 this gives the same numbers. Raises the failure itself when too many learners
-        were lost since a step was done for the first time, and when a rank raised an error in the
-        same step as the time before.
+        were lost since a step was done for the first time, and when a rank had too little memory in
+        the same step as the time before.
         """
         # The ranks that are left may still write a checkpoint, which ``rewind`` deletes below.
         self.entered(STARTING)
         self.learner.close()
-        self.rollout.wake()
         while True:
             self.lost_in_a_row += 1
-            raised = isinstance(failure, LearnerLost) and failure.raised
-            if self.lost_in_a_row > self.restarts or (raised and self.raised_in == self.step):
+            no_memory = isinstance(failure, LearnerLost) and failure.no_memory
+            if self.lost_in_a_row > self.restarts or (no_memory and self.no_memory_in == self.step):
                 raise failure
-            self.raised_in = self.step if raised else None
+            self.no_memory_in = self.step if no_memory else None
             step, checkpoint = self.folder.resume_point(self.rollout_alone)
             where = f"step-{step}" if step else "the start"
             text = f"{failure}; the run goes on from {where} and repeats {self.step - step} steps"
@@ -153,6 +160,7 @@ class Run:
                 form = learner_call(partial(self.form_learner, checkpoint), "starting")
                 self.stages.wait_for(form)
                 self.learner = form.result()
+                self.rollout.wake()  # those of the lost ranks fill the GPU no more
                 self.stages.workers.ranks = self.learner.ranks
                 return
             except (LearnerLost, LedgerLost) as again:

@@ -157,6 +157,11 @@ class Stages:
             self.scaling.workers,
         )
 
+    def wait_for_starts(self) -> None:
+        """Return when no rollout worker starts that must be up before the others sleep."""
+        while self._rollout.starting:
+            self._turn()
+
     def wait_for(self, background: Background[Any]) -> None:
         """Return when the background call of the learner is done."""
         self.workers.watch(background)

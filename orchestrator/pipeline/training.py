@@ -40,7 +40,7 @@ def take_step(run: Run, step: int) -> None:
     with clock.stage("save"):
         run.books.finish_saving()
         run.keep(step + 1, batch)
-    with clock.stage("learn"), run.rollout.asleep():
+    with clock.stage("learn"), run.asleep():
         learned = run.update(batch.training_groups)
     run.trained(step)
     # The object store has room for the images of the steps in flight. Free these.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from orchestrator.settings.memory import gib_text
 from orchestrator.settings.model_size import WEIGHT_BYTES, ModelSize
@@ -42,9 +43,17 @@ def disk_text(config: RunConfig, size: ModelSize) -> str:
     one, count = checkpoint_bytes(config, size), checkpoints_at_once(config)
     run = config.root.absolute() / config.name
     there = next(folder for folder in (run, *run.parents) if folder.is_dir())
-    written = sum(file.stat().st_size for file in run.glob("checkpoints/**/*") if file.is_file())
+    written = sum(map(_bytes, run.glob("checkpoints/**/*")))
     free = shutil.disk_usage(there).free + written
     text = f"{count} checkpoints of {gib_text(one)}, {gib_text(free)} are free in {there}"
     if free < count * one:
         raise UserError(f"root: too little disk for {text}")
     return text
+
+
+def _bytes(path: Path) -> int:
+    """The size of a file. The run may delete it at the same time."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0

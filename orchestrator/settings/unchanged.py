@@ -8,6 +8,7 @@ are compared, because their values are not saved.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ _ENV_VARS = ".runtime_env.env_vars."
 # and its retries do not.
 _REMOTE = "rewards.remote:RemoteReward"
 _REMOTE_FREE = ("options.timeout_s", "options.retries")
+_WORKERS = re.compile(r"(?:rollout|rewards\.(?P<index>[0-9]+))\.workers")
 _SETTINGS, _INPUTS = "config.yaml", "inputs.json"
 
 
@@ -127,7 +129,7 @@ def _check_settings(config: RunConfig, before: RunConfig, by_path: bool) -> None
         if _same_batches(key, before, config):
             continue
         instead = _INSTEAD
-        if key.endswith(".workers"):
+        if _WORKERS.fullmatch(key) and new.get(key, 0) < old.get(key, 0):
             instead = f"{key.replace('.workers', '.max_workers')}={old[key]} keeps its batches"
         raise UserError(
             f"{key}: the run was started with {old.get(key)!r}, now it is {new.get(key)!r};"
@@ -162,12 +164,12 @@ def _same_batches(key: str, before: RunConfig, config: RunConfig) -> bool:
     Batches are cut for the most workers that a run may have: ``max_workers``, or else ``workers``.
     How many there are changes no number, so a run can go on with the machines that are left.
     """
-    room, _, name = key.rpartition(".")
-    if name not in ("workers", "max_workers"):
+    found = _WORKERS.fullmatch(key.replace(".max_workers", ".workers"))
+    if found is None:
         return False
-    if room == "rollout":
+    if found["index"] is None:
         return before.rollout.most_workers == config.rollout.most_workers
-    index = int(room.rpartition(".")[2])
+    index = int(found["index"])
     if index >= min(len(before.rewards), len(config.rewards)):
         return False
     return before.rewards[index].most_workers == config.rewards[index].most_workers

@@ -70,6 +70,9 @@ class _Place(Slot):
     weights: PublishedWeights | None = None  # that are being loaded
     deadline: float = math.inf
     start_at: float = math.inf  # when the next process is started
+    # Of a process that is asked for again: when it must be up, and when it is looked after.
+    start_by: float = math.inf
+    look_at: float = math.inf
     started_at: float = field(default_factory=time.monotonic)  # when the present one was
 
     @property
@@ -252,6 +255,9 @@ class RolloutPool(ScalablePool[_Place]):
                 place.processes += 1
                 place.worker = f"{place.name} (process {place.processes})"
                 self._load_again(self._slots.index(place))
+                place.deadline = min(place.deadline, place.start_by)
+                self._look_at[place.name] = min(self._look_at[place.name], place.look_at)
+                place.start_by = place.look_at = math.inf
 
     def _load_again(self, index: int) -> None:
         call = self._start_again(index).identity.remote()
@@ -323,8 +329,9 @@ class RolloutPool(ScalablePool[_Place]):
     def asleep(self) -> Iterator[None]:
         """Have every worker sleep while the block runs, if the settings say so.
 
-        No worker may be sampling. One that fails to sleep or to wake is lost. When the block fails,
-        all sleep on until ``wake``: the learner that failed may still fill the GPU.
+        No worker may be sampling, and none ``starting``. One that fails to sleep or to wake is
+        lost. When the block fails, all sleep on until ``wake``: the learner that failed may still
+        fill the GPU.
         """
         if not self.config.sleep_while_learning:
             yield
@@ -341,28 +348,28 @@ class RolloutPool(ScalablePool[_Place]):
             self._asleep = False
             self._all_do("wake")
 
-    def _end_starts(self) -> None:
-        """Have no worker start: it would load onto the GPU that the learner is about to fill.
+    @property
+    def starting(self) -> bool:
+        """Whether there is a worker that loads its model for the first time, and others that are
+        to sleep soon: it would load onto the GPU that the learner is about to fill."""
+        pairs = zip(self._slots, self.running, strict=True)
+        return self.config.sleep_while_learning and any(
+            place.doing == "starting" and is_here(running) for place, running in pairs
+        )
 
-        One whose process runs is waited for. One that waits for a place is started again when the
-        others have woken up, which is no loss.
+    def _end_starts(self) -> None:
+        """Give up workers that wait for a place: one of them could begin to load at any time.
+
+        They are asked for again when the others have woken up, with the deadline that they had.
+        This is no loss.
         """
-        for place in [place for place in self._slots if place.doing == "starting"]:
-            assert place.call is not None
-            index = self._slots.index(place)
-            if not is_here(self.running[index]):
+        for index, place in enumerate(self._slots):
+            if place.doing == "starting":
                 ray.kill(self.workers[index])
+                place.start_by = place.deadline
+                place.look_at = self._look_at.pop(place.name, math.inf)
                 place.end_call()
                 place.start_at = time.monotonic()
-                continue
-            left_s = place.deadline - time.monotonic()
-            stopped = partial(self.stopped_workers, only=place.name)
-            try:
-                wait_all([place.call], [place.worker], max(0.0, left_s), stopped)
-            except WorkerFailed as failure:
-                self._lose(place, failure)
-            else:
-                self.receive(place.call)
 
     def _all_do(self, what: str) -> None:
         there = [place for place in self._slots if not place.lost]
@@ -409,6 +416,8 @@ class RolloutPool(ScalablePool[_Place]):
         Only a loss of a worker that is ``blamed`` is one of those in a row.
         """
         ray.kill(self._process(place))
+        # Nobody has heard yet that it is up, if it was lost while the others sleep.
+        self._events = [event for event in self._events if event != WorkerUp(place.worker)]
         if self._ends_with_loss(place, failure):
             self._events.append(WorkerLost(place.worker, str(failure)))
             return

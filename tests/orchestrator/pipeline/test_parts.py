@@ -66,7 +66,7 @@ def test_a_run_says_that_it_has_more_workers_than_groups(
     for workers, staleness, said in ((16, 0, False), (20, 0, True), (32, 1, False), (36, 1, True)):
         settings = [f"rollout.workers={workers}", f"max_staleness={staleness}"]
         _announce(Progress(1), load_config(Path("shapes"), settings), leaks=0)
-        line = f"4 of {workers} rollout workers have nothing to draw: "
+        line = f"4 of {workers} rollout workers have nothing to draw in a step: "
         assert (line in capsys.readouterr().err) is said
 
 

@@ -74,15 +74,21 @@ def test_a_ledger_that_is_lost_together_with_the_learner_is_begun_anew(tmp_path:
     assert run.learner is NEW_LEARNER
 
 
-def test_an_error_that_a_rank_raises_twice_in_a_step_ends_the_run(tmp_path: Path) -> None:
-    """Such as a GPU without memory: it would come a third time. A death in between, or another
-    step, begins anew. Rollout workers sleep until the ranks are gone."""
+def test_too_little_memory_twice_in_a_step_ends_the_run(tmp_path: Path) -> None:
+    """It would be too little a third time. A death in between, or another step, begins anew.
+    Rollout workers sleep until the new ranks are there, and so the old ones gone."""
     done: list[str] = []
     learner = SimpleNamespace(close=lambda: done.append("closed"))
     run = run_with(learner, RunFolder(tmp_path / "run"))
     rollout: Any = run.rollout
     rollout.wake = lambda: done.append("awake")
-    no_memory, death = LearnerLost("no memory", raised=True), LearnerLost("rank 1 died")
+
+    def form(checkpoint: Path | None) -> Any:
+        done.append("formed")
+        return NEW_LEARNER
+
+    run.form_learner = form
+    no_memory, death = LearnerLost("too small", no_memory=True), LearnerLost("rank 1 died")
 
     def fails(step: int, failure: LearnerLost) -> None:
         run.step, run.learner, run.lost_in_a_row = step, learner, 0
@@ -90,16 +96,23 @@ def test_an_error_that_a_rank_raises_twice_in_a_step_ends_the_run(tmp_path: Path
 
     for step, failure in ((5, no_memory), (5, death), (5, no_memory), (6, no_memory)):
         fails(step, failure)
-    with pytest.raises(LearnerLost, match="no memory"):
+    with pytest.raises(LearnerLost, match="too small"):
         fails(6, no_memory)
-    assert done[:4] == ["closed", "awake"] * 2
+    assert done == [*["closed", "formed", "awake"] * 4, "closed"]
 
 
 @pytest.mark.parametrize(
-    ("failure", "raised"),
-    [(WorkerFailed("it failed"), True), (WorkerDied("it died"), False), (RunFailed("x"), False)],
+    ("failure", "no_memory"),
+    [
+        (WorkerFailed("learner rank 1 failed: OutOfMemoryError: CUDA out of memory."), True),
+        (WorkerDied("learner rank 1 died: ray.exceptions.OutOfMemoryError"), False),
+    ],
 )
-def test_only_what_a_rank_raised_itself_counts_as_raised(failure: RunFailed, raised: bool) -> None:
+def test_too_little_memory_is_known_by_the_name_of_the_error(
+    failure: RunFailed, no_memory: bool
+) -> None:
+    """The message of a failure has the type of what a rank raised."""
+
     def fail() -> None:
         raise failure
 
@@ -107,7 +120,7 @@ def test_only_what_a_rank_raised_itself_counts_as_raised(failure: RunFailed, rai
     call.wait(60)
     with pytest.raises(LearnerLost) as caught:
         call.result()
-    assert caught.value.raised is raised
+    assert caught.value.no_memory is no_memory
 
 
 def run_with(learner: Any, folder: RunFolder) -> Run:

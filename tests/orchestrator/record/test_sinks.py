@@ -186,6 +186,6 @@ def test_an_absent_package_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(metrics_config, "find_spec", lambda name: None)
     check_sinks(MetricsConfig())
     with pytest.raises(
-        UserError, match=r"^metrics\.wandb: .* pip install .* '\.\[wandb\]' \(in the clone\)$"
+        UserError, match=r"^metrics\.wandb: .* pip install .* '\.\[wandb\]' \(in the clone; .*\)$"
     ):
         check_sinks(MetricsConfig(wandb="offline"))

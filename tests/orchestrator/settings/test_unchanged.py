@@ -157,9 +157,19 @@ def test_a_run_may_go_on_with_the_machines_that_are_left(tmp_path: Path) -> None
         ([*fewer, *kept[1:]], "rollout.workers: .* 16, now it is 14; rollout.max_workers=16 keeps"),
         ([*fewer, kept[0], kept[2]], "rewards.1.workers: .*; rewards.1.max_workers=4 keeps its"),
         ([*before[:2], "rewards.2.max_workers=2"], "rewards.2.max_workers: the run was started"),
+        (["rollout.workers=17", *before[1:]], "rollout.workers: .*, now it is 17; resume it as it"),
     ):
         with pytest.raises(UserError, match=f"^{expected}"):
             check_unchanged(load_config(SHAPES, settings), folder)
+
+
+def test_an_option_of_a_reward_that_is_called_workers_is_the_rewards(tmp_path: Path) -> None:
+    """It is no number of workers of a pool."""
+    folder = saved(tmp_path, "rewards.0.options={workers: 1}")
+    with pytest.raises(
+        UserError, match=r"^rewards\.0\.options\.workers: the run .* 1, now it is 2"
+    ):
+        check_unchanged(load_config(SHAPES, ["rewards.0.options={workers: 2}"]), folder)
 
 
 def test_a_run_may_go_on_for_longer_if_its_learning_rate_does_not_depend_on_that(

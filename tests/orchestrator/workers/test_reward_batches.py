@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ class Drawn(FixedNumber):
     def fetch(self, groups: Sequence[GroupRef]) -> list[Group]:
         return fetch_groups(groups, timeout_s=60)
 
-    sleeping = False
+    starting = sleeping = False
 
     def asleep(self) -> AbstractContextManager[None]:
         raise AssertionError("nobody learns here")
@@ -151,6 +152,26 @@ def config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     return load_config(
         ROOT / "configs" / "shapes.yaml", [*small.split(), "evaluation.samples_per_prompt=2"]
     )
+
+
+def test_no_worker_joins_while_rollout_sleeps_and_rollout_sleeps_when_none_starts(
+    start: Started, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wishes for more workers wait until the learner has left the GPU. Before it gets the GPU, the
+    stages turn until the worker that starts is up."""
+    drawn = Drawn([], [])
+    pools = start(reward("NotANumber", options={"values": [BROKEN]}))
+    with stages_of(config, (), drawn, pools, RunFolder(tmp_path / "run")) as stages:
+        turns: list[object] = []
+        monkeypatch.setattr(stages, "scaling", SimpleNamespace(turn=turns.append))
+        for sleeping, expected in ((True, 0), (False, 1)):
+            monkeypatch.setattr(drawn, "sleeping", sleeping)
+            stages._turn(0.0)
+            assert len(turns) == expected
+        left = [False, True, True]
+        monkeypatch.setattr(Drawn, "starting", property(lambda self: left.pop()))
+        stages.wait_for_starts()
+        assert len(turns) == 3
 
 
 def test_a_failed_sample_is_counted_in_an_evaluation_and_is_no_0_in_its_mean(

@@ -440,17 +440,23 @@ def test_no_worker_is_started_while_the_others_sleep(
     assert take_event(rollout, WorkerUp) == WorkerUp("rollout worker 1 (process 2)")
 
 
-def test_a_worker_that_starts_when_the_others_go_to_sleep_sleeps_too(
-    start_rollout: Callable[..., RolloutPool],
-) -> None:
-    """Its process is waited for. That it is up is told after the others have woken up, as it would
-    be asked to load weights."""
-    rollout = start_rollout("rollout.sleep_while_learning=true")
+def started_again(rollout: RolloutPool) -> None:
+    """The second worker is replaced, and its new process is up, of which nobody has heard yet."""
     rollout.wait_ready()
     rollout.take_events()
     rollout.discard("rollout worker 1", "it is stopped")
     rollout.advance()
     ray.wait([rollout.running[1]], timeout=60)
+    assert rollout.starting
+    take_turns(rollout, lambda: not rollout.starting)
+
+
+def test_a_worker_that_came_up_before_the_others_sleep_is_told_of_afterwards(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """The others wait for it while it starts. It sleeps too, and would be asked to load weights."""
+    rollout = start_rollout("rollout.sleep_while_learning=true")
+    started_again(rollout)
     with rollout.asleep():
         assert notes(rollout) == [["asleep"]] * 2
         assert [type(event) for event in rollout.take_events()] == [WorkerLost]
@@ -459,10 +465,25 @@ def test_a_worker_that_starts_when_the_others_go_to_sleep_sleeps_too(
     assert notes(rollout) == [["asleep", "awake"]] * 2
 
 
+def test_a_worker_that_is_lost_before_anybody_heard_of_it_is_not_told_of(
+    start_rollout: Callable[..., RolloutPool],
+) -> None:
+    """It came up, slept with the others, and was lost. Its name means no process any more."""
+    rollout = start_rollout("rollout.sleep_while_learning=true")
+    started_again(rollout)
+    with rollout.asleep():
+        rollout.discard("rollout worker 1 (process 2)", "it is stopped")
+    assert [event.worker for event in rollout.take_events()] == [
+        "rollout worker 1", "rollout worker 1 (process 2)"
+    ]  # fmt: skip
+    assert take_event(rollout, WorkerUp) == WorkerUp("rollout worker 1 (process 3)")
+
+
 def test_a_worker_without_a_place_does_not_keep_the_others_awake(
     start_rollout: Callable[..., RolloutPool],
 ) -> None:
-    """It is asked for again when they have woken up. It was lost once, and not twice."""
+    """It is asked for again when they have woken up, with the deadline that it had. It was lost
+    once, and not twice."""
     rollout = start_rollout("rollout.sleep_while_learning=true")
     rollout.wait_ready()
     rollout.take_events()
@@ -472,13 +493,16 @@ def test_a_worker_without_a_place_does_not_keep_the_others_awake(
     )
     rollout.discard("rollout worker 1", "its host is gone")
     rollout.advance()
-    began = time.monotonic()
+    deadline, look_at = rollout._slots[1].deadline, rollout._look_at["rollout worker 1"]
+    assert not rollout.starting
     with rollout.asleep():
-        assert time.monotonic() < began + 30
         assert rollout.calls == []
         rollout._start_worker = start
         rollout.advance()
         assert rollout.states["rollout worker 1 (process 2)"] == "lost"
+    rollout.advance()
+    assert rollout._slots[1].deadline == deadline
+    assert rollout._look_at["rollout worker 1"] == look_at
     assert take_event(rollout, WorkerLost).worker == "rollout worker 1"
     assert take_event(rollout, WorkerUp) == WorkerUp("rollout worker 1 (process 3)")
     assert rollout.restarts == 1
