@@ -120,7 +120,7 @@ def test_a_run_leaves_everything_that_users_hold_on_to(finished: Path) -> None:
     assert (checkpoint / "manifest.json").is_file()
     size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
     config = load_config(finished / "config.yaml", [])
-    planned = checkpoint_bytes(config, ModelSize.of(read_config(config.model.path)))
+    planned = checkpoint_bytes(config, ModelSize.of(read_config(Path(config.model.path))))
     assert size == pytest.approx(planned, rel=0.05)
     assert (finished / "config.yaml").is_file()
 
