@@ -39,6 +39,14 @@ def problem(*overrides: str, path: Path = SHAPES) -> str:
         (["rewards.1.cpus_per_worker=.inf"], "rewards.1.cpus_per_worker: must be a finite number"),
         (["rollout.cpus_per_worker=1e300"], "rollout.cpus_per_worker: Input should be less than"),
         (["learner.timeout_s=1e300"], "learner.timeout_s: Input should be less than or equal to"),
+        (  # a model is not split over GPUs
+            ["rollout.device=cuda", "rollout.gpus_per_worker=2"],
+            "rollout.gpus_per_worker: Input should be less than or equal to 1",
+        ),
+        (
+            ["learner.device=cuda", "learner.gpus_per_rank=2"],
+            "learner.gpus_per_rank: Input should be less than or equal to 1",
+        ),
         (["cluster.start_timeout_s=.inf"], "cluster.start_timeout_s: must be a finite number"),
         (["probe_tolerance=.inf"], "probe_tolerance: must be a finite number, not inf"),
         (["steps=true"], "steps: must be a number, not true"),
