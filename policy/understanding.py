@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from policy.encoding import PromptEncoder
 from policy.janus import JanusPolicy
+from policy.resizing import resized
 from policy.templates import Template, template_named
 
 # Janus was tuned to answer after this system prompt and with its special role tokens
@@ -102,10 +102,10 @@ def _square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """The image with its longer side resized to ``size`` and grey beside the shorter one."""
     height, width = image.shape[:2]
     longest = max(height, width)
-    resized = Image.fromarray(image).resize(
-        (max(1, round(width * size / longest)), max(1, round(height * size / longest))),
-        Image.Resampling.BICUBIC,
+    inner = resized(
+        image, (max(1, round(width * size / longest)), max(1, round(height * size / longest)))
     )
-    square = Image.new("RGB", (size, size), _GREY)
-    square.paste(resized, ((size - resized.width) // 2, (size - resized.height) // 2))
-    return np.array(square)
+    square = np.full((size, size, 3), _GREY, dtype=np.uint8)
+    top, left = ((size - length) // 2 for length in inner.shape[:2])
+    square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return square

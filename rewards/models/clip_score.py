@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from policy.checkpoint.weight_files import weight_files
+from policy.resizing import by_shortest
 from policy.types import Prompt, RewardResult, Score
 from rewards.models.pretrained import (
     load_model,
@@ -56,7 +57,10 @@ class ProcessorInputs:
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
     def images(self, images: list[NDArray[np.uint8]]) -> Tensor:
-        pixels: Tensor = self.image_processor(images, return_tensors="pt").pixel_values
+        processor = self.image_processor
+        if shortest := processor.size.get("shortest_edge"):
+            images = [by_shortest(image, shortest, processor.resample) for image in images]
+        pixels: Tensor = processor(images, return_tensors="pt").pixel_values
         return pixels
 
 

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, Blip2ForImageTextRetrieval, BlipImagePro
 
 from policy.checkpoint.weight_files import weight_files
 from policy.errors import UserError
+from policy.resizing import resized
 from policy.types import Prompt, RewardResult, Score
 from rewards.models.pretrained import (
     load_model,
@@ -53,6 +54,7 @@ class Blip2Reward:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         side = self._model.config.vision_config.image_size
         self._image_processor: Any = BlipImageProcessorPil(size={"height": side, "width": side})
+        self._size = side, side
 
     @classmethod
     def check(
@@ -70,7 +72,9 @@ class Blip2Reward:
     ) -> list[RewardResult]:
         """The score of each image and its prompt."""
         device, matching = self._model.device, self._head == "itm"
-        pixels = self._image_processor(list(images), return_tensors="pt").pixel_values
+        pixels = self._image_processor(
+            [resized(image, self._size) for image in images], return_tensors="pt"
+        ).pixel_values
         tokens = self._tokenizer(
             [caption(prompt.text) for prompt in prompts],
             padding=True,

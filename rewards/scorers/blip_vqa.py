@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BlipImageProcessorPil
 
 from policy.errors import UserError
+from policy.resizing import resized
 from policy.types import Prompt, RewardFailure, RewardResult, Score
 from rewards.models.pretrained import reward_model_folder, torch_device, torch_dtype
 from rewards.scorers.blip_text import questions
@@ -96,7 +97,9 @@ class BlipVqaReward:
         The decoder of transformers does not hide the padding of a question, which changes p by up
         to 0.15. So only questions of one token length form a batch, and nothing is padded.
         """
-        pixels = self._image_processor(list(images), return_tensors="pt").pixel_values
+        pixels = self._image_processor(
+            [resized(image, (SIDE, SIDE)) for image in images], return_tensors="pt"
+        ).pixel_values
         image_BPD = self._model.vision_model(
             pixel_values=pixels.to(self._model.device, self._model.dtype)
         ).last_hidden_state

@@ -15,6 +15,7 @@ from transformers import BitImageProcessorPil, Dinov2Model
 
 from policy.checkpoint.weight_files import weight_files
 from policy.errors import UserError
+from policy.resizing import by_shortest
 from policy.text_files import read_json
 from policy.types import Prompt, RewardResult, Score
 from rewards.models.pretrained import (
@@ -83,7 +84,11 @@ def _load_dino(folder: Path, device: torch.device) -> tuple[ImageFeatures, str]:
     processor: Any = BitImageProcessorPil.from_pretrained(folder, local_files_only=True)
 
     def features(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        pixels = processor(list(images), return_tensors="pt").pixel_values
+        small = [
+            by_shortest(image, processor.size["shortest_edge"], processor.resample)
+            for image in images
+        ]
+        pixels = processor(small, return_tensors="pt").pixel_values
         hidden = model(pixel_values=pixels.to(device)).last_hidden_state
         return normalize(hidden[:, 0], dim=-1)
 

@@ -15,7 +15,6 @@ import numpy as np
 import regex
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
@@ -24,6 +23,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from policy.checkpoint.weight_files import weight_files
 from policy.errors import UserError
+from policy.resizing import by_shortest
 from rewards.models.clip_score import CONTEXT, ClipScorer
 from rewards.models.hps_inputs import MEAN_311, STD_311, cleaned
 from rewards.models.pretrained import load_model, reward_model_folder, weights_digest
@@ -104,14 +104,8 @@ class OpenAiClipInputs:
 
 def pixels(image: NDArray[np.uint8], side: int) -> Tensor:
     """Resize an image, H W 3, by its shortest side and keep its middle: 3 ``side`` ``side``."""
-    height, width = image.shape[:2]
-    shortest = min(height, width)
-    size = int(side * width / shortest), int(side * height / shortest)
-    # First across, then down, rounded between. Pillow 13 begins with a tall image's height instead,
-    # which moves values by up to 15 of 255; in two calls, all its versions are alike.
-    across = Image.fromarray(image).resize((size[0], height), Image.Resampling.BICUBIC)
-    resized = across.resize(size, Image.Resampling.BICUBIC)
+    resized = by_shortest(image, side)
     # torchvision also uses Python's round, which rounds halves to even.
-    left, top = (round((length - side) / 2) for length in size)
-    cropped = np.asarray(resized.crop((left, top, left + side, top + side)))
+    top, left = (round((length - side) / 2) for length in resized.shape[:2])
+    cropped = resized[top : top + side, left : left + side]
     return (torch.tensor(cropped).permute(2, 0, 1).float() / 255 - MEAN_311) / STD_311

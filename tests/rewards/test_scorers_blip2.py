@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
+from PIL import Image
 from written_weights import rewrite_weights
 
 from benchmarks.small_models.tiny_rewards import images
@@ -61,3 +63,14 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     """Before any worker starts."""
     with pytest.raises(UserError, match="nowhere does not exist"):
         Blip2Reward.check(str(tmp_path / "nowhere"))
+
+
+def test_a_tall_image_is_resized_as_the_original_does(folder: str) -> None:
+    """Across and then down: Pillow 13 would do it the other way round in one call."""
+    reward = Blip2Reward(folder, "itc")
+    side = reward._size[0]
+    tall = np.random.default_rng(1).integers(0, 256, (500, 90, 3), dtype=np.uint8)
+    across = Image.fromarray(tall).resize((side, 500), Image.Resampling.BICUBIC)
+    square = np.asarray(across.resize((side, side), Image.Resampling.BICUBIC))
+    prompt = [Prompt("t", TEXTS[0], "")]
+    assert reward.score([tall], prompt) == reward.score([square], prompt)

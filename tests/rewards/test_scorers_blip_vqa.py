@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from written_weights import written_weight
 
 from benchmarks.small_models.tiny_rewards import bert_tokenizer, images
@@ -25,7 +27,7 @@ from policy.types import Prompt, RewardFailure, Score
 from rewards.config import RewardConfig
 from rewards.factory import build_reward, check_factory
 from rewards.scorers.blip_text import caption, questions
-from rewards.scorers.blip_vqa import BlipVqaReward
+from rewards.scorers.blip_vqa import SIDE, BlipVqaReward
 
 CHUNKS = (
     ["a red book", "the left", "blue bird"],
@@ -187,3 +189,12 @@ def test_captions_are_prepared_as_lavis_does() -> None:
     """There a sign becomes a space."""
     assert caption('A 3.5 inch "disk":  red!\n') == "a 3 5 inch disk red"
     assert caption("cat " * 60) == " ".join(["cat"] * 50)
+
+
+def test_a_tall_image_is_resized_as_the_original_does(reward: BlipVqaReward) -> None:
+    """Across and then down: Pillow 13 would do it the other way round in one call."""
+    tall = np.random.default_rng(1).integers(0, 256, (500, 90, 3), dtype=np.uint8)
+    across = Image.fromarray(tall).resize((SIDE, 500), Image.Resampling.BICUBIC)
+    square = np.asarray(across.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    asked = [questions(CHUNKS[0])]
+    assert reward._answers([tall], asked) == reward._answers([square], asked)
