@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing.connection import Connection, Pipe
 
-from orchestrator.settings.inputs import Inputs
+from orchestrator.settings.inputs import Inputs, read_texts
 from orchestrator.settings.run_config import RunConfig
 from policy.errors import RunFailed, UserError
 from policy.runtime import quick_imports
@@ -41,6 +41,7 @@ def checked_here(config: RunConfig) -> Inputs:
 
     Raises ``UserError`` that names what is wrong.
     """
+    read_texts(config)  # before what follows, which takes seconds
     with quick_imports():
         from orchestrator.settings.input_checks import check_inputs
     from orchestrator.settings.machine import check_machine
@@ -54,8 +55,10 @@ def checked_here(config: RunConfig) -> Inputs:
 def checked_elsewhere(config: RunConfig) -> Iterator[Callable[[], Inputs]]:
     """Begin ``checked_here`` in another process, which ends with the context.
 
-    The context's value waits for the result. It may be called more than once.
+    The context's value waits for the result. It may be called more than once. Raises ``UserError``
+    at once for a mistake in a text file.
     """
+    read_texts(config)
     ours, theirs = Pipe()
     # The signals that stop a run reach all processes of its terminal or of its Slurm job. This
     # process decides what follows. Its children inherit which signals are blocked.

@@ -16,7 +16,7 @@ from transformers import JanusConfig
 from orchestrator.settings.inputs import (
     Inputs,
     read_instruction,
-    training_prompts,
+    read_texts,
     verified_policy_folder,
 )
 from orchestrator.settings.layers import flat
@@ -26,7 +26,6 @@ from policy.checkpoint.hub import checkpoint_folder
 from policy.checkpoint.loading import check_checkpoint, load_encoder, read_config
 from policy.encoding import PromptEncoder
 from policy.errors import UserError
-from policy.prompts import load_prompts
 from policy.secrets import MASK
 from policy.types import Prompt
 from rewards.cache import resolve_cache
@@ -45,6 +44,7 @@ def learner_inputs(config: RunConfig) -> Inputs:
 
 def check_inputs(config: RunConfig) -> Inputs:
     """Read and check every file that the configuration names; raises ``UserError``."""
+    texts = read_texts(config)
     if config.rollout.engine == "vllm":
         check_vllm_installed()
     model_path = verified_policy_folder(checkpoint_folder(config.model.path))
@@ -52,29 +52,26 @@ def check_inputs(config: RunConfig) -> Inputs:
     model = read_config(model_path)
     if config.rollout.engine == "vllm":
         check_head_size(config.rollout, model)
-    instruction = read_instruction(config.model.instruction)
-    encoder = load_encoder(model_path, config.model.template, instruction)
+    encoder = load_encoder(model_path, config.model.template, texts.instruction)
     _check_secrets(config)
     for reward in config.rewards:
         if not reward.runtime_env.pip:  # else perhaps only its workers can import it
             check_factory(reward)
     resolve_cache(config.cache)
-    prompts, leaks = training_prompts(config.data)
-    evaluation_sets = {name: load_prompts(path) for name, path in config.data.evaluation.items()}
     check_positions(
         model,
         encoder,
-        [*prompts, *chain.from_iterable(evaluation_sets.values())],
+        [*texts.prompts, *chain.from_iterable(texts.evaluation_sets.values())],
         config.rollout.max_cot_tokens,
         "rollout.max_cot_tokens",
     )
     return Inputs(
         model_path=model_path,
         size=ModelSize.of(model),
-        instruction=instruction,
-        prompts=prompts,
-        evaluation_sets=evaluation_sets,
-        leaks=leaks,
+        instruction=texts.instruction,
+        prompts=texts.prompts,
+        evaluation_sets=texts.evaluation_sets,
+        leaks=texts.leaks,
     )
 
 

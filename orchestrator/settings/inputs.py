@@ -12,7 +12,7 @@ from pathlib import Path
 from evaluation.leaks import Leak, find_leaks, load_validation
 from learner.step_checkpoint import verified_manifest
 from orchestrator.settings.model_size import ModelSize
-from orchestrator.settings.run_config import DataConfig
+from orchestrator.settings.run_config import DataConfig, RunConfig
 from policy.errors import UserError
 from policy.prompts import load_prompts
 from policy.text_files import read_text
@@ -29,6 +29,27 @@ class Inputs:
     prompts: list[Prompt]
     evaluation_sets: dict[str, list[Prompt]]
     leaks: list[Leak]  # validation prompts that are also in the training file
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The contents of the text files that a configuration names, as ``Inputs`` has them."""
+
+    instruction: str | None
+    prompts: list[Prompt]
+    evaluation_sets: dict[str, list[Prompt]]
+    leaks: list[Leak]
+
+
+def read_texts(config: RunConfig) -> Texts:
+    """Read prompt files and the instruction; raises ``UserError`` with file and line.
+
+    This takes a moment, and the checks of the model seconds. So it comes before them.
+    """
+    instruction = read_instruction(config.model.instruction)
+    prompts, leaks = training_prompts(config.data)
+    evaluation_sets = {name: load_prompts(path) for name, path in config.data.evaluation.items()}
+    return Texts(instruction, prompts, evaluation_sets, leaks)
 
 
 def training_prompts(data: DataConfig) -> tuple[list[Prompt], list[Leak]]:

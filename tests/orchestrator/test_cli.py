@@ -353,3 +353,29 @@ def test_doctor_passes_on_this_machine(capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     assert "FAIL" not in printed
     assert "16 prompts x 8 = 128 trajectories a step" in printed
+
+
+LOADS_NOTHING_LARGE = """
+import sys
+from orchestrator.cli import main
+code = main(sys.argv[1:])
+assert not {"torch", "transformers", "ray"} & sys.modules.keys()
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_a_mistake_in_a_text_file_is_told_before_anything_large_is_loaded(
+    more: list[str], tmp_path: Path
+) -> None:
+    """Both without starting a run and with it; no folder is made."""
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"prompt": "a red circle"}\n')
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS_NOTHING_LARGE, "train", SHAPES, *more,
+         f"root={tmp_path / 'runs'}", f"data.train={broken}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == f"eg-grpo: {broken}:1: key 'task_type' is missing\n"
+    assert done.returncode == 2
+    assert not (tmp_path / "runs").exists()
