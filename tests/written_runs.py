@@ -112,6 +112,11 @@ def evaluation_row(step: int, name: str, num_prompts: int = 96, shift: float = 0
     }
 
 
+def row_of(step: int, prompt_means: list[float | None], **more: object) -> JsonDict:
+    samples = {"num_samples": 4 * len(prompt_means), "num_failed": 0}
+    return {"step": step, "prompt_means": prompt_means, **samples, **more}
+
+
 def draw_shapes(rng: np.random.Generator, side: int) -> np.ndarray:
     """A red disc and a blue square, somewhere."""
     picture = Image.new("RGB", (side, side), (232, 229, 222))

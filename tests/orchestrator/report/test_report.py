@@ -18,7 +18,7 @@ import pytest
 from orchestrator.record.metrics import STEP_METRICS
 from orchestrator.record.run_folder import RunFolder, read_rows
 from orchestrator.record.sheets import save_png
-from orchestrator.report.comparison import change_table, compare, evaluated_sets, headline
+from orchestrator.report.comparison import compare
 from orchestrator.report.curves import MAX_POINTS, Series, drawn, over_seeds, thin
 from orchestrator.report.embedding import embedded
 from orchestrator.report.gallery import LIMITS, MAX_BYTES, gallery, spaced
@@ -27,7 +27,7 @@ from orchestrator.report.run_comparison import run_table
 from orchestrator.report.run_files import RunFiles
 from policy.errors import UserError
 from policy.types import JsonDict
-from tests.written_runs import COT, evaluation_row, keep_samples, write_run
+from tests.written_runs import COT, evaluation_row, keep_samples, row_of, write_run
 
 ROOT = Path(__file__).parents[3]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'too' [[DATA]]"
@@ -53,75 +53,6 @@ def data_of(page: str) -> JsonDict:
     assert found is not None
     data: JsonDict = json.loads(found[1])
     return data
-
-
-def row_of(step: int, prompt_means: list[float | None], **more: object) -> JsonDict:
-    samples = {"num_samples": 4 * len(prompt_means), "num_failed": 0}
-    return {"step": step, "prompt_means": prompt_means, **samples, **more}
-
-
-def test_the_headline_is_paired_over_prompts() -> None:
-    """Changes 0.1, 0.2, 0.3: mean 0.2, standard error 0.1/sqrt(3), though prompts differ by 0.8."""
-    rows = [row_of(0, [0.1, 0.5, 0.9]), row_of(20, [0, 0, 0]), row_of(40, [0.2, 0.7, 1.2])]
-    found = compare("seen", rows)
-    assert (found.before_step, found.after_step) == (0, 40)
-    assert found.before == pytest.approx(0.5)
-    assert found.after == pytest.approx(0.7)
-    assert found.difference is not None
-    assert found.difference.mean == pytest.approx(0.2)
-    assert found.difference.standard_error == pytest.approx(0.1 / math.sqrt(3))
-    assert found.standard_errors == pytest.approx(2 * math.sqrt(3))
-    assert (found.num_prompts, found.num_samples) == (3, 12)
-
-
-def test_only_prompts_that_both_evaluations_scored_count() -> None:
-    """A prompt without a score, or beyond the shorter evaluation, changes no number."""
-    rows = [row_of(0, [0.1, None, 0.5, 0.3]), row_of(40, [0.2, 0.9, None, 0.6, 1.0])]
-    found = compare("seen", rows)
-    assert found.before == pytest.approx(0.2)
-    assert found.after == pytest.approx(0.4)
-    assert found.difference is not None
-    assert found.difference.mean == pytest.approx(0.2)
-    assert found.num_prompts == 2
-
-
-@pytest.mark.parametrize("change", [0.0, 0.25])
-def test_no_spread_is_no_certainty(change: float) -> None:
-    """Equal changes have standard error 0, one prompt has none: neither gives a ratio."""
-    equal = compare("seen", [row_of(0, [0.5, 0.5]), row_of(1, [0.5 + change] * 2)])
-    assert equal.difference is not None
-    assert (equal.difference.standard_error, equal.standard_errors) == (0, None)
-    single = compare("seen", [row_of(0, [0.5]), row_of(1, [0.5 + change])])
-    assert single.difference is not None
-    assert math.isnan(single.difference.standard_error)
-    assert single.standard_errors is None
-
-
-def test_sets_are_told_apart_by_guidance() -> None:
-    """A set at two scales is two sets; of two rows of one step, as a resumed run has, the last."""
-    keys = [("seen", 5, 0), ("seen", 5, 2), ("seen", 1, 0), ("other", 1, 3), ("other", 1, 3)]
-    rows = [
-        {"set": name, "guidance_scale": scale, "step": step, "place": place}
-        for place, (name, scale, step) in enumerate(keys)
-    ]
-    places = {
-        label: [row["place"] for row in found] for label, found in evaluated_sets(rows).items()
-    }
-    assert places == {"seen, w = 5": [0, 1], "seen, w = 1": [2], "other": [4]}
-
-
-def test_the_table_holds_first_and_last_means() -> None:
-    """Totals, rewards, details and tasks in this order; what one side lacks has no difference."""
-    first = {"reward/mean": 0.5, "reward/standard_error": 0.1, "by_task": {"color": 0.25}}
-    last = {"reward/mean": 0.75, "reward/hps": 0.5, "detail/hps/strict": 0.125, "by_task": {}}
-    table = change_table({"seen": [row_of(0, [], **first), row_of(9, [], **last)]})
-    assert [(row.name, row.changes[0].before, row.changes[0].after) for row in table] == [
-        ("reward", 0.5, 0.75),
-        ("hps", None, 0.5),
-        ("hps/strict", None, 0.125),
-        ("color", 0.25, None),
-    ]
-    assert [row.changes[0].difference for row in table] == [0.25, None, None, None]
 
 
 def test_a_finished_run_is_told_in_numbers(page: str) -> None:
@@ -485,30 +416,3 @@ def test_rows_cut_off_by_a_crash_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"step": 1}\n\n{"step": 2}\n{"st')
     assert read_rows(tmp_path / "rows.jsonl") == [{"step": 1}, {"step": 2}]
     assert read_rows(tmp_path / "none.jsonl") == []
-
-
-def test_the_headline_of_the_command_line() -> None:
-    """Prompt means 0.2, 0.4 become 0.5, 0.9: +0.4 with standard error 0.1; one row has none."""
-    rows = [
-        {"step": step, "prompt_means": means, "num_samples": 8, "num_failed": 0}
-        for step, means in ((0, [0.2, 0.4]), (5, [0.5, 0.9]))
-    ]
-    assert headline(compare("seen", rows)) == (
-        "reward on seen prompts: 0.300 -> 0.700, +0.400 ± 0.100 (standard error), 8 samples"
-    )
-    assert headline(compare("seen", rows[:1])) == "reward on seen prompts: 0.300, 8 samples"
-
-
-def test_the_headline_of_fewer_than_two_prompts() -> None:
-    """One prompt has no standard error. When none was scored there is no reward."""
-    counts = {"num_samples": 4, "num_failed": 0}
-    first, last, nothing = (
-        {"step": step, "prompt_means": means, **counts}
-        for step, means in ((0, [0.2]), (5, [0.5]), (6, [None]))
-    )
-    assert headline(compare("seen", [first, last])) == (
-        "reward on seen prompts: 0.200 -> 0.500, +0.300, 4 samples"
-    )
-    assert headline(compare("seen", [first, nothing])) == (
-        "reward on seen prompts: no prompt was scored, 4 samples"
-    )
