@@ -2,8 +2,7 @@
 
 For each seed ``eg-grpo analyze entropy`` draws a dataset with the checkpoint before training, with
 and without CoT, and with the policies of GRPO and EG-GRPO. Its findings become means over seeds.
-The Vendi score is that of the same images. The paper takes features of CLIP, which the embedded
-world has not: here two images are as alike as the share of places at which they have the same code.
+The Vendi score is that of the same images, by the likeness of their image tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import numpy as np
 from benchmarks.cells import ROOT, interval
 from benchmarks.experiments import weights
 from benchmarks.experiments.arms import WEIGHTS_KEPT, WORLDS, Arm
+from benchmarks.experiments.likeness import likeness
 from benchmarks.experiments.records import Records
 from benchmarks.experiments.results import markdown
 from benchmarks.experiments.studies import SEEDS
@@ -171,10 +171,8 @@ def _per_image(folder: Path, setting: str) -> JsonDict:
     found: dict[str, Any] = {}
     for file in sorted((folder / "samples" / setting).glob("prompt-*.safetensors")):
         group = read_group(file)
-        codes_NT = np.array([trajectory.image_ids for trajectory in group.trajectories])
-        alike_NN = (codes_NT[:, None] == codes_NT[None]).mean(axis=-1)
         quality = [[reward] for reward in rewards[group.prompt.id]]
-        found[group.prompt.id] = {"quality": quality, "cosines": alike_NN}
+        found[group.prompt.id] = {"quality": quality, "cosines": likeness(group)}
     return {"per_image": found}
 
 

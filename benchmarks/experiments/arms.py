@@ -6,7 +6,7 @@ All arms of one seed share prompts, noise and fixed evaluations, so that they ar
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.cells import ROOT, Cell
@@ -45,6 +45,7 @@ class Arm:
     steps: int  # 0: the checkpoint itself is evaluated
     settings: tuple[str, ...]
     distilled: bool = False  # whether guidance is distilled into the checkpoint before
+    every: int = 1000  # steps between evaluations; more than ``steps``: the end alone
 
     def cell(self, seed: int) -> Cell:
         return Cell(
@@ -54,12 +55,20 @@ class Arm:
                 f"seed={seed}",
                 "rollout.workers=1",
                 "learner.threads=1",  # two gave the same bits, and take the core of another run
-                "evaluation.every=1000",
+                f"evaluation.every={self.every}",
                 "evaluation.prompts=64",
                 f"evaluation.guidance_scales={list(SCALES)}",
                 *(setting.replace("{seed}", str(seed)) for setting in self.settings),
             ),
         )
+
+    def evaluated_after(self) -> tuple[int, ...]:
+        """The steps after which a run is evaluated; 0 is before training.
+
+        A run that is evaluated at its end alone leaves 0 to ``before_arm``.
+        """
+        during = range(0, self.steps, self.every) if self.every <= self.steps else ()
+        return (*during, self.steps)
 
 
 def arm(
@@ -145,6 +154,17 @@ def one_task_arm(method: str, learning_rate: float) -> Arm:
             f"learner.learning_rate={learning_rate}",
             f"data.train={{root}}/{ONE_TASK}",
         ),
+    )
+
+
+def watched_arm(world: str, guidance: float, method: str) -> Arm:
+    """The paper's arrangement, evaluated every ten steps at the guidance of sampling."""
+    base = arm(world, guidance, "conditional", method)
+    return replace(
+        base,
+        name=f"{base.name}-watched",
+        settings=(*base.settings, f"evaluation.guidance_scales=[{guidance}]"),
+        every=10,
     )
 
 

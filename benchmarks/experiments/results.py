@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
 from benchmarks.cells import half_width, interval
-from benchmarks.experiments.arms import SCALES, TOKEN_METHODS, WORLDS, Arm
+from benchmarks.experiments.arms import TOKEN_METHODS, WORLDS, Arm
 from benchmarks.experiments.passes import passes
 from benchmarks.experiments.records import Records
 from benchmarks.experiments.studies import (
     MARGIN,
     SCREENING,
     STUDIES,
-    UNTRAINED_TASKS,
     Expected,
     Hypothesis,
     Outcome,
     Study,
 )
 from policy.errors import UserError
+from policy.types import JsonDict
 
 # Level of the interval that judges a hypothesis. A direction is judged more strictly, because there
 # are many such hypotheses.
@@ -77,15 +78,22 @@ def unreported(study: Study, records: Records) -> str | None:
 
 def value(arm: Arm, seed: int, outcome: Outcome, records: Records) -> float:
     """The outcome of a recorded run."""
-    row = next(
-        row
-        for row in records.runs(arm)[seed]["evaluations"]
-        if (row["set"], row["guidance_scale"]) == (outcome.set, outcome.scale)
-    )
+    row = _evaluation(arm, seed, outcome, records)
     if outcome.tasks:
         return mean(row["by_task"][task] for task in outcome.tasks)
     reward: float = row["reward/mean"]
     return reward
+
+
+def _evaluation(arm: Arm, seed: int, outcome: Outcome, records: Records) -> JsonDict:
+    """The row with an outcome. A run that was evaluated at its end alone may not say its step."""
+    found: list[JsonDict] = [
+        row
+        for row in records.runs(arm)[seed]["evaluations"]
+        if (row["set"], row["guidance_scale"]) == (outcome.set, outcome.scale)
+        and (outcome.step is None or outcome.step == row["step"])
+    ]
+    return found[-1]
 
 
 def values(arm: Arm, study: Study, outcome: Outcome, records: Records) -> list[float]:
@@ -154,21 +162,17 @@ def _study(study: Study, records: Records) -> list[str]:
     lines = [f"## {study.title}", ""]
     if (reason := unreported(study, records)) is not None:
         return [*lines, reason, ""]
-    outcomes = [Outcome(name, scale) for name in ("seen", "held_out") for scale in SCALES]
-    if study.name == "one-task":
-        outcomes = [
-            Outcome("seen", 1.0, ("color",)),
-            Outcome("seen", 1.0, UNTRAINED_TASKS),
-            Outcome("held_out", 1.0),
-        ]
-    rows = [["arm", "seeds", *map(str, outcomes)]]
-    rows.append(["before", "-", *(f"{value(*study.before, o, records):.3f}" for o in outcomes)])
+    rows = [["arm", "seeds", *map(str, study.shown)]]
+    before = [replace(outcome, step=None) for outcome in study.shown]
+    rows.append(["before", "-", *(f"{value(*study.before, o, records):.3f}" for o in before)])
     for arm in study.arms:
-        found = [interval(values(arm, study, outcome, records)) for outcome in outcomes]
+        found = [interval(values(arm, study, outcome, records)) for outcome in study.shown]
         rows.append([arm.label, str(len(study.seeds)), *found])
     lines += [*markdown(rows), "", *markdown(_last_steps(study, records)), ""]
     if study.name in _PRICED:
         lines += [*markdown(_prices(study, records)), ""]
+    if len(study.arms[0].evaluated_after()) > 1:
+        lines += [*markdown(_diversity(study, records)), ""]
     if not study.hypotheses:
         return lines
     header = ["", "arm", "minus", "outcome", "expected", "difference", "verdict"]
@@ -186,6 +190,24 @@ def _last_steps(study: Study, records: Records) -> list[list[str]]:
             found = [run["last_steps"].get(key) for run in runs]
             means.append(interval([each for each in found if each is not None]))
         rows.append([arm.label, *means, str(sum(run["skipped_updates"] for run in runs))])
+    return rows
+
+
+def _diversity(study: Study, records: Records) -> list[list[str]]:
+    """The Vendi score of the seen prompts at every evaluation, and how it changes."""
+    first, *steps = study.arms[0].evaluated_after()
+    scale = study.shown[0].scale
+    rows = [["arm, Vendi score", *(f"step {s}" for s in (first, *steps)), "last minus first"]]
+    for arm in study.arms:
+        of_step = [
+            [
+                _evaluation(arm, seed, Outcome("seen", scale, (), step), records)["vendi"]
+                for seed in study.seeds
+            ]
+            for step in (first, *steps)
+        ]
+        change = [last - start for start, last in zip(of_step[0], of_step[-1], strict=True)]
+        rows.append([arm.label, *map(interval, of_step), interval(change)])
     return rows
 
 

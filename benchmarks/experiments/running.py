@@ -33,6 +33,7 @@ from benchmarks.cells import ROOT
 from benchmarks.experiments import weights as kept
 from benchmarks.experiments.arms import DISTILLED, TRAINING_PROMPTS, WORLDS, Arm, write_one_task
 from benchmarks.experiments.distil import distil
+from benchmarks.experiments.likeness import vendi_of_codes
 from benchmarks.experiments.records import Records
 from benchmarks.experiments.training import Training
 from orchestrator.settings.host import versions
@@ -42,6 +43,7 @@ from policy.types import JsonDict
 
 # What is recorded of an evaluation, and of the last steps of training; null where a run lacks it.
 EVALUATION = (
+    "step",
     "set",
     "guidance_scale",
     "reward/mean",
@@ -51,6 +53,7 @@ EVALUATION = (
     "reward/cleanliness",
     "detail/structure/strict",
     "by_task",
+    "vendi",
 )
 METRICS = (
     "kl/mean",
@@ -155,8 +158,20 @@ def run_one(arm: Arm, seed: int, scratch: Path) -> JsonDict:
         spent["distil"] = time.process_time() - started
     training = Training(arm.cell(seed).config(scratch))
     first = training.weights
-    rows = training.train(arm.steps, lambda step: print(f"{name}: step {step}", flush=True))
-    evaluations = training.evaluate()
+    evaluations, evaluated = [], arm.evaluated_after()
+
+    def evaluate(step: int) -> None:
+        for row, groups in training.evaluate():
+            evaluations.append(row | {"step": step, "vendi": vendi_of_codes(groups)})
+
+    def report(step: int) -> None:
+        print(f"{name}: step {step}", flush=True)
+        if step in evaluated:
+            evaluate(step)
+
+    if 0 in evaluated:
+        evaluate(0)
+    rows = training.train(arm.steps, report)
     weights: JsonDict = {"first": first, "last": training.weights}
     if kept.are_kept(arm):
         training.save(kept.folder(scratch, arm, seed))

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from benchmarks.experiments.arms import (
     METHODS,
+    SCALES,
+    STEPS,
     TOKEN_METHODS,
+    TRAINED_TASK,
     Arm,
     annealed_arm,
     arm,
     before_arm,
     distilled_arm,
     one_task_arm,
+    watched_arm,
     weighted_arm,
 )
 
 SEEDS = (11, 12, 13, 14, 15)  # no run before the registration used them
 SCREENING_SEEDS = (21, 22, 23)  # of the token methods; what they choose is judged with others
 CONFIRMATION_SEEDS = tuple(range(31, 39))
+WATCHED_SEEDS = (41, 42, 43, 44, 45)  # of the runs that are evaluated during training
 # The two methods that ``choose`` names after the screening. Nothing else changes with them.
 CONFIRMED: tuple[str, ...] = ("contrast", "critical")
 MARGIN = 0.03  # rewards that differ by less count as equal
@@ -35,15 +41,23 @@ Expected = Literal["greater", "less", "equal", "not less"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The reward of the set at an evaluation guidance; of some tasks alone if they are named."""
+    """The reward of the set at an evaluation guidance, after a step of training.
+
+    Of some tasks alone if they are named.
+    """
 
     set: str
     scale: float
     tasks: tuple[str, ...] = ()
+    step: int | None = None  # None: at the end
 
     def __str__(self) -> str:
         tasks = f", tasks {', '.join(self.tasks)}" if self.tasks else ""
-        return f"{self.set.replace('_', '-')}, w = {self.scale:g}{tasks}"
+        step = "" if self.step is None else f", step {self.step}"
+        return f"{self.set.replace('_', '-')}, w = {self.scale:g}{tasks}{step}"
+
+
+_ENDS = tuple(Outcome(name, scale) for name in ("seen", "held_out") for scale in SCALES)
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,7 @@ class Study:
     arms: tuple[Arm, ...]
     hypotheses: tuple[Hypothesis, ...]
     seeds: tuple[int, ...] = SEEDS
+    shown: tuple[Outcome, ...] = _ENDS  # the columns of its table
 
     def runs(self) -> list[tuple[Arm, int]]:
         """Arms and seeds, seed by seed, so that a stopped study has whole comparisons."""
@@ -156,6 +171,28 @@ def _protection(number: str, method: str) -> tuple[Hypothesis, ...]:
     )
 
 
+def _watched(number: str, world: str, guidance: float) -> Study:
+    """The paper's claim that EG-GRPO has a higher reward earlier (appendix D.2, Table 6)."""
+    base, *others = (
+        watched_arm(world, guidance, method)
+        for method in ("GRPO", "EG-GRPO as-code", "EG-GRPO as-paper")
+    )
+    steps = range(base.every, STEPS + 1, base.every)
+    hypotheses = (
+        Hypothesis(f"{number}{letter}", arm, base, Outcome("seen", guidance, (), step), "greater")
+        for letter, (arm, step) in zip("abcd", product(others, steps[:2]), strict=True)
+    )
+    return Study(
+        f"watched-{world}-w{guidance:g}",
+        f"World {world}, sampled and evaluated at w = {guidance:g}: reward and diversity during"
+        " training",
+        (base, *others),
+        tuple(hypotheses),
+        WATCHED_SEEDS,
+        tuple(Outcome(name, guidance, (), step) for name in ("seen", "held_out") for step in steps),
+    )
+
+
 def confirmation(names: Sequence[str]) -> tuple[Study, ...]:
     """The study of the two methods that the screening has chosen; none before it has.
 
@@ -242,8 +279,15 @@ STUDIES = (
         "World plain: longer training on the prompts of one task, w = 1, 120 steps",
         tuple(_ONE_TASK.values()),
         (*_protection("H13", "low mask alone"), *_protection("H14", "EG-GRPO as-code")),
+        shown=(
+            Outcome("seen", 1.0, (TRAINED_TASK,)),
+            Outcome("seen", 1.0, UNTRAINED_TASKS),
+            Outcome("held_out", 1.0),
+        ),
     ),
     _grid_study("plain", 2.0, "guided", _baseline("H10", "plain", 2.0, "guided")),
     _grid_study("plain", 3.0, "conditional", _distilled("H11", "plain", 3.0)),
     _grid_study("plain", 3.0, "guided", _baseline("H12", "plain", 3.0, "guided")),
+    _watched("H18", "plain", 1.0),
+    _watched("H19", "mixed", 2.0),
 )  # fmt: skip

@@ -75,9 +75,10 @@ class Training:
             report(step + 1)
         return rows
 
-    def evaluate(self) -> list[JsonDict]:
-        """Every fixed set at every guidance scale, as in ``evaluations.jsonl`` but for the step."""
-        config, rows = self.config, []
+    def evaluate(self) -> list[tuple[JsonDict, list[Group]]]:
+        """Every fixed set at every guidance scale: the row of ``evaluations.jsonl`` but for the
+        step, and what was drawn."""
+        config, found = self.config, []
         with self._stage("evaluate"):
             for name, prompts in self._inputs.evaluation_sets.items():
                 requests = evaluation_requests(
@@ -89,8 +90,8 @@ class Training:
                 drawn = self._engine.generate_at_scales(requests, samplings)
                 for sampling, groups in zip(samplings, drawn, strict=True):
                     where = {"set": name, "guidance_scale": sampling.guidance_scale}
-                    rows.append(where | summarise(self._scored(groups)))
-        return rows
+                    found.append((where | summarise(self._scored(groups)), groups))
+        return found
 
     def save(self, folder: Path) -> None:
         """Write the weights as a checkpoint to ``folder``, whose name is ``MODEL``."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.experiments import analyses, weights
 from benchmarks.experiments.arms import WEIGHTS_KEPT, WORLDS
+from benchmarks.experiments.likeness import likeness, vendi_of_codes
 from benchmarks.experiments.records import Records
 from policy.errors import UserError
-from policy.types import JsonDict
+from policy.types import Group, Prompt
+from tests.written_runs import trajectory
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +55,15 @@ def test_analyses_are_means_over_seeds(tmp_path: Path, monkeypatch: pytest.Monke
         list(analyses.page(records, tmp_path))
 
 
-def test_equal_codes_make_images_alike() -> None:
-    """Two images that share half of their codes have the eigenvalues 0.75 and 0.25."""
-    result: JsonDict = {"per_image": {"p": {"cosines": [[1.0, 0.5], [0.5, 1.0]]}}}
-    assert analyses._vendi(result) == pytest.approx(1.7547654)  # exp(-0.75 ln 0.75 - 0.25 ln 0.25)
+def test_the_vendi_score_of_images_with_equal_codes() -> None:
+    """Two images that share half of their codes have the eigenvalues 0.75 and 0.25, and equal ones
+    the score 1. The score is a mean over prompts."""
+    prompt, rng = Prompt("train:1", "a red circle", "color"), np.random.default_rng(0)
+    codes = [np.array(row, dtype=np.int32) for row in ([0, 0, 0, 0], [0, 7, 0, 7])]
+    half, equal = (
+        Group(prompt, tuple(replace(trajectory(prompt, 0, rng), image_ids=c) for c in of_group))
+        for of_group in (codes, codes[:1] * 2)
+    )
+    np.testing.assert_array_equal(likeness(half), [[1.0, 0.5], [0.5, 1.0]])
+    score = 1.7547654  # exp(-0.75 ln 0.75 - 0.25 ln 0.25)
+    assert vendi_of_codes([half, equal]) == pytest.approx((score + 1) / 2)

@@ -42,7 +42,7 @@ def _small(full: Arm, steps: int) -> Arm:
 def test_a_run_without_ray_has_the_bits_of_one_with_it(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Evaluations before and after, what learner and rewards report of each step, and the weights.
+    """All evaluations, what learner and rewards report of each step, and the weights.
 
     ``eg-grpo train`` has a process for each role, and here all of them share one. Guidance falls
     from step to step, and the bonus needs the whole batch.
@@ -50,22 +50,28 @@ def test_a_run_without_ray_has_the_bits_of_one_with_it(
     monkeypatch.chdir(ROOT)
     full = arm("mixed", 2.0, "conditional", "EG-GRPO as-paper")
     falling = replace(full, settings=(*full.settings, "rollout.final_guidance_scale=1"))
-    cell = _small(falling, steps=3).cell(1)
+    cell = replace(_small(falling, steps=3), every=1).cell(1)
     program, *_ = words = cell.command(tmp_path)
     assert words[:3] == [program, "-m", "orchestrator"]
     command_on_test_cluster(*words[3:])
     folder = tmp_path / cell.name
 
     training = Training(cell.config(tmp_path / "alone"))
-    before = training.evaluate()
-    steps = training.train(3, lambda step: None)
-    after = training.evaluate()
+    evaluations = []
+
+    def evaluate(step: int) -> None:
+        evaluations.extend({"step": step} | row for row, _ in training.evaluate())
+
+    evaluate(0)
+    steps = training.train(3, evaluate)
     weights = dict(training._rank._model.model_tensors())
     training.close()
 
     rows = read_rows(folder / "evaluations.jsonl")
-    assert [{"step": 0} | row for row in before] == [row for row in rows if row["step"] == 0]
-    assert [{"step": 3} | row for row in after] == [row for row in rows if row["step"] == 3]
+    # Between the ends ``eg-grpo train`` evaluates one set, here the held-out one.
+    assert [row["step"] for row in rows] == [*[0] * 4, 1, 1, 2, 2, *[3] * 4]
+    ours = [e for e in evaluations if e["step"] in (0, 3) or e["set"] == "held_out"]
+    assert ours == rows
     for ours, theirs in zip(steps, read_rows(folder / "metrics.jsonl"), strict=True):
         assert ours == {key: theirs[key] for key in ours}
         assert {"loss", "grad_norm", "kl/mean", "reward/mean"} <= set(ours)
@@ -116,7 +122,7 @@ def small(full, steps):
     return replace(full, steps=steps, settings=(*full.settings, *{small!r}))
 
 root = Path(sys.argv[1])
-good = small(arm("plain", 1.0, "conditional", "GRPO"), 2)
+good = replace(small(arm("plain", 1.0, "conditional", "GRPO"), 2), every=1)
 before = small(before_arm("plain"), 0)
 bad = small(arm("mixed", 2.0, "conditional", "GRPO"), 1)
 bad = replace(bad, settings=(*bad.settings, "rewards.0.factory=shapes.rewards:Nothing"))
@@ -158,7 +164,8 @@ def test_finished_runs_are_recorded_and_the_others_run_again(tmp_path: Path) -> 
     _, *runs = map(json.loads, first.splitlines())
     assert [run["seed"] for run in runs] == [11, 12]
     for run in runs:
-        assert len(run["evaluations"]) == 4
+        assert [row["step"] for row in run["evaluations"]] == [0] * 4 + [1] * 4 + [2] * 4
+        assert all(1 < row["vendi"] < 4 for row in run["evaluations"])
         assert all(row["detail/structure/strict"] is not None for row in run["evaluations"])
         assert run["weights"]["first"] != run["weights"]["last"]
         assert run["counted"] == dict.fromkeys(METRICS, 2)
@@ -170,6 +177,8 @@ def test_finished_runs_are_recorded_and_the_others_run_again(tmp_path: Path) -> 
     (before,) = map(
         json.loads, (tmp_path / "results" / "plain-before.jsonl").open().readlines()[1:]
     )
+    assert [row["step"] for row in before["evaluations"]] == [0] * 4
+    assert before["evaluations"] == runs[0]["evaluations"][:4]  # the seed of training changes none
     assert before["weights"]["first"] == before["weights"]["last"] == runs[0]["weights"]["first"]
 
     failed, said = _run(tmp_path)

@@ -40,11 +40,13 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_registered_arm_is_a_configuration(tmp_path: Path) -> None:
     """The command of each arm has settings that `eg-grpo train` takes; names are unique."""
     cells = {arm.name: arm.cell(11) for study in STUDIES for arm in study.arms}
-    assert len(cells) == 55
-    for cell in cells.values():
+    assert len(cells) == 61
+    for name, cell in cells.items():
         config = cell.config(tmp_path)
         assert config.folder == tmp_path / cell.name
-        assert {sampling.guidance_scale for sampling in config.evaluation_samplings} == set(SCALES)
+        scales = {sampling.guidance_scale for sampling in config.evaluation_samplings}
+        of_sampling = {config.rollout.guidance_scale}
+        assert scales == (of_sampling if name.endswith("-watched") else set(SCALES))
     settings = " ".join(cells["mixed-distilled-w1-grpo"].command(tmp_path))
     assert settings.endswith(f"model.path={tmp_path / DISTILLED.format(seed=11)}")
     one_task = [name for name in cells if name.startswith("one-task")]
@@ -163,7 +165,7 @@ def test_tables_and_figures_show_finished_studies_alone(tmp_path: Path) -> None:
     shown = status(records)
     assert "mixed-w2-conditional      20 of  20 runs" in shown
     assert "unguided                   5 of  20 runs" in shown  # they share the arm GRPO
-    assert "all                       20 of 294 runs" in shown
+    assert "all                       20 of 324 runs" in shown
     assert "](guidance-mixed.svg)" not in text
     files = draw(records, tmp_path)
     assert "![Reward over the guidance scale of evaluation](guidance-mixed.svg)" in table(
@@ -199,6 +201,36 @@ def test_protection_is_judged_on_the_tasks_that_were_not_trained(tmp_path: Path)
     assert "tasks object, spatial, numeracy | greater | +0.100 ± 0.000 | holds |" in text
     assert "held-out, w = 1 | greater | +0.300 ± 0.000 | holds |" in text
     assert "| greater | +0.000 ± 0.000 | undecided |" in text  # H14
+
+
+def test_reward_and_diversity_during_training(tmp_path: Path) -> None:
+    """H18 is judged after ten and after twenty steps. All seeds are alike, but for 0.01 each."""
+    study, records = _study("watched-plain-w1"), Records(tmp_path / "results", tmp_path)
+    _record(*study.before, records, 0.4)
+    code, paper = study.arms[1:]
+    assert code.evaluated_after() == (0, 10, 20, 30, 40)
+    assert [str(outcome) for outcome in study.shown][:2] == [
+        "seen, w = 1, step 10",
+        "seen, w = 1, step 20",
+    ]
+    _record_study(study, {arm.label: 0.5 for arm in study.arms}, records)
+    for arm in study.arms:
+        for run in records.runs(arm).values():
+            of_scale = [row for row in run["evaluations"] if row["guidance_scale"] == 1]
+            run["evaluations"] = [
+                row
+                | {"step": step, "vendi": 3.5 - step / 100}
+                | {"reward/mean": row["reward/mean"] + 0.2 * (arm is code and step == 10)}
+                for row in of_scale
+                for step in (0, 10, 20, 30, 40)
+            ]
+    text = table(records, tmp_path)
+    assert "H18a holds, H18b undecided, H18c undecided, H18d undecided" in text
+    label = "| EG-GRPO as-code | 5 | 0.720 ± 0.020 | 0.520 ± 0.020 | 0.520 ± 0.020 |"
+    assert label in text
+    scores = "3.500 ± 0.000 | 3.400 ± 0.000 | 3.300 ± 0.000 | 3.200 ± 0.000 | 3.100 ± 0.000"
+    assert f"| {paper.label} | {scores} | -0.400 ± 0.000 |" in text
+    assert f"| H18a | {code.label} | GRPO | seen, w = 1, step 10 | greater | +0.200 ± 0.0" in text
 
 
 def test_costs_are_forward_passes_and_the_seconds_of_training(tmp_path: Path) -> None:
