@@ -110,9 +110,11 @@ def headline(comparison: Comparison) -> str:
     samples``. One prompt alone has no standard error.
     """
     c = comparison
+    name, comma, scale = c.label.partition(", ")
+    what = f"reward on {name} prompts{comma}{scale}"
     if not c.num_prompts:
-        return f"reward on {c.label} prompts: no prompt was scored, {c.num_samples} samples"
-    text = f"reward on {c.label} prompts: {c.before:.3f}"
+        return f"{what}: no prompt was scored, {c.num_samples} samples"
+    text = f"{what}: {c.before:.3f}"
     if c.difference is not None:
         text += f" -> {c.after:.3f}, {c.difference.mean:+.3f}"
         if c.num_prompts > 1:

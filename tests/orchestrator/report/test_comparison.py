@@ -84,6 +84,8 @@ def test_the_headline_of_the_command_line() -> None:
         "reward on seen prompts: 0.300 -> 0.700, +0.400 ± 0.100 (standard error), 8 samples"
     )
     assert headline(compare("seen", rows[:1])) == "reward on seen prompts: 0.300, 8 samples"
+    scaled = headline(compare("seen, w = 2", rows[:1]))
+    assert scaled == "reward on seen prompts, w = 2: 0.300, 8 samples"
 
 
 def test_the_headline_of_fewer_than_two_prompts() -> None:
