@@ -35,7 +35,10 @@ DRAWN_BY = "drawn_by"
 # Another version of these may score the same images in another way, or round in another way.
 LIBRARIES = ("torch", "transformers")
 # What may differ, because it is what one compares; a table prints it.
-SHOWN = ("template", "cot", "guidance_scale", "temperature", "images_per_prompt", "seed")
+SHOWN = (
+    *("template", "cot", "max_cot_tokens", "guidance_scale", "temperature"),
+    *("images_per_prompt", "seed", "engine", "dtype"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ def other_libraries(first: JsonDict, other: JsonDict) -> list[str]:
         if before != after:
             found.append(f"{name} {after} and not {before}")
     return found
+
+
+def other_instruction(first: JsonDict, other: JsonDict) -> bool:
+    """Whether both were drawn with a CoT, and ``other`` was asked for it in other words."""
+    asked = [{**result.get(DRAWN_BY, {}), **result}.get("instruction") for result in (first, other)]
+    return None not in asked and asked[0] != asked[1]
 
 
 def other_servers(first: JsonDict, other: JsonDict) -> list[str]:

@@ -13,6 +13,7 @@ from evaluation.comparison import (
     Interval,
     column_interval,
     differences_of_protocol,
+    other_instruction,
     other_libraries,
     other_servers,
     paired_interval,
@@ -47,8 +48,11 @@ def table(names: Sequence[str], results: Sequence[JsonDict]) -> str:
     reasons = [differences_of_protocol(first, result) for result in results]
     libraries = [other_libraries(first, r) + other_servers(first, r) for r in results]
     marked = [
-        name + (" †" if why else "") + (" §" if others else "")
-        for name, why, others in zip(names, reasons, libraries, strict=True)
+        name
+        + (" †" if why else "")
+        + (" §" if others else "")
+        + (" ¶" if other_instruction(first, result) else "")
+        for name, result, why, others in zip(names, results, reasons, libraries, strict=True)
     ]
     columns = [column for column in first["columns"] if column["value"] is not None]
     parts = [
@@ -185,6 +189,12 @@ def _notes(
             f"§ {name} was scored with {', '.join(others)}: a part of its difference may be theirs."
             for name, others in zip(names, libraries, strict=True)
             if others
+        ),
+        *(
+            f"¶ {name} was asked for its CoT with another instruction than {names[0]}: a part of"
+            " its difference may be the instruction's."
+            for name, result in zip(names, results, strict=True)
+            if other_instruction(first, result)
         ),
         *(
             f"‡ {column['name']}: {column['not_comparable']}."

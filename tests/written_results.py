@@ -20,5 +20,6 @@ def result(values: dict[str, dict[str, float]], **changed: Any) -> dict[str, Any
         "suite": "compbench", "prompts": 4, "whole": True, "prompts_sha256": "abc", "lists": {},
         "images_per_prompt": 10, "scorers": [], "digests": {}, "columns": columns, "failures": {},
         "values": values, "model": "m", "weights": "0123456789abcdef", "template": "janus-plain",
-        "cot": True, "guidance_scale": 5.0, "temperature": 1.0, "seed": 0,
+        "cot": True, "max_cot_tokens": 256, "guidance_scale": 5.0, "temperature": 1.0, "seed": 0,
+        "engine": "transformers", "dtype": "float32", "instruction": "Think of {}.",
     } | changed  # fmt: skip

@@ -141,9 +141,9 @@ def distilled_arm() -> Arm:
     )
 
 
-def one_task_arm(method: str, learning_rate: float) -> Arm:
-    """Long training on the prompts of one task, at guidance 1, in the plain world."""
-    base = arm("plain", 1.0, "conditional", method, steps=120)
+def one_task_arm(method: str, learning_rate: float, steps: int = 120) -> Arm:
+    """Training on the prompts of one task, at guidance 1, in the plain world."""
+    base = arm("plain", 1.0, "conditional", method, steps)
     return Arm(
         f"one-task-lr{learning_rate:g}-{base.name}",
         f"{method}, learning rate {learning_rate:g}",

@@ -30,6 +30,7 @@ from benchmarks.experiments.arms import (
 SEEDS = (11, 12, 13, 14, 15)  # no run before the registration used them
 SCREENING_SEEDS = (21, 22, 23)  # of the token methods; what they choose is judged with others
 CONFIRMATION_SEEDS = tuple(range(31, 39))
+FORGETTING_SEEDS = tuple(range(51, 59))
 WATCHED_SEEDS = (41, 42, 43, 44, 45)  # of the runs that are evaluated during training
 # The two methods that ``choose`` names after the screening. Nothing else changes with them.
 CONFIRMED: tuple[str, ...] = ("contrast", "critical")
@@ -146,11 +147,16 @@ _UNGUIDED = arm("mixed", 1.0, "conditional", "GRPO", label="GRPO without guidanc
 _LONGER = arm("mixed", 1.0, "conditional", "GRPO", 80, "GRPO without guidance, 80 steps")
 _ANNEALED, _DISTILLED = annealed_arm(), distilled_arm()
 _WEIGHTED, _WEIGHTED_ANNEALED = weighted_arm(falling=False), weighted_arm(falling=True)
+_PROTECTING = ("GRPO", "low mask alone", "EG-GRPO as-code")
 _ONE_TASK = {
-    (method, rate): one_task_arm(method, rate)
-    for rate in (1.5e-4, 6e-4)
-    for method in ("GRPO", "low mask alone", "EG-GRPO as-code")
+    (method, rate): one_task_arm(method, rate) for rate in (1.5e-4, 6e-4) for method in _PROTECTING
 }
+_FORGETTING = tuple(one_task_arm(method, 2.4e-3, STEPS) for method in _PROTECTING)
+_OF_ONE_TASK = (
+    Outcome("seen", 1.0, (TRAINED_TASK,)),
+    Outcome("seen", 1.0, UNTRAINED_TASKS),
+    Outcome("held_out", 1.0),
+)
 
 
 def _protection(number: str, method: str) -> tuple[Hypothesis, ...]:
@@ -279,15 +285,23 @@ STUDIES = (
         "World plain: longer training on the prompts of one task, w = 1, 120 steps",
         tuple(_ONE_TASK.values()),
         (*_protection("H13", "low mask alone"), *_protection("H14", "EG-GRPO as-code")),
-        shown=(
-            Outcome("seen", 1.0, (TRAINED_TASK,)),
-            Outcome("seen", 1.0, UNTRAINED_TASKS),
-            Outcome("held_out", 1.0),
-        ),
+        shown=_OF_ONE_TASK,
     ),
     _grid_study("plain", 2.0, "guided", _baseline("H10", "plain", 2.0, "guided")),
     _grid_study("plain", 3.0, "conditional", _distilled("H11", "plain", 3.0)),
     _grid_study("plain", 3.0, "guided", _baseline("H12", "plain", 3.0, "guided")),
+    Study(
+        "forgetting",
+        "World plain: training on the prompts of one task at a rate at which others are forgotten,"
+        " w = 1, 40 steps",
+        _FORGETTING,
+        tuple(
+            Hypothesis(f"H20{letter}", arm, _FORGETTING[0], _OF_ONE_TASK[1], "greater")
+            for letter, arm in zip("ab", _FORGETTING[1:], strict=True)
+        ),
+        FORGETTING_SEEDS,
+        _OF_ONE_TASK,
+    ),
     _watched("H18", "plain", 1.0),
     _watched("H19", "mixed", 2.0),
 )  # fmt: skip

@@ -84,8 +84,8 @@ def write_chunks(files: Sequence[Path], output: Path, model: str) -> None:
             print(f"  {text}")
 
 
-def write_questions(output: Path) -> None:
-    """Write questions about scenes of the embedded world: ``questions.jsonl`` and its images."""
+def write_questions(output: Path) -> Path:
+    """Write questions about scenes of the embedded world with their images; returns the file."""
     check_vacant(output)
     rows = []
     for number, question in enumerate(scene_questions(_QUESTIONS)):
@@ -102,6 +102,7 @@ def write_questions(output: Path) -> None:
     file = output / "questions.jsonl"
     write_whole(file, "".join(f"{json.dumps(row)}\n" for row in rows))
     print(f"{len(rows)} questions: {file}")
+    return file
 
 
 def _write_seen(file: Path, training_file: Path) -> int:

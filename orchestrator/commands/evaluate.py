@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ def run(parsed: argparse.Namespace) -> None:
         return
     if parsed.action == "export":
         print(f"{_export(parsed.folder, parsed.output)} images in {parsed.output}")
+        return
+    if parsed.action == "list":
+        _list(parsed.suite, parsed.overrides)
         return
     if parsed.action == "draw":
         from orchestrator.commands.other_model import draw
@@ -88,6 +92,14 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     finally:
         folder.close()
     _print(file)
+
+
+def _list(suite: str, overrides: list[str]) -> None:
+    """Print the prompts of a suite by place, as its evaluations list them."""
+    from orchestrator.settings.suite_inputs import check_suite
+
+    for row in check_suite(suite_named(suite), None, overrides, scores=False).listed():
+        print(json.dumps(row, ensure_ascii=False))
 
 
 def _export(folder: Path, output: Path) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evaluation.suites.suite import columns_of
 from evaluation.understanding import COLUMNS, load_questions, values_of
+from orchestrator.commands.data import write_questions
 from orchestrator.record.counter import Counter
 from orchestrator.record.evaluation_folder import RESULT
 from orchestrator.record.progress import Progress
@@ -36,12 +37,13 @@ def measure(parsed: argparse.Namespace) -> Path:
     """
     check_vacant(parsed.out)
     check_device(parsed.device, "--device")
-    questions = load_questions(parsed.questions)
+    folder = verified_policy_folder(checkpoint_folder(parsed.model))
+    file = parsed.questions or write_questions(parsed.out / "questions")
+    questions = load_questions(file)
     images = {question.image: read_image(question.image, "image") for question in questions}
     tune_process()
     import torch
 
-    folder = verified_policy_folder(checkpoint_folder(parsed.model))
     defaults = load_defaults(folder)
     policy = load_policy(folder, getattr(torch, parsed.dtype)).to(parsed.device)
     encoder = load_encoder(folder, defaults.template, defaults.instruction)
@@ -56,7 +58,7 @@ def measure(parsed: argparse.Namespace) -> Path:
     digests = "".join(sha256(question.image) for question in questions)
     result = {
         "suite": "understanding",
-        "lists": {"questions": parsed.questions.name},
+        "lists": {"questions": file.name if parsed.questions else "scenes"},
         "prompts": len(questions),
         "whole": True,
         "prompts_sha256": hashlib.sha256(

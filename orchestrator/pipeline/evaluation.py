@@ -41,19 +41,7 @@ class Evaluation:
 
     def list_prompts(self) -> None:
         """Write which prompt each place has, and the official names of its images."""
-        official, count = self.inputs.suite.official_name, self.inputs.images_per_prompt
-        self.folder.list_prompts(
-            {
-                "place": place,
-                "stratum": item.stratum,
-                "prompt_id": item.prompt.id,
-                "prompt": item.prompt.text,
-                "official_names": [official(item, index, count) for index in range(count)]
-                if official
-                else [],
-            }
-            for place, item in enumerate(self.inputs.items)
-        )
+        self.folder.list_prompts(self.inputs.listed())
 
     def to_draw(self) -> list[int]:
         """The places without images."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -60,6 +60,20 @@ class SuiteInputs:
     @property
     def images_per_prompt(self) -> int:
         return self.config.images_per_prompt or self.suite.images_per_prompt
+
+    def listed(self) -> Iterator[JsonDict]:
+        """Which prompt each place has, and the official names of its images: ``prompts.jsonl``."""
+        official, count = self.suite.official_name, self.images_per_prompt
+        for place, item in enumerate(self.items):
+            yield {
+                "place": place,
+                "stratum": item.stratum,
+                "prompt_id": item.prompt.id,
+                "prompt": item.prompt.text,
+                "official_names": [official(item, index, count) for index in range(count)]
+                if official
+                else [],
+            }
 
     def asked(self) -> JsonDict:
         """What is measured and how: everything that a comparison of two results depends on."""

@@ -2,7 +2,8 @@
 
 Training writes it into every checkpoint. ``generate`` reads it, so that it uses the template and
 the sampling settings that the policy was trained with. For a checkpoint without this file it uses
-the settings of the paper's runs.
+the template and sampling of the paper's runs, with our own CoT instruction: the authors' is a file
+that is not part of this project.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _PAPER = GenerationDefaults.of("janus-plain", None, PAPER_SAMPLING)
 
 
 def load_defaults(folder: Path) -> GenerationDefaults:
-    """Read ``eg_grpo.json``. A missing file or key gives the value of the paper's runs.
+    """Read ``eg_grpo.json``. A missing file or key gives the value of the paper's runs, and for the
+    instruction None: the template's own.
 
     Raises ``UserError`` when the file is broken.
     """

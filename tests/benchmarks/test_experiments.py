@@ -40,7 +40,7 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_registered_arm_is_a_configuration(tmp_path: Path) -> None:
     """The command of each arm has settings that `eg-grpo train` takes; names are unique."""
     cells = {arm.name: arm.cell(11) for study in STUDIES for arm in study.arms}
-    assert len(cells) == 61
+    assert len(cells) == 64
     for name, cell in cells.items():
         config = cell.config(tmp_path)
         assert config.folder == tmp_path / cell.name
@@ -165,7 +165,7 @@ def test_tables_and_figures_show_finished_studies_alone(tmp_path: Path) -> None:
     shown = status(records)
     assert "mixed-w2-conditional      20 of  20 runs" in shown
     assert "unguided                   5 of  20 runs" in shown  # they share the arm GRPO
-    assert "all                       20 of 324 runs" in shown
+    assert "all                       20 of 348 runs" in shown
     assert "](guidance-mixed.svg)" not in text
     files = draw(records, tmp_path)
     assert "![Reward over the guidance scale of evaluation](guidance-mixed.svg)" in table(

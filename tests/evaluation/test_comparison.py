@@ -73,19 +73,23 @@ def test_the_table_shows_values_differences_protocol_and_published_figures() -> 
     text = table(["base", "trained"], [BEFORE, AFTER])
     assert "| base | 50.00 [" in text
     assert "| trained | +10.00 [+10.00, +10.00] |" in text
-    assert "| base | m | 0123456789ab | 4 | janus-plain | True | 5.0 | 1.0 | 10 | 0 |" in text
+    assert "| base | m | 0123456789ab | 4 | janus-plain | True | 256 | 5.0 | 1.0 | 10 | 0 |" in text
+    assert "¶" not in text  # both were asked for a CoT in the same words
     both = result({"shape": {"a": 0.1, "b": 0.9}})
     assert "| EG-GRPO (published) | 60.88 |" in table(["base"], [both])
 
 
 def test_the_table_says_how_given_images_were_drawn() -> None:
     """As the note beside them has it; what nobody noted is unknown."""
-    of_policy = ("model", "weights", "template", "cot", "guidance_scale", "temperature", "seed")
+    of_policy = (
+        *("model", "weights", "template", "cot", "max_cot_tokens", "guidance_scale", "temperature"),
+        *("seed", "engine", "dtype", "instruction"),
+    )
     given = {key: value for key, value in AFTER.items() if key not in of_policy}
     about = {"images": "sd", "drawn_by": {"model": "SD", "guidance_scale": 7.5, "seed": 3}}
     text = table(["base", "SD", "?"], [BEFORE, given | about, given | {"images": "found"}])
-    assert "| SD | SD |  | 4 | unknown | unknown | 7.5 | unknown | 10 | 3 |" in text
-    unknown = "unknown | unknown | unknown | unknown | 10 | unknown"
+    assert "| SD | SD |  | 4 | unknown | unknown | unknown | 7.5 | unknown | 10 | 3 |" in text
+    unknown = "unknown | unknown | unknown | unknown | unknown | 10 | unknown"
     assert f"| ? | images of found |  | 4 | {unknown} |" in text
 
 
@@ -101,6 +105,17 @@ def test_published_figures_are_of_one_judge(judge: str, noted: bool) -> None:
     text = table(["base"], [of_wise])
     assert "| EG-GRPO (published) | 49.00 |" in text
     assert ("They cannot be compared: WISE's judge is gpt-4o-2024-05-13" in text) == noted
+
+
+def test_the_table_marks_another_instruction() -> None:
+    """A base model from the Hub is asked in our words, a trained one perhaps in the authors'. What
+    is drawn without a CoT has none."""
+    other = {**AFTER, "instruction": "Describe {}."}
+    text = table(["base", "other", "no CoT"], [BEFORE, other, {**AFTER, "instruction": None}])
+    assert "| other ¶ |" in text
+    assert "| no CoT | " in text
+    assert text.count("¶") == 2
+    assert "¶ other was asked for its CoT with another instruction than base: a part" in text
 
 
 def test_the_table_marks_what_cannot_be_compared() -> None:

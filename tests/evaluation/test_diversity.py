@@ -23,6 +23,12 @@ def test_two_images_at_an_angle() -> None:
     assert vendi(np.array([[1.0, 0.0], [0.6, 0.8]])) == pytest.approx(1.6493848884661177, abs=1e-12)
 
 
+def test_a_value_of_the_original() -> None:
+    """``score_X`` of vendi-score 0.0.3 with scipy 1.10.1 and scikit-learn 1.2.2."""
+    rows = [[1.0, 2.0, 0.0], [0.5, -1.0, 3.0], [2.0, 2.0, 2.0], [-1.0, 0.0, 1.0]]
+    assert vendi(np.array(rows)) == pytest.approx(2.630848749876585, abs=1e-12)
+
+
 def test_a_row_of_zeros_counts_in_n() -> None:
     """One image and a zero row: the one eigenvalue is 1 / 2, and exp(0.5 ln 2) is sqrt(2)."""
     assert vendi(np.array([[1.0, 0.0], [0.0, 0.0]])) == pytest.approx(2**0.5, abs=1e-12)

@@ -12,11 +12,13 @@ from PIL import Image
 
 from evaluation.understanding import load_questions, values_of
 from orchestrator.cli import main
+from orchestrator.commands import data
 from policy.checkpoint.loading import load_encoder, load_policy
 from policy.encoding import PromptEncoder
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.understanding import answer_logprobs
+from shapes.questions import scene_questions
 from tests.command_line import ROOT
 
 MODEL = ROOT / "shapes" / "checkpoint"
@@ -122,6 +124,23 @@ def test_the_command_measures_and_compares(
     assert main(["evaluate", "table", str(tmp_path / "before"), str(tmp_path / "after")]) == 0
     table = capsys.readouterr().out
     assert "| after | +0.00 [+0.00, +0.00] | +0.00 [+0.00, +0.00] |" in table
+
+
+def test_without_a_file_scenes_are_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same questions as ``data questions`` writes, here eight. After a checkpoint that is not
+    there the folder can be used."""
+    monkeypatch.setattr(data, "_QUESTIONS", 8)
+    out = tmp_path / "out"
+    words = ["evaluate", "understanding", "--out", str(out), "--model"]
+    assert main([*words, str(tmp_path / "none")]) == 2
+    assert main([*words, str(MODEL)]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert len(result["values"]["accuracy"]) == 8
+    assert result["lists"] == {"questions": "scenes"}
+    asked = load_questions(out / "questions" / "questions.jsonl")
+    assert [question.text for question in asked] == [q.text for q in scene_questions(8)]
 
 
 def test_questions_about_scenes_can_be_asked(

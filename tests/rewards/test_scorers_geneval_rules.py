@@ -28,7 +28,7 @@ def boxes(*corners: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def test_a_box_must_be_above_the_threshold() -> None:
-    """Of 0.5, 0.3 and the next float32 above 0.3, the exact 0.3 is not found."""
+    """Of 0.5, 0.25 and the next float32 above 0.25, the exact 0.25 is not found."""
     at = np.float32(0.25)  # a threshold that float32 and float64 share
     scores = np.array([0.5, at, np.nextafter(at, np.float32(1))], np.float32)
     kept = best_boxes(boxes(LEFT, RIGHT, [1, 2, 3, 4]), scores, 0.25)

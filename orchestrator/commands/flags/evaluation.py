@@ -21,7 +21,7 @@ SUITES = {
 
 
 def add_evaluate_flags(evaluate: argparse.ArgumentParser) -> None:
-    """One action for each suite, and ``draw``, ``export``, ``understanding`` and ``table``."""
+    """An action for each suite, and those about prompts, images, understanding and results."""
     actions = evaluate.add_subparsers(required=True, metavar="suite", dest="action")
     for name, about in SUITES.items():
         suite = actions.add_parser(name, help=about, description=f"Measures {about}.")
@@ -38,6 +38,10 @@ def add_evaluate_flags(evaluate: argparse.ArgumentParser) -> None:
             help="folder of images, scores and result; the same command goes on in it",
         )
         add_overrides(suite)
+    text = "print a suite's prompts by place, for --images of other programs"
+    listing = actions.add_parser("list", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    listing.add_argument("suite", choices=tuple(SUITES), help="suite whose prompts are printed")
+    add_overrides(listing)
     text = "draw a suite's images with another model, a pipeline of diffusers, for --images"
     draw = actions.add_parser("draw", help=text, description=f"{text[0].upper()}{text[1:]}.")
     draw.add_argument("suite", choices=tuple(SUITES), help="suite whose prompts are drawn")
@@ -68,7 +72,9 @@ def add_evaluate_flags(evaluate: argparse.ArgumentParser) -> None:
         "--model", required=True, help="checkpoint folder, or id[@revision] on the Hugging Face Hub"
     )
     understanding.add_argument(
-        "--questions", type=Path, required=True, help="file of images, questions and answers"
+        "--questions",
+        type=Path,
+        help="file of images, questions and answers (default: scenes of the embedded world)",
     )
     understanding.add_argument(
         "--out", type=Path, required=True, help="folder for the result, empty or not there"
