@@ -20,7 +20,7 @@ from orchestrator.settings.inputs import verified_policy_folder
 from orchestrator.settings.machine import check_device
 from policy.checkpoint.generation_defaults import load_defaults
 from policy.checkpoint.hub import checkpoint_folder
-from policy.checkpoint.loading import load_encoder, load_policy
+from policy.checkpoint.loading import check_checkpoint, load_encoder, load_policy
 from policy.checkpoint.weight_files import weights_sha256
 from policy.digest import sha256
 from policy.disk import check_vacant, write_whole
@@ -38,6 +38,7 @@ def measure(parsed: argparse.Namespace) -> Path:
     check_vacant(parsed.out)
     check_device(parsed.device, "--device")
     folder = verified_policy_folder(checkpoint_folder(parsed.model))
+    check_checkpoint(folder)
     file = parsed.questions or write_questions(parsed.out / "questions")
     questions = load_questions(file)
     images = {question.image: read_image(question.image, "image") for question in questions}

@@ -129,12 +129,13 @@ def test_the_command_measures_and_compares(
 def test_without_a_file_scenes_are_asked_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same questions as ``data questions`` writes, here eight. After a checkpoint that is not
-    there the folder can be used."""
+    """The same questions as ``data questions`` writes, here eight. A checkpoint that is not there
+    leaves no folder behind."""
     monkeypatch.setattr(data, "_QUESTIONS", 8)
     out = tmp_path / "out"
     words = ["evaluate", "understanding", "--out", str(out), "--model"]
     assert main([*words, str(tmp_path / "none")]) == 2
+    assert not out.exists()
     assert main([*words, str(MODEL)]) == 0
     result = json.loads((out / "result.json").read_text())
     assert len(result["values"]["accuracy"]) == 8
