@@ -63,7 +63,7 @@ def measure(parsed: argparse.Namespace) -> Path:
         "prompts": len(questions),
         "whole": True,
         "prompts_sha256": hashlib.sha256(
-            f"{sha256(parsed.questions)}{digests}".encode()
+            f"{sha256(file)}{digests}".encode()
         ).hexdigest(),
         "images_per_prompt": 1,
         "model": parsed.model,
