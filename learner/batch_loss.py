@@ -38,6 +38,7 @@ class ShareSize:
     sequences: int
     micro_batches: int
     staleness: int  # weight versions from rollout to training, of the oldest trajectory
+    stale: bool  # whether other weights than those trained sampled any of it
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class BatchSize:
     # Every rank runs this number of passes, so that the ranks' collectives match.
     micro_batches: int
     staleness: int  # weight versions from rollout to training, of the oldest trajectory
+    stale: bool  # whether other weights than those trained sampled any of it
 
     @classmethod
     def of(cls, shares: Sequence[ShareSize]) -> BatchSize:
@@ -61,6 +63,7 @@ class BatchSize:
             counts=counts,
             micro_batches=max(share.micro_batches for share in shares),
             staleness=max(share.staleness for share in shares),
+            stale=any(share.stale for share in shares),
         )
 
 

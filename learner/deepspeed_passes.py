@@ -171,9 +171,10 @@ class DeepSpeedPasses(Passes):
             config.load_universal_checkpoint = False
             logger.setLevel(level)
         # At ZeRO 3 DeepSpeed gives all groups of parameters the same step counter, and the update
-        # of each group would count it up.
-        for state in self._engine.optimizer.optimizer.state.values():
-            state["step"] = state["step"].clone()
+        # of each group would count it up. The converted counter is on the CPU, and a fused update
+        # wants it where the parameter is.
+        for parameter, state in self._engine.optimizer.optimizer.state.items():
+            state["step"] = state["step"].to(parameter.device, copy=True)
 
     def close(self) -> None:
         """Release DeepSpeed's global state."""

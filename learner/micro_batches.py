@@ -34,6 +34,11 @@ class TrainingTrajectory:
     # Weights of the image tokens from the token method's group stage, N; None stands for 1.
     surrogate_weights: NDArray[np.float64] | None = None
     kl_weights: NDArray[np.float64] | None = None
+    off_policy: bool = False  # see ``TrainingGroup``
+
+    def is_stale(self, weight_version: int) -> bool:
+        """Whether other weights sampled it than those that are trained, which have this version."""
+        return self.off_policy or self.trajectory.weight_version != weight_version
 
 
 def training_trajectories(
@@ -59,7 +64,9 @@ def training_trajectories(
             advantage = advantages[index]
             if advantage is None:
                 raise ValueError(f"{group.prompt.id}: trajectory {index} has no advantage")
-            item = TrainingTrajectory(group.trajectories[index], advantage, varied)
+            item = TrainingTrajectory(
+                group.trajectories[index], advantage, varied, off_policy=part.source.off_policy
+            )
             if weights is not None:
                 place = survivors.index(index)
                 item = replace(
@@ -89,7 +96,7 @@ class MicroBatch:
     tokens: TrajectoryBatch
     advantage_B: Tensor
     has_variance_B: Tensor
-    is_stale_B: Tensor  # bool, whether older weights than those trained sampled the trajectory
+    is_stale_B: Tensor  # bool, whether other weights than those trained sampled the trajectory
     # Recorded at rollout under the trained distribution, in nats; 0 outside the mask.
     recorded_logprob_BT: Tensor
     recorded_entropy_BT: Tensor
@@ -143,9 +150,7 @@ def micro_batch(
         tokens=tokens.to(device),
         advantage_B=torch.tensor([item.advantage for item in items], device=device),
         has_variance_B=torch.tensor([item.group_has_variance for item in items], device=device),
-        is_stale_B=torch.tensor(
-            [t.weight_version != weight_version for t in trajectories], device=device
-        ),
+        is_stale_B=torch.tensor([item.is_stale(weight_version) for item in items], device=device),
         recorded_logprob_BT=logprob_BT.to(device),
         recorded_entropy_BT=entropy_BT.to(device),
         surrogate_weight_BT=_weights(items, [i.surrogate_weights for i in items], tokens, device),

@@ -21,6 +21,8 @@ class TrainingGroup:
 
     group: Any
     advantages: tuple[float | None, ...]
+    # Whether other weights sampled it than those with this number here: those of another run.
+    off_policy: bool = False
 
 
 @dataclass(frozen=True)

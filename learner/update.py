@@ -159,7 +159,7 @@ class Updater:
         entropies = [self._normalised(batch.recorded_entropy_BT, batch) for batch in batches]
         if "batch" not in self._method.needs:
             return entropies, None
-        if size.staleness > 0:
+        if size.stale:
             for index in range(size.micro_batches):
                 batch = batches[index] if index < len(batches) else None
                 entropy_BT = self._model.entropies(batch.tokens if batch else None)
@@ -187,6 +187,7 @@ def _batch_size(
         sequences=len(items),
         micro_batches=len(batches),
         staleness=max((weight_version - version for version in versions), default=0),
+        stale=any(item.is_stale(weight_version) for item in items),
     )
     return BatchSize.of(exchange(share))
 

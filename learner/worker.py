@@ -83,6 +83,7 @@ class LearnerWorker:
         from learner.rank import LearnerRank
 
         self._rank = LearnerRank(self._settings, replace(first, rank=rank))
+        self._share_memory()
 
     def update(self, slices: Sequence[GroupSlice], timeout_s: float) -> dict[str, float]:
         """See ``LearnerRank.update``. Groups that are references are fetched in ``timeout_s``."""
@@ -97,8 +98,7 @@ class LearnerWorker:
             for part in slices
         ]
         row = self._joined.update(local)
-        if self._settings.learner.shares_gpu:  # another worker on the GPU may need memory next
-            release_cached_memory()
+        self._share_memory()
         return row
 
     # A push: ``begin_push``, ``push_buckets`` for each parcel of rank 0, ``end_push``. A parcel is
@@ -123,15 +123,24 @@ class LearnerWorker:
 
     def end_push(self) -> WeightReceipt:
         """The receipt of the weights; every rank must be asked for it."""
-        return self._begun.receipt()
+        receipt = self._begun.receipt()
+        self._share_memory()
+        return receipt
 
     def save(self, folder: Path) -> None:
         self._joined.save(folder)
+        self._share_memory()
 
     def load(self, folder: Path) -> int:
         """See ``LearnerRank.load``; returns the weight version of the checkpoint."""
         self._joined.load(folder)
+        self._share_memory()
         return self._joined.weight_version
+
+    def _share_memory(self) -> None:
+        """Give cached memory back: another worker on the GPU may need it next."""
+        if self._settings.learner.shares_gpu:
+            release_cached_memory()
 
     @property
     def _joined(self) -> LearnerRank:

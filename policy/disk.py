@@ -7,11 +7,13 @@ be fenced: this process then asks before each write whether it may still write t
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 from policy.errors import RunFailed, UserError
 
@@ -72,6 +74,23 @@ def write_whole(file: Path, content: str | bytes) -> None:
             fresh.replace(file)
         finally:
             fresh.unlink(missing_ok=True)
+
+
+def locked(stream: IO[str], whose: str) -> bool:
+    """Lock an open file for this process until it is closed; False if another one has locked it.
+
+    Raises ``UserError`` that begins with ``whose`` when the storage cannot lock files.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        stream.close()
+        raise UserError(
+            f"{whose} cannot be used: its storage cannot lock files ({error.strerror})"
+        ) from None
+    return True
 
 
 def sync(path: Path) -> None:

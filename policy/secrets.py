@@ -42,6 +42,12 @@ def masked(text: str) -> str:
     return _masked_urls(text)
 
 
+def without_login(url: str) -> str:
+    """The address with its login and the tokens in its query masked, and nothing else: it is to be
+    used again, and a hidden value may be a part of a path."""
+    return _masked_urls(url)
+
+
 def masked_tree(tree: Any) -> Any:
     """Settings as plain data with their secrets masked.
 

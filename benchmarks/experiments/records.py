@@ -25,7 +25,7 @@ from benchmarks.cells import ROOT
 from benchmarks.experiments.arms import WORLDS, Arm, write_one_task
 from benchmarks.experiments.distil import SETTINGS as DISTILLATION
 from orchestrator.record.run_folder import read_rows
-from orchestrator.settings.unchanged import input_files, settings_that_count
+from orchestrator.settings.unchanged import counts, input_files, settings_that_count
 from policy.digest import sha256
 from policy.disk import write_whole
 from policy.errors import UserError
@@ -98,7 +98,8 @@ def protocol(arm: Arm, scratch: Path) -> JsonDict:
 def _difference(recorded: JsonDict, arm: Arm, scratch: Path) -> str | None:
     """How runs that were recorded differ from those that the code would make now, in one line.
 
-    A setting that is new since then counts as if it had had its default.
+    A setting that is new since then counts as if it had had its default. One that is known since
+    then to change no result is left out.
     """
     settings, given, inputs = _present(arm, scratch)
     for what, was, now in (
@@ -109,6 +110,8 @@ def _difference(recorded: JsonDict, arm: Arm, scratch: Path) -> str | None:
     ):
         for key in sorted(was.keys() | now.keys()):
             if key not in was and what == "setting" and key not in given:
+                continue
+            if what == "setting" and not counts(key):
                 continue
             if was.get(key) != now.get(key):
                 return (

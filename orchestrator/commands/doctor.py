@@ -73,7 +73,8 @@ def examine_cluster(config_path: Path, overrides: list[str], address: str) -> No
         for host, found in examine_hosts(needs_of_run(config, inputs, wanted)):
             report.add(found, of=f"{host} ")
         try:
-            with reserved(config, wanted):
+            now = config.cluster.model_copy(update={"wait_for_room_s": 0.0})
+            with reserved(config.model_copy(update={"cluster": now}), wanted):
                 workers = sum(len(role.names) for role in wanted)
                 report.add(Finding("placement", f"there is room for all {workers} workers", True))
         except RunFailed as failure:

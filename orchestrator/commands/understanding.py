@@ -62,9 +62,7 @@ def measure(parsed: argparse.Namespace) -> Path:
         "lists": {"questions": file.name if parsed.questions else "scenes"},
         "prompts": len(questions),
         "whole": True,
-        "prompts_sha256": hashlib.sha256(
-            f"{sha256(file)}{digests}".encode()
-        ).hexdigest(),
+        "prompts_sha256": hashlib.sha256(f"{sha256(file)}{digests}".encode()).hexdigest(),
         "images_per_prompt": 1,
         "model": parsed.model,
         "weights": weights_sha256(folder),

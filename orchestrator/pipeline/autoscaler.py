@@ -4,7 +4,9 @@ It looks at a window of observations, taken at regular intervals, and then begin
 worker is added when one batch or more waits on average. A worker is taken away when hardly any
 batch waits and more than one worker is idle on average: then the others are not all busy without
 it. When a number of workers turned out to be too few, no worker is taken away down to that
-number for twenty windows. So a load that comes in bursts does not add and take away in turns.
+number for twenty windows. So a load that comes in bursts does not add and take away in turns. When
+there was no room for a worker, none is added for one window, then for two, then four, at most
+twenty.
 """
 
 from __future__ import annotations
@@ -22,11 +24,17 @@ class Autoscaler:
         self._least, self._most = least, most
         self._too_few = 0  # workers that were too few when a worker was added last
         self._windows_since = 0
+        self._refused = self._pause = 0  # times in a row, and windows without another wish
         self.forget()
 
     def forget(self) -> None:
         """Begin a new window, as after a change that others have made."""
         self._seen = self._waiting = self._idle = 0
+
+    def answered(self, granted: bool) -> None:
+        """What came of the last wish of this autoscaler."""
+        self._refused = 0 if granted else self._refused + 1
+        self._pause = 0 if granted else min(2 ** (self._refused - 1), _REMEMBERED)
 
     def observe(self, workers: int, waiting: int, idle: int) -> int:
         """The number of workers that there should be; ``workers`` is the number that there is.
@@ -42,7 +50,10 @@ class Autoscaler:
         waiting_mean, idle_mean = self._waiting / WINDOW, self._idle / WINDOW
         self.forget()
         self._windows_since += 1
+        self._pause, pause = max(0, self._pause - 1), self._pause
         if waiting_mean >= _MANY_WAIT:
+            if pause:
+                return workers
             self._too_few, self._windows_since = workers, 0
             return max(workers, min(workers + 1, self._most))
         enough = workers - 1 > self._too_few or self._windows_since >= _REMEMBERED

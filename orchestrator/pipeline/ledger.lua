@@ -224,7 +224,22 @@ local function wish()
   if not sent then
     redis.call('RPUSH', scaling, cjson.encode({id = request, asked_by = given.asked_by,
       wanted = given.wanted, asked = now, before = {}, answer = '', answered = 0}))
-    redis.call('LTRIM', scaling, -WISHES_KEPT, -1)
+    -- What was granted decides how many workers a resumed run has: a wish that was not goes first.
+    if redis.call('LLEN', scaling) > WISHES_KEPT then
+      local spare
+      for _, text in ipairs(redis.call('LRANGE', scaling, 0, -1)) do
+        local answer = cjson.decode(text).answer
+        if answer ~= '' and answer ~= 'done' then
+          spare = text
+          break
+        end
+      end
+      if spare then
+        redis.call('LREM', scaling, 1, spare)
+      else
+        redis.call('LPOP', scaling)
+      end
+    end
   end
   return {'ok', 0, cjson.encode(request)}
 end

@@ -29,7 +29,7 @@ from orchestrator.pipeline.ledger_view import LedgerView
 from orchestrator.settings.ledger_config import LedgerConfig
 from policy.disk import write_whole
 from policy.errors import UserError
-from policy.secrets import masked
+from policy.secrets import without_login
 from policy.text_files import read_json
 from rewards.cache import check_redis
 
@@ -140,7 +140,7 @@ class _Saved(BaseModel):
     run: str  # the id of the run
     epoch: int  # the last one that a driver has asked for
     taken: int  # the last one that Redis has acknowledged
-    address: str  # of the Redis, with secrets masked
+    address: str  # of the Redis, without its login
     own: bool  # whether the run starts that Redis itself
     folder: Path  # of the run, to notice a copy
 
@@ -148,7 +148,7 @@ class _Saved(BaseModel):
     def url(self) -> str:
         """The address, with its password if REDIS_URL has it."""
         named = os.environ.get("REDIS_URL", "")
-        return named if masked(named) == self.address else self.address
+        return named if without_login(named) == self.address else self.address
 
     @classmethod
     def read(cls, folder: Path) -> _Saved | None:
@@ -170,7 +170,7 @@ class _Memory:
     def __init__(self, folder: Path, url: str, own: bool) -> None:
         self._folder = folder.absolute()
         saved, self._own = _Saved.read(folder), own
-        self._address = masked(url)
+        self._address = without_login(url)
         self.run = saved.run if saved else uuid.uuid4().hex
         self.epoch, self.taken = (saved.epoch, saved.taken) if saved else (0, 0)
         if own:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from learner.shares import TrainingGroup
 from orchestrator.pipeline.alarms import Alarms
 from orchestrator.pipeline.clock import Clock
 from orchestrator.pipeline.interrupt import Interrupt
@@ -28,6 +29,8 @@ class Replay:
 
     config: RunConfig
     steps: range  # the steps to train on, counted from 1
+    # The first of them that other weights sampled than those with its number here; None if no such.
+    off_policy_from: int | None
     trajectories: KeptTrajectories  # of the run that is replayed
     store: GroupStore
     learner: Learner
@@ -38,9 +41,18 @@ class Replay:
     alarms: Alarms = field(default_factory=Alarms)
     last_saved: Path | None = None
 
+    def marked(self, step: int, groups: list[TrainingGroup]) -> list[TrainingGroup]:
+        """The groups of a step, which say whether they are off-policy."""
+        if self.off_policy_from is None or step < self.off_policy_from:
+            return groups
+        return [replace(group, off_policy=True) for group in groups]
+
 
 def replay(run: Replay) -> None:
     """Train on the kept steps in their order. The last weights are in a checkpoint at the return.
+
+    Each step is trained on the trajectories that the run has sampled. Where the replay's weights
+    are not the run's, these are off-policy, whatever their number is.
 
     Its rows are those of the run, without what only rollout and reward workers can tell. If all
     settings are those of the run, the weights are too, to the bit. Raises ``UpdatesSkipped`` when
@@ -51,7 +63,7 @@ def replay(run: Replay) -> None:
         clock = Clock(run.telemetry.exporter.stage)
         batch = kept_batch(step, run.trajectories, run.store)
         with clock.stage("learn"):
-            learned = run.learner.update(batch.training_groups)
+            learned = run.learner.update(run.marked(step, batch.training_groups))
         batch.groups.clear()  # the object store has room for the images of one step
         write_row(run, step_row(step, batch, learned, gap=None), batch.scored, clock)
 

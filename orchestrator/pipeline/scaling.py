@@ -24,6 +24,7 @@ from rollout.config import RolloutConfig
 log = logging.getLogger("eg_grpo")
 
 ROLLOUT = "rollout"  # the role of rollout workers; that of reward workers is the reward's name
+_AUTOSCALER = "the autoscaler"  # who asks, in the ledger
 # Why the cluster has no room for so many more workers; None if it has.
 NoRoom = Callable[[Resources, int], str | None]
 
@@ -140,8 +141,10 @@ class Scaling:
             "scale %s (asked by %s): %s",
             *(wanted, wish.asked_by, answer),
         )
-        for autoscaler in self._autoscalers.values():
+        for role, autoscaler in self._autoscalers.items():
             autoscaler.forget()
+            if wish.asked_by == _AUTOSCALER and role in wish.wanted:
+                autoscaler.answered(granted=answer == DONE)
 
     def _observe(self) -> None:
         if self._open is not None:
@@ -151,4 +154,4 @@ class Scaling:
             waiting = self._schedule.waiting if role == ROLLOUT else pool.queued
             wanted = autoscaler.observe(pool.size, waiting, pool.idle)
             if wanted != pool.size:
-                self._ledger.wish("the autoscaler", {role: wanted})
+                self._ledger.wish(_AUTOSCALER, {role: wanted})

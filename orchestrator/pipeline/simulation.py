@@ -48,6 +48,7 @@ class Scenario:
     groups_per_step: int
     groups_per_batch: int
     rollout_workers: int
+    most_rollout_workers: int  # that the run may have: the groups of a step are dealt for these
     reward_workers: int  # of the reward that has the fewest
     max_staleness: int
     checkpoint_every: int
@@ -57,7 +58,8 @@ class Scenario:
     @property
     def layout(self) -> Layout:
         """How the groups of a step are dealt to the workers."""
-        return Layout(self.rollout_workers, self.groups_per_batch)
+        most = max(self.most_rollout_workers, self.rollout_workers)
+        return Layout(most, self.groups_per_batch)
 
     @property
     def batches_per_step(self) -> int:

@@ -26,17 +26,18 @@ def announced(folder: Path, target: str) -> Iterator[None]:
     """Have both files name the target of the run in ``folder`` as long as the context lasts.
 
     A file that another driver has written since is left alone. What a process leaves that is killed
-    is overwritten when the run goes on, or removed when another run takes its address.
+    is overwritten when the run goes on, or removed when another run on its host takes its address.
     """
     # ``run`` is a label of the target too, so that ``up`` has it when the run does not answer.
     # Prometheus drops labels that begin with __meta; this one tells the files of two drivers apart.
-    labels = {"run": folder.name, "__meta_driver": f"{socket.gethostname()}:{os.getpid()}"}
+    host = socket.gethostname()
+    labels = {"run": folder.name, "__meta_driver": f"{host}:{os.getpid()}"}
     text = json.dumps([{"targets": [target], "labels": labels}]) + "\n"
     files = (folder / FILE, folder.parent / OF_ALL_RUNS / f"{folder.name}.json")
     with writing(files[1]):
         files[1].parent.mkdir(exist_ok=True)
         for other in files[1].parent.glob("*.json"):
-            if target in _targets(other):
+            if (host, target) in _targets(other):
                 other.unlink(missing_ok=True)
     for file in files:
         write_whole(file, text)
@@ -48,12 +49,19 @@ def announced(folder: Path, target: str) -> Iterator[None]:
                 file.unlink(missing_ok=True)
 
 
-def _targets(file: Path) -> list[str]:
-    """What a discovery file names; nothing if it is no such file, or is gone."""
+def _targets(file: Path) -> list[tuple[str, str]]:
+    """Hosts of drivers and their targets in a file; nothing if it is no such file, or is gone.
+
+    A loopback address is another process's on each host.
+    """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return [target for group in found for target in group["targets"]]
-    except (OSError, ValueError, TypeError, KeyError):
+        return [
+            (group["labels"]["__meta_driver"].rpartition(":")[0], target)
+            for group in found
+            for target in group["targets"]
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []
 
 

@@ -12,7 +12,6 @@ the next work begins. So whatever ends the process, the next one goes on after t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from evaluation.comparison import LOCATIONS
 from orchestrator.record.run_folder import read_rows
 from orchestrator.record.sheets import save_whole_png
-from policy.disk import check_vacant, write_whole, writing
+from policy.disk import check_vacant, locked, write_whole, writing
 from policy.errors import UserError
 from policy.text_files import read_json
 from policy.types import JsonDict, RewardFailure, RewardResult, Score
@@ -53,11 +52,9 @@ class EvaluationFolder:
             self._lock: IO[str] = (path / _LOCK).open("a")
         except OSError as error:
             raise UserError(f"--out: {path} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not locked(self._lock, f"--out: {path}"):
             self.close()
-            raise UserError(f"--out: {path} is in use by another process") from None
+            raise UserError(f"--out: {path} is in use by another process")
         if (path / ASKED).is_file():
             before: JsonDict = read_json(path / ASKED)
             _check_same(before, asked, path)

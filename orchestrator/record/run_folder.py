@@ -8,7 +8,6 @@ run goes on it also holds ``prometheus.json``.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -19,7 +18,7 @@ from typing import IO, Self
 from orchestrator.record import discovery
 from orchestrator.record.kept_trajectories import KeptTrajectories
 from orchestrator.record.own_checkpoints import WRITTEN, OwnCheckpoints, checkpoint_step
-from policy.disk import is_in_part, made_anew, write_whole, writing
+from policy.disk import is_in_part, locked, made_anew, write_whole, writing
 from policy.errors import UserError
 from policy.text_files import decoded, parse_json
 from policy.types import JsonDict
@@ -72,16 +71,14 @@ class RunFolder:
             self._lock: IO[str] = (path / LOCK).open("a+")
         except OSError as error:
             raise UserError(f"run folder {path} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not locked(self._lock, f"run folder {path}"):
             self._lock.seek(0)
             holder = self._lock.read() or "another process"
             self.close()
             raise FolderInUse(
                 f"run folder {path} is in use by {holder}; wait until it ends, or end it there (by"
                 " kill -9 if it is frozen)"
-            ) from None
+            )
         try:
             with writing(path / LOCK):
                 self._lock.truncate(0)

@@ -221,14 +221,17 @@ class RunConfig(Settings):
         if minimum is not None and minimum > group_size:
             text = f"{minimum} of a group of {group_size} (rollout.group_size) can never survive"
             raise refuse(type(self), "algorithm.minimum_survivors", text)
-        if self.algorithm.method in WITH_UNCONDITIONAL and not all(
-            self.training_sampling(step).guided for step in range(self.steps)
-        ):
+        unguided = [s for s in range(self.steps) if not self.training_sampling(s).guided]
+        if self.algorithm.method in WITH_UNCONDITIONAL and unguided:
+            falls = self.rollout.final_guidance_scale is not None
+            when = f", not a way through 1 (step {unguided[0] + 1} has it)" if falls else ""
             text = (
                 f"algorithm.method {self.algorithm.method} compares log-probs with those without"
                 " the prompt, which are recorded with guidance alone: give a scale other than 1"
+                f"{when}"
             )
-            raise refuse(type(self), "rollout.guidance_scale", text)
+            key = "final_guidance_scale" if falls else "guidance_scale"
+            raise refuse(type(self), f"rollout.{key}", text)
         if self.stages == "rollout" and not self.trajectories.keep_steps:
             text = "with stages: rollout, the trajectories are all that a run leaves; keep some"
             raise refuse(type(self), "trajectories.keep_steps", text)

@@ -31,6 +31,10 @@ FREE = (
     # A matrix product may add in another order with another number of threads. It must be possible
     # to go on with a machine of fewer cores.
     "learner.threads",
+    # Other batches add in another order, or choose another kernel. They may change, because a run
+    # must be able to go on when memory turned out to be short.
+    *("learner.micro_batch_size", "rollout.batch_size", "rewards.*.batch_size"),
+    "learner.gradient_checkpointing",
     # places of files and processes; how often the run saves and evaluates, and what it keeps
     *("name", "root", "cluster", "checkpoint", "evaluation.every", "evaluation.during"),
     *("cache", "rewards.*.cache", "ledger", "trajectories"),
@@ -89,7 +93,22 @@ def settings_that_count(config: RunConfig, given_alone: bool = False) -> dict[st
     With ``given_alone`` those that have their default are left out.
     """
     tree = config.model_dump(mode="json", exclude_defaults=given_alone)
-    return {key: value for key, value in flat(masked_tree(tree)).items() if not _below(key, FREE)}
+    return {key: value for key, value in flat(masked_tree(tree)).items() if counts(key)}
+
+
+def counts(key: str) -> bool:
+    """Whether a setting, by its dotted key, may affect the results."""
+    return not _below(key, FREE)
+
+
+def changed_settings(config: RunConfig, before: RunConfig) -> set[str]:
+    """The keys of settings that may affect the results and differ.
+
+    More steps are no difference where nothing falls until the last one.
+    """
+    old, new = (settings_that_count(each) for each in (before, config))
+    changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    return changed - ({"steps"} if _nothing_falls(before, config) else set())
 
 
 def input_files(config: RunConfig) -> dict[str, Path]:
@@ -151,11 +170,17 @@ def _is_free(key: str, config: RunConfig) -> bool:
 def _may_go_on(before: RunConfig, config: RunConfig) -> bool:
     """Whether the run may get more steps than before.
 
-    Only with a constant learning rate. A rate that falls until the last step would have been
+    Only with a constant learning rate and guidance. What falls until the last step would have been
     different in the steps that are already done.
     """
-    constant = before.learner.schedule == config.learner.schedule == "constant"
-    return constant and config.steps > before.steps
+    return _nothing_falls(before, config) and config.steps > before.steps
+
+
+def _nothing_falls(*configs: RunConfig) -> bool:
+    return all(
+        config.learner.schedule == "constant" and config.rollout.final_guidance_scale is None
+        for config in configs
+    )
 
 
 def _same_batches(key: str, before: RunConfig, config: RunConfig) -> bool:

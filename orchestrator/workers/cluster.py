@@ -56,6 +56,7 @@ def ray_cluster(
     if address is None:
         private_environment()
     else:
+        _check_direct(configured, address)
         _check_reachable(configured, address, start_timeout_s)
     import ray
 
@@ -76,6 +77,13 @@ def ray_cluster(
         yield
     finally:
         ray.shutdown()
+
+
+def _check_direct(configured: str | None, address: str) -> None:
+    """Raise ``UserError`` for the address of a proxy, behind which no worker can be placed."""
+    if address.startswith("ray://"):
+        reason = "a run needs the cluster itself: HOST:6379, or ray job submit"
+        raise _unreachable(configured, address, f"this is a proxy for clients; {reason}")
 
 
 def _check_reachable(configured: str | None, address: str, start_timeout_s: float) -> None:

@@ -181,7 +181,11 @@ class RewardPool(ScalablePool[Duty]):
         except ObjectLost as lost:
             self._lose_answer(duty, lost)
         except WorkerDied as failure:
-            if not self._start_where_it_stands_back(self._slots.index(duty)):
+            # A worker that was up has died otherwise, even if its place was asked for anew since.
+            stands_back = duty.starting and self._start_where_it_stands_back(
+                self._slots.index(duty)
+            )
+            if not stands_back:
                 self._replace(duty, failure, "its worker died")
         except WorkerFailed as failure:
             self._replace(duty, failure, "its worker failed")

@@ -271,10 +271,12 @@ class RolloutPool(ScalablePool[_Place]):
         except GetTimeoutError:
             return  # the answer has left this machine's memory; it still has until the deadline
         except WorkerFailed as failure:
-            if not (
-                self._start_where_it_stands_back(self._slots.index(place))
-                or self._weights_are_lost(place, failure)
-            ):
+            # A worker that was up has died otherwise, even if its place was asked for anew since:
+            # the schedule must hear of it.
+            stands_back = place.doing == "starting" and self._start_where_it_stands_back(
+                self._slots.index(place)
+            )
+            if not (stands_back or self._weights_are_lost(place, failure)):
                 self._lose(place, failure)
             return
         doing, groups = place.doing, place.groups

@@ -56,8 +56,10 @@ CASES = [
           f"eg_grpo_step_duration_seconds_sum{{{CALM}}}": "9000x99",
           f"eg_grpo_step_duration_seconds_count{{{CALM}}}": "10x99"},
          31, OF_A, "Run a has done no step for 36m 0s"),
-    Case("EgGrpoNoStep",  # it never did one
-         {f"eg_grpo_start_timestamp_seconds{{{A}}}": "0x99"},
+    Case("EgGrpoNoStep",  # it never did one; "calm" still waits for machines
+         {f"eg_grpo_start_timestamp_seconds{{{A}}}": "0x99",
+          f"eg_grpo_start_timestamp_seconds{{{CALM}}}": "0x99",
+          f'eg_grpo_stage_start_timestamp_seconds{{{CALM}, stage="start"}}': "0x99"},
          31, OF_A, "Run a has done no step for 36m 0s"),
     Case("EgGrpoStageStuck",  # learning takes "calm" 200 s
          {f'eg_grpo_stage_start_timestamp_seconds{{{A}, stage="learn"}}': "0x99",

@@ -53,10 +53,15 @@ def trajectory(probability: float, version: int) -> Trajectory:
     )
 
 
-def corrections(rows: range = range(4), **algorithm: object) -> tuple[list[float], Metrics]:
+def corrections(
+    rows: range = range(4), off_policy: bool = False, **algorithm: object
+) -> tuple[list[float], Metrics]:
     """-4 times the gradient of each row's log-prob, and the metrics as sums."""
     items = [
-        TrainingTrajectory(trajectory(RECORDED[row], VERSIONS[row]), 1.0, True) for row in rows
+        TrainingTrajectory(
+            trajectory(RECORDED[row], VERSIONS[row]), 1.0, True, off_policy=off_policy
+        )
+        for row in rows
     ]
     batch = micro_batch(items, TINY_SPECIAL, 3, guided=False, device=torch.device("cpu"))
     logprob_BT = torch.tensor([[CURRENT[row]] for row in rows]).log().requires_grad_()
@@ -118,6 +123,12 @@ def test_fresh_trajectories_are_trained_alike_by_both(cap):
     assert rollout == learner
 
 
+def test_trajectories_of_another_run_are_stale_whatever_their_version():
+    """Two of four have the learner's version. Ratios 1, 2, 1.4 and 4, none above the bound."""
+    found, _ = corrections(off_policy=True, clip_high=9.0)
+    assert found == pytest.approx([1.0, 2.0, 1.4, 4.0], rel=1e-6)
+
+
 def test_ratio_metrics_are_exact_however_the_batch_is_cut():
     """Ratios 1, 2, 1.4 and 4: three of four outside 0.9 to 1.1, whether the sums are of one
     micro-batch or of four. The third and the fourth are clipped at 1.2; without a ratio none is.
@@ -147,7 +158,11 @@ def test_ratios_that_cancel_in_the_mean_are_outside():
 
 def test_the_oldest_trajectory_of_any_rank_is_the_batch_s_staleness():
     """A rank without trajectories counts 0."""
-    shares = [ShareSize(9, 2, 1, 1), ShareSize(9, 2, 1, 4), ShareSize(0, 0, 0, 0)]
+    shares = [
+        ShareSize(9, 2, 1, 1, stale=True),
+        ShareSize(9, 2, 1, 4, stale=True),
+        ShareSize(0, 0, 0, 0, stale=False),
+    ]
     assert BatchSize.of(shares).staleness == 4
 
 

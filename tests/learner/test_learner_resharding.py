@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,6 +55,21 @@ def converted(rank, checkpoint, folder):
     rank._model.load_universal_state(folder)
     rank.weight_version = 2
     return rank
+
+
+def test_converted_counters_lie_where_their_parameters_do(monkeypatch, tmp_path):
+    """DeepSpeed reads them to the CPU, and a fused update refuses them there. ``meta`` stands for
+    the GPU. Each parameter has a counter of its own."""
+    counter, parameters = torch.tensor(7.0), [torch.empty(2, device="meta") for _ in range(2)]
+    state = {parameter: {"step": counter} for parameter in parameters}
+    optimizer = SimpleNamespace(optimizer=SimpleNamespace(state=state))
+    passes = object.__new__(deepspeed_passes.DeepSpeedPasses)
+    passes._engine = SimpleNamespace(_config=SimpleNamespace(), optimizer=optimizer)
+    monkeypatch.setattr(passes, "load_state", lambda folder: None)
+    passes.load_universal_state(tmp_path)
+    found = [state[parameter]["step"] for parameter in parameters]
+    assert [step.device.type for step in found] == ["meta", "meta"]
+    assert found[0] is not found[1]
 
 
 @pytest.mark.parametrize(

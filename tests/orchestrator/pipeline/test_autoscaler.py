@@ -53,6 +53,19 @@ def test_a_number_that_was_too_few_is_tried_again_only_after_twenty_windows() ->
     assert sizes(Autoscaler(1, 6), 6, load) == [5, 4, 5, *[5] * 19, 4]
 
 
+def test_where_there_is_no_room_it_asks_less_and_less() -> None:
+    """After a refusal one window without a wish, then two, then four. What is granted ends that."""
+    scaler, wished = Autoscaler(1, 8), []
+    for window in range(1, 13):
+        found = [scaler.observe(2, 3, 0) for _ in range(WINDOW)]
+        if found[-1] == 3:
+            wished.append(window)
+            scaler.answered(granted=False)
+    assert wished == [1, 3, 6, 11]
+    scaler.answered(granted=True)
+    assert sizes(scaler, 2, [(3, 0), (3, 0)]) == [3, 4]
+
+
 @pytest.mark.parametrize("offered", [0.4, 1.0, 1.9, 2.5, 3.6, 5.0, 9.0])
 @pytest.mark.parametrize("start", [1, 6])
 def test_it_does_not_flap(start: int, offered: float) -> None:

@@ -429,7 +429,8 @@ def test_a_wish_for_workers_waits_until_the_driver_answers_it(ledger: Ledger, ur
 
 
 def test_a_wish_needs_a_ledger_and_outlives_the_driver_that_has_not_answered(url: str) -> None:
-    """The next driver finds it. The last fifty wishes are kept."""
+    """The next driver finds it. The last fifty wishes are kept, and those that were granted longer
+    than those that were not."""
     connection = LedgerConnection(url, "nobody's", print, 20, None)
     with pytest.raises(UserError, match="has no ledger of run nobody's"):
         make_wish(connection, "nobody's", "ada@host", {"rollout": 3})
@@ -438,6 +439,13 @@ def test_a_wish_needs_a_ledger_and_outlives_the_driver_that_has_not_answered(url
     for number in range(60):
         first.wish("the autoscaler", {"rollout": number})
     second = take(url, run)
-    assert [wish.wanted["rollout"] for wish in second.note_workers([])] == list(range(10, 60))
+    kept = second.note_workers([])
+    assert [wish.wanted["rollout"] for wish in kept] == list(range(10, 60))
+    for wish, answer in zip(kept, ("done", "refused: no room", "done"), strict=False):
+        second.answer(wish.id, answer)
+    for number in (60, 61):
+        second.wish("ada@host", {"rollout": number})
+    found = [wish.wanted["rollout"] for wish in second.view().scaling]
+    assert found == [12, *range(13, 62)]  # 11, which was refused, and then 10, the oldest
     with pytest.raises(Superseded):
         first.answer(second.view().scaling[0].id, "done")

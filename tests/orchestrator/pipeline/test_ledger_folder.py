@@ -21,6 +21,7 @@ from orchestrator.pipeline.ledger_folder import (
     read_run,
 )
 from orchestrator.settings.ledger_config import LedgerConfig
+from policy import secrets
 from policy.errors import RunFailed, UserError
 from tests.redis_server import between, redis_server
 
@@ -183,6 +184,18 @@ def test_a_password_is_nowhere(
             LedgerConfig(url=login)
     assert len(said) == 2
     assert PASSWORD not in "".join([*said, *map(str, errors), *capfd.readouterr()])
+
+
+def test_a_hidden_value_in_the_path_of_the_server_is_no_harm(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward may have the folder of temporary files in its env_vars, whose values are hidden."""
+    with open_ledger(CONFIG, run, print) as ledger:
+        place = str(kept(run)["address"])
+        assert place.startswith("unix://")
+    monkeypatch.setattr(secrets, "_known", {place.split("/")[3]})
+    with open_ledger(CONFIG, run, print) as ledger:
+        assert read_run(run) == ledger.view()
 
 
 def test_a_redis_that_cannot_be_used_is_one_line(

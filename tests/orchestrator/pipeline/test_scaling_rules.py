@@ -155,6 +155,18 @@ def test_a_resumed_run_wishes_for_the_numbers_that_were_granted_last(ledger: Led
     assert (resumed.rollout.size, resumed.hps.size) == (3, 1)
 
 
+def test_the_autoscaler_asks_less_often_where_there_is_no_room(ledger: Ledger) -> None:
+    """No host has room for a third worker. In five windows it asks twice, and not five times."""
+    run = Scaled(
+        ledger, "rewards.0.workers=1", "rewards.0.max_workers=4", "rewards.0.autoscale=true"
+    )
+    run.hps.queued, run.hps.resources = 2, Resources(cpus=3, gpus=0)
+    for _ in range(5 * 31):
+        run.turn()
+    answers = [(wish.asked_by, wish.answer) for wish in ledger.view().scaling]
+    assert answers == [("the autoscaler", "refused: hps=2: there is room for 2")] * 2
+
+
 def test_the_autoscaler_asks_as_anybody_does(ledger: Ledger) -> None:
     """After thirty seconds in which a batch waits; while workers join it sees nothing."""
     run = Scaled(

@@ -261,18 +261,18 @@ def test_a_run_that_takes_an_address_removes_the_file_that_a_killed_run_left(
     tmp_path: Path,
 ) -> None:
     """Its metrics would else be scraped under the name of the other run as well. Files of other
-    addresses stay, and so does what is no discovery file."""
+    addresses stay, and of other hosts, and so does what is no discovery file."""
     (tmp_path / ".prometheus").mkdir()
     (tmp_path / "shapes").mkdir()
-    for name, text in (
-        ("killed", '[{"targets": ["127.0.0.1:9464"], "labels": {"run": "killed"}}]'),
-        ("alive", '[{"targets": ["127.0.0.1:9465"], "labels": {"run": "alive"}}]'),
-        ("other", "[1]"),
-    ):
+    here = socket.gethostname()
+    for name, host, port in (("killed", here, 4), ("alive", here, 5), ("elsewhere", "gpu-9", 4)):
+        labels = {"run": name, "__meta_driver": f"{host}:123"}
+        text = json.dumps([{"targets": [f"127.0.0.1:946{port}"], "labels": labels}])
         (tmp_path / ".prometheus" / f"{name}.json").write_text(text, encoding="utf-8")
+    (tmp_path / ".prometheus" / "other.json").write_text("[1]", encoding="utf-8")
     with announced(tmp_path / "shapes", "127.0.0.1:9464"):
         found = sorted(file.stem for file in (tmp_path / ".prometheus").iterdir())
-    assert found == ["alive", "other", "shapes"]
+    assert found == ["alive", "elsewhere", "other", "shapes"]
 
 
 @pytest.mark.parametrize(

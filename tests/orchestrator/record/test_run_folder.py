@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import socket
@@ -66,6 +68,21 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     assert f"is in use by process {os.getpid()} on host {host}; wait until it ends" in held.stderr
     folder.close()
     RunFolder(tmp_path / "run").close()
+
+
+def test_storage_that_cannot_lock_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else has the folder, and no other name would be better."""
+
+    def cannot(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", cannot)
+    reason = r"cannot be used: its storage cannot lock files \(No locks available\)"
+    for folder in (lambda: RunFolder(tmp_path / "a"), lambda: RunFolder.fresh(tmp_path, "b")):
+        with pytest.raises(UserError, match=reason):
+            folder()
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:

@@ -95,6 +95,16 @@ def test_a_missing_need_is_one_line(overrides: list[str], expected: str) -> None
     assert "\n" not in line
 
 
+def test_guidance_that_falls_through_1_is_named_by_its_end() -> None:
+    """The scale at the start is fine; the line says which step has none."""
+    falls = ["rollout.guidance_scale=5", "rollout.final_guidance_scale=1"]
+    with pytest.raises(UserError) as caught:
+        load_config(SHAPES, ["algorithm.method=contrast", *falls])
+    line = str(caught.value).removeprefix(f"{SHAPES}: ")
+    assert line.startswith("rollout.final_guidance_scale: algorithm.method contrast compares log")
+    assert line.endswith("a scale other than 1, not a way through 1 (step 80 has it)")
+
+
 @pytest.mark.parametrize("name", ["eg-grpo", *METHODS])
 def test_the_settings_know_what_a_method_needs_without_its_code(name: str) -> None:
     """The names that are checked before torch is imported are those of the methods themselves."""

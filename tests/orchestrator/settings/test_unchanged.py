@@ -31,20 +31,20 @@ BOUND = {
         "rollout.guidance_scale",
         "rollout.final_guidance_scale",
     ),
-    *("rollout.temperature", "rollout.max_cot_tokens", "rollout.batch_size"),
+    *("rollout.temperature", "rollout.max_cot_tokens"),
     *("rollout.threads", "rollout.device"),
     # how requests meet in vLLM's batches
     *("rollout.vllm.memory_share", "rollout.vllm.cpu_kv_cache_gib", "rollout.vllm.prefill_tokens"),
     *("rewards.*.name", "rewards.*.factory", "rewards.*.weight", "rewards.*.normalise"),
-    *("rewards.*.options", "rewards.*.workers", "rewards.*.batch_size"),
+    *("rewards.*.options", "rewards.*.workers"),
     # how a step is cut into batches, whatever the number of workers is at the moment
     *("rollout.max_workers", "rewards.*.max_workers"),
     # Ray gives a reward's process as many threads; a share of a GPU is what puts it on one
     *("rewards.*.cpus_per_worker", "rewards.*.gpus_per_worker"),
     *("rewards.*.runtime_env.pip", "rewards.*.runtime_env.env_vars"),
-    *("learner.micro_batch_size", "learner.learning_rate", "learner.betas"),
+    *("learner.learning_rate", "learner.betas"),
     *("learner.weight_decay", "learner.warmup_steps", "learner.schedule", "learner.max_grad_norm"),
-    *("learner.zero_stage", "model.dtype", "learner.gradient_checkpointing"),
+    *("learner.zero_stage", "model.dtype"),
     *("learner.offload_optimizer", "learner.offload_parameters"),
     "learner.device",
     *("learner.lora.rank", "learner.lora.alpha", "learner.lora.target_modules"),
@@ -110,8 +110,8 @@ REMOTE = (
 
 
 def test_patience_may_grow(tmp_path: Path) -> None:
-    """All deadlines, ports, shares of a machine, where and how often things are looked at, and the
-    number of learner ranks and of their threads."""
+    """All deadlines, ports, shares of a machine, where and how often things are looked at, the
+    number of learner ranks and of their threads, and what memory needs."""
     folder = saved(tmp_path, REMOTE % 60)
     free = [
         *("learner.timeout_s=9999", "learner.start_timeout_s=9999", "rollout.timeout_s=9999"),
@@ -120,6 +120,8 @@ def test_patience_may_grow(tmp_path: Path) -> None:
         *("rewards.0.restarts=9", "learner.rendezvous_port=12345", "learner.cpus_per_rank=2"),
         *("learner.ranks=2", "learner.min_ranks=1", "learner.threads=2"),
         *("rollout.cpus_per_worker=2", "probe_tolerance=1e-3", "replacements=9", "name=other"),
+        *("learner.micro_batch_size=8", "learner.gradient_checkpointing=true"),
+        *("rollout.batch_size=16", "rewards.0.batch_size=16"),
         *("root=/elsewhere", "checkpoint.every=7", "evaluation.every=7", "cache.kind=none"),
     ]
     check_unchanged(load_config(SHAPES, [REMOTE % 120, *free]), folder)
@@ -172,15 +174,17 @@ def test_an_option_of_a_reward_that_is_called_workers_is_the_rewards(tmp_path: P
         check_unchanged(load_config(SHAPES, ["rewards.0.options={workers: 2}"]), folder)
 
 
-def test_a_run_may_go_on_for_longer_if_its_learning_rate_does_not_depend_on_that(
-    tmp_path: Path,
+@pytest.mark.parametrize("falls", ["learner.schedule=linear", "rollout.final_guidance_scale=2"])
+def test_a_run_may_go_on_for_longer_if_nothing_falls_until_its_end(
+    tmp_path: Path, falls: str
 ) -> None:
-    """Constant after the warm-up: yes; linear to 0 at the last step: no."""
+    """A constant rate after the warm-up: yes. A rate or a guidance that ends with the last step
+    would have been another one in the steps that are done."""
     folder = saved(tmp_path)
     check_unchanged(load_config(SHAPES, ["steps=160"]), folder)
-    save_settings(load_config(SHAPES, ["learner.schedule=linear"]), folder)
+    save_settings(load_config(SHAPES, [falls]), folder)
     with pytest.raises(UserError, match=r"^steps: the run was started with 80, now it is 160"):
-        check_unchanged(load_config(SHAPES, ["learner.schedule=linear", "steps=160"]), folder)
+        check_unchanged(load_config(SHAPES, [falls, "steps=160"]), folder)
 
 
 def test_a_setting_of_a_later_version_has_its_default_in_an_older_run(tmp_path: Path) -> None:

@@ -60,12 +60,11 @@ def test_the_configured_address_is_named(dead: str) -> None:
     )
 
 
-@pytest.mark.slow
-def test_the_client_port_of_a_dead_cluster_is_named(dead: str) -> None:
-    """Another protocol, whose own deadline is 30 s."""
-    line = refusal(f"ray://{dead}")
-    assert line == (
-        f"cluster.address: cannot start or reach Ray (ray://{dead}): no answer within 2 s"
+def test_the_port_of_rays_client_is_refused() -> None:
+    """At once: Ray would connect, and then know neither hosts nor places."""
+    assert refusal("ray://head:10001") == (
+        "cluster.address: cannot start or reach Ray (ray://head:10001): this is a proxy for"
+        " clients; a run needs the cluster itself: HOST:6379, or ray job submit"
     )
 
 
