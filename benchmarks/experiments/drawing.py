@@ -6,14 +6,15 @@ both. A round draws the same images at each guidance scale, after one round that
 
 from __future__ import annotations
 
+import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.cells import interval
+from benchmarks.cells import half_width, interval
 from benchmarks.experiments.arms import Arm, before_arm
 from benchmarks.experiments.records import Records
 from benchmarks.experiments.results import markdown, unreported, value
@@ -34,6 +35,9 @@ _HEADER = """\
 prompts x {samples} images a round, CoTs included, {rounds} rounds at each scale in turns. CPU
 seconds are those of one process with one thread; ± is the half-width of the 95 % interval over
 rounds (Student's t). Rewards are those of [results.md](results.md), seen prompts, means over seeds.
+The ± of a reward in a CPU second is of both: the half-widths of reward and seconds, relative to
+their means, add up as squares. The seconds are the same for all rows of a w, so that rows of one w
+differ by less than their ± say.
 """
 
 
@@ -101,6 +105,17 @@ def _bought(records: Records, seconds: dict[float, list[float]]) -> Iterator[lis
         of_arm = seeds.get(arm.name, (of_before,))
         for scale in SCALES:
             rewards = [value(arm, seed, Outcome("seen", scale), records) for seed in of_arm]
-            bought = [reward / mean(seconds[scale]) for reward in rewards]
             label = "none" if arm.name == before.name else arm.label
-            yield [label, f"{scale:g}", interval(rewards), interval(bought, 1)]
+            yield [label, f"{scale:g}", interval(rewards), per_second(rewards, seconds[scale])]
+
+
+def per_second(rewards: Sequence[float], seconds: Sequence[float]) -> str:
+    """The mean reward over the mean seconds, with the half-width of its 95 % interval.
+
+    That of a ratio of two independent means, to first order. A single reward has no interval.
+    """
+    ratio = mean(rewards) / mean(seconds)
+    relative = [
+        half_width(values) / mean(values) for values in (rewards, seconds) if len(values) > 1
+    ]
+    return f"{ratio:.1f}" + (f" ± {ratio * math.hypot(*relative):.1f}" if relative else "")
