@@ -146,27 +146,33 @@ def _percentiles(samples: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def standardised(results: Sequence[JsonDict], strata: Sequence[str]) -> list[float | None]:
+def standardised(results: Sequence[JsonDict], strata: Sequence[str]) -> list[Interval | None]:
     """The mean z-score of each result over several strata, such as three measures of quality.
 
     Each stratum is standardised by the mean and the standard deviation (n - 1) of the first
-    result's prompts: the first result has 0, and 1 is one such deviation. None where a stratum is
-    missing. Raises ``ValueError`` when a stratum of the first result does not vary.
+    result's prompts: the first result has 0, and 1 is one such deviation. So the others have their
+    paired difference from the first, in this scale; None where a stratum is missing. The interval
+    is that of the paired difference. Raises ``ValueError`` when a stratum of the first result does
+    not vary.
     """
-    scales = {}
+    weights = {}
     for stratum in strata:
         values = list(results[0]["values"].get(stratum, {}).values())
         if len(values) < 2 or np.std(values) == 0:
             raise ValueError(f"{stratum} does not vary over the prompts of the first result")
-        scales[stratum] = float(np.mean(values)), float(np.std(values, ddof=1))
-    found: list[float | None] = []
-    for result in results:
-        if any(not result["values"].get(stratum) for stratum in strata):
-            found.append(None)
-            continue
-        parts = [
-            (float(np.mean(list(result["values"][stratum].values()))) - centre) / scale
-            for stratum, (centre, scale) in scales.items()
-        ]
-        found.append(float(np.mean(parts)))
-    return found
+        weights[stratum] = 1 / (len(strata) * float(np.std(values, ddof=1)))
+    # The strata have the same prompts. So each prompt gets one value, and is drawn with all of it.
+    first, *others = (_combined(result, weights) for result in results)
+    column = {"weights": {"all": 1.0}, "scale": 1.0}
+    return [paired_interval(first, result, column) for result in (first, *others)]
+
+
+def _combined(result: JsonDict, weights: Mapping[str, float]) -> JsonDict:
+    """A result whose only stratum has the weighted sum of those of each prompt."""
+    strata = [result["values"].get(stratum, {}) for stratum in weights]
+    prompts = [prompt for prompt in strata[0] if all(prompt in values for values in strata)]
+    sums = {
+        prompt: sum(w * values[prompt] for w, values in zip(weights.values(), strata, strict=True))
+        for prompt in prompts
+    }
+    return {"values": {"all": sums}}

@@ -112,7 +112,7 @@ def _quality(
     except ValueError as error:
         return f"There is no z-mean of quality: {error}."
     rows = [
-        [name, "" if mean is None or why else f"{mean:+.3f}"]
+        [name, "" if why else _cell(mean, sign=True, digits=3)]
         for name, mean, why in zip(names, means, reasons, strict=True)
     ]
     text = f"Mean z-score of {', '.join(_QUALITY)}, in standard deviations of {names[0]}'s prompts"

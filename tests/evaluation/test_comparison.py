@@ -7,6 +7,7 @@ import math
 import pytest
 
 from evaluation.comparison import (
+    Interval,
     column_interval,
     differences_of_protocol,
     other_libraries,
@@ -203,6 +204,10 @@ def test_quality_is_standardised_by_the_first_result() -> None:
     """The first has mean 2 and deviation 1 in x, 20 and 10 in y. The other gains 1 and 5."""
     first = result({"x": {"a": 1.0, "b": 2.0, "c": 3.0}, "y": {"a": 10.0, "b": 20.0, "c": 30.0}})
     other = result({"x": {"a": 2.0, "b": 3.0, "c": 4.0}, "y": {"a": 15.0, "b": 25.0, "c": 35.0}})
-    assert standardised([first, other], ["x", "y"]) == pytest.approx([0.0, 0.75])
+    found = standardised([first, other], ["x", "y"])
+    assert [mean and mean.value for mean in found] == pytest.approx([0.0, 0.75])
+    # What one measure of a prompt gains another loses: of the sum of both nothing varies.
+    moved = result({"x": {"a": 2.0, "b": 2.0, "c": 2.0}, "y": {"a": 0.0, "b": 20.0, "c": 40.0}})
+    assert standardised([first, moved], ["x", "y"])[1] == Interval(0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="y does not vary"):
         standardised([result({"y": {"a": 1.0, "b": 1.0}})], ["y"])
