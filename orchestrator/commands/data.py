@@ -37,7 +37,8 @@ def run(parsed: argparse.Namespace) -> None:
         if parsed.action == "fetch":
             fetch(parsed.output)
         elif parsed.action == "questions":
-            write_questions(parsed.output)
+            file = write_questions(parsed.output)
+            print(f"{_QUESTIONS} questions: {file}")
         else:
             write_chunks(parsed.files, parsed.output, parsed.model)
     except NotWritten as error:
@@ -101,7 +102,6 @@ def write_questions(output: Path) -> Path:
         )
     file = output / "questions.jsonl"
     write_whole(file, "".join(f"{json.dumps(row)}\n" for row in rows))
-    print(f"{len(rows)} questions: {file}")
     return file
 
 

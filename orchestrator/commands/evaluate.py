@@ -95,11 +95,13 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
 
 def _list(suite: str, overrides: list[str]) -> None:
-    """Print the prompts of a suite by place, as its evaluations list them."""
+    """Print the prompts of a suite with the places by which ``--images`` knows them."""
     from orchestrator.settings.suite_inputs import check_suite
 
-    for row in check_suite(suite_named(suite), None, overrides, scores=False).listed():
-        print(json.dumps(row, ensure_ascii=False))
+    inputs = check_suite(suite_named(suite), None, overrides, scores=False)
+    for row in inputs.listed():
+        # Of a part of the suite too, images are named by the places in the whole of it.
+        print(json.dumps(row | {"place": inputs.places[row["prompt_id"]]}, ensure_ascii=False))
 
 
 def _export(folder: Path, output: Path) -> int:

@@ -116,7 +116,7 @@ def scenario_of(config: RunConfig) -> Scenario:
         groups_per_step=config.prompts_per_step,
         groups_per_batch=groups_per_batch(config, config.rollout.group_size),
         rollout_workers=config.rollout.workers,
-        most_rollout_workers=config.rollout.most_workers,
+        max_rollout_workers=config.rollout.max_workers,
         reward_workers=min(reward.workers for reward in config.rewards),
         max_staleness=config.max_staleness,
         checkpoint_every=config.checkpoint.every,

@@ -8,6 +8,7 @@ import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from evaluation.suites.suite import columns_of
 from evaluation.understanding import COLUMNS, load_questions, values_of
@@ -20,7 +21,7 @@ from orchestrator.settings.inputs import verified_policy_folder
 from orchestrator.settings.machine import check_device
 from policy.checkpoint.generation_defaults import load_defaults
 from policy.checkpoint.hub import checkpoint_folder
-from policy.checkpoint.loading import check_checkpoint, load_encoder, load_policy
+from policy.checkpoint.loading import load_encoder, load_policy
 from policy.checkpoint.weight_files import weights_sha256
 from policy.digest import sha256
 from policy.disk import check_vacant, write_whole
@@ -37,14 +38,15 @@ def measure(parsed: argparse.Namespace) -> Path:
     """
     check_vacant(parsed.out)
     check_device(parsed.device, "--device")
-    folder = verified_policy_folder(checkpoint_folder(parsed.model))
-    check_checkpoint(folder)
-    file = parsed.questions or write_questions(parsed.out / "questions")
-    questions = load_questions(file)
-    images = {question.image: read_image(question.image, "image") for question in questions}
+    with TemporaryDirectory(prefix="eg-grpo-") as scratch:
+        file = parsed.questions or write_questions(Path(scratch) / "questions")
+        questions = load_questions(file)
+        images = {question.image: read_image(question.image, "image") for question in questions}
+        digests = "".join(map(sha256, (file, *(question.image for question in questions))))
     tune_process()
     import torch
 
+    folder = verified_policy_folder(checkpoint_folder(parsed.model))
     defaults = load_defaults(folder)
     policy = load_policy(folder, getattr(torch, parsed.dtype)).to(parsed.device)
     encoder = load_encoder(folder, defaults.template, defaults.instruction)
@@ -56,13 +58,12 @@ def measure(parsed: argparse.Namespace) -> Path:
         counter.add(1)
     values = values_of(questions, logprobs)
     columns = columns_of(COLUMNS, values)
-    digests = "".join(sha256(question.image) for question in questions)
     result = {
         "suite": "understanding",
         "lists": {"questions": file.name if parsed.questions else "scenes"},
         "prompts": len(questions),
         "whole": True,
-        "prompts_sha256": hashlib.sha256(f"{sha256(file)}{digests}".encode()).hexdigest(),
+        "prompts_sha256": hashlib.sha256(digests.encode()).hexdigest(),
         "images_per_prompt": 1,
         "model": parsed.model,
         "weights": weights_sha256(folder),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from orchestrator.pipeline.interrupt import Interrupt
+from orchestrator.pipeline.off_policy import OffPolicy
 from orchestrator.pipeline.opening_cluster import open_cluster
 from orchestrator.pipeline.opening_learners import Learners
 from orchestrator.pipeline.replay import Replay
@@ -18,18 +19,12 @@ from orchestrator.record.run_log import logged_to
 from orchestrator.settings.inputs import Inputs
 from orchestrator.settings.machine import logical_cpus
 from orchestrator.settings.resources import roles
-from orchestrator.settings.run_config import RunConfig, dump_config, load_saved
-from orchestrator.settings.unchanged import changed_settings, check_unchanged
+from orchestrator.settings.run_config import RunConfig, dump_config
+from orchestrator.settings.unchanged import check_unchanged
 from orchestrator.workers.group_files import GroupFiles
 from orchestrator.workers.placement import reserved
 from orchestrator.workers.stopped_workers import watch_for_stopped_workers
 from policy.disk import write_whole
-
-# Settings that decide what an update makes of a batch; a prefix stands for all keys below it.
-_OF_THE_LEARNER = (
-    *("learner.", "algorithm.", "model.", "steps"),
-    *("rollout.temperature", "rollout.guidance_scale", "rollout.final_guidance_scale"),
-)
 
 
 @contextmanager
@@ -59,17 +54,9 @@ def open_replay(
         begin = "the model that it began with" if checkpoint is None else f"checkpoint {checkpoint}"
         progress.note(f"run folder {folder.path}")
         progress.note(f"replaying steps {steps[0]} to {steps[-1]} of {source}, from {begin}")
-        changed = [
-            key
-            for key in sorted(changed_settings(config, load_saved(source / "config.yaml")))
-            if key.startswith(_OF_THE_LEARNER)
-        ]
-        off_policy_from = _off_policy_from(changed, source, steps, checkpoint)
-        if off_policy_from is not None:
-            progress.note(
-                f"other settings than the run's ({', '.join(changed)}): from step"
-                f" {off_policy_from} on, the trajectories are of other weights (off-policy)"
-            )
+        off_policy = OffPolicy.of(config, source, steps, checkpoint)
+        if off_policy is not None:
+            progress.note(str(off_policy))
         with (
             logged_to(folder.path / "run.log"),
             open_telemetry(config, folder, 1, None, steps[-1]) as telemetry,
@@ -90,7 +77,7 @@ def open_replay(
             yield Replay(
                 config=config,
                 steps=steps,
-                off_policy_from=off_policy_from,
+                off_policy_from=None if off_policy is None else off_policy.first_step,
                 trajectories=KeptTrajectories(source),
                 store=GroupFiles(config.rollout.timeout_s),
                 learner=learner,
@@ -99,20 +86,3 @@ def open_replay(
                 interrupt=interrupt,
                 telemetry=telemetry,
             )
-
-
-def _off_policy_from(
-    changed: Collection[str], source: Path, steps: range, checkpoint: Path | None
-) -> int | None:
-    """The first step whose trajectories other weights have sampled than the replay's.
-
-    With the run's settings there is none. With others, the first step is still the run's if the
-    replay begins with the run's weights.
-    """
-    if not changed:
-        return None
-    if checkpoint is None:
-        begins_as_the_run = "model.path" not in changed
-    else:
-        begins_as_the_run = checkpoint.absolute().is_relative_to(source.absolute())
-    return steps[0] + begins_as_the_run

@@ -143,7 +143,8 @@ class Scaling:
         )
         for role, autoscaler in self._autoscalers.items():
             autoscaler.forget()
-            if wish.asked_by == _AUTOSCALER and role in wish.wanted:
+            own = wish.asked_by == _AUTOSCALER and role in wish.wanted
+            if own and not answer.startswith("superseded"):
                 autoscaler.answered(granted=answer == DONE)
 
     def _observe(self) -> None:

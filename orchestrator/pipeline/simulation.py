@@ -48,7 +48,8 @@ class Scenario:
     groups_per_step: int
     groups_per_batch: int
     rollout_workers: int
-    most_rollout_workers: int  # that the run may have: the groups of a step are dealt for these
+    # The groups of a step are dealt for so many, or for ``rollout_workers`` if these are more.
+    max_rollout_workers: int | None
     reward_workers: int  # of the reward that has the fewest
     max_staleness: int
     checkpoint_every: int
@@ -58,7 +59,7 @@ class Scenario:
     @property
     def layout(self) -> Layout:
         """How the groups of a step are dealt to the workers."""
-        most = max(self.most_rollout_workers, self.rollout_workers)
+        most = max(self.max_rollout_workers or 0, self.rollout_workers)
         return Layout(most, self.groups_per_batch)
 
     @property

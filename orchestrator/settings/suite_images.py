@@ -16,7 +16,8 @@ DRAWN_BY = "drawn_by.json"  # what `eg-grpo evaluate draw` notes beside the imag
 LISTING = "prompts.jsonl"  # which place an evaluation has given to which prompt
 ASKED = "evaluation.json"  # what an evaluation measures
 _OF_POLICY = (
-    "model", "weights", "template", "cot", "instruction", "guidance_scale", "temperature", "seed",
+    "model", "weights", "template", "cot", "instruction", "guidance_scale", "temperature",
+    "max_cot_tokens", "seed", "engine", "dtype",
 )  # fmt: skip
 _SHOWN = 3
 

@@ -102,13 +102,9 @@ def counts(key: str) -> bool:
 
 
 def changed_settings(config: RunConfig, before: RunConfig) -> set[str]:
-    """The keys of settings that may affect the results and differ.
-
-    More steps are no difference where nothing falls until the last one.
-    """
+    """The keys of settings that may affect the results and differ."""
     old, new = (settings_that_count(each) for each in (before, config))
-    changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
-    return changed - ({"steps"} if _nothing_falls(before, config) else set())
+    return {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
 
 
 def input_files(config: RunConfig) -> dict[str, Path]:

@@ -18,7 +18,6 @@ from policy.encoding import PromptEncoder
 from policy.errors import UserError
 from policy.janus import JanusPolicy
 from policy.understanding import answer_logprobs
-from shapes.questions import scene_questions
 from tests.command_line import ROOT
 
 MODEL = ROOT / "shapes" / "checkpoint"
@@ -129,8 +128,8 @@ def test_the_command_measures_and_compares(
 def test_without_a_file_scenes_are_asked_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same questions as ``data questions`` writes, here eight. A checkpoint that is not there
-    leaves no folder behind."""
+    """The same questions as ``data questions`` writes, here eight; they are not kept. A checkpoint
+    that is not there leaves no folder behind."""
     monkeypatch.setattr(data, "_QUESTIONS", 8)
     out = tmp_path / "out"
     words = ["evaluate", "understanding", "--out", str(out), "--model"]
@@ -140,8 +139,14 @@ def test_without_a_file_scenes_are_asked_about(
     result = json.loads((out / "result.json").read_text())
     assert len(result["values"]["accuracy"]) == 8
     assert result["lists"] == {"questions": "scenes"}
-    asked = load_questions(out / "questions" / "questions.jsonl")
-    assert [question.text for question in asked] == [q.text for q in scene_questions(8)]
+    assert [path.name for path in out.iterdir()] == ["result.json"]
+    written = tmp_path / "written"
+    assert main(["data", "questions", "--output", str(written)]) == 0
+    given = ["--questions", str(written / "questions.jsonl")]
+    assert main([*words[:3], str(tmp_path / "again"), "--model", str(MODEL), *given]) == 0
+    again = json.loads((tmp_path / "again" / "result.json").read_text())
+    assert again["prompts_sha256"] == result["prompts_sha256"]
+    assert again["values"] == result["values"]
 
 
 def test_questions_about_scenes_can_be_asked(

@@ -28,8 +28,10 @@ def test_the_prompts_of_a_suite_by_place(
         "official_names": ["00001/samples/00000.png", "00001/samples/00001.png"],
     }
     assert main(["evaluate", "list", "shapes", "prompts=1"]) == 0
-    (row, *_) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (row["place"], row["official_names"]) == (0, [])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["stratum"], first["place"], first["official_names"]) == ("seen", 0, [])
+    # The place is that in the whole suite, by which --images of a part of it are found as well.
+    assert (second["stratum"], second["place"]) == ("held_out", 96)
 
 
 def test_a_setting_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ ONE = Scenario(
     groups_per_step=1,
     groups_per_batch=1,
     rollout_workers=1,
-    most_rollout_workers=1,
+    max_rollout_workers=None,
     reward_workers=1,
     max_staleness=0,
     checkpoint_every=5,
@@ -132,7 +132,7 @@ def test_measured_seconds_give_the_measured_step_back() -> None:
 def test_a_step_is_dealt_for_the_most_workers_that_a_run_may_have() -> None:
     """Two workers of at most four sample a step of four groups in four batches, two each. Then four
     workers are twice as fast, whatever a batch could hold."""
-    scenario = replace(ONE, groups_per_step=4, groups_per_batch=4, most_rollout_workers=4)
+    scenario = replace(ONE, groups_per_step=4, groups_per_batch=4, max_rollout_workers=4)
     two = replace(scenario, rollout_workers=2)
     assert two.batches_per_step == 4
     row = {"seconds/rollout": 8.0, "seconds/reward": 1.0, "seconds/learn": 2.0, "seconds/sync": 1.0}
@@ -141,7 +141,10 @@ def test_a_step_is_dealt_for_the_most_workers_that_a_run_may_have() -> None:
     four = replace(scenario, rollout_workers=4, reward_workers=4)
     assert Simulation(four, replace(seconds, reward=0)).run().step_s == 4 + 2 + 1
     config = load_config(SHAPES, ["rollout.workers=2", "rollout.max_workers=8"])
-    assert scenario_of(config).most_rollout_workers == 8
+    assert scenario_of(config).max_rollout_workers == 8
+    # Without a bound, a run of fewer workers would be started with these, and be dealt for them.
+    found = replace(scenario_of(load_config(SHAPES, ["rollout.workers=3"])), rollout_workers=1)
+    assert found.layout.shares == 1
 
 
 def test_weights_cross_the_link_to_each_host_once_and_in_turns() -> None:
