@@ -141,6 +141,12 @@ def distilled_arm() -> Arm:
     )
 
 
+def forgetting_arm(method: str) -> Arm:
+    """Training on the prompts of one task at a rate at which the others are forgotten."""
+    base = one_task_arm(method, 2.4e-3, STEPS)
+    return replace(base, settings=(*base.settings, "evaluation.guidance_scales=[1.0]"))
+
+
 def one_task_arm(method: str, learning_rate: float, steps: int = 120) -> Arm:
     """Training on the prompts of one task, at guidance 1, in the plain world."""
     base = arm("plain", 1.0, "conditional", method, steps)
