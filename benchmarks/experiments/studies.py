@@ -31,6 +31,7 @@ SEEDS = (11, 12, 13, 14, 15)  # no run before the registration used them
 SCREENING_SEEDS = (21, 22, 23)  # of the token methods; what they choose is judged with others
 CONFIRMATION_SEEDS = tuple(range(31, 39))
 FORGETTING_SEEDS = tuple(range(51, 59))
+AGAIN_SEEDS = (61, 62, 63, 64, 65)  # of the comparison that is made again
 WATCHED_SEEDS = (41, 42, 43, 44, 45)  # of the runs that are evaluated during training
 # The two methods that ``choose`` names after the screening. Nothing else changes with them.
 CONFIRMED: tuple[str, ...] = ("contrast", "critical")
@@ -177,6 +178,20 @@ def _protection(number: str, method: str) -> tuple[Hypothesis, ...]:
     )
 
 
+def _again(number: str, world: str, guidance: float, trained: str, method: str) -> Study:
+    """Whether a method that was seen above GRPO in a grid is so again, with other seeds."""
+    arms = _grid(world, guidance, trained)
+    outcome = Outcome("seen", guidance)
+    return Study(
+        f"again-{world}-w{guidance:g}-{trained}",
+        f"World {world}, sampled at w = {guidance:g}, trained distribution {trained}: {method}"
+        " again, with other seeds",
+        (arms["GRPO"], arms[method]),
+        (Hypothesis(number, arms[method], arms["GRPO"], outcome, "greater"),),
+        AGAIN_SEEDS,
+    )
+
+
 def _watched(number: str, world: str, guidance: float) -> Study:
     """The paper's claim that EG-GRPO has a higher reward earlier (appendix D.2, Table 6)."""
     base, arm = (watched_arm(world, guidance, method) for method in ("GRPO", "EG-GRPO as-code"))
@@ -299,6 +314,7 @@ STUDIES = (
         FORGETTING_SEEDS,
         _OF_ONE_TASK,
     ),
+    _again("H21", "plain", 3.0, "guided", "EG-GRPO as-code"),
     _watched("H18", "plain", 1.0),
     _watched("H19", "mixed", 2.0),
 )  # fmt: skip

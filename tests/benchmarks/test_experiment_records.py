@@ -155,4 +155,4 @@ def test_the_records_of_the_repository_can_be_read() -> None:
     assert {file.stem for file in folder.glob("*.jsonl")} <= set(arms)
     for registered in arms.values():
         assert set(records.runs(registered)) <= seeds
-    assert "338 runs" in status(records)
+    assert "348 runs" in status(records)

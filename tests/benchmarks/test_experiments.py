@@ -166,7 +166,7 @@ def test_tables_and_figures_show_finished_studies_alone(tmp_path: Path) -> None:
     shown = status(records)
     assert "mixed-w2-conditional      20 of  20 runs" in shown
     assert "unguided                   5 of  20 runs" in shown  # they share the arm GRPO
-    assert "all                       20 of 338 runs" in shown
+    assert "all                       20 of 348 runs" in shown
     assert "](guidance-mixed.svg)" not in text
     files = draw(records, tmp_path)
     assert "![Reward over the guidance scale of evaluation](guidance-mixed.svg)" in table(
