@@ -90,6 +90,7 @@ class Sender(LearnerWorker):
         rank: Any = SimpleNamespace(weight_version=0, slots=lambda: slots, publish=self._publish)
         self._rank = rank
         self._slots = slots
+        self._settings: Any = SimpleNamespace(learner=SimpleNamespace(shares_gpu=False))
 
     def size(self) -> int:
         return sum(tensor.nbytes for tensor in self._tensors.values())
