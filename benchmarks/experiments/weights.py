@@ -2,7 +2,8 @@
 
 They are not in the repository: about 3 MB each, below ``weights`` in the root of the runs. The
 record of a run has the digest of its file. So a machine that lacks the file can make the run again
-and prove that it got the same weights, and an analysis never reads others.
+and prove that it got the same weights, and an analysis never reads others. That takes a processor
+of the same kind: another one rounds otherwise.
 """
 
 from __future__ import annotations
@@ -48,5 +49,6 @@ def difference(recorded: JsonDict, again: JsonDict) -> str | None:
         return None
     return (
         f"the weights were {was}, now they are {now}; versions were {recorded['versions']}, now"
-        f" they are {again['versions']}"
+        f" they are {again['versions']}; with the same ones it is another kind of processor, which"
+        " rounds otherwise"
     )
